@@ -1,0 +1,64 @@
+from glob import glob
+
+from setuptools import find_packages, setup
+
+package_name = "spvnas_ros"
+
+setup(
+    name=package_name,
+    version="0.1.0",
+    description="Sparse point-voxel networks (SPVCNN, MinkUNet, SPVNAS) that label LiDAR clouds, as a ROS 2 node",
+    author="spvnas_ros developers",
+    maintainer="spvnas_ros developers",
+    maintainer_email="maintainers@spvnas-ros.example",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["spvnas_ros", "spvnas_ros.*"]),
+    package_data={"spvnas_ros": ["py.typed"]},
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{package_name}"]),
+        (f"share/{package_name}", ["package.xml"]),
+        (f"share/{package_name}/launch", glob("launch/*.launch.py")),
+        (f"share/{package_name}/config", glob("config/*")),
+        # ros2 run and launch_ros look for executables here; pip puts console scripts in bin only.
+        (f"lib/{package_name}", glob("scripts/*")),
+    ],
+    zip_safe=False,
+    # Ranges, not pins: a machine with a GPU keeps the torch build it has. The Makefile pins what the tests run on.
+    install_requires=[
+        "numpy>=1.26",
+        "torch>=2.4",
+        "numba>=0.60",
+        "safetensors>=0.4",
+        "rosbags>=0.10.7",
+        "typer>=0.12",
+        "rich>=13",
+        "pillow>=10",
+    ],
+    extras_require={
+        # Real ROS 2 (Kilted) from PyPI, for machines without a ROS installation. Where ROS is installed, its own
+        # packages serve and this extra must not be asked for.
+        "ros": [
+            "ros-kilted-rclpy[fastrtps]",
+            "ros-sensor-msgs",
+            "ros-std-msgs",
+            "ros-geometry-msgs",
+            "ros-std-srvs",
+            "ros-rosgraph-msgs",
+        ],
+        "test": [
+            "pytest>=8",
+            "hypothesis>=6.100",
+            "ruff>=0.6",
+            "mypy>=1.11",
+            "import-linter>=2.0",
+            "colcon-common-extensions",
+        ],
+    },
+    entry_points={
+        "console_scripts": [
+            "spvnas = spvnas_ros.cli:main",
+            "segmenter_node = spvnas_ros.ros.segmenter_node:main",
+        ],
+    },
+)

@@ -1,0 +1,31 @@
+"""The plain data that travels between the stages of a frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+UNLABELLED = 255
+"""Label of a point the network could not see (NaN or infinite coordinates)."""
+
+Points = npt.NDArray[np.float32]
+"""`[N, 4]`: x, y, z in metres (x forward, y left, z up) and intensity in 0..1."""
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What the network says of every point of a cloud, in the cloud's own order.
+
+    labels:      uint8 `[N]`, class index, 255 = unlabelled
+    confidence:  float32 `[N]`, softmax probability of the label, 0 where unlabelled
+    scores:      float32 `[N, C]` softmax probabilities, rows of zeros where unlabelled; None if not asked for
+    """
+
+    labels: npt.NDArray[np.uint8]
+    confidence: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)

@@ -1,0 +1,124 @@
+"""Classes, colours and raw-label maps, by name.
+
+Two maps turn SemanticKITTI's raw label ids into the 19 classes, and they differ: a mIoU measured with one
+cannot be compared with a mIoU measured with the other. Every checkpoint and every figure names its map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from spvnas_ros.frame import UNLABELLED
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """How a data set's raw label ids become class indices.
+
+    name:     what checkpoints and reports call it
+    classes:  class names, in index order
+    palette:  `(r, g, b)` 0..255 of each class
+    to_class: raw id -> class index; ids mapped to 255 are ignored
+    to_raw:   class index -> the raw id written to label files
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    to_class: Mapping[int, int]
+    to_raw: tuple[int, ...]
+
+    def encode(self, raw: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
+        """Raw ids `[N]` (any integer type; only the low 16 bits count) to class indices uint8 `[N]`.
+
+        Raises ValueError naming the ids the map does not list: an unknown id is never silently some class.
+        """
+        ids = (raw & 0xFFFF).astype(np.int64)
+        table = np.full(1 << 16, -1, np.int16)
+        for raw_id, index in self.to_class.items():
+            table[raw_id] = index
+        encoded = table[ids]
+        if (encoded < 0).any():
+            unknown = sorted({int(i) for i in ids[encoded < 0]})
+            raise ValueError(
+                f"label map {self.name!r} does not list raw label id(s) {unknown}; "
+                "use the map the labels were written with, or 0 for unlabelled points"
+            )
+        return encoded.astype(np.uint8)
+
+    def decode(self, labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
+        """Class indices uint8 `[N]` (255 = unlabelled) to raw ids uint32 `[N]`, 0 where unlabelled."""
+        table = np.zeros(256, np.uint32)
+        table[: len(self.to_raw)] = self.to_raw
+        return table[labels]
+
+    def colours(self, labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """Class indices `[N]` to `(r, g, b)` uint8 `[N, 3]`; unlabelled points are grey."""
+        table = np.full((256, 3), 90, np.uint8)
+        table[: len(self.palette)] = self.palette
+        return table[labels]
+
+
+_CLASSES = (
+    ("car", 10, (100, 150, 245)),
+    ("bicycle", 11, (100, 230, 245)),
+    ("motorcycle", 15, (30, 60, 150)),
+    ("truck", 18, (80, 30, 180)),
+    ("other-vehicle", 20, (0, 0, 255)),
+    ("person", 30, (255, 30, 30)),
+    ("bicyclist", 31, (255, 40, 200)),
+    ("motorcyclist", 32, (150, 30, 90)),
+    ("road", 40, (255, 0, 255)),
+    ("parking", 44, (255, 150, 255)),
+    ("sidewalk", 48, (75, 0, 75)),
+    ("other-ground", 49, (175, 0, 75)),
+    ("building", 50, (255, 200, 0)),
+    ("fence", 51, (255, 120, 50)),
+    ("vegetation", 70, (0, 175, 0)),
+    ("trunk", 71, (135, 60, 0)),
+    ("terrain", 72, (150, 240, 80)),
+    ("pole", 80, (255, 240, 150)),
+    ("traffic-sign", 81, (255, 0, 0)),
+)
+_NAMES = tuple(name for name, _, _ in _CLASSES)
+_PALETTE = tuple(colour for _, _, colour in _CLASSES)
+_RAW = tuple(raw for _, raw, _ in _CLASSES)
+_INDEX = {name: index for index, name in enumerate(_NAMES)}
+_SHARED = {raw: index for index, raw in enumerate(_RAW)} | {
+    0: UNLABELLED,  # unlabelled
+    1: UNLABELLED,  # outlier
+    52: UNLABELLED,  # other-structure
+    99: UNLABELLED,  # other-object
+    252: _INDEX["car"],
+    253: _INDEX["bicyclist"],
+    254: _INDEX["person"],
+    255: _INDEX["motorcyclist"],
+    258: _INDEX["truck"],
+    259: _INDEX["other-vehicle"],
+}
+
+SEMANTIC_KITTI = LabelMap(
+    "semantic-kitti",
+    _NAMES,
+    _PALETTE,
+    _SHARED
+    | {raw: _INDEX["other-vehicle"] for raw in (13, 16, 256, 257)}  # bus, on-rails, and moving
+    | {60: _INDEX["road"]},  # lane-marking
+    _RAW,
+)
+"""The official benchmark's map, which mmdetection3d uses too."""
+
+MIT_HAN_LAB = LabelMap(
+    "mit-han-lab",
+    _NAMES,
+    _PALETTE,
+    _SHARED | {raw: UNLABELLED for raw in (13, 16, 60, 256, 257)},
+    _RAW,
+)
+"""The map of the published SPVNAS models: bus, on-rails and lane-marking are ignored."""
+
+LABEL_MAPS: Mapping[str, LabelMap] = {m.name: m for m in (SEMANTIC_KITTI, MIT_HAN_LAB)}

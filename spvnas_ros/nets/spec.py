@@ -1,0 +1,198 @@
+"""`NetSpec`: every network of the family as a value.
+
+SPVCNN, MinkUNet and all SPVNAS subnets share one skeleton (a stem, four encoder stages, four decoder stages) and
+differ in widths, depths and whether the fine point branch is there. Reference: Tang et al., "Searching Efficient
+3D Architectures with Sparse Point-Voxel Convolution", ECCV 2020.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+BASE_WIDTHS = (32, 32, 64, 128, 256, 256, 128, 96, 96)
+"""Output widths at width ratio 1: stem, four encoder stages, four decoder stages."""
+
+NUM_STAGES = 4
+POINT_LEVELS = (4, 2, 0)
+"""Levels (log2 of the stride) at which voxel features flow back to the points: after the encoder, decoder stage 2
+and decoder stage 4."""
+
+_WIDTH_RATIOS = {16: 0.5, 20: 0.64, 32: 1.0}
+
+
+class SpecError(ValueError):
+    """A network description that does not describe a network of this family."""
+
+
+@dataclass(frozen=True)
+class BlockSpec:
+    """A residual block: 3x3x3 convolution to `middle`, 3x3x3 convolution to `out`, and a skip.
+
+    projection: the skip is a 1x1 convolution with BatchNorm; otherwise it is the identity (widths must agree)
+    """
+
+    middle: int
+    out: int
+    projection: bool
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """A change of resolution (2x2x2, stride 2, to width `transition`) and the residual blocks that follow."""
+
+    transition: int
+    blocks: tuple[BlockSpec, ...]
+
+    @property
+    def out(self) -> int:
+        """Width of the stage's output."""
+        return self.blocks[-1].out
+
+
+@dataclass(frozen=True)
+class NetSpec:
+    """What a network is, without its weights. Written into checkpoints; a new variant is data, not code.
+
+    family:       "spvcnn", "minkunet" or "spvnas": where the description came from; it changes nothing
+    stem:         widths of the two 3x3x3 convolutions at full resolution
+    encoder:      four stages, each halving the resolution
+    decoder:      four stages, each doubling it; block 0 sees the transition concatenated with the encoder's features
+    point_branch: whether the fine point branch runs beside the voxels (SPVConv)
+    """
+
+    family: str
+    stem: tuple[int, int]
+    encoder: tuple[StageSpec, ...]
+    decoder: tuple[StageSpec, ...]
+    point_branch: bool
+    num_classes: int = 19
+    in_channels: int = 4
+
+    def __post_init__(self) -> None:
+        if len(self.encoder) != NUM_STAGES or len(self.decoder) != NUM_STAGES:
+            raise SpecError(
+                f"a network has {NUM_STAGES} encoder and {NUM_STAGES} decoder stages, "
+                f"found {len(self.encoder)} and {len(self.decoder)}"
+            )
+        for name, stages in (("encoder", self.encoder), ("decoder", self.decoder)):
+            for index, stage in enumerate(stages):
+                width = stage.transition + (self.skip_width(index) if name == "decoder" else 0)
+                if not stage.blocks:
+                    raise SpecError(f"{name} stage {index} has no residual block, expected at least one")
+                for number, block in enumerate(stage.blocks):
+                    if not block.projection and width != block.out:
+                        raise SpecError(
+                            f"{name} stage {index}, block {number}: an identity skip needs equal widths, "
+                            f"found {width} in and {block.out} out"
+                        )
+                    width = block.out
+        if min(self.widths()) < 1:
+            raise SpecError(f"every width must be at least 1, found {sorted(set(self.widths()))}")
+
+    def skip_width(self, decoder_stage: int) -> int:
+        """Width of the encoder features concatenated in decoder stage 0..3."""
+        return self.encoder[2 - decoder_stage].out if decoder_stage < 3 else self.stem[1]
+
+    @property
+    def point_widths(self) -> tuple[int, int, int, int]:
+        """Widths of the point features: at the stem, and where the three point transforms lead."""
+        return self.stem[1], self.encoder[3].out, self.decoder[1].out, self.decoder[3].out
+
+    def widths(self) -> tuple[int, ...]:
+        """Every convolution's output width, in order."""
+        stages = (*self.encoder, *self.decoder)
+        inner = (w for s in stages for w in (s.transition, *(v for b in s.blocks for v in (b.middle, b.out))))
+        return (*self.stem, *inner)
+
+    @classmethod
+    def spvcnn(cls, width: int = 32, *, num_classes: int = 19, in_channels: int = 4) -> NetSpec:
+        """SPVCNN with a stem `width` wide: 16, 20 and 32 are the published W16, W20 (ratio 0.64) and W32."""
+        return cls._uniform("spvcnn", width, True, num_classes, in_channels)
+
+    @classmethod
+    def minkunet(cls, width: int = 32, *, num_classes: int = 19, in_channels: int = 4) -> NetSpec:
+        """MinkUNet, the baseline: the same network without the point branch."""
+        return cls._uniform("minkunet", width, False, num_classes, in_channels)
+
+    @classmethod
+    def _uniform(cls, family: str, width: int, point_branch: bool, num_classes: int, in_channels: int) -> NetSpec:
+        if width < 1:
+            raise SpecError(f"width must be a positive integer, found {width}")
+        ratio = _WIDTH_RATIOS.get(width, width / BASE_WIDTHS[0])
+        widths = [int(ratio * base) for base in BASE_WIDTHS]
+        if min(widths) < 1:
+            raise SpecError(f"width {width} is too small: it gives the stage widths {widths}")
+
+        def stage(transition: int, block_in: int, out: int) -> StageSpec:
+            first = BlockSpec(out, out, projection=block_in != out)
+            return StageSpec(transition, (first, BlockSpec(out, out, projection=False)))
+
+        encoder = tuple(stage(widths[i], widths[i], widths[i + 1]) for i in range(4))
+        skips = widths[3::-1]
+        decoder = tuple(stage(widths[5 + i], widths[5 + i] + skips[i], widths[5 + i]) for i in range(4))
+        return cls(family, (widths[0], widths[0]), encoder, decoder, point_branch, num_classes, in_channels)
+
+    @classmethod
+    def from_net_config(cls, config: Mapping[str, Any]) -> NetSpec:
+        """The SPVNAS subnet that a published `net.config` (parsed JSON) describes.
+
+        Widths are read, never recomputed: upstream's rounding rule changed after the models were published. In a
+        subnet block 0 of every stage has a 1x1 skip and no other block has one, whatever the widths.
+
+        Raises SpecError naming the missing or unusable entry.
+        """
+
+        def entry(key: str) -> Any:
+            if key not in config:
+                raise SpecError(f"net.config has no entry {key!r}; is this an SPVNAS net.config file?")
+            return config[key]
+
+        def integer(key: str) -> int:
+            value = entry(key)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise SpecError(f"net.config entry {key!r} must be a positive integer, found {value!r}")
+            return value
+
+        def stage(prefix: str) -> StageSpec:
+            blocks = []
+            for number in range(integer(f"{prefix}.feature")):
+                layers = f"{prefix}.feature.layers.{number}.net.layers"
+                blocks.append(BlockSpec(integer(f"{layers}.0"), integer(f"{layers}.1"), projection=number == 0))
+            return StageSpec(integer(f"{prefix}.transition"), tuple(blocks))
+
+        widths = entry("output_channels")
+        if not isinstance(widths, list) or len(widths) != len(BASE_WIDTHS):
+            raise SpecError(f"net.config 'output_channels' must list {len(BASE_WIDTHS)} widths, found {widths!r}")
+        encoder = tuple(stage(f"downsample.{i}") for i in range(NUM_STAGES))
+        decoder = tuple(stage(f"upsample.{i}") for i in range(NUM_STAGES))
+        spec = cls("spvnas", (widths[0], widths[0]), encoder, decoder, True, integer("num_classes"))
+        transforms = tuple(integer(f"point_transforms.{i}") for i in range(3))
+        if transforms != spec.point_widths[1:]:
+            raise SpecError(
+                f"net.config gives point transforms of widths {transforms}, "
+                f"but the stages they meet are {spec.point_widths[1:]} wide"
+            )
+        return spec
+
+    def to_dict(self) -> dict[str, Any]:
+        """The spec as JSON-ready dictionaries, lists and numbers."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> NetSpec:
+        """The inverse of `to_dict`. Raises SpecError where the data does not describe a network."""
+
+        def stages(items: Any) -> tuple[StageSpec, ...]:
+            return tuple(StageSpec(s["transition"], tuple(BlockSpec(**b) for b in s["blocks"])) for s in items)
+
+        try:
+            fields = dict(data) | {
+                "stem": tuple(data["stem"]),
+                "encoder": stages(data["encoder"]),
+                "decoder": stages(data["decoder"]),
+            }
+            return cls(**fields)
+        except (KeyError, TypeError) as error:
+            raise SpecError(f"not a network description: {error}") from error

@@ -1,0 +1,26 @@
+"""Shared fixtures."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of recorded upstream outputs and real scans, which is not part of this repository."""
+    folder = Path(os.environ.get("SPVNAS_SHARED", REPOSITORY.parent / "shared"))
+    if not (folder / "golden").is_dir():
+        pytest.skip(f"no recorded outputs and real scans in {folder}; set SPVNAS_SHARED to the folder that has them")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def full_scan(shared: Path) -> np.ndarray:
+    """A whole real HDL-64E scan, float32 `[123389, 4]`."""
+    return np.fromfile(shared / "golden" / "full_scan.bin", np.float32).reshape(-1, 4)
