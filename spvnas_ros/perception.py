@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
-
 from spvnas_ros.engine import Engine, build_engine
 from spvnas_ros.frame import UNLABELLED, Points, Segmentation
 from spvnas_ros.nets.unet import PointVoxelUNet
@@ -80,8 +78,3 @@ def _spread(part: Segmentation, where: np.ndarray[tuple[int], np.dtype[np.bool_]
     scores = np.zeros((len(where), part.scores.shape[1]), np.float32)
     scores[where] = part.scores
     return Segmentation(labels, confidence, scores)
-
-
-def default_device() -> str:
-    """ "cuda" where torch finds a CUDA device, else "cpu"."""
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,68 @@
+"""Ways to run a trained network on a cloud. They differ in speed and agree in meaning; tests on real scans hold them
+together, and nothing outside this package knows which one runs."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from spvnas_ros.frame import Points, Segmentation
+from spvnas_ros.nets.unet import PointVoxelUNet
+
+ENGINES = ("auto", "cpu", "torch")
+
+
+class Engine(Protocol):
+    """Runs one network.
+
+    name:        as in `ENGINES`
+    device:      as torch names it
+    in_channels: values per point: x, y, z and the features after them
+    """
+
+    name: str
+    device: str
+    in_channels: int
+
+    def segment(self, points: Points, scores: bool) -> Segmentation:
+        """Label a cloud of finite points float32 `[N, in_channels]`; N may be 0."""
+        ...
+
+
+def build_engine(net: PointVoxelUNet, voxel_size: float, *, device: str = "auto", engine: str = "auto") -> Engine:
+    """The engine called `engine` for `net` (used in eval mode) on `device`.
+
+    "auto" takes CUDA where torch finds a device and the CPU otherwise, and the fastest engine of that device.
+    Raises ValueError for a name that is unknown, or a device that is not there.
+    """
+    place = resolve_device(device)
+    if engine not in ENGINES:
+        raise ValueError(f"unknown engine {engine!r}, expected one of {', '.join(ENGINES)}")
+    if engine == "cpu" and place.type != "cpu":
+        raise ValueError(f"engine 'cpu' runs on the CPU, but device {device!r} was asked for; use engine 'torch' there")
+    if engine == "torch" or (engine == "auto" and place.type != "cpu"):
+        from spvnas_ros.engine.reference import ReferenceEngine
+
+        return ReferenceEngine(net, voxel_size, place)
+    from spvnas_ros.engine.cpu import CpuEngine
+
+    return CpuEngine(net, voxel_size)
+
+
+def resolve_device(device: str) -> torch.device:
+    """ "auto" or a torch device name to a device that exists."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"unknown device {device!r}, expected 'auto', 'cpu', 'cuda' or 'cuda:N'") from error
+    if place.type not in ("cpu", "cuda"):
+        raise ValueError(f"device {device!r} is not supported, expected 'auto', 'cpu', 'cuda' or 'cuda:N'")
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device {device!r} is not there: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA "
+            "device(s); use 'cpu', or install a torch build with CUDA and a driver it supports"
+        )
+    return place

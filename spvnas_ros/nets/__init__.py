@@ -1,0 +1,1 @@
+"""Networks: what they are (`spec`) and what they compute (`unet`)."""

@@ -1,0 +1,20 @@
+"""Voxels as tensors: sparse convolution and point-voxel exchange, differentiable, on any device torch has."""
+
+from spvnas_ros.sparse.coords import KeyRangeError, Level, Voxels, quantize
+from spvnas_ros.sparse.kernel_map import KernelMap, Levels, build_levels
+from spvnas_ros.sparse.ops import Interpolation, conv3d, devoxelize, interpolation, voxelize
+
+__all__ = [
+    "Interpolation",
+    "KernelMap",
+    "KeyRangeError",
+    "Level",
+    "Levels",
+    "Voxels",
+    "build_levels",
+    "conv3d",
+    "devoxelize",
+    "interpolation",
+    "quantize",
+    "voxelize",
+]

@@ -1,0 +1,135 @@
+"""The one network: SPVCNN, MinkUNet and every SPVNAS subnet are `PointVoxelUNet` of a `NetSpec`.
+
+Tang et al., "Searching Efficient 3D Architectures with Sparse Point-Voxel Convolution", ECCV 2020, figure 2; the order
+of operations is that of `core/models/semantic_kitti/spvcnn.py` in mit-han-lab/spvnas.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from spvnas_ros.nets.spec import POINT_LEVELS, BlockSpec, NetSpec, StageSpec
+from spvnas_ros.sparse.kernel_map import KernelMap, Levels, build_levels
+from spvnas_ros.sparse.modules import ConvNorm
+from spvnas_ros.sparse.ops import devoxelize, interpolation, voxelize
+
+DROPOUT = 0.3
+"""On the voxel features that come back from the points, while training."""
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3x3 convolutions and a skip: `relu(second(first(x)) + skip(x))`."""
+
+    def __init__(self, in_channels: int, spec: BlockSpec) -> None:
+        super().__init__()
+        self.first = ConvNorm(in_channels, spec.middle, 27)
+        self.second = ConvNorm(spec.middle, spec.out, 27, relu=False)
+        self.projection = ConvNorm(in_channels, spec.out, 1, relu=False) if spec.projection else None
+
+    def forward(self, feats: Tensor, kernel_map: KernelMap) -> Tensor:
+        skip = feats if self.projection is None else self.projection(feats)
+        out: Tensor = self.second(self.first(feats, kernel_map), kernel_map) + skip
+        return out.relu()
+
+
+class Stage(nn.Module):
+    """A change of resolution and the residual blocks after it."""
+
+    def __init__(self, in_channels: int, spec: StageSpec, skip_channels: int = 0, *, transposed: bool = False) -> None:
+        super().__init__()
+        self.transition = ConvNorm(in_channels, spec.transition, 8, transposed=transposed)
+        widths = [spec.transition + skip_channels, *(block.out for block in spec.blocks)]
+        self.blocks = nn.ModuleList(
+            ResidualBlock(width, block) for width, block in zip(widths, spec.blocks, strict=False)
+        )
+
+    def forward(
+        self, feats: Tensor, transition: KernelMap, neighbours: KernelMap, skip: Tensor | None = None
+    ) -> Tensor:
+        feats = self.transition(feats, transition)
+        if skip is not None:
+            feats = torch.cat([feats, skip], dim=1)
+        for block in self.blocks:
+            feats = block(feats, neighbours)
+        return feats
+
+
+class PointFusion(nn.Module):
+    """SPVConv's fine branch: an MLP on the points plus the voxel features that surround them."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_channels, out_channels)
+        self.norm = nn.BatchNorm1d(out_channels)
+
+    def forward(self, points: Tensor, from_voxels: Tensor) -> Tensor:
+        out: Tensor = from_voxels + self.norm(self.linear(points)).relu()
+        return out
+
+
+class PointVoxelUNet(nn.Module):
+    """A sparse U-Net over voxels with, where the spec says so, a fine branch over points.
+
+    The points of the fine branch are the occupied voxels themselves, as in the published models.
+    """
+
+    def __init__(self, spec: NetSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.stem = nn.ModuleList(
+            [ConvNorm(spec.in_channels, spec.stem[0], 27), ConvNorm(spec.stem[0], spec.stem[1], 27)]
+        )
+        encoder_in = [spec.stem[1], *(stage.out for stage in spec.encoder)]
+        self.encoder = nn.ModuleList(Stage(encoder_in[i], stage) for i, stage in enumerate(spec.encoder))
+        decoder_in = [encoder_in[-1], *(stage.out for stage in spec.decoder)]
+        self.decoder = nn.ModuleList(
+            Stage(decoder_in[i], stage, spec.skip_width(i), transposed=True) for i, stage in enumerate(spec.decoder)
+        )
+        self.points = nn.ModuleList()
+        if spec.point_branch:
+            widths = spec.point_widths
+            self.points.extend(PointFusion(widths[i], widths[i + 1]) for i in range(3))
+        self.classifier = nn.Linear(decoder_in[-1], spec.num_classes)
+        self.dropout = nn.Dropout(DROPOUT)
+
+    def forward(self, coords: Tensor, feats: Tensor, levels: Levels | None = None) -> Tensor:
+        """Class scores (logits) float32 `[N, num_classes]` of a batch of voxels, in the caller's order.
+
+        coords: integers `[N, 4]` (batch, x, y, z) in voxels, every row once
+        feats:  float32 `[N, in_channels]`: x, y, z in metres and intensity of the first point in the voxel
+        levels: the geometry, if it has been built already
+        """
+        levels = build_levels(coords) if levels is None else levels
+        if len(feats) == 0:
+            return feats.new_zeros((0, self.spec.num_classes))
+        logits = self._run(levels, feats[levels.order])
+        return torch.empty_like(logits).index_copy(0, levels.order, logits)
+
+    def _run(self, levels: Levels, feats: Tensor) -> Tensor:
+        for layer in self.stem:
+            feats = layer(feats, levels.neighbours[0])
+        skips = [feats]
+        for i, stage in enumerate(self.encoder):
+            skips.append(stage(skips[-1], levels.halvings[i], levels.neighbours[i + 1]))
+        points, voxels = self._fuse(0, levels, skips[0], skips.pop())
+        for i, stage in enumerate(self.decoder):
+            level = 3 - i
+            voxels = stage(voxels, levels.halvings[level].transposed(), levels.neighbours[level], skips[level])
+            if i == 1:
+                points, voxels = self._fuse(1, levels, points, voxels)
+            elif i == 3:
+                points, voxels = self._fuse(2, levels, points, voxels)
+        out: Tensor = self.classifier(points if self.spec.point_branch else voxels)
+        return out
+
+    def _fuse(self, index: int, levels: Levels, points: Tensor, voxels: Tensor) -> tuple[Tensor, Tensor]:
+        """Voxel features to the points, the points' own features added, and their mean back to the voxels."""
+        if not self.spec.point_branch:
+            return points, voxels
+        level = POINT_LEVELS[index]
+        where = interpolation(levels.levels[level], 1 << level, levels.levels[0].coords.float())
+        points = self.points[index](points, devoxelize(voxels, where))
+        if index == 2:
+            return points, voxels
+        return points, self.dropout(voxelize(points, levels.ancestors(level), len(levels.levels[level])))

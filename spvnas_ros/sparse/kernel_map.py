@@ -1,0 +1,147 @@
+"""Which input voxel meets which output voxel, per kernel offset: the geometry of a scan, computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from spvnas_ros.sparse.coords import AXIS_BITS, MAX_BATCH, MAX_EXTENT, Level, encode, key_range_error
+
+KERNEL_OFFSETS = tuple((k % 3 - 1, k // 3 % 3 - 1, k // 9 - 1) for k in range(27))
+"""Row k of a 3x3x3 kernel multiplies the input voxel at this (x, y, z) offset: x runs fastest."""
+
+CENTRE = 13
+
+
+@dataclass(frozen=True)
+class KernelMap:
+    """Pairs of rows, grouped by kernel row.
+
+    in_rows, out_rows: int64 `[P]`; pair p adds `feats[in_rows[p]] @ kernel[k]` to `out[out_rows[p]]`
+    sizes:             pairs of each kernel row k
+    num_in, num_out:   rows of the input and of the output
+    """
+
+    in_rows: Tensor
+    out_rows: Tensor
+    sizes: tuple[int, ...]
+    num_in: int
+    num_out: int
+
+    def __len__(self) -> int:
+        return len(self.in_rows)
+
+    def pairs(self) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """`(k, in_rows, out_rows)` of every kernel row that has pairs."""
+        groups = zip(self.in_rows.split(self.sizes), self.out_rows.split(self.sizes), strict=True)
+        for k, (in_rows, out_rows) in enumerate(groups):
+            if len(in_rows):
+                yield k, in_rows, out_rows
+
+    def transposed(self) -> KernelMap:
+        """The same pairs with input and output exchanged (the kernel is not flipped)."""
+        return KernelMap(self.out_rows, self.in_rows, self.sizes, self.num_out, self.num_in)
+
+
+@dataclass(frozen=True)
+class Levels:
+    """A batch of scans at every resolution of a network.
+
+    levels[l]:     the voxels at stride `2**l`
+    parents[l]:    int64 `[n_l]`, row at level l + 1 of each voxel of level l
+    neighbours[l]: kernel map of a 3x3x3 convolution on level l
+    halvings[l]:   kernel map of the 2x2x2 convolution with stride 2 from level l to l + 1
+    order:         int64 `[n_0]`, the caller's row of each voxel of level 0
+    """
+
+    levels: tuple[Level, ...]
+    parents: tuple[Tensor, ...]
+    neighbours: tuple[KernelMap, ...]
+    halvings: tuple[KernelMap, ...]
+    order: Tensor
+
+    def ancestors(self, level: int) -> Tensor:
+        """Row at `level` of every voxel of level 0, int64 `[n_0]`."""
+        rows = torch.arange(len(self.levels[0]), device=self.order.device)
+        for parent in self.parents[:level]:
+            rows = parent[rows]
+        return rows
+
+
+def build_levels(coords: Tensor, depth: int = 4) -> Levels:
+    """The geometry of a batch of scans.
+
+    coords: integer `[N, 4]` (batch, x, y, z), every row once; negative coordinates are allowed
+    depth:  how often the resolution is halved
+
+    Raises KeyRangeError for scans that span 2**18 voxels or more, ValueError for repeated rows.
+    """
+    coords = coords.long()
+    if coords.ndim != 2 or coords.shape[1] != 4:
+        raise ValueError(f"coords must be integers [N, 4] (batch, x, y, z), found shape {tuple(coords.shape)}")
+    origin = _origin(coords, depth)
+    _check_range(coords - origin)
+    keys, order = torch.sort(encode(coords - origin))
+    if bool((keys[1:] == keys[:-1]).any()):
+        raise ValueError("coords holds the same voxel more than once; quantize the points first")
+    levels = [Level.from_keys(keys, origin)]
+    parents, halvings = [], []
+    for _ in range(depth):
+        fine = levels[-1]
+        unique, parent = torch.unique_consecutive(_parent_keys(fine.keys), return_inverse=True)
+        levels.append(Level.from_keys(unique, fine.origin >> 1))
+        parents.append(parent)
+        halvings.append(_halving_map(fine, parent, len(unique)))
+    return Levels(tuple(levels), tuple(parents), tuple(_neighbour_map(lv) for lv in levels), tuple(halvings), order)
+
+
+def _origin(coords: Tensor, depth: int) -> Tensor:
+    """The corner to count from: aligned to the coarsest voxel, so that cells stay where they are."""
+    if len(coords) == 0:
+        return coords.new_zeros(4)
+    low = coords.amin(0)
+    low = torch.div(low, 1 << depth, rounding_mode="floor") << depth
+    low[0] = 0
+    return low
+
+
+def _parent_keys(keys: Tensor) -> Tensor:
+    """Keys one level up: the batch index sits above the 18-bit axes and stays where it is."""
+    spatial = (1 << 3 * AXIS_BITS) - 1
+    return (keys & ~spatial) | ((keys & spatial) >> 3)
+
+
+def _check_range(coords: Tensor) -> None:
+    if len(coords) == 0:
+        return
+    extent = int(coords[:, 1:].max()) + 1
+    if extent > MAX_EXTENT:
+        raise key_range_error(extent)
+    batches = int(coords[:, 0].min()), int(coords[:, 0].max())
+    if batches[0] < 0 or batches[1] >= MAX_BATCH:
+        raise ValueError(f"batch indices must be in 0..{MAX_BATCH - 1}, found {batches[0]}..{batches[1]}")
+
+
+def _neighbour_map(level: Level) -> KernelMap:
+    rows = torch.arange(len(level), device=level.keys.device)
+    half: list[tuple[Tensor, Tensor]] = []
+    for offset in KERNEL_OFFSETS[:CENTRE]:
+        shift = torch.tensor([0, *offset], device=rows.device)
+        found = level.find(level.coords + shift) if len(level) else rows
+        out_rows = torch.nonzero(found >= 0).squeeze(1)
+        half.append((found[out_rows], out_rows))
+    # A pair at offset d is a pair at -d with the roles exchanged: row 26 - k mirrors row k.
+    pairs = [*half, (rows, rows), *((out_rows, in_rows) for in_rows, out_rows in reversed(half))]
+    sizes = tuple(len(in_rows) for in_rows, _ in pairs)
+    in_rows, out_rows = (torch.cat(part) for part in zip(*pairs, strict=True))
+    return KernelMap(in_rows, out_rows, sizes, len(level), len(level))
+
+
+def _halving_map(fine: Level, parent: Tensor, num_coarse: int) -> KernelMap:
+    slots = fine.keys & 7
+    in_rows = torch.argsort(slots, stable=True)
+    sizes = tuple(torch.bincount(slots, minlength=8).tolist())
+    return KernelMap(in_rows, parent[in_rows], sizes, len(fine), num_coarse)

@@ -1,0 +1,45 @@
+"""Layers on sparse voxels. A layer takes and returns features `[n, C]`; the geometry travels beside them."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from spvnas_ros.sparse.kernel_map import KernelMap
+from spvnas_ros.sparse.ops import conv3d
+
+
+class Conv3d(nn.Module):
+    """Sparse convolution without bias; `volume` kernel rows, or 1 for a pointwise one (a `[Cin, Cout]` kernel)."""
+
+    def __init__(self, in_channels: int, out_channels: int, volume: int, transposed: bool = False) -> None:
+        super().__init__()
+        shape = (in_channels, out_channels) if volume == 1 else (volume, in_channels, out_channels)
+        self.kernel = nn.Parameter(torch.empty(shape))
+        fan = volume * (out_channels if transposed else in_channels)
+        nn.init.uniform_(self.kernel, -1 / math.sqrt(fan), 1 / math.sqrt(fan))
+
+    def forward(self, feats: Tensor, kernel_map: KernelMap | None) -> Tensor:
+        if self.kernel.ndim == 2:
+            return feats @ self.kernel
+        if kernel_map is None:
+            raise ValueError("a convolution over neighbours needs a kernel map")
+        return conv3d(feats, self.kernel, kernel_map)
+
+
+class ConvNorm(nn.Module):
+    """Convolution and BatchNorm, with ReLU unless told otherwise."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, volume: int, *, transposed: bool = False, relu: bool = True
+    ) -> None:
+        super().__init__()
+        self.conv = Conv3d(in_channels, out_channels, volume, transposed)
+        self.norm = nn.BatchNorm1d(out_channels)
+        self.relu = relu
+
+    def forward(self, feats: Tensor, kernel_map: KernelMap | None = None) -> Tensor:
+        out: Tensor = self.norm(self.conv(feats, kernel_map))
+        return out.relu() if self.relu else out

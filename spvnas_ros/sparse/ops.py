@@ -1,0 +1,101 @@
+"""Sparse operations in plain torch: the definition that every engine is measured against.
+
+Conventions are torchsparse 1.x's, which the published weights were trained with (golden tests hold them in place).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.nn import functional
+
+from spvnas_ros.sparse.coords import Level
+from spvnas_ros.sparse.kernel_map import KernelMap
+
+CORNERS = tuple((k >> 2 & 1, k >> 1 & 1, k & 1) for k in range(8))
+"""Corners of a cell in the order of a 2x2x2 kernel's rows: z runs fastest."""
+
+
+class _SparseConv3d(Function):
+    """Gather, multiply, scatter per kernel row; only the inputs are kept for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, feats: Tensor, kernel: Tensor, kernel_map: KernelMap) -> Tensor:
+        ctx.save_for_backward(feats, kernel)
+        ctx.kernel_map = kernel_map
+        out = feats.new_zeros((kernel_map.num_out, kernel.shape[2]))
+        for k, in_rows, out_rows in kernel_map.pairs():
+            out.index_add_(0, out_rows, (feats[in_rows] @ kernel[k]).to(out.dtype))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        (grad_out,) = grads
+        feats, kernel = ctx.saved_tensors
+        grad_feats = torch.zeros_like(feats) if ctx.needs_input_grad[0] else None
+        grad_kernel = torch.zeros_like(kernel) if ctx.needs_input_grad[1] else None
+        for k, in_rows, out_rows in ctx.kernel_map.pairs():
+            grad = grad_out[out_rows]
+            if grad_feats is not None:
+                grad_feats.index_add_(0, in_rows, (grad @ kernel[k].T).to(grad_feats.dtype))
+            if grad_kernel is not None:
+                grad_kernel[k] = feats[in_rows].T @ grad
+        return grad_feats, grad_kernel, None
+
+
+def conv3d(feats: Tensor, kernel: Tensor, kernel_map: KernelMap) -> Tensor:
+    """Sparse convolution: `out[o] += feats[i] @ kernel[k]` for every pair (i, o) of kernel row k.
+
+    feats `[num_in, Cin]`, kernel `[K, Cin, Cout]` -> `[num_out, Cout]`.
+    """
+    out: Tensor = _SparseConv3d.apply(feats, kernel, kernel_map)
+    return out
+
+
+@dataclass(frozen=True)
+class Interpolation:
+    """Which voxels surround each point, and how much each counts.
+
+    rows:    int64 `[P, 8]`, -1 where the corner is not occupied
+    weights: float32 `[P, 8]`, summing to 1 (0 where no corner is occupied)
+    """
+
+    rows: Tensor
+    weights: Tensor
+
+
+def interpolation(level: Level, stride: int, points: Tensor) -> Interpolation:
+    """Trilinear weights of points in the voxels of a level; missing corners are left out and the rest renormalised.
+
+    points: `[P, 4]` (batch, x, y, z) in units of the finest voxel, not necessarily integers
+    """
+    cells = torch.floor(points[:, 1:] / stride)
+    fraction = points[:, 1:] / stride - cells
+    base = torch.cat([points[:, :1], cells], dim=1).long()
+    rows, weights = [], []
+    for corner in CORNERS:
+        offset = torch.tensor([0, *corner], device=points.device)
+        near = offset[1:].bool()
+        rows.append(level.find(base + offset))
+        weights.append(torch.where(near, fraction, 1 - fraction).prod(dim=1))
+    row_table = torch.stack(rows, dim=1)
+    weight_table = torch.stack(weights, dim=1).float() * (row_table >= 0)
+    return Interpolation(row_table, weight_table / (weight_table.sum(dim=1, keepdim=True) + 1e-8))
+
+
+def devoxelize(feats: Tensor, where: Interpolation) -> Tensor:
+    """Features of voxels `[n, C]` carried to points `[P, C]` by interpolation (the paper's voxel-to-point)."""
+    return functional.embedding_bag(
+        where.rows.clamp(min=0), feats, per_sample_weights=where.weights.to(feats.dtype), mode="sum"
+    )
+
+
+def voxelize(feats: Tensor, rows: Tensor, num_voxels: int) -> Tensor:
+    """Mean feature `[num_voxels, C]` of the points `[P, C]` in each voxel; `rows` int64 `[P]` (point-to-voxel)."""
+    total = feats.new_zeros((num_voxels, feats.shape[1])).index_add(0, rows, feats)
+    counts = torch.bincount(rows, minlength=num_voxels).clamp(min=1)
+    return total / counts[:, None].to(feats.dtype)
