@@ -115,7 +115,8 @@ def quantize(points: Tensor, voxel_size: float, batch: int = 0) -> Voxels:
     points: float32 `[N, 3 or more]`, x, y, z in metres first, all finite. Raises KeyRangeError for a cloud that spans
     2**18 voxels or more. Reference: `SemanticKITTIInternal.__getitem__` in mit-han-lab/spvnas.
     """
-    scaled = torch.round(points[:, :3].float() / voxel_size)
+    # A tensor as divisor: CUDA turns division by a number into multiplication, which rounds differently.
+    scaled = torch.round(points[:, :3].float() / torch.tensor(voxel_size, device=points.device))
     if len(scaled) == 0:
         none = torch.zeros(0, dtype=torch.long, device=points.device)
         return Voxels(none.new_zeros((0, 4), dtype=torch.int32), none, none)

@@ -1,0 +1,136 @@
+"""Everything the CPU engine knows of a scan's shape, computed once a frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+from spvnas_ros.engine.cpu.kernels import SHAPE, UNIT, Pairs
+from spvnas_ros.engine.cpu.octree import Family, Neighbours, build_octree, cells_of, corner_rows
+from spvnas_ros.nets.spec import NUM_STAGES, POINT_LEVELS
+
+TILE_ROWS = (1024, 512, 384, 256, 256)
+"""Output rows per tile at each level: a tile of outputs stays in the second-level cache, and every kernel row still
+finds enough pairs in it to fill the vector blocks."""
+
+_TILES_PER_THREAD = 4
+_SPARE = 2 * SHAPE.rows
+"""Readable entries behind every index list, for whole groups and for prefetching."""
+
+
+@dataclass(frozen=True)
+class LevelGeometry:
+    """One resolution.
+
+    size: voxels; identity: int32, rows 0..size-1 and spares; neighbours: pairs of the 3x3x3 convolution
+    halving: pairs of the 2x2x2 convolution into this level; doubling: pairs of the transposed one into this level
+    starts: int32 `[size + 1]`, first finest voxel under each; ancestors: int32 `[n_0]`, row of each finest voxel
+    corners: int32 `[size, 8]` at levels where points and voxels meet, else None
+    """
+
+    size: int
+    tile_rows: int
+    identity: np.ndarray
+    neighbours: Pairs
+    halving: Pairs | None
+    doubling: Pairs | None
+    starts: np.ndarray
+    ancestors: np.ndarray
+    corners: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """All resolutions; cells: int32 `[n_0, 3]`, the finest voxels' coordinates."""
+
+    levels: tuple[LevelGeometry, ...]
+    cells: np.ndarray
+
+
+def build_geometry(keys: np.ndarray, threads: int) -> Geometry:
+    """The geometry over sorted distinct Morton keys (at least one) of the finest voxels."""
+    keys_of, families, neighbours = build_octree(keys, NUM_STAGES)
+    starts, ancestors = np.arange(len(keys) + 1, dtype=np.int32), np.arange(len(keys), dtype=np.int32)
+    levels = []
+    for level, level_keys in enumerate(keys_of):
+        if level > 0:
+            family = families[level - 1]
+            starts, ancestors = starts[family.first_child], family.parents[ancestors]
+        levels.append(_level(level, level_keys, keys_of, families, neighbours[level], starts, ancestors, threads))
+    return Geometry(tuple(levels), cells_of(keys))
+
+
+def _level(
+    level: int,
+    keys: np.ndarray,
+    keys_of: list[np.ndarray],
+    families: list[Family],
+    neighbours: Neighbours,
+    starts: np.ndarray,
+    ancestors: np.ndarray,
+    threads: int,
+) -> LevelGeometry:
+    size = len(keys)
+    # Small clouds get smaller tiles, so that no thread goes without work.
+    tile_rows = max(1, min(TILE_ROWS[level], -(-size // (_TILES_PER_THREAD * threads))))
+    halving = doubling = None
+    if level > 0:
+        children = keys_of[level - 1]
+        slots = (children & 7).astype(np.int8)
+        rows = np.arange(len(children), dtype=np.int32)
+        halving = _pairs(families[level - 1].first_child, slots, rows, 8, tile_rows, len(children))
+    if level < NUM_STAGES:
+        one_each = np.arange(size + 1, dtype=np.int32)
+        parents = families[level].parents
+        doubling = _pairs(one_each, (keys & 7).astype(np.int8), parents, 8, tile_rows, len(keys_of[level + 1]))
+    return LevelGeometry(
+        size,
+        tile_rows,
+        np.minimum(np.arange(size + _SPARE, dtype=np.int32), size),
+        _pairs(neighbours.starts, neighbours.kernel_rows, neighbours.rows, 27, tile_rows, size),
+        halving,
+        doubling,
+        starts,
+        ancestors,
+        corner_rows(neighbours) if level in POINT_LEVELS else None,
+    )
+
+
+def _pairs(
+    starts: np.ndarray, kernel_rows: np.ndarray, rows: np.ndarray, volume: int, tile_rows: int, num_in: int
+) -> Pairs:
+    return Pairs(*_tile_pairs(starts, kernel_rows, rows, volume, tile_rows, num_in), volume, tile_rows)
+
+
+@njit(cache=True, nogil=True)
+def _tile_pairs(starts, kernel_rows, rows, volume, tile_rows, num_in):
+    """Compressed rows (per output row: kernel row and input row) regrouped as `Pairs` wants them."""
+    num_out = starts.shape[0] - 1
+    tiles = (num_out + tile_rows - 1) // tile_rows
+    counts = np.zeros((tiles, volume), np.int32)
+    for t in range(tiles):
+        for q in range(starts[t * tile_rows], starts[min(num_out, (t + 1) * tile_rows)]):
+            counts[t, kernel_rows[q]] += 1
+    groups = np.empty(tiles * volume + 1, np.int32)
+    total = 0
+    for t in range(tiles):
+        for k in range(volume):
+            groups[t * volume + k] = total
+            total += (counts[t, k] + UNIT - 1) // UNIT * UNIT
+    groups[tiles * volume] = total
+    ins, outs = np.empty(total + _SPARE, np.int32), np.empty(total + _SPARE, np.int32)
+    ins[total:], outs[total:] = num_in, num_out
+    place = np.empty(volume, np.int32)
+    for t in range(tiles):
+        place[:] = groups[t * volume : (t + 1) * volume]
+        for i in range(t * tile_rows, min(num_out, (t + 1) * tile_rows)):
+            for q in range(starts[i], starts[i + 1]):
+                k = kernel_rows[q]
+                ins[place[k]], outs[place[k]] = rows[q], i
+                place[k] += 1
+        for k in range(volume):
+            for p in range(place[k], groups[t * volume + k + 1]):
+                ins[p], outs[p] = num_in, num_out
+    return groups, ins, outs

@@ -1,0 +1,336 @@
+"""The inner loops of the CPU engine, compiled by numba for the machine they run on.
+
+The vector microkernel and the loops that call it share this file on purpose: numba invalidates its cache by the file a
+function stands in, and would keep loops compiled around an older microkernel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from spvnas_ros.engine.cpu.shape import host_shape
+
+SHAPE = host_shape()
+UNIT = SHAPE.rows // 2
+"""Pair lists are padded to a multiple of this; full groups of `SHAPE.rows` go first."""
+
+LINES_AHEAD = 2
+"""Cache lines fetched ahead of each input row: its first two; the hardware follows from there."""
+
+_FLOAT, _I32, _I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
+
+
+def microkernel(rows: int, vectors: int, lanes: int) -> Callable[..., Any]:
+    """A numba intrinsic that multiplies gathered rows with a panel of a kernel, accumulating in registers.
+
+    `f(x, x_stride, in_rows, panel, out, out_stride, out_rows, channels)`, all int64 addresses and byte strides:
+    for r in range(rows): `out[out_rows[r], :vectors*lanes] += x[in_rows[r], :channels] @ panel`, where the panel is
+    `[channels, vectors*lanes]` and contiguous. `in_rows` must be readable `rows` entries further on (prefetch).
+    """
+    vector = ir.VectorType(_FLOAT, lanes)
+
+    @intrinsic
+    def kernel(context, x, x_stride, in_rows, panel, out, out_stride, out_rows, channels):
+        signature = types.void(*[types.int64] * 8)
+
+        def generate(context, b, signature, args):
+            x, x_stride, in_rows, panel, out, out_stride, out_rows, channels = args
+            fma = cgutils.get_or_insert_function(
+                b.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fmuladd.v{lanes}f32"
+            )
+            prefetch = cgutils.get_or_insert_function(
+                b.module,
+                ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), _I32, _I32, _I32]),
+                "llvm.prefetch.p0",
+            )
+
+            def const(value):
+                return ir.Constant(_I64, value)
+
+            def pointer(address, offset, kind):
+                return b.inttoptr(b.add(address, const(offset)), kind.as_pointer())
+
+            def row(base, stride, indices, number):
+                index = b.sext(b.load(pointer(indices, 4 * number, _I32), align=4), _I64)
+                return b.add(base, b.mul(index, stride))
+
+            inputs = [row(x, x_stride, in_rows, r) for r in range(rows)]
+            outputs = [row(out, out_stride, out_rows, r) for r in range(rows)]
+            for r in range(rows):
+                ahead = row(x, x_stride, in_rows, r + rows)
+                for line in range(LINES_AHEAD):
+                    hints = [ir.Constant(_I32, v) for v in (0, 3, 1)]  # read, keep in all levels, data
+                    b.call(prefetch, [pointer(ahead, 64 * line, ir.IntType(8)), *hints])
+            start = [
+                [b.load(pointer(outputs[r], 4 * lanes * v, vector), align=4) for v in range(vectors)]
+                for r in range(rows)
+            ]
+            before, loop, after = b.block, b.append_basic_block("channel"), b.append_basic_block("done")
+            b.branch(loop)
+            b.position_at_end(loop)
+            channel, weights = b.phi(_I64), b.phi(_I64)
+            channel.add_incoming(const(0), before)
+            weights.add_incoming(panel, before)
+            sums = [[b.phi(vector) for _ in range(vectors)] for _ in range(rows)]
+            columns = [b.load(pointer(weights, 4 * lanes * v, vector), align=4) for v in range(vectors)]
+            offset = b.mul(channel, const(4))
+            undefined = ir.Constant(vector, ir.Undefined)
+            zeros = ir.Constant(ir.VectorType(_I32, lanes), [0] * lanes)
+            results = []
+            for r in range(rows):
+                value = b.load(b.inttoptr(b.add(inputs[r], offset), _FLOAT.as_pointer()), align=4)
+                spread = b.shuffle_vector(b.insert_element(undefined, value, ir.Constant(_I32, 0)), undefined, zeros)
+                results.append([b.call(fma, [spread, columns[v], sums[r][v]]) for v in range(vectors)])
+            following = b.add(channel, const(1))
+            channel.add_incoming(following, loop)
+            weights.add_incoming(b.add(weights, const(4 * lanes * vectors)), loop)
+            for r in range(rows):
+                for v in range(vectors):
+                    sums[r][v].add_incoming(start[r][v], before)
+                    sums[r][v].add_incoming(results[r][v], loop)
+            b.cbranch(b.icmp_signed("<", following, channels), loop, after)
+            b.position_at_end(after)
+            for r in range(rows):
+                for v in range(vectors):
+                    b.store(results[r][v], pointer(outputs[r], 4 * lanes * v, vector), align=4)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return kernel
+
+
+@intrinsic
+def _take_ticket(context, counter):
+    """Atomic `counter[0]++` on an int64 address; the value before."""
+
+    def generate(context, b, signature, args):
+        return b.atomic_rmw("add", b.inttoptr(args[0], _I64.as_pointer()), ir.Constant(_I64, 1), "monotonic")
+
+    return types.int64(types.int64), generate
+
+
+_full_1, _half_1 = (microkernel(rows, 1, SHAPE.lanes) for rows in (SHAPE.rows, UNIT))
+_full_2, _half_2 = (microkernel(rows, min(2, SHAPE.vectors), SHAPE.lanes) for rows in (SHAPE.rows, UNIT))
+_full_3, _half_3 = (microkernel(rows, min(3, SHAPE.vectors), SHAPE.lanes) for rows in (SHAPE.rows, UNIT))
+_full_4, _half_4 = (microkernel(rows, min(4, SHAPE.vectors), SHAPE.lanes) for rows in (SHAPE.rows, UNIT))
+_LANES, _ROWS, _VECTORS = SHAPE.lanes, SHAPE.rows, SHAPE.vectors
+
+
+class Pairs(NamedTuple):
+    """Which rows meet, grouped by tile of output rows and kernel row.
+
+    starts: int32 `[tiles * volume + 1]`, where each group begins; every group is padded to a multiple of `UNIT`
+    ins, outs: int32, rows of the input and of the output; padding points at the spare row behind the last
+    """
+
+    starts: Any
+    ins: Any
+    outs: Any
+    volume: int
+    tile_rows: int
+
+
+class Term(NamedTuple):
+    """One input of a fused convolution.
+
+    rows: float32 `[n + 1, stride]`; channels: how many columns count (0 = no such input)
+    panels: float32, the kernel packed by `pack_kernel`
+    """
+
+    rows: Any
+    channels: int
+    panels: Any
+
+
+def column_blocks(padded: int) -> list[tuple[int, int]]:
+    """(first column, vectors) of the panels that `padded` output columns are cut into."""
+    blocks = []
+    column = 0
+    while column < padded:
+        vectors = min(_VECTORS, (padded - column) // _LANES)
+        blocks.append((column, vectors))
+        column += vectors * _LANES
+    return blocks
+
+
+def pack_kernel(kernel: np.ndarray) -> np.ndarray:
+    """Kernel `[K, Cin, Cout]` as one flat array: per kernel row and column block a contiguous `[Cin, columns]` panel."""
+    volume, channels, columns = kernel.shape
+    padded = SHAPE.pad(columns)
+    wide = np.zeros((volume, channels, padded), np.float32)
+    wide[:, :, :columns] = kernel
+    panels = [wide[k, :, c : c + v * _LANES].ravel() for k in range(volume) for c, v in column_blocks(padded)]
+    return np.concatenate(panels) if panels else np.zeros(0, np.float32)
+
+
+@njit(cache=True, nogil=True)
+def _group(x, x_stride, ins, outs, first, last, panels, columns, out, channels):
+    """Add the products of pairs first..last (a multiple of UNIT) of one kernel row into the output rows."""
+    column = 0
+    while column < columns:
+        vectors = min(_VECTORS, (columns - column) // _LANES)
+        panel = panels + 4 * column * channels
+        target = out + 4 * column
+        p = first
+        while p + _ROWS <= last:
+            i, o = ins + 4 * p, outs + 4 * p
+            if vectors == 1:
+                _full_1(x, x_stride, i, panel, target, 4 * columns, o, channels)
+            elif vectors == 2:
+                _full_2(x, x_stride, i, panel, target, 4 * columns, o, channels)
+            elif vectors == 3:
+                _full_3(x, x_stride, i, panel, target, 4 * columns, o, channels)
+            else:
+                _full_4(x, x_stride, i, panel, target, 4 * columns, o, channels)
+            p += _ROWS
+        if p < last:
+            i, o = ins + 4 * p, outs + 4 * p
+            if vectors == 1:
+                _half_1(x, x_stride, i, panel, target, 4 * columns, o, channels)
+            elif vectors == 2:
+                _half_2(x, x_stride, i, panel, target, 4 * columns, o, channels)
+            elif vectors == 3:
+                _half_3(x, x_stride, i, panel, target, 4 * columns, o, channels)
+            else:
+                _half_4(x, x_stride, i, panel, target, 4 * columns, o, channels)
+        column += vectors * _LANES
+
+
+@njit(cache=True, nogil=True)
+def _pointwise(term, identity, first, last, out):
+    """out[first:last] += term.rows[first:last] @ kernel, in whole groups (the spare rows take the excess)."""
+    if term.channels > 0:
+        rows = identity.ctypes.data
+        stop = first + (last - first + UNIT - 1) // UNIT * UNIT
+        _group(
+            term.rows.ctypes.data, 4 * term.rows.shape[1], rows, rows, first, stop, term.panels.ctypes.data,
+            out.shape[1], out.ctypes.data, term.channels,
+        )  # fmt: skip
+
+
+@njit(cache=True, nogil=True)
+def _gathered(term, pairs, tile, out):
+    """Add one input's products over all kernel rows for one tile of output rows."""
+    if term.channels > 0:
+        step = 4 * term.channels * out.shape[1]
+        for k in range(pairs.volume):
+            first, last = pairs.starts[tile * pairs.volume + k], pairs.starts[tile * pairs.volume + k + 1]
+            if first < last:
+                _group(
+                    term.rows.ctypes.data, 4 * term.rows.shape[1], pairs.ins.ctypes.data, pairs.outs.ctypes.data,
+                    first, last, term.panels.ctypes.data + k * step, out.shape[1], out.ctypes.data, term.channels,
+                )  # fmt: skip
+
+
+@njit(cache=True, nogil=True)
+def convolve(counter, num_out, pairs, identity, first, second, skip_first, skip_second, bias, residual, relu, out):
+    """Tiles of `out = act(bias + residual + first + second + skips)` until the counter runs out of tiles.
+
+    out: float32 `[num_out + spare, columns]`; residual: the same, or `[0, columns]`; identity: int32 0, 1, 2, ...,
+    num_out - 1 and then num_out for the padding. Several threads may run it on one counter.
+    """
+    columns = out.shape[1]
+    while True:
+        tile = _take_ticket(counter.ctypes.data)
+        start = tile * pairs.tile_rows
+        if start >= num_out:
+            return
+        stop = min(num_out, start + pairs.tile_rows)
+        for i in range(start, stop):
+            if residual.shape[0] > 0:
+                for c in range(columns):
+                    out[i, c] = bias[c] + residual[i, c]
+            else:
+                for c in range(columns):
+                    out[i, c] = bias[c]
+        _pointwise(skip_first, identity, start, stop, out)
+        _pointwise(skip_second, identity, start, stop, out)
+        _gathered(first, pairs, tile, out)
+        _gathered(second, pairs, tile, out)
+        if relu:
+            for i in range(start, stop):
+                for c in range(columns):
+                    out[i, c] = max(out[i, c], np.float32(0))
+
+
+@njit(cache=True, nogil=True)
+def fuse_points(counter, tile_rows, points, identity, bias, cells, ancestors, corners, level, voxels, out):
+    """Tiles of `out = relu(bias + points @ kernel) + trilinear interpolation of voxels`.
+
+    cells: int32 `[n, 3]` finest voxel coordinates; ancestors: int32 `[n]` row at `level`;
+    corners: int32 `[n_level, 8]` rows of the voxels at the corners of each voxel's cell, -1 where there is none
+    """
+    num_out, columns = cells.shape[0], out.shape[1]
+    mask, scale = (1 << level) - 1, np.float32(1.0 / (1 << level))
+    weights = np.empty(8, np.float32)
+    while True:
+        start = _take_ticket(counter.ctypes.data) * tile_rows
+        if start >= num_out:
+            return
+        stop = min(num_out, start + tile_rows)
+        out[start:stop] = bias
+        _pointwise(points, identity, start, stop, out)
+        for i in range(start, stop):
+            for c in range(columns):
+                out[i, c] = max(out[i, c], np.float32(0))
+            near = corners[ancestors[i]]
+            fx, fy, fz = (cells[i, 0] & mask) * scale, (cells[i, 1] & mask) * scale, (cells[i, 2] & mask) * scale
+            total = np.float32(1e-8)
+            for k in range(8):
+                weight = (fx if k & 4 else 1 - fx) * (fy if k & 2 else 1 - fy) * (fz if k & 1 else 1 - fz)
+                weights[k] = weight if near[k] >= 0 else 0
+                total += weights[k]
+            for k in range(8):
+                if weights[k] > 0:
+                    weight, j = np.float32(weights[k] / total), near[k]
+                    for c in range(columns):
+                        out[i, c] += weight * voxels[j, c]
+
+
+@njit(cache=True, nogil=True)
+def mean_points(counter, tile_rows, starts, points, out):
+    """Mean of the consecutive point rows `starts[v]..starts[v + 1]` of every voxel v."""
+    num_out = starts.shape[0] - 1
+    while True:
+        start = _take_ticket(counter.ctypes.data) * tile_rows
+        if start >= num_out:
+            return
+        for v in range(start, min(num_out, start + tile_rows)):
+            share = np.float32(1.0) / np.float32(starts[v + 1] - starts[v])
+            out[v] = 0
+            for i in range(starts[v], starts[v + 1]):
+                for c in range(out.shape[1]):
+                    out[v, c] += points[i, c] * share
+
+
+@njit(cache=True, nogil=True)
+def classify(counter, tile_rows, num_rows, num_classes, logits, labels, confidence):
+    """Softmax in place, and each row's best class and its probability."""
+    while True:
+        start = _take_ticket(counter.ctypes.data) * tile_rows
+        if start >= num_rows:
+            return
+        for i in range(start, min(num_rows, start + tile_rows)):
+            best = 0
+            for c in range(1, num_classes):
+                if logits[i, c] > logits[i, best]:
+                    best = c
+            top = logits[i, best]
+            total = np.float32(0)
+            for c in range(num_classes):
+                logits[i, c] = math.exp(logits[i, c] - top)
+                total += logits[i, c]
+            share = np.float32(1.0) / total
+            for c in range(num_classes):
+                logits[i, c] *= share
+            labels[i] = best
+            confidence[i] = logits[i, best]

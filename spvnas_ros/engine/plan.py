@@ -1,0 +1,223 @@
+"""A trained network as a list of fused steps: what the frame-time engines execute.
+
+BatchNorm is folded into the convolution before it; ReLU, the residual sum, the 1x1 skip and the concatenation become
+parts of the convolution that produces the result, so that no intermediate is written just to be read again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from spvnas_ros.nets.spec import NUM_STAGES, POINT_LEVELS
+from spvnas_ros.nets.unet import PointVoxelUNet, ResidualBlock
+from spvnas_ros.sparse.modules import ConvNorm
+
+Array = npt.NDArray[np.float32]
+Kind = Literal["neighbours", "halving", "doubling", "pointwise"]
+
+INPUT = 0
+"""The slot of the voxels' input features."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One input of a convolution: the features in `slot` and their part of the kernel, `[K, Cin, Cout]`."""
+
+    slot: int
+    kernel: Array
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """`out = act(bias + residual + sum over sources of kernel * features + sum over pointwise of kernel @ features)`.
+
+    kind:      which voxels meet: 3x3x3 neighbours, children (2x2x2, stride 2), the parent (transposed), or only itself
+    level:     level of the output
+    sources:   the inputs that go through `kind`; two for a concatenation
+    pointwise: inputs of a fused 1x1 skip, at the output's own rows
+    residual:  slot added to the result, or None
+    """
+
+    name: str
+    kind: Kind
+    level: int
+    sources: tuple[Source, ...]
+    bias: Array
+    relu: bool
+    out: int
+    pointwise: tuple[Source, ...] = ()
+    residual: int | None = None
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """Slots this step needs."""
+        slots = tuple(s.slot for s in (*self.sources, *self.pointwise))
+        return slots if self.residual is None else (*slots, self.residual)
+
+
+@dataclass(frozen=True)
+class PointFusion:
+    """`out = relu(bias + points @ kernel) + interpolation of voxels` at every finest voxel (SPVConv's fine branch).
+
+    points: slot of point features; voxels: slot of voxel features at `level`; kernel `[1, Cin, Cout]`
+    """
+
+    name: str
+    level: int
+    points: int
+    voxels: int
+    kernel: Array
+    bias: Array
+    out: int
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """Slots this step needs."""
+        return self.points, self.voxels
+
+
+@dataclass(frozen=True)
+class PointMean:
+    """Mean of the point features inside each voxel of `level`."""
+
+    name: str
+    level: int
+    points: int
+    out: int
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """Slots this step needs."""
+        return (self.points,)
+
+
+Step = Convolution | PointFusion | PointMean
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps in order; the last one's output holds the logits of the finest voxels.
+
+    widths: channels of every slot
+    """
+
+    steps: tuple[Step, ...]
+    widths: tuple[int, ...]
+    num_classes: int
+
+    def last_reader(self) -> dict[int, int]:
+        """For every slot that is read, the index of the last step that reads it."""
+        return {slot: index for index, step in enumerate(self.steps) for slot in step.reads}
+
+
+def build_plan(net: PointVoxelUNet) -> Plan:
+    """Fold and fuse a network (its weights as they are in eval mode, BatchNorm's running statistics)."""
+    with torch.no_grad():
+        return _Planner().plan(net)
+
+
+def fold(conv: Tensor, norm: nn.BatchNorm1d, bias: Tensor | None = None) -> tuple[Array, Array]:
+    """Convolution kernel `[..., Cin, Cout]` (and bias) with the BatchNorm after it: kernel `[K, Cin, Cout]`, bias."""
+    if norm.running_mean is None or norm.running_var is None:
+        raise ValueError("a BatchNorm without running statistics cannot be folded")
+    scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
+    start = 0.0 if bias is None else bias.double()
+    shift = norm.bias.double() + (start - norm.running_mean.double()) * scale
+    kernel = conv.double() * scale
+    return _array(kernel.reshape(-1, *kernel.shape[-2:])), _array(shift)
+
+
+def _array(value: Tensor) -> Array:
+    return np.ascontiguousarray(value.detach().float().cpu().numpy())
+
+
+@dataclass
+class _Planner:
+    steps: list[Step] = field(default_factory=list)
+    widths: list[int] = field(default_factory=list)
+
+    def plan(self, net: PointVoxelUNet) -> Plan:
+        spec = net.spec
+        self.widths.append(spec.in_channels)
+        voxels = INPUT
+        for i, layer in enumerate(net.stem):
+            voxels = self._conv(f"stem.{i}", layer, "neighbours", 0, (voxels,))
+        skips = [voxels]
+        for i, stage in enumerate(net.encoder):
+            voxels = self._conv(f"encoder.{i}.transition", stage.transition, "halving", i + 1, (voxels,))
+            for j, block in enumerate(stage.blocks):
+                voxels = self._block(f"encoder.{i}.blocks.{j}", block, i + 1, (voxels,))
+            skips.append(voxels)
+        points = skips[0]
+        if spec.point_branch:
+            points, voxels = self._fuse(net, 0, points, voxels)
+        for i, stage in enumerate(net.decoder):
+            level = NUM_STAGES - 1 - i
+            voxels = self._conv(f"decoder.{i}.transition", stage.transition, "doubling", level, (voxels,))
+            inputs: tuple[int, ...] = (voxels, skips[level])
+            for j, block in enumerate(stage.blocks):
+                voxels = self._block(f"decoder.{i}.blocks.{j}", block, level, inputs)
+                inputs = (voxels,)
+            if spec.point_branch and level in POINT_LEVELS:
+                points, voxels = self._fuse(net, POINT_LEVELS.index(level), points, voxels)
+        last = points if spec.point_branch else voxels
+        kernel, bias = _array(net.classifier.weight.T)[None], _array(net.classifier.bias)
+        out = self._slot(spec.num_classes)
+        self.steps.append(Convolution("classifier", "pointwise", 0, (Source(last, kernel),), bias, False, out))
+        return Plan(tuple(self.steps), tuple(self.widths), spec.num_classes)
+
+    def _slot(self, width: int) -> int:
+        self.widths.append(width)
+        return len(self.widths) - 1
+
+    def _split(self, kernel: Array, slots: tuple[int, ...]) -> tuple[Source, ...]:
+        """A kernel over concatenated inputs as one source per input."""
+        edges = np.cumsum([self.widths[slot] for slot in slots])[:-1]
+        parts = np.split(kernel, edges, axis=1)
+        return tuple(Source(slot, np.ascontiguousarray(part)) for slot, part in zip(slots, parts, strict=True))
+
+    def _conv(
+        self,
+        name: str,
+        layer: ConvNorm,
+        kind: Kind,
+        level: int,
+        inputs: tuple[int, ...],
+        skip: tuple[ConvNorm, tuple[int, ...]] | None = None,
+        residual: int | None = None,
+    ) -> int:
+        kernel, bias = fold(layer.conv.kernel, layer.norm)
+        pointwise: tuple[Source, ...] = ()
+        if skip is not None:
+            skip_kernel, skip_bias = fold(skip[0].conv.kernel, skip[0].norm)
+            pointwise, bias = self._split(skip_kernel, skip[1]), bias + skip_bias
+        relu = layer.relu or skip is not None or residual is not None
+        out = self._slot(kernel.shape[2])
+        sources = self._split(kernel, inputs)
+        self.steps.append(Convolution(name, kind, level, sources, bias, relu, out, pointwise, residual))
+        return out
+
+    def _block(self, name: str, block: ResidualBlock, level: int, inputs: tuple[int, ...]) -> int:
+        middle = self._conv(f"{name}.first", block.first, "neighbours", level, inputs)
+        if block.projection is not None:
+            skip = (block.projection, inputs)
+            return self._conv(f"{name}.second", block.second, "neighbours", level, (middle,), skip)
+        return self._conv(f"{name}.second", block.second, "neighbours", level, (middle,), residual=inputs[0])
+
+    def _fuse(self, net: PointVoxelUNet, index: int, points: int, voxels: int) -> tuple[int, int]:
+        """Voxels to points and, but for the last time, back to the voxels."""
+        fusion, level = net.points[index], POINT_LEVELS[index]
+        kernel, bias = fold(fusion.linear.weight.T, fusion.norm, fusion.linear.bias)
+        out = self._slot(kernel.shape[2])
+        self.steps.append(PointFusion(f"points.{index}", level, points, voxels, kernel, bias, out))
+        if level == 0:
+            return out, voxels
+        mean = self._slot(kernel.shape[2])
+        self.steps.append(PointMean(f"points.{index}.mean", level, out, mean))
+        return out, mean
