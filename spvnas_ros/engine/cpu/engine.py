@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from spvnas_ros.engine.cpu import kernels
 from spvnas_ros.engine.cpu.geometry import Geometry, LevelGeometry, build_geometry
-from spvnas_ros.engine.cpu.kernels import SHAPE, Pairs, Term, pack_kernel
+from spvnas_ros.engine.cpu.kernels import SHAPE, Pairs, Term, aligned, pack_kernel
 from spvnas_ros.engine.cpu.octree import Cloud, voxels_of_coords, voxels_of_points
 from spvnas_ros.engine.cpu.team import Team, default_threads
 from spvnas_ros.engine.plan import INPUT, Convolution, PointFusion, PointMean, Source, Step, build_plan
@@ -99,7 +99,7 @@ class CpuEngine:
 
     def _run(self, cloud: Cloud, rows: Array, clock: _Clock) -> Array:
         """Padded logits of a cloud's voxels, in their order. The caller gives the array back to the workspace."""
-        geometry = build_geometry(cloud.keys, self.team.threads)
+        geometry = build_geometry(self.team, cloud.keys)
         clock.lap("geometry")
         slots: dict[int, Array] = {INPUT: self._take(len(cloud.keys), self.in_channels)}
         slots[INPUT][: len(cloud.keys), : self.in_channels] = rows[cloud.first]
@@ -152,22 +152,21 @@ class _Workspace:
 
     def __init__(self) -> None:
         self._free: list[Array] = []
+        self._taken: dict[int, Array] = {}
 
     def take(self, rows: int, columns: int) -> Array:
         """An uninitialised array `[rows, columns]`, from the smallest free block that holds it."""
         need = rows * columns
         fitting = [block for block in self._free if need <= block.size <= 2 * need]
-        if not fitting:
-            block = np.empty(need + need // 8, np.float32)
-        else:
-            block = min(fitting, key=lambda b: b.size)
-            self._free = [b for b in self._free if b is not block]
-        return block[:need].reshape(rows, columns)
+        block = min(fitting, key=lambda b: b.size) if fitting else aligned(need + need // 8)
+        self._free = [b for b in self._free if b is not block]
+        array = block[:need].reshape(rows, columns)
+        self._taken[id(array)] = block
+        return array
 
     def give(self, array: Array) -> None:
         """Return an array obtained from `take`."""
-        assert isinstance(array.base, np.ndarray)
-        self._free.append(array.base)
+        self._free.append(self._taken.pop(id(array)))
 
 
 class _Clock:

@@ -8,7 +8,8 @@ import numpy as np
 from numba import njit
 
 from spvnas_ros.engine.cpu.kernels import SHAPE, UNIT, Pairs
-from spvnas_ros.engine.cpu.octree import Family, Neighbours, build_octree, cells_of, corner_rows
+from spvnas_ros.engine.cpu.octree import Family, build_octree, cells_of, corner_rows
+from spvnas_ros.engine.cpu.team import Team
 from spvnas_ros.nets.spec import NUM_STAGES, POINT_LEVELS
 
 TILE_ROWS = (1024, 512, 384, 256, 256)
@@ -16,6 +17,7 @@ TILE_ROWS = (1024, 512, 384, 256, 256)
 finds enough pairs in it to fill the vector blocks."""
 
 _TILES_PER_THREAD = 4
+_NO_CORNERS = np.zeros((0, 8), np.int32)
 _SPARE = 2 * SHAPE.rows
 """Readable entries behind every index list, for whole groups and for prefetching."""
 
@@ -27,7 +29,7 @@ class LevelGeometry:
     size: voxels; identity: int32, rows 0..size-1 and spares; neighbours: pairs of the 3x3x3 convolution
     halving: pairs of the 2x2x2 convolution into this level; doubling: pairs of the transposed one into this level
     starts: int32 `[size + 1]`, first finest voxel under each; ancestors: int32 `[n_0]`, row of each finest voxel
-    corners: int32 `[size, 8]` at levels where points and voxels meet, else None
+    corners: int32 `[size, 8]` at the coarse levels where points and voxels meet, else empty
     """
 
     size: int
@@ -38,7 +40,7 @@ class LevelGeometry:
     doubling: Pairs | None
     starts: np.ndarray
     ancestors: np.ndarray
-    corners: np.ndarray | None
+    corners: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -49,53 +51,50 @@ class Geometry:
     cells: np.ndarray
 
 
-def build_geometry(keys: np.ndarray, threads: int) -> Geometry:
+def build_geometry(team: Team, keys: np.ndarray) -> Geometry:
     """The geometry over sorted distinct Morton keys (at least one) of the finest voxels."""
-    keys_of, families, neighbours = build_octree(keys, NUM_STAGES)
-    starts, ancestors = np.arange(len(keys) + 1, dtype=np.int32), np.arange(len(keys), dtype=np.int32)
-    levels = []
-    for level, level_keys in enumerate(keys_of):
-        if level > 0:
-            family = families[level - 1]
-            starts, ancestors = starts[family.first_child], family.parents[ancestors]
-        levels.append(_level(level, level_keys, keys_of, families, neighbours[level], starts, ancestors, threads))
-    return Geometry(tuple(levels), cells_of(keys))
+    keys_of, families, neighbours = build_octree(team, keys, NUM_STAGES)
+    starts, ancestors = [np.arange(len(keys) + 1, dtype=np.int32)], [np.arange(len(keys), dtype=np.int32)]
+    for family in families:
+        starts.append(starts[-1][family.first_child])
+        ancestors.append(family.parents[ancestors[-1]])
+
+    def level(index: int) -> LevelGeometry:
+        size = len(keys_of[index])
+        # Small clouds get smaller tiles, so that no thread goes without work.
+        tile_rows = _whole_blocks(min(TILE_ROWS[index], -(-size // (_TILES_PER_THREAD * team.threads))))
+        return LevelGeometry(
+            size,
+            tile_rows,
+            np.minimum(np.arange(size + _SPARE, dtype=np.int32), size),
+            _pairs(*neighbours[index], 27, tile_rows, size),
+            _halving(keys_of[index - 1], families[index - 1], tile_rows) if index > 0 else None,
+            _doubling(keys_of[index], families[index], tile_rows) if index < NUM_STAGES else None,
+            starts[index],
+            ancestors[index],
+            corner_rows(neighbours[index]) if index in POINT_LEVELS and index > 0 else _NO_CORNERS,
+        )
+
+    return Geometry(tuple(team.map(level, range(NUM_STAGES + 1))), cells_of(keys))
 
 
-def _level(
-    level: int,
-    keys: np.ndarray,
-    keys_of: list[np.ndarray],
-    families: list[Family],
-    neighbours: Neighbours,
-    starts: np.ndarray,
-    ancestors: np.ndarray,
-    threads: int,
-) -> LevelGeometry:
-    size = len(keys)
-    # Small clouds get smaller tiles, so that no thread goes without work.
-    tile_rows = max(1, min(TILE_ROWS[level], -(-size // (_TILES_PER_THREAD * threads))))
-    halving = doubling = None
-    if level > 0:
-        children = keys_of[level - 1]
-        slots = (children & 7).astype(np.int8)
-        rows = np.arange(len(children), dtype=np.int32)
-        halving = _pairs(families[level - 1].first_child, slots, rows, 8, tile_rows, len(children))
-    if level < NUM_STAGES:
-        one_each = np.arange(size + 1, dtype=np.int32)
-        parents = families[level].parents
-        doubling = _pairs(one_each, (keys & 7).astype(np.int8), parents, 8, tile_rows, len(keys_of[level + 1]))
-    return LevelGeometry(
-        size,
-        tile_rows,
-        np.minimum(np.arange(size + _SPARE, dtype=np.int32), size),
-        _pairs(neighbours.starts, neighbours.kernel_rows, neighbours.rows, 27, tile_rows, size),
-        halving,
-        doubling,
-        starts,
-        ancestors,
-        corner_rows(neighbours) if level in POINT_LEVELS else None,
-    )
+def _whole_blocks(rows: int) -> int:
+    """Rounded up to whole blocks of the microkernel: only the last tile may reach into the spare rows."""
+    return -(-rows // SHAPE.rows) * SHAPE.rows
+
+
+def _halving(children: np.ndarray, family: Family, tile_rows: int) -> Pairs:
+    rows = np.arange(len(children), dtype=np.int32)
+    return _pairs(family.first_child, _slots(children), rows, 8, tile_rows, len(children))
+
+
+def _doubling(keys: np.ndarray, family: Family, tile_rows: int) -> Pairs:
+    one_each = np.arange(len(keys) + 1, dtype=np.int32)
+    return _pairs(one_each, _slots(keys), family.parents, 8, tile_rows, len(family.masks))
+
+
+def _slots(keys: np.ndarray) -> np.ndarray:
+    return (keys & 7).astype(np.uint8)
 
 
 def _pairs(
@@ -122,15 +121,16 @@ def _tile_pairs(starts, kernel_rows, rows, volume, tile_rows, num_in):
     groups[tiles * volume] = total
     ins, outs = np.empty(total + _SPARE, np.int32), np.empty(total + _SPARE, np.int32)
     ins[total:], outs[total:] = num_in, num_out
-    place = np.empty(volume, np.int32)
+    place = np.empty(volume, np.uint32)
     for t in range(tiles):
         place[:] = groups[t * volume : (t + 1) * volume]
         for i in range(t * tile_rows, min(num_out, (t + 1) * tile_rows)):
             for q in range(starts[i], starts[i + 1]):
                 k = kernel_rows[q]
-                ins[place[k]], outs[place[k]] = rows[q], i
-                place[k] += 1
+                p = place[k]
+                ins[p], outs[p] = rows[q], i
+                place[k] = p + np.uint32(1)
         for k in range(volume):
-            for p in range(place[k], groups[t * volume + k + 1]):
+            for p in range(np.int64(place[k]), groups[t * volume + k + 1]):
                 ins[p], outs[p] = num_in, num_out
     return groups, ins, outs

@@ -6,7 +6,6 @@ function stands in, and would keep loops compiled around an older microkernel.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,10 +16,14 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from spvnas_ros.engine.cpu.shape import host_shape
+from spvnas_ros.engine.cpu.team import take_ticket
 
 SHAPE = host_shape()
 UNIT = SHAPE.rows // 2
 """Pair lists are padded to a multiple of this; full groups of `SHAPE.rows` go first."""
+
+_CACHED_FLOATS = 2048
+"""Input values worked on at a time: 8 KiB, so that they stay in the first-level cache for all column blocks."""
 
 LINES_AHEAD = 2
 """Cache lines fetched ahead of each input row: its first two; the hardware follows from there."""
@@ -108,20 +111,14 @@ def microkernel(rows: int, vectors: int, lanes: int) -> Callable[..., Any]:
     return kernel
 
 
-@intrinsic
-def _take_ticket(context, counter):
-    """Atomic `counter[0]++` on an int64 address; the value before."""
-
-    def generate(context, b, signature, args):
-        return b.atomic_rmw("add", b.inttoptr(args[0], _I64.as_pointer()), ir.Constant(_I64, 1), "monotonic")
-
-    return types.int64(types.int64), generate
+def _kernels(vectors):
+    return [microkernel(rows, min(vectors, SHAPE.vectors), SHAPE.lanes) for rows in (SHAPE.rows, UNIT)]
 
 
-_full_1, _half_1 = (microkernel(rows, 1, SHAPE.lanes) for rows in (SHAPE.rows, UNIT))
-_full_2, _half_2 = (microkernel(rows, min(2, SHAPE.vectors), SHAPE.lanes) for rows in (SHAPE.rows, UNIT))
-_full_3, _half_3 = (microkernel(rows, min(3, SHAPE.vectors), SHAPE.lanes) for rows in (SHAPE.rows, UNIT))
-_full_4, _half_4 = (microkernel(rows, min(4, SHAPE.vectors), SHAPE.lanes) for rows in (SHAPE.rows, UNIT))
+_full_1, _half_1 = _kernels(1)
+_full_2, _half_2 = _kernels(2)
+_full_3, _half_3 = _kernels(3)
+_full_4, _half_4 = _kernels(4)
 _LANES, _ROWS, _VECTORS = SHAPE.lanes, SHAPE.rows, SHAPE.vectors
 
 
@@ -151,6 +148,13 @@ class Term(NamedTuple):
     panels: Any
 
 
+def aligned(size: int) -> np.ndarray:
+    """Uninitialised float32 `[size]` that starts on a cache line: half of all vector accesses would straddle two."""
+    raw = np.empty(size + 16, np.float32)
+    skip = -raw.ctypes.data % 64 // 4
+    return raw[skip : skip + size]
+
+
 def column_blocks(padded: int) -> list[tuple[int, int]]:
     """(first column, vectors) of the panels that `padded` output columns are cut into."""
     blocks = []
@@ -169,45 +173,54 @@ def pack_kernel(kernel: np.ndarray) -> np.ndarray:
     wide = np.zeros((volume, channels, padded), np.float32)
     wide[:, :, :columns] = kernel
     panels = [wide[k, :, c : c + v * _LANES].ravel() for k in range(volume) for c, v in column_blocks(padded)]
-    return np.concatenate(panels) if panels else np.zeros(0, np.float32)
+    packed = aligned(sum(len(panel) for panel in panels))
+    np.concatenate(panels, out=packed)
+    return packed
 
 
 @njit(cache=True, nogil=True)
 def _group(x, x_stride, ins, outs, first, last, panels, columns, out, channels):
     """Add the products of pairs first..last (a multiple of UNIT) of one kernel row into the output rows."""
-    column = 0
-    while column < columns:
-        vectors = min(_VECTORS, (columns - column) // _LANES)
-        panel = panels + 4 * column * channels
-        target = out + 4 * column
-        p = first
-        while p + _ROWS <= last:
-            i, o = ins + 4 * p, outs + 4 * p
-            if vectors == 1:
-                _full_1(x, x_stride, i, panel, target, 4 * columns, o, channels)
-            elif vectors == 2:
-                _full_2(x, x_stride, i, panel, target, 4 * columns, o, channels)
-            elif vectors == 3:
-                _full_3(x, x_stride, i, panel, target, 4 * columns, o, channels)
-            else:
-                _full_4(x, x_stride, i, panel, target, 4 * columns, o, channels)
-            p += _ROWS
-        if p < last:
-            i, o = ins + 4 * p, outs + 4 * p
-            if vectors == 1:
-                _half_1(x, x_stride, i, panel, target, 4 * columns, o, channels)
-            elif vectors == 2:
-                _half_2(x, x_stride, i, panel, target, 4 * columns, o, channels)
-            elif vectors == 3:
-                _half_3(x, x_stride, i, panel, target, 4 * columns, o, channels)
-            else:
-                _half_4(x, x_stride, i, panel, target, 4 * columns, o, channels)
-        column += vectors * _LANES
+    chunk = max(_ROWS, _CACHED_FLOATS // channels // _ROWS * _ROWS)
+    while first < last:
+        stop = min(first + chunk, last)
+        column = 0
+        while column < columns:
+            vectors = min(_VECTORS, (columns - column) // _LANES)
+            panel = panels + 4 * column * channels
+            target = out + 4 * column
+            p = first
+            while p + _ROWS <= stop:
+                i, o = ins + 4 * p, outs + 4 * p
+                if vectors == 1:
+                    _full_1(x, x_stride, i, panel, target, 4 * columns, o, channels)
+                elif vectors == 2:
+                    _full_2(x, x_stride, i, panel, target, 4 * columns, o, channels)
+                elif vectors == 3:
+                    _full_3(x, x_stride, i, panel, target, 4 * columns, o, channels)
+                else:
+                    _full_4(x, x_stride, i, panel, target, 4 * columns, o, channels)
+                p += _ROWS
+            if p < stop:
+                i, o = ins + 4 * p, outs + 4 * p
+                if vectors == 1:
+                    _half_1(x, x_stride, i, panel, target, 4 * columns, o, channels)
+                elif vectors == 2:
+                    _half_2(x, x_stride, i, panel, target, 4 * columns, o, channels)
+                elif vectors == 3:
+                    _half_3(x, x_stride, i, panel, target, 4 * columns, o, channels)
+                else:
+                    _half_4(x, x_stride, i, panel, target, 4 * columns, o, channels)
+            column += vectors * _LANES
+        first = stop
 
 
 @njit(cache=True, nogil=True)
 def _pointwise(term, identity, first, last, out):
-    """out[first:last] += term.rows[first:last] @ kernel, in whole groups (the spare rows take the excess)."""
+    """out[first:last] += term.rows[first:last] @ kernel.
+
+    Tiles are multiples of `UNIT` rows: only the last one is rounded up, into the spare row.
+    """
     if term.channels > 0:
         rows = identity.ctypes.data
         stop = first + (last - first + UNIT - 1) // UNIT * UNIT
@@ -240,7 +253,7 @@ def convolve(counter, num_out, pairs, identity, first, second, skip_first, skip_
     """
     columns = out.shape[1]
     while True:
-        tile = _take_ticket(counter.ctypes.data)
+        tile = take_ticket(counter.ctypes.data)
         start = tile * pairs.tile_rows
         if start >= num_out:
             return
@@ -268,32 +281,42 @@ def fuse_points(counter, tile_rows, points, identity, bias, cells, ancestors, co
 
     cells: int32 `[n, 3]` finest voxel coordinates; ancestors: int32 `[n]` row at `level`;
     corners: int32 `[n_level, 8]` rows of the voxels at the corners of each voxel's cell, -1 where there is none
+    (not read at level 0, where a voxel's own features are all it gets)
     """
     num_out, columns = cells.shape[0], out.shape[1]
     mask, scale = (1 << level) - 1, np.float32(1.0 / (1 << level))
-    weights = np.empty(8, np.float32)
+    w, j = np.empty(8, np.float32), np.empty(8, np.uint32)
     while True:
-        start = _take_ticket(counter.ctypes.data) * tile_rows
+        start = take_ticket(counter.ctypes.data) * tile_rows
         if start >= num_out:
             return
         stop = min(num_out, start + tile_rows)
-        out[start:stop] = bias
-        _pointwise(points, identity, start, stop, out)
         for i in range(start, stop):
             for c in range(columns):
-                out[i, c] = max(out[i, c], np.float32(0))
-            near = corners[ancestors[i]]
+                out[i, c] = bias[c]
+        _pointwise(points, identity, start, stop, out)
+        for i in range(start, stop):
+            if level == 0:
+                for c in range(columns):
+                    out[i, c] = max(out[i, c], np.float32(0)) + voxels[i, c]
+                continue
+            a = ancestors[i]
             fx, fy, fz = (cells[i, 0] & mask) * scale, (cells[i, 1] & mask) * scale, (cells[i, 2] & mask) * scale
             total = np.float32(1e-8)
             for k in range(8):
+                near = corners[a, k]
                 weight = (fx if k & 4 else 1 - fx) * (fy if k & 2 else 1 - fy) * (fz if k & 1 else 1 - fz)
-                weights[k] = weight if near[k] >= 0 else 0
-                total += weights[k]
-            for k in range(8):
-                if weights[k] > 0:
-                    weight, j = np.float32(weights[k] / total), near[k]
-                    for c in range(columns):
-                        out[i, c] += weight * voxels[j, c]
+                w[k], j[k] = (weight, near) if near >= 0 else (0, 0)
+                total += w[k]
+            share = np.float32(1.0) / total
+            w0, w1, w2, w3 = w[0] * share, w[1] * share, w[2] * share, w[3] * share
+            w4, w5, w6, w7 = w[4] * share, w[5] * share, w[6] * share, w[7] * share
+            j0, j1, j2, j3, j4, j5, j6, j7 = j[0], j[1], j[2], j[3], j[4], j[5], j[6], j[7]
+            # All corners in one pass over the columns, so that the sum stays in vector registers.
+            for c in range(columns):
+                low = w0 * voxels[j0, c] + w1 * voxels[j1, c] + w2 * voxels[j2, c] + w3 * voxels[j3, c]
+                high = w4 * voxels[j4, c] + w5 * voxels[j5, c] + w6 * voxels[j6, c] + w7 * voxels[j7, c]
+                out[i, c] = max(out[i, c], np.float32(0)) + (low + high)
 
 
 @njit(cache=True, nogil=True)
@@ -301,7 +324,7 @@ def mean_points(counter, tile_rows, starts, points, out):
     """Mean of the consecutive point rows `starts[v]..starts[v + 1]` of every voxel v."""
     num_out = starts.shape[0] - 1
     while True:
-        start = _take_ticket(counter.ctypes.data) * tile_rows
+        start = take_ticket(counter.ctypes.data) * tile_rows
         if start >= num_out:
             return
         for v in range(start, min(num_out, start + tile_rows)):
@@ -312,11 +335,35 @@ def mean_points(counter, tile_rows, starts, points, out):
                     out[v, c] += points[i, c] * share
 
 
+@intrinsic
+def _float_of_bits(context, bits):
+    """The float32 whose bits are those of an int32."""
+
+    def generate(context, b, signature, args):
+        return b.bitcast(args[0], _FLOAT)
+
+    return types.float32(types.int32), generate
+
+
+@njit(cache=True, nogil=True)
+def _exp(x):
+    """e**x for x in [-87, 0] to float32 precision, without a call or a branch, so that loops over it vectorise.
+
+    x = n ln 2 + r with |r| <= ln(2) / 2; e**r by its Taylor polynomial (remainder below 2e-8), 2**n by its bits.
+    """
+    n = np.floor(x * np.float32(1.44269504) + np.float32(0.5))
+    r = (x - n * np.float32(0.693359375)) + n * np.float32(2.12194440e-4)  # ln 2 in two parts (Cody and Waite)
+    tail = np.float32(1 / 120) + r * (np.float32(1 / 720) + r * np.float32(1 / 5040))
+    middle = np.float32(1 / 6) + r * (np.float32(1 / 24) + r * tail)
+    value = np.float32(1) + r * (np.float32(1) + r * (np.float32(0.5) + r * middle))
+    return value * _float_of_bits((np.int32(n) + np.int32(127)) << np.int32(23))
+
+
 @njit(cache=True, nogil=True)
 def classify(counter, tile_rows, num_rows, num_classes, logits, labels, confidence):
     """Softmax in place, and each row's best class and its probability."""
     while True:
-        start = _take_ticket(counter.ctypes.data) * tile_rows
+        start = take_ticket(counter.ctypes.data) * tile_rows
         if start >= num_rows:
             return
         for i in range(start, min(num_rows, start + tile_rows)):
@@ -325,12 +372,12 @@ def classify(counter, tile_rows, num_rows, num_classes, logits, labels, confiden
                 if logits[i, c] > logits[i, best]:
                     best = c
             top = logits[i, best]
+            for c in range(num_classes):
+                logits[i, c] = _exp(max(logits[i, c] - top, np.float32(-87)))
             total = np.float32(0)
             for c in range(num_classes):
-                logits[i, c] = math.exp(logits[i, c] - top)
                 total += logits[i, c]
-            share = np.float32(1.0) / total
+            share = np.float32(1) / total
             for c in range(num_classes):
                 logits[i, c] *= share
-            labels[i] = best
-            confidence[i] = logits[i, best]
+            labels[i], confidence[i] = best, share

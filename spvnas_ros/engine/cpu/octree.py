@@ -14,11 +14,14 @@ import numpy as np
 from numba import njit
 from numba.cpython.unsafe.numbers import trailing_zeros
 
+from spvnas_ros.engine.cpu.team import Team, take_ticket
 from spvnas_ros.sparse.coords import AXIS_BITS, MAX_BATCH, MAX_EXTENT, KeyRangeError, key_range_error
 from spvnas_ros.sparse.kernel_map import CENTRE, KERNEL_OFFSETS
 from spvnas_ros.sparse.ops import CORNERS
 
 _RADIX_BITS = 11
+_CHUNK = 2048
+"""Parents that one thread refines at a time."""
 
 
 def _window_bit(x: int, y: int, z: int) -> int:
@@ -30,14 +33,14 @@ def _tables() -> tuple[np.ndarray, ...]:
     """Look-up tables over the block.
 
     occupancy uint64 `[27, 256]`: block cells filled by a parent's neighbour at offset k with child mask m
-    owner int8 `[64]`:  which neighbour of the parent a cell belongs to
-    before int64 `[64]`: mask of that neighbour's child slots before the cell's own
-    kernel_row int8 `[64]`: in a child's window, moved to the origin, the kernel row of each cell
+    owner uint8 `[64]`:  which neighbour of the parent a cell belongs to
+    before uint8 `[64]`: mask of that neighbour's child slots before the cell's own
+    kernel_row uint8 `[64]`: in a child's window, moved to the origin, the kernel row of each cell
     window uint64: the cells of such a window
-    shift int64 `[8]`: how far the window of child slot s lies
+    shift uint64 `[8]`: how far the window of child slot s lies
     """
-    occupancy, owner = np.zeros((27, 256), np.uint64), np.zeros(64, np.int8)
-    before, kernel_row = np.zeros(64, np.int64), np.full(64, -1, np.int8)
+    occupancy, owner = np.zeros((27, 256), np.uint64), np.zeros(64, np.uint8)
+    before, kernel_row = np.zeros(64, np.uint8), np.zeros(64, np.uint8)
     window = 0
     for k, offset in enumerate(KERNEL_OFFSETS):
         bit = _window_bit(*(d + 1 for d in offset))
@@ -50,7 +53,7 @@ def _tables() -> tuple[np.ndarray, ...]:
                 for mask in range(256):
                     if mask >> slot & 1:
                         occupancy[k, mask] |= np.uint64(1 << bit)
-    shift = np.array([_window_bit(*corner) for corner in CORNERS], np.int64)
+    shift = np.array([_window_bit(*corner) for corner in CORNERS], np.uint64)
     return occupancy, owner, before, kernel_row, np.uint64(window), shift
 
 
@@ -64,7 +67,7 @@ _CORNER_OF_ROW = np.array(
 class Neighbours(NamedTuple):
     """The occupied 3x3x3 neighbours of every voxel, as compressed rows.
 
-    starts: int32 `[n + 1]`; kernel_rows: int8 `[P]`; rows: int32 `[P]`
+    starts: int32 `[n + 1]`; kernel_rows: uint8 `[P]`; rows: int32 `[P]`
     """
 
     starts: Any
@@ -179,37 +182,60 @@ def _coarsen(keys):
 
 
 @njit(cache=True, nogil=True)
-def _refine(keys, family, coarse):
+def _count_neighbours(counter, keys, family, coarse, blocks, starts, totals):
+    """First pass over chunks of parents: block occupancy, and where each voxel's neighbours start in its chunk."""
+    while True:
+        chunk = take_ticket(counter.ctypes.data)
+        if chunk >= totals.shape[0]:
+            return
+        total = 0
+        for p in range(chunk * _CHUNK, min(family.masks.shape[0], (chunk + 1) * _CHUNK)):
+            block = np.uint64(0)
+            for q in range(coarse.starts[p], coarse.starts[p + 1]):
+                block |= _OCCUPANCY[coarse.kernel_rows[q], family.masks[coarse.rows[q]]]
+            blocks[p] = block
+            for i in range(family.first_child[p], family.first_child[p + 1]):
+                starts[i] = total
+                total += _popcount((block >> _SHIFT[keys[i] & 7]) & _WINDOW)
+        totals[chunk] = total
+
+
+@njit(cache=True, nogil=True)
+def _fill_neighbours(counter, keys, family, coarse, blocks, bases, starts, kernel_rows, rows):
+    """Second pass: the neighbours themselves. Unsigned indices: signed ones are checked for wrap-around."""
+    first, masks = np.empty(27, np.int32), np.empty(27, np.uint8)
+    while True:
+        chunk = take_ticket(counter.ctypes.data)
+        if chunk >= bases.shape[0]:
+            return
+        place = np.uint64(bases[chunk])
+        for p in range(chunk * _CHUNK, min(family.masks.shape[0], (chunk + 1) * _CHUNK)):
+            for q in range(coarse.starts[p], coarse.starts[p + 1]):
+                k, j = coarse.kernel_rows[q], coarse.rows[q]
+                first[k], masks[k] = family.first_child[j], family.masks[j]
+            for i in range(family.first_child[p], family.first_child[p + 1]):
+                starts[i] += bases[chunk]
+                shift = _SHIFT[keys[i] & 7]
+                window = (blocks[p] >> shift) & _WINDOW
+                while window:
+                    bit = np.uint64(trailing_zeros(window))
+                    window &= window - np.uint64(1)
+                    k = _OWNER[bit + shift]
+                    kernel_rows[place] = _KERNEL_ROW[bit]
+                    rows[place] = first[k] + _POPULATION[masks[k] & _BEFORE[bit + shift]]
+                    place += np.uint64(1)
+
+
+def _refine(team: Team, keys: np.ndarray, family: Family, coarse: Neighbours) -> Neighbours:
     """The neighbours of a level's voxels from their parents' neighbours."""
-    n, m = keys.shape[0], family.masks.shape[0]
+    n, m = len(keys), len(family.masks)
     blocks, starts = np.empty(m, np.uint64), np.empty(n + 1, np.int32)
-    total = 0
-    for p in range(m):
-        block = np.uint64(0)
-        for q in range(coarse.starts[p], coarse.starts[p + 1]):
-            block |= _OCCUPANCY[coarse.kernel_rows[q], family.masks[coarse.rows[q]]]
-        blocks[p] = block
-        for i in range(family.first_child[p], family.first_child[p + 1]):
-            starts[i] = total
-            total += _popcount((block >> np.uint64(_SHIFT[keys[i] & 7])) & _WINDOW)
-    starts[n] = total
-    kernel_rows, rows = np.empty(total, np.int8), np.empty(total, np.int32)
-    first, masks = np.empty(27, np.int32), np.empty(27, np.int64)
-    for p in range(m):
-        for q in range(coarse.starts[p], coarse.starts[p + 1]):
-            k, j = coarse.kernel_rows[q], coarse.rows[q]
-            first[k], masks[k] = family.first_child[j], family.masks[j]
-        for i in range(family.first_child[p], family.first_child[p + 1]):
-            shift, place = _SHIFT[keys[i] & 7], starts[i]
-            window = (blocks[p] >> np.uint64(shift)) & _WINDOW
-            while window:
-                bit = trailing_zeros(window)
-                window &= window - np.uint64(1)
-                cell = bit + shift
-                k = _OWNER[cell]
-                kernel_rows[place] = _KERNEL_ROW[bit]
-                rows[place] = first[k] + _POPULATION[masks[k] & _BEFORE[cell]]
-                place += 1
+    totals = np.zeros(-(-m // _CHUNK), np.int32)
+    team.run(_count_neighbours, keys, family, coarse, blocks, starts, totals)
+    ends = np.cumsum(totals, dtype=np.int32)
+    starts[n] = ends[-1]
+    kernel_rows, rows = np.empty(ends[-1], np.uint8), np.empty(ends[-1], np.int32)
+    team.run(_fill_neighbours, keys, family, coarse, blocks, ends - totals, starts, kernel_rows, rows)
     return Neighbours(starts, kernel_rows, rows)
 
 
@@ -291,7 +317,9 @@ def _cloud(keys: np.ndarray, bits: int) -> Cloud:
     return Cloud(*_unique(*_sort(keys, bits)))
 
 
-def build_octree(keys: np.ndarray, depth: int) -> tuple[list[np.ndarray], list[Family], list[Neighbours]]:
+def build_octree(
+    team: Team, keys: np.ndarray, depth: int
+) -> tuple[list[np.ndarray], list[Family], list[Neighbours]]:
     """Keys `[n_l]` and neighbours of levels 0..depth, and the families that join them.
 
     keys: sorted distinct Morton keys of the finest voxels, at least one
@@ -304,9 +332,9 @@ def build_octree(keys: np.ndarray, depth: int) -> tuple[list[np.ndarray], list[F
         families.append(family)
     # At the top every scan is one voxel, its own only neighbour.
     top = len(levels[-1])
-    itself = Neighbours(np.arange(top + 1, dtype=np.int32), np.full(top, CENTRE, np.int8), np.arange(top, dtype=np.int32))
+    itself = Neighbours(np.arange(top + 1, dtype=np.int32), np.full(top, CENTRE, np.uint8), np.arange(top, dtype=np.int32))
     neighbours = [itself]
     for level in range(len(families) - 1, -1, -1):
-        neighbours.append(_refine(levels[level], families[level], neighbours[-1]))
+        neighbours.append(_refine(team, levels[level], families[level], neighbours[-1]))
     neighbours.reverse()
     return levels[: depth + 1], families[:depth], neighbours[: depth + 1]

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+
+T = TypeVar("T")
 
 
 def default_threads() -> int:
@@ -16,6 +22,17 @@ def default_threads() -> int:
     if wanted.isdigit() and int(wanted) > 0:
         return int(wanted)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@intrinsic
+def take_ticket(context, counter):
+    """In compiled code: atomic `counter[0]++` on the address of an int64; the value before."""
+
+    def generate(context, b, signature, args):
+        word = ir.IntType(64)
+        return b.atomic_rmw("add", b.inttoptr(args[0], word.as_pointer()), ir.Constant(word, 1), "monotonic")
+
+    return types.int64(types.int64), generate
 
 
 class Team:
@@ -28,7 +45,7 @@ class Team:
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
-        self._pool = ThreadPoolExecutor(threads - 1, "spvnas-cpu") if threads > 1 else None
+        self._pool = ThreadPoolExecutor(threads, "spvnas-cpu") if threads > 1 else None
 
     def run(self, kernel: Callable[..., Any], *args: Any) -> None:
         """Run `kernel(counter, *args)` on every thread and wait for all of them."""
@@ -39,3 +56,9 @@ class Team:
         finally:
             for helper in helpers:
                 helper.result()
+
+    def map(self, function: Callable[..., T], *columns: Sequence[Any]) -> list[T]:
+        """`function` over the columns, on all threads; it should spend its time in compiled code."""
+        if self._pool is None:
+            return [function(*row) for row in zip(*columns, strict=True)]
+        return list(self._pool.map(function, *columns))
