@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import spvnas_ros  # noqa: F401  sets how idle OpenMP threads wait, before any test module loads torch
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

@@ -101,19 +101,26 @@ Step = Convolution | PointFusion | PointMean
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Steps in order; the last one's output holds the logits of the finest voxels.
+class Slot:
+    """Features `[voxels of level, width]` that one step writes and others read."""
 
-    widths: channels of every slot
-    """
+    level: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps in order; the last one's output holds the logits of the finest voxels. Slot `INPUT` is given."""
 
     steps: tuple[Step, ...]
-    widths: tuple[int, ...]
+    slots: tuple[Slot, ...]
     num_classes: int
 
-    def last_reader(self) -> dict[int, int]:
-        """For every slot that is read, the index of the last step that reads it."""
-        return {slot: index for index, step in enumerate(self.steps) for slot in step.reads}
+    def lifetimes(self) -> list[tuple[int, int]]:
+        """(index of the step that writes it, index of the last that reads it) of every slot."""
+        first = {INPUT: 0} | {step.out: index for index, step in enumerate(self.steps)}
+        last = first | {slot: index for index, step in enumerate(self.steps) for slot in step.reads}
+        return [(first[slot], last[slot]) for slot in range(len(self.slots))]
 
 
 def build_plan(net: PointVoxelUNet) -> Plan:
@@ -140,11 +147,11 @@ def _array(value: Tensor) -> Array:
 @dataclass
 class _Planner:
     steps: list[Step] = field(default_factory=list)
-    widths: list[int] = field(default_factory=list)
+    slots: list[Slot] = field(default_factory=list)
 
     def plan(self, net: PointVoxelUNet) -> Plan:
         spec = net.spec
-        self.widths.append(spec.in_channels)
+        self.slots.append(Slot(0, spec.in_channels))
         voxels = INPUT
         for i, layer in enumerate(net.stem):
             voxels = self._conv(f"stem.{i}", layer, "neighbours", 0, (voxels,))
@@ -168,17 +175,17 @@ class _Planner:
                 points, voxels = self._fuse(net, POINT_LEVELS.index(level), points, voxels)
         last = points if spec.point_branch else voxels
         kernel, bias = _array(net.classifier.weight.T)[None], _array(net.classifier.bias)
-        out = self._slot(spec.num_classes)
+        out = self._slot(0, spec.num_classes)
         self.steps.append(Convolution("classifier", "pointwise", 0, (Source(last, kernel),), bias, False, out))
-        return Plan(tuple(self.steps), tuple(self.widths), spec.num_classes)
+        return Plan(tuple(self.steps), tuple(self.slots), spec.num_classes)
 
-    def _slot(self, width: int) -> int:
-        self.widths.append(width)
-        return len(self.widths) - 1
+    def _slot(self, level: int, width: int) -> int:
+        self.slots.append(Slot(level, width))
+        return len(self.slots) - 1
 
     def _split(self, kernel: Array, slots: tuple[int, ...]) -> tuple[Source, ...]:
         """A kernel over concatenated inputs as one source per input."""
-        edges = np.cumsum([self.widths[slot] for slot in slots])[:-1]
+        edges = np.cumsum([self.slots[slot].width for slot in slots])[:-1]
         parts = np.split(kernel, edges, axis=1)
         return tuple(Source(slot, np.ascontiguousarray(part)) for slot, part in zip(slots, parts, strict=True))
 
@@ -198,7 +205,7 @@ class _Planner:
             skip_kernel, skip_bias = fold(skip[0].conv.kernel, skip[0].norm)
             pointwise, bias = self._split(skip_kernel, skip[1]), bias + skip_bias
         relu = layer.relu or skip is not None or residual is not None
-        out = self._slot(kernel.shape[2])
+        out = self._slot(level, kernel.shape[2])
         sources = self._split(kernel, inputs)
         self.steps.append(Convolution(name, kind, level, sources, bias, relu, out, pointwise, residual))
         return out
@@ -214,10 +221,10 @@ class _Planner:
         """Voxels to points and, but for the last time, back to the voxels."""
         fusion, level = net.points[index], POINT_LEVELS[index]
         kernel, bias = fold(fusion.linear.weight.T, fusion.norm, fusion.linear.bias)
-        out = self._slot(kernel.shape[2])
+        out = self._slot(0, kernel.shape[2])
         self.steps.append(PointFusion(f"points.{index}", level, points, voxels, kernel, bias, out))
         if level == 0:
             return out, voxels
-        mean = self._slot(kernel.shape[2])
+        mean = self._slot(level, kernel.shape[2])
         self.steps.append(PointMean(f"points.{index}.mean", level, out, mean))
         return out, mean

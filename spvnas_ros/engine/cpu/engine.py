@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -53,9 +54,9 @@ class CpuEngine:
         self.team = Team(threads or default_threads())
         self._plan = build_plan(net)
         self._packed = [_pack(step) for step in self._plan.steps]
-        self._last_reader = self._plan.last_reader()
+        self._lifetimes = self._plan.lifetimes()
         self._voxel_size = voxel_size
-        self._workspace = _Workspace()
+        self._arena = aligned(0)
         self._lock = threading.Lock()
         self._warm_up()
 
@@ -74,12 +75,9 @@ class CpuEngine:
             clock.lap("voxels")
             logits = self._run(cloud, points, clock)
             labels, confidence = np.empty(len(cloud.keys), np.uint8), np.empty(len(cloud.keys), np.float32)
-            self.team.run(
-                kernels.classify, 4096, len(cloud.keys), self._plan.num_classes, logits, labels, confidence
-            )
+            self.team.run(kernels.classify, 4096, len(cloud.keys), self._plan.num_classes, logits, labels, confidence)
             probabilities = logits[cloud.inverse, : self._plan.num_classes] if scores else None
             result = Segmentation(labels[cloud.inverse], confidence[cloud.inverse], probabilities)
-            self._workspace.give(logits)
             clock.lap("labels")
         return result, clock.laps
 
@@ -94,26 +92,35 @@ class CpuEngine:
             cloud = voxels_of_coords(coords)
             logits = self._run(cloud, np.ascontiguousarray(feats, np.float32), _Clock())
             out: Array = logits[cloud.inverse, : self._plan.num_classes]
-            self._workspace.give(logits)
         return out
 
     def _run(self, cloud: Cloud, rows: Array, clock: _Clock) -> Array:
-        """Padded logits of a cloud's voxels, in their order. The caller gives the array back to the workspace."""
+        """Padded logits of a cloud's voxels, in their order; they live in the arena until the next frame."""
         geometry = build_geometry(self.team, cloud.keys)
         clock.lap("geometry")
-        slots: dict[int, Array] = {INPUT: self._take(len(cloud.keys), self.in_channels)}
+        slots = self._slots(geometry)
         slots[INPUT][: len(cloud.keys), : self.in_channels] = rows[cloud.first]
-        for index, (step, packed) in enumerate(zip(self._plan.steps, self._packed, strict=True)):
-            level = 0 if isinstance(step, PointFusion) else step.level
-            slots[step.out] = self._take(geometry.levels[level].size, self._plan.widths[step.out])
+        for step, packed in zip(self._plan.steps, self._packed, strict=True):
             self._execute(step, packed, geometry, slots)
-            for slot in set(step.reads):
-                if self._last_reader[slot] == index:
-                    self._workspace.give(slots.pop(slot))
             clock.lap(step.name)
         return slots[self._plan.steps[-1].out]
 
-    def _execute(self, step: Step, packed: _Packed, geometry: Geometry, slots: dict[int, Array]) -> None:
+    def _slots(self, geometry: Geometry) -> list[Array]:
+        """Feature arrays `[n + spare, padded width]` of every slot, sharing memory where lifetimes allow it.
+
+        One arena serves all frames: fresh memory costs a page fault every 4 KiB.
+        """
+        shapes = [(geometry.levels[slot.level].size + _SPARE_ROWS, SHAPE.pad(slot.width)) for slot in self._plan.slots]
+        sizes = [-(-rows * columns // 16) * 16 for rows, columns in shapes]  # whole cache lines
+        offsets, total = place_slots(sizes, self._lifetimes)
+        if total > len(self._arena):
+            self._arena = aligned(total + total // 8)
+        return [
+            self._arena[offset : offset + rows * columns].reshape(rows, columns)
+            for offset, (rows, columns) in zip(offsets, shapes, strict=True)
+        ]
+
+    def _execute(self, step: Step, packed: _Packed, geometry: Geometry, slots: list[Array]) -> None:
         finest, out = geometry.levels[0], slots[step.out]
         if isinstance(step, Convolution):
             level = geometry.levels[step.level]
@@ -134,9 +141,6 @@ class CpuEngine:
             level = geometry.levels[step.level]
             self.team.run(kernels.mean_points, level.tile_rows, level.starts, slots[step.points], out)
 
-    def _take(self, rows: int, channels: int) -> Array:
-        return self._workspace.take(rows + _SPARE_ROWS, SHAPE.pad(channels))
-
     def _warm_up(self) -> None:
         """Compile, or load from numba's cache, every kernel, by labelling two points."""
         kernels.mean_points(
@@ -147,26 +151,27 @@ class CpuEngine:
         self.segment(np.arange(2 * self.in_channels, dtype=np.float32).reshape(2, -1), scores=False)
 
 
-class _Workspace:
-    """Feature arrays that are used again from frame to frame: fresh memory costs a page fault per 4 KiB."""
+def place_slots(sizes: Sequence[int], lifetimes: Sequence[tuple[int, int]]) -> tuple[list[int], int]:
+    """Offsets of blocks in one arena, and its length: blocks that are alive at the same time do not overlap.
 
-    def __init__(self) -> None:
-        self._free: list[Array] = []
-        self._taken: dict[int, Array] = {}
-
-    def take(self, rows: int, columns: int) -> Array:
-        """An uninitialised array `[rows, columns]`, from the smallest free block that holds it."""
-        need = rows * columns
-        fitting = [block for block in self._free if need <= block.size <= 2 * need]
-        block = min(fitting, key=lambda b: b.size) if fitting else aligned(need + need // 8)
-        self._free = [b for b in self._free if b is not block]
-        array = block[:need].reshape(rows, columns)
-        self._taken[id(array)] = block
-        return array
-
-    def give(self, array: Array) -> None:
-        """Return an array obtained from `take`."""
-        self._free.append(self._taken.pop(id(array)))
+    lifetimes: (first step, last step) of each block, both included. Greedy by size: the largest block is placed first,
+    every other in the lowest gap between the blocks alive with it.
+    """
+    offsets = [0] * len(sizes)
+    placed: list[int] = []
+    for block in sorted(range(len(sizes)), key=lambda b: -sizes[b]):
+        start, stop = lifetimes[block]
+        rivals = sorted(
+            (b for b in placed if lifetimes[b][0] <= stop and start <= lifetimes[b][1]), key=offsets.__getitem__
+        )
+        end = 0
+        for rival in rivals:
+            if offsets[rival] - end >= sizes[block]:
+                break
+            end = max(end, offsets[rival] + sizes[rival])
+        offsets[block] = end
+        placed.append(block)
+    return offsets, max((o + s for o, s in zip(offsets, sizes, strict=True)), default=0)
 
 
 class _Clock:
@@ -198,7 +203,7 @@ def _pack_source(source: Source) -> tuple[int, int, Array]:
     return source.slot, source.kernel.shape[1], pack_kernel(source.kernel)
 
 
-def _terms(packed: tuple[tuple[int, int, Array], ...], slots: dict[int, Array]) -> tuple[Term, Term]:
+def _terms(packed: tuple[tuple[int, int, Array], ...], slots: list[Array]) -> tuple[Term, Term]:
     terms = [Term(slots[slot], channels, panels) for slot, channels, panels in packed]
     first, second = (*terms, _NO_TERM, _NO_TERM)[:2]
     return first, second

@@ -59,9 +59,7 @@ def _tables() -> tuple[np.ndarray, ...]:
 
 _OCCUPANCY, _OWNER, _BEFORE, _KERNEL_ROW, _WINDOW, _SHIFT = _tables()
 _POPULATION = np.array([bin(i).count("1") for i in range(256)], np.int8)
-_CORNER_OF_ROW = np.array(
-    [CORNERS.index(offset) if offset in CORNERS else -1 for offset in KERNEL_OFFSETS], np.int8
-)
+_CORNER_OF_ROW = np.array([CORNERS.index(offset) if offset in CORNERS else -1 for offset in KERNEL_OFFSETS], np.int8)
 
 
 class Neighbours(NamedTuple):
@@ -317,9 +315,7 @@ def _cloud(keys: np.ndarray, bits: int) -> Cloud:
     return Cloud(*_unique(*_sort(keys, bits)))
 
 
-def build_octree(
-    team: Team, keys: np.ndarray, depth: int
-) -> tuple[list[np.ndarray], list[Family], list[Neighbours]]:
+def build_octree(team: Team, keys: np.ndarray, depth: int) -> tuple[list[np.ndarray], list[Family], list[Neighbours]]:
     """Keys `[n_l]` and neighbours of levels 0..depth, and the families that join them.
 
     keys: sorted distinct Morton keys of the finest voxels, at least one
@@ -332,7 +328,9 @@ def build_octree(
         families.append(family)
     # At the top every scan is one voxel, its own only neighbour.
     top = len(levels[-1])
-    itself = Neighbours(np.arange(top + 1, dtype=np.int32), np.full(top, CENTRE, np.uint8), np.arange(top, dtype=np.int32))
+    itself = Neighbours(
+        np.arange(top + 1, dtype=np.int32), np.full(top, CENTRE, np.uint8), np.arange(top, dtype=np.int32)
+    )
     neighbours = [itself]
     for level in range(len(families) - 1, -1, -1):
         neighbours.append(_refine(team, levels[level], families[level], neighbours[-1]))
