@@ -30,10 +30,10 @@ setup(
         "torch>=2.4",
         "numba>=0.60",
         "safetensors>=0.4",
-        "rosbags>=0.10.7",
+        "rosbags>=0.11",
         "typer>=0.12",
         "rich>=13",
-        "pillow>=10",
+        "pillow>=10.1",
     ],
     extras_require={
         # Real ROS 2 (Kilted) from PyPI, for machines without a ROS installation. Where ROS is installed, its own

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 app = typer.Typer(
@@ -11,6 +16,121 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+@contextmanager
+def readable_errors() -> Iterator[None]:
+    """End a command with one message on stderr and status 1 where it meets an error that is the user's to mend.
+
+    The project's named errors are all ValueErrors or OSErrors; anything else is a bug and keeps its traceback.
+    """
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        typer.echo(f"spvnas: {error}", err=True)
+        raise typer.Exit(1) from error
+
+
+zoo = typer.Typer(help="Published models: list them, fetch them into the cache.", no_args_is_help=True)
+app.add_typer(zoo, name="zoo")
+
+CacheOption = Annotated[
+    Path | None, typer.Option("--cache", help="Cache folder; default $SPVNAS_CACHE, else ~/.cache/spvnas_ros.")
+]
+
+
+@zoo.command("list")
+def zoo_list(cache: CacheOption = None) -> None:
+    """Show the published models: size, score, label map, licence, and which are in the cache."""
+    from rich.console import Console
+
+    from spvnas_ros.zoo.cache import cache_folder
+    from spvnas_ros.zoo.show import zoo_table
+
+    Console().print(zoo_table(cache or cache_folder()))
+
+
+@zoo.command("fetch")
+@readable_errors()
+def zoo_fetch(
+    name: Annotated[str, typer.Argument(help="A name from `spvnas zoo list`.")],
+    source: Annotated[
+        Path | None, typer.Option("--from", help="A file you have already, instead of a download.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="With --from: the net.config of an SPVNAS model.")] = None,
+    url: Annotated[str | None, typer.Option(help="Another address of the weights.")] = None,
+    cache: CacheOption = None,
+) -> None:
+    """Put a published model into the cache: download (or take a file), check its hash, convert."""
+    from spvnas_ros.zoo.cache import cache_folder
+    from spvnas_ros.zoo.cards import DATA_TERMS, find_card
+    from spvnas_ros.zoo.fetch import adopt, fetch
+    from spvnas_ros.zoo.show import download_bar
+
+    if source and url:
+        raise typer.BadParameter("a model comes from a file (--from) or from an address (--url), not from both")
+    card, folder = find_card(name), cache or cache_folder()
+    if source:
+        path = adopt(card, folder, source, config=config)
+    else:
+        with download_bar(card.name) as progress:
+            path = fetch(card, folder, url=url, progress=progress)
+    typer.echo(f"{path}\n{card.upstream} of {card.project}: {card.licence}; {DATA_TERMS}")
+
+
+@app.command("import")
+@readable_errors()
+def import_(
+    source: Annotated[Path, typer.Argument(help="`init` of mit-han-lab, `.pth` of mmdetection3d, or their folder.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The .safetensors file to write.")],
+    config: Annotated[Path | None, typer.Option(help="The net.config of an SPVNAS network.")] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(help="spvcnn or minkunet, for mit-han-lab files that cannot be told apart by their weights."),
+    ] = None,
+) -> None:
+    """Convert a published checkpoint. Nothing that the file has pickled is run."""
+    from spvnas_ros.zoo.checkpoint import save_checkpoint
+    from spvnas_ros.zoo.importers import import_checkpoint
+
+    net, facts = import_checkpoint(source, config=config, kind=kind)
+    save_checkpoint(out, net, facts)
+    count = sum(parameter.numel() for parameter in net.parameters())
+    typer.echo(f"{out}: {facts.name}, {count:,} parameters, label map {facts.label_map} ({facts.provenance})")
+
+
+@app.command()
+@readable_errors()
+def segment(
+    source: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="A .bin, .npy, .pcd or .ply scan, a folder of them, or a rosbag2.")
+    ],
+    weights: Annotated[str, typer.Option("-w", "--weights", help="A .safetensors file, or a fetched model's name.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for labels or bag, picture and summary.")],
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, cpu or torch.")] = "auto",
+    intensity: Annotated[
+        str, typer.Option(help="The sensor's scale: auto, unit, u8, u16, none or the value that stands for 1.")
+    ] = "auto",
+    topic: Annotated[str | None, typer.Option(help="The clouds' topic, where a bag has several.")] = None,
+    scores: Annotated[bool, typer.Option("--scores", help="Also save the probabilities of all classes.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace results that are there.")] = False,
+) -> None:
+    """Label scans or a bag: .label files or a new bag, and a picture of the first frame."""
+    from spvnas_ros.segment import run
+
+    status = run(
+        source,
+        weights,
+        out,
+        device=device,
+        engine=engine,
+        intensity=intensity,
+        topic=topic,
+        scores=scores,
+        force=force,
+    )
+    raise typer.Exit(status)
 
 
 def main() -> None:

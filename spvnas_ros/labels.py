@@ -106,7 +106,7 @@ SEMANTIC_KITTI = LabelMap(
     _NAMES,
     _PALETTE,
     _SHARED
-    | {raw: _INDEX["other-vehicle"] for raw in (13, 16, 256, 257)}  # bus, on-rails, and moving
+    | dict.fromkeys((13, 16, 256, 257), _INDEX["other-vehicle"])  # bus, on-rails, and moving
     | {60: _INDEX["road"]},  # lane-marking
     _RAW,
 )
@@ -116,7 +116,7 @@ MIT_HAN_LAB = LabelMap(
     "mit-han-lab",
     _NAMES,
     _PALETTE,
-    _SHARED | {raw: UNLABELLED for raw in (13, 16, 60, 256, 257)},
+    _SHARED | dict.fromkeys((13, 16, 60, 256, 257), UNLABELLED),
     _RAW,
 )
 """The map of the published SPVNAS models: bus, on-rails and lane-marking are ignored."""

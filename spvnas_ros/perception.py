@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
+
 from spvnas_ros.engine import Engine, build_engine
 from spvnas_ros.frame import UNLABELLED, Points, Segmentation
 from spvnas_ros.nets.unet import PointVoxelUNet
+from spvnas_ros.zoo.cache import resolve_weights
 from spvnas_ros.zoo.checkpoint import Facts, load_checkpoint
 
 
@@ -27,13 +30,14 @@ class Perception:
     def load(cls, weights: str | Path, device: str = "auto", engine: str = "auto") -> Perception:
         """Load a checkpoint in the project's format (see `spvnas import`, `spvnas zoo fetch`).
 
-        weights: path of a `.safetensors` file
+        weights: path of a `.safetensors` file, or the name of a fetched model (`spvnas zoo list`)
         device:  "auto" (a CUDA device where there is one), "cpu", "cuda", "cuda:1", ...
         engine:  "auto", "cpu" (fused, numba) or "torch" (the reference, any device)
 
-        Raises CheckpointError for a file that is not a checkpoint, ValueError for an unknown engine or device.
+        Raises FetchError where there is no such file or fetched model, CheckpointError for a file that is not a
+        checkpoint, ValueError for an unknown engine or device.
         """
-        net, facts = load_checkpoint(weights)
+        net, facts = load_checkpoint(resolve_weights(weights))
         return cls.from_net(net, facts, device=device, engine=engine)
 
     @classmethod
@@ -61,13 +65,13 @@ class Perception:
                 f"in 0..1, found {found}"
             )
         points = np.ascontiguousarray(points, np.float32)
-        finite = np.isfinite(points).all(axis=1)
+        finite: npt.NDArray[np.bool_] = np.isfinite(points).all(axis=1)
         if finite.all():
             return self.engine.segment(points, scores)
         return _spread(self.engine.segment(points[finite], scores), finite)
 
 
-def _spread(part: Segmentation, where: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Segmentation:
+def _spread(part: Segmentation, where: npt.NDArray[np.bool_]) -> Segmentation:
     """Place the results of the points selected by `where` among the unlabelled rest."""
     labels = np.full(len(where), UNLABELLED, np.uint8)
     confidence = np.zeros(len(where), np.float32)

@@ -7,7 +7,7 @@ parts of the convolution that produces the result, so that no intermediate is wr
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from spvnas_ros.nets.spec import NUM_STAGES, POINT_LEVELS
-from spvnas_ros.nets.unet import PointVoxelUNet, ResidualBlock
+from spvnas_ros.nets.unet import PointFusion as PointFusionLayer
+from spvnas_ros.nets.unet import PointVoxelUNet, ResidualBlock, Stage
 from spvnas_ros.sparse.modules import ConvNorm
 
 Array = npt.NDArray[np.float32]
@@ -144,6 +145,14 @@ def _array(value: Tensor) -> Array:
     return np.ascontiguousarray(value.detach().float().cpu().numpy())
 
 
+M = TypeVar("M", bound=nn.Module)
+
+
+def _children(modules: nn.ModuleList, kind: type[M]) -> list[M]:
+    """The members as what they are: `ModuleList` forgets their type."""
+    return [module for module in modules if isinstance(module, kind)]
+
+
 @dataclass
 class _Planner:
     steps: list[Step] = field(default_factory=list)
@@ -153,22 +162,22 @@ class _Planner:
         spec = net.spec
         self.slots.append(Slot(0, spec.in_channels))
         voxels = INPUT
-        for i, layer in enumerate(net.stem):
+        for i, layer in enumerate(_children(net.stem, ConvNorm)):
             voxels = self._conv(f"stem.{i}", layer, "neighbours", 0, (voxels,))
         skips = [voxels]
-        for i, stage in enumerate(net.encoder):
+        for i, stage in enumerate(_children(net.encoder, Stage)):
             voxels = self._conv(f"encoder.{i}.transition", stage.transition, "halving", i + 1, (voxels,))
-            for j, block in enumerate(stage.blocks):
+            for j, block in enumerate(_children(stage.blocks, ResidualBlock)):
                 voxels = self._block(f"encoder.{i}.blocks.{j}", block, i + 1, (voxels,))
             skips.append(voxels)
         points = skips[0]
         if spec.point_branch:
             points, voxels = self._fuse(net, 0, points, voxels)
-        for i, stage in enumerate(net.decoder):
+        for i, stage in enumerate(_children(net.decoder, Stage)):
             level = NUM_STAGES - 1 - i
             voxels = self._conv(f"decoder.{i}.transition", stage.transition, "doubling", level, (voxels,))
             inputs: tuple[int, ...] = (voxels, skips[level])
-            for j, block in enumerate(stage.blocks):
+            for j, block in enumerate(_children(stage.blocks, ResidualBlock)):
                 voxels = self._block(f"decoder.{i}.blocks.{j}", block, level, inputs)
                 inputs = (voxels,)
             if spec.point_branch and level in POINT_LEVELS:
@@ -219,7 +228,7 @@ class _Planner:
 
     def _fuse(self, net: PointVoxelUNet, index: int, points: int, voxels: int) -> tuple[int, int]:
         """Voxels to points and, but for the last time, back to the voxels."""
-        fusion, level = net.points[index], POINT_LEVELS[index]
+        fusion, level = _children(net.points, PointFusionLayer)[index], POINT_LEVELS[index]
         kernel, bias = fold(fusion.linear.weight.T, fusion.norm, fusion.linear.bias)
         out = self._slot(0, kernel.shape[2])
         self.steps.append(PointFusion(f"points.{index}", level, points, voxels, kernel, bias, out))

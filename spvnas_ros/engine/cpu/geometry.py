@@ -100,7 +100,8 @@ def _slots(keys: np.ndarray) -> np.ndarray:
 def _pairs(
     starts: np.ndarray, kernel_rows: np.ndarray, rows: np.ndarray, volume: int, tile_rows: int, num_in: int
 ) -> Pairs:
-    return Pairs(*_tile_pairs(starts, kernel_rows, rows, volume, tile_rows, num_in), volume, tile_rows)
+    groups, ins, outs = _tile_pairs(starts, kernel_rows, rows, volume, tile_rows, num_in)
+    return Pairs(groups, ins, outs, volume, tile_rows)
 
 
 @njit(cache=True, nogil=True)

@@ -167,7 +167,7 @@ def column_blocks(padded: int) -> list[tuple[int, int]]:
 
 
 def pack_kernel(kernel: np.ndarray) -> np.ndarray:
-    """Kernel `[K, Cin, Cout]` as one flat array: a contiguous `[Cin, columns]` panel per kernel row and column block."""
+    """Kernel `[K, Cin, Cout]` as a flat array: one contiguous `[Cin, columns]` panel per kernel row and column block."""
     volume, channels, columns = kernel.shape
     padded = SHAPE.pad(columns)
     wide = np.zeros((volume, channels, padded), np.float32)

@@ -1,0 +1,1 @@
+"""Measurements: what a frame costs, beside the reference and beside other libraries, in one run on one machine."""

@@ -1,0 +1,92 @@
+"""What a network costs on a scan: parameters and multiply-accumulates, counted as the paper counts them.
+
+A convolution costs kernel-map pairs x Cin x Cout, a linear layer rows x Cin x Cout; normalisation, activation and
+interpolation are free. The count depends on the scan, because the pairs do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from spvnas_ros.nets.spec import NUM_STAGES, BlockSpec, NetSpec
+from spvnas_ros.nets.unet import PointVoxelUNet
+from spvnas_ros.sparse.kernel_map import Levels
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """One stage of a network.
+
+    name: as in the network; stride: of its voxels, in finest voxels; rows: voxels it works on
+    width: of its output; parameters and macs: of all its layers
+    """
+
+    name: str
+    stride: int
+    rows: int
+    width: int
+    parameters: int
+    macs: int
+
+
+def stage_costs(spec: NetSpec, levels: Levels) -> list[StageCost]:
+    """The cost of every stage on the scan(s) whose geometry is `levels`, in the order they run."""
+    parameters = _stage_parameters(spec)
+    rows = [len(level) for level in levels.levels]
+    pairs = [len(kernel_map) for kernel_map in levels.neighbours]
+    stem = pairs[0] * (spec.in_channels * spec.stem[0] + spec.stem[0] * spec.stem[1])
+    costs = [StageCost("stem", 1, rows[0], spec.stem[1], parameters["stem"], stem)]
+    width = spec.stem[1]
+    for i, stage in enumerate(spec.encoder):
+        level = i + 1
+        macs = rows[i] * width * stage.transition + _blocks(stage.transition, stage.blocks, rows[level], pairs[level])
+        costs.append(_cost(f"encoder.{i}", level, rows, stage.out, parameters, macs))
+        width = stage.out
+    for i, stage in enumerate(spec.decoder):
+        level = NUM_STAGES - 1 - i
+        wide = stage.transition + spec.skip_width(i)
+        macs = rows[level] * width * stage.transition + _blocks(wide, stage.blocks, rows[level], pairs[level])
+        costs.append(_cost(f"decoder.{i}", level, rows, stage.out, parameters, macs))
+        width = stage.out
+    if spec.point_branch:
+        widths = spec.point_widths
+        macs = rows[0] * sum(a * b for a, b in zip(widths, widths[1:], strict=False))
+        costs.append(_cost("points", 0, rows, widths[-1], parameters, macs))
+    costs.append(_cost("classifier", 0, rows, spec.num_classes, parameters, rows[0] * width * spec.num_classes))
+    return costs
+
+
+def count_macs(spec: NetSpec, levels: Levels) -> int:
+    """Multiply-accumulates of the whole network."""
+    return sum(cost.macs for cost in stage_costs(spec, levels))
+
+
+def count_parameters(spec: NetSpec) -> int:
+    """Trainable parameters."""
+    return sum(_stage_parameters(spec).values())
+
+
+def _cost(name: str, level: int, rows: list[int], width: int, parameters: dict[str, int], macs: int) -> StageCost:
+    return StageCost(name, 1 << level, rows[level], width, parameters[name], macs)
+
+
+def _blocks(width: int, blocks: tuple[BlockSpec, ...], rows: int, pairs: int) -> int:
+    macs = 0
+    for block in blocks:
+        macs += pairs * (width * block.middle + block.middle * block.out)
+        macs += rows * width * block.out if block.projection else 0
+        width = block.out
+    return macs
+
+
+def _stage_parameters(spec: NetSpec) -> dict[str, int]:
+    with torch.device("meta"):
+        net = PointVoxelUNet(spec)
+    counts: dict[str, int] = {}
+    for name, parameter in net.named_parameters():
+        first, second = name.split(".")[:2]
+        stage = f"{first}.{second}" if first in ("encoder", "decoder") else first
+        counts[stage] = counts.get(stage, 0) + parameter.numel()
+    return counts

@@ -1,0 +1,286 @@
+"""A labelled scan as a picture: from above and from the driver's seat, in class colours, with a legend.
+
+Drawn with numpy and Pillow alone: points become small discs in a depth buffer, twice as large as the picture, are
+shaded by how far their surroundings stand out in front of them (eye-dome lighting, Boucheny 2009), and are halved.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from spvnas_ros.frame import UNLABELLED, Points
+
+if TYPE_CHECKING:
+    from spvnas_ros.zoo.checkpoint import Facts
+
+SIZE = (1600, 900)
+RANGES = (10.0, 20.0, 50.0)
+"""What the top view can show, metres to each side; the smallest one that holds nearly all points is taken."""
+
+_SCALE = 2
+_MARGIN = 24
+_HEADER = 64
+_TOP_VIEW = 788
+_DRIVER_HEIGHT = 400
+_BAR_HEIGHT = 12
+_LEGEND_ROW = 30
+
+_BACKGROUND = (13, 16, 23)
+_PANEL = (18, 22, 31)
+_LINES = (43, 51, 66)
+_TEXT = (226, 232, 240)
+_FAINT = (128, 140, 158)
+_WARNING = (255, 184, 77)
+_GREY = (96, 104, 118)
+
+_CAMERA = (-0.08, 0.0, 0.03)
+"""Behind and above the sensor, in ranges: from the sensor itself its rings would be lines, and the road a fan."""
+_PITCH = np.radians(4.0)
+_HORIZON = 0.2
+"""Height of the horizon without pitch, from the top: a LiDAR sees little of the sky."""
+_HALF_WIDTH = np.tan(np.radians(37.0))
+_NEAREST, _FARTHEST = 1.0, 120.0
+_DENSE = 120_000
+_PAD = 8
+"""Pixels around a view that take the discs of points at its edge; no disc is larger."""
+_GLANCE = 3
+"""How many pixels away the eye-dome lighting looks."""
+_DARKEST = 0.25
+_OUT_OF_SIGHT = 1e4
+"""Metres; leaves NaN and infinity out too."""
+_EMPTY = np.uint32(0xFFFFFFFF)
+_FAR = (1 << 24) - 2
+
+Colours = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class _Projected:
+    """Points in a view: pixel, nearness order 0 (in front) to 1, radius in pixels, label."""
+
+    column: npt.NDArray[np.int64]
+    row: npt.NDArray[np.int64]
+    depth: npt.NDArray[np.float32]
+    radius: npt.NDArray[np.int64]
+    label: npt.NDArray[np.uint8]
+
+
+def save_picture(
+    path: str | Path, points: Points, labels: npt.NDArray[np.uint8], facts: Facts, title: str = ""
+) -> None:
+    """Write a PNG of 1600 x 900 pixels.
+
+    points: float32 `[N, 4]`, x forward, y left, z up, metres; points that are not finite are left out
+    labels: uint8 `[N]`, class indices, 255 = unlabelled (grey)
+    facts:  of the network: its classes, palette, and whether it is trained
+    title:  what the picture shows; without one, the network's name
+
+    Raises ValueError where points and labels are not as many, OSError where `path` cannot be written.
+    """
+    if len(points) != len(labels):
+        raise ValueError(f"{len(points)} points have {len(labels)} labels, expected one each")
+    colours = _colour_table(facts)
+    visible = (np.abs(points[:, :3]) < _OUT_OF_SIGHT).all(axis=1)
+    seen, seen_labels = points[visible], labels[visible]
+    picture = Image.new("RGB", SIZE, _BACKGROUND)
+    reach = _reach(seen)
+    _paste_top_view(picture, seen, seen_labels, colours, reach)
+    _paste_driver_view(picture, seen, seen_labels, colours, reach)
+    _write_header(picture, title or facts.name, len(points), facts.trained)
+    _write_legend(picture, labels, facts, colours)
+    # The noise of a scan hardly compresses; a higher level takes longer and saves little.
+    picture.save(path, "PNG", compress_level=4)
+
+
+def _colour_table(facts: Facts) -> Colours:
+    table = np.full((256, 3), _GREY, np.uint8)
+    table[: len(facts.palette)] = facts.palette
+    return table
+
+
+def _reach(points: Points) -> float:
+    """Which of `RANGES` suits the scene: a room is not drawn as a dot in a street."""
+    if not len(points):
+        return RANGES[-1]
+    most = np.percentile(np.hypot(points[:, 0], points[:, 1]), 95)
+    return next((reach for reach in RANGES if most < reach), RANGES[-1])
+
+
+def _paste_top_view(
+    picture: Image.Image, points: Points, labels: npt.NDArray[np.uint8], colours: Colours, reach: float
+) -> None:
+    size = _TOP_VIEW * _SCALE
+    per_metre = size / (2 * reach)
+    rings = [reach / 5 * step for step in range(1, 6)]
+    canvas = Image.new("RGB", (size, size), _PANEL)
+    draw = ImageDraw.Draw(canvas)
+    for distance in rings:
+        near, far = size / 2 - distance * per_metre, size / 2 + distance * per_metre
+        draw.ellipse((near, near, far, far), outline=_LINES, width=_SCALE)
+    x, y, z = points[:, 0], points[:, 1], points[:, 2]
+    # Percentiles: a bird or a reflection would flatten everything else.
+    low, high = np.percentile(z, (1, 99)) if len(z) else (0.0, 1.0)
+    projected = _Projected(
+        (size / 2 - y * per_metre).astype(np.int64),
+        (size / 2 - x * per_metre).astype(np.int64),
+        np.clip((high - z) / max(high - low, 1e-3), 0, 1).astype(np.float32),
+        np.full(len(points), round(2.2 * _sparsity(len(points)))),
+        labels,
+    )
+    _draw_points(canvas, projected, colours, strength=1.6, fade=0.2)
+    _draw_sensor(draw, size / 2, size / 100)
+    corner = (_MARGIN, _HEADER + _MARGIN // 2)
+    _paste(picture, canvas, corner)
+    labels_draw = ImageDraw.Draw(picture)
+    for distance in rings[:-1]:
+        at = corner[1] + _TOP_VIEW / 2 - distance * per_metre / _SCALE
+        labels_draw.text(
+            (corner[0] + _TOP_VIEW / 2 + 6, at),
+            f"{distance:.0f} m",
+            _TEXT,
+            _font(13),
+            "lm",
+            stroke_width=2,
+            stroke_fill=_PANEL,
+        )
+
+
+def _paste_driver_view(
+    picture: Image.Image, points: Points, labels: npt.NDArray[np.uint8], colours: Colours, reach: float
+) -> None:
+    left = 2 * _MARGIN + _TOP_VIEW
+    width, height = (SIZE[0] - _MARGIN - left) * _SCALE, _DRIVER_HEIGHT * _SCALE
+    canvas = Image.new("RGB", (width, height), _PANEL)
+    x, y, z = (points[:, axis] - _CAMERA[axis] * reach for axis in range(3))
+    forward = x * np.cos(_PITCH) - z * np.sin(_PITCH)
+    up = x * np.sin(_PITCH) + z * np.cos(_PITCH)
+    near = np.flatnonzero((forward > _NEAREST) & (forward < _FARTHEST))
+    forward, up, y = forward[near], up[near], y[near]
+    focal = width / 2 / _HALF_WIDTH
+    radius = np.clip(34.0 / forward, 2.4, 4.5) * _sparsity(len(points))
+    projected = _Projected(
+        (width / 2 - y / forward * focal).astype(np.int64),
+        (height * _HORIZON - up / forward * focal).astype(np.int64),
+        (np.log(forward / _NEAREST) / np.log(_FARTHEST / _NEAREST)).astype(np.float32),
+        np.rint(radius).astype(np.int64),
+        labels[near],
+    )
+    _draw_points(canvas, projected, colours, strength=9.0, fade=0.35)
+    _paste(picture, canvas, (left, _HEADER + _MARGIN // 2))
+
+
+def _sparsity(count: int) -> float:
+    """How much larger discs must be for few points to close up: 1 for a 64-beam scan."""
+    return float(np.clip(np.sqrt(_DENSE / max(count, 1)), 1.0, 1.8))
+
+
+def _draw_points(canvas: Image.Image, points: _Projected, colours: Colours, strength: float, fade: float) -> None:
+    """Discs over what is on the canvas. `strength` is that of the eye-dome lighting, `fade` darkens what is far."""
+    width, height = canvas.size
+    stride = width + 2 * _PAD
+    nearest = _depth_buffer(points, width, height)
+    inside = nearest.reshape(-1, stride)[_PAD:-_PAD, _PAD:-_PAD]
+    row, column = np.nonzero(inside != _EMPTY)
+    cell = (row + _PAD) * stride + column + _PAD
+    depth = _depth(nearest, cell)
+    behind = np.zeros(len(cell), np.float32)
+    for step in (_GLANCE, -_GLANCE, _GLANCE * stride, -_GLANCE * stride):
+        behind += np.maximum(depth - _depth(nearest, cell + step), 0)
+    shade = np.maximum(np.exp(-strength * behind), _DARKEST) * (1 - fade * depth)
+    pixels = np.array(canvas)
+    pixels[row, column] = colours[(nearest[cell] & 255).astype(np.uint8)] * shade[:, None]
+    canvas.paste(Image.fromarray(pixels))
+
+
+def _depth_buffer(points: _Projected, width: int, height: int) -> npt.NDArray[np.uint32]:
+    """Depth in the upper 24 bits and label in the lower 8 of the nearest disc, or `_EMPTY`.
+
+    Flat, of `height` rows and `width` columns with `_PAD` more on every side.
+    """
+    stride = width + 2 * _PAD
+    buffer = np.full((height + 2 * _PAD) * stride, _EMPTY, np.uint32)
+    inside = (points.column >= 0) & (points.column < width) & (points.row >= 0) & (points.row < height)
+    cell = (points.row + _PAD) * stride + points.column + _PAD
+    key = (points.depth * _FAR).astype(np.uint32) << 8 | points.label
+    for radius in np.unique(points.radius[inside]):
+        chosen = inside & (points.radius == radius)
+        cells, keys = cell[chosen], key[chosen]
+        for offset in _disc(int(radius), stride):
+            np.minimum.at(buffer, cells + offset, keys)
+    return buffer
+
+
+def _depth(buffer: npt.NDArray[np.uint32], cell: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """Depth 0..1 at the cells, and a little more than 1 where nothing is."""
+    return (buffer[cell] >> 8).astype(np.float32) * np.float32(1 / _FAR)
+
+
+def _disc(radius: int, stride: int) -> list[int]:
+    steps = range(-radius, radius + 1)
+    return [dy * stride + dx for dy in steps for dx in steps if dx * dx + dy * dy < (radius + 0.5) ** 2]
+
+
+def _draw_sensor(draw: ImageDraw.ImageDraw, centre: float, unit: float) -> None:
+    """An arrow that points where the sensor looks."""
+    shape = ((2.2, 0.0), (-1.8, 1.3), (-1.1, 0.0), (-1.8, -1.3))
+    draw.polygon([(centre - y * unit, centre - x * unit) for x, y in shape], fill=_TEXT)
+
+
+def _paste(picture: Image.Image, canvas: Image.Image, corner: tuple[int, int]) -> None:
+    picture.paste(canvas.reduce(_SCALE), corner)
+
+
+def _write_header(picture: Image.Image, title: str, count: int, trained: bool) -> None:
+    draw = ImageDraw.Draw(picture)
+    draw.text((_MARGIN, _HEADER / 2 + 4), title, _TEXT, _font(26), "lm")
+    facts = f"{count:,} points".replace(",", " ")
+    draw.text((SIZE[0] - _MARGIN, _HEADER / 2 + 4), facts, _FAINT, _font(20), "rm")
+    if not trained:
+        middle = SIZE[0] - _MARGIN - draw.textlength(facts, _font(20)) - 24
+        draw.text((middle, _HEADER / 2 + 4), "untrained network: labels mean nothing", _WARNING, _font(20), "rm")
+
+
+def _write_legend(picture: Image.Image, labels: npt.NDArray[np.uint8], facts: Facts, colours: Colours) -> None:
+    draw = ImageDraw.Draw(picture)
+    left, top = 2 * _MARGIN + _TOP_VIEW, _HEADER + 3 * _MARGIN // 2 + _DRIVER_HEIGHT
+    width = SIZE[0] - _MARGIN - left
+    counts = np.bincount(labels, minlength=256)
+    order = np.argsort(-counts[:UNLABELLED], kind="stable").tolist()
+    present = [index for index in (*order, UNLABELLED) if counts[index]]
+    shown = 0
+    for index in present:
+        start = left + (width - 1) * shown // len(labels)
+        draw.rectangle((start, top, left + width - 1, top + _BAR_HEIGHT - 1), fill=_rgb(colours[index]))
+        shown += int(counts[index])
+    top += _BAR_HEIGHT + _MARGIN // 2
+    column, rows = (width + _MARGIN) // 2, min((SIZE[1] - _MARGIN - top) // _LEGEND_ROW, -(-len(present) // 2))
+    for place, index in enumerate(present[: 2 * rows]):
+        x, y = left + column * (place // rows), top + _LEGEND_ROW * (place % rows) + _LEGEND_ROW // 2
+        draw.rounded_rectangle((x, y - 9, x + 18, y + 9), 5, fill=_rgb(colours[index]))
+        draw.text((x + 30, y), _class_name(facts, index), _TEXT, _font(18), "lm")
+        draw.text((x + column - _MARGIN, y), _percent(int(counts[index]), len(labels)), _FAINT, _font(18), "rm")
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if part >= whole / 1000 else "< 0.1%"
+
+
+def _rgb(colour: Colours) -> tuple[int, int, int]:
+    red, green, blue = (int(value) for value in colour)
+    return red, green, blue
+
+
+def _class_name(facts: Facts, index: int) -> str:
+    if index < len(facts.classes):
+        return facts.classes[index]
+    return "unlabelled" if index == UNLABELLED else f"class {index}"
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)

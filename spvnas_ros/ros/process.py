@@ -1,0 +1,133 @@
+"""A node as a process: middleware settings, signals, exit status."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
+from types import FrameType
+
+import rclpy
+from rclpy.exceptions import ParameterException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos_overriding_options import InvalidQosOverridesError
+from rclpy.signals import SignalHandlerOptions
+
+from spvnas_ros.ros.memory import keep_freed_memory
+from spvnas_ros.ros.transport import use_cloud_transport
+
+
+class StartError(Exception):
+    """A node cannot start, for a reason that is the user's to mend. Says which."""
+
+
+class StopRequested(BaseException):
+    """SIGINT or SIGTERM came; raised in the main thread, wherever it is."""
+
+
+def run(make_node: Callable[[], Node], args: list[str] | None = None) -> int:
+    """Make a node and spin it until SIGINT or SIGTERM, which end it cleanly at any moment.
+
+    args: command line with ROS arguments; sys.argv where None
+
+    Returns the exit status: 0, or 1 where the node could not start, with one line on stderr that says why.
+    """
+    try:
+        # The main thread only waits: it stays free for signals, which Python delivers there.
+        with ros_process(args), spinning(_made(make_node)) as ended:
+            ended.wait()
+    except StopRequested:
+        return 0
+    except StartError as error:
+        print(f"cannot start: {error}", file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+@contextmanager
+def ros_process(args: list[str] | None = None) -> Iterator[None]:
+    """ROS for the block, with the transport and the memory that clouds need.
+
+    SIGINT or SIGTERM ends the block with StopRequested, wherever it is.
+
+    args: command line with ROS arguments; sys.argv where None
+
+    Raises StartError where the ROS arguments cannot be used.
+    """
+    use_cloud_transport()
+    keep_freed_memory()
+    with _signals_stop():
+        try:
+            try:
+                # No handlers of rclpy's: they would pull the context away from under the frame in work.
+                rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+            except RuntimeError as error:
+                raise StartError(f"ROS does not take the command line: {error}") from error
+            yield
+        finally:
+            rclpy.try_shutdown()
+
+
+@contextmanager
+def spinning(node: Node) -> Iterator[Event]:
+    """Run a node's callbacks in a thread while the block runs; destroy the node behind it.
+
+    Yields an event that is set where the callbacks ended by themselves. The block's end raises what ended them.
+    """
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    ended = Event()
+    failures: list[Exception] = []
+
+    def spin() -> None:
+        try:
+            executor.spin()
+        except ExternalShutdownException:
+            pass
+        except Exception as error:
+            failures.append(error)
+        finally:
+            ended.set()
+
+    thread = Thread(target=spin, name="callbacks", daemon=True)
+    thread.start()
+    try:
+        yield ended
+    finally:
+        executor.shutdown()
+        thread.join()
+        node.destroy_node()
+        if failures:
+            raise failures[0]
+
+
+def _made(make_node: Callable[[], Node]) -> Node:
+    try:
+        return make_node()
+    except (ParameterException, InvalidQosOverridesError) as error:
+        raise StartError(str(error)) from error
+
+
+@contextmanager
+def _signals_stop() -> Iterator[None]:
+    """Within the block the first SIGINT or SIGTERM raises StopRequested in the main thread.
+
+    Further ones change nothing, for shells and launch like to send several; not even while the process ends.
+    """
+    requested = False
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal requested
+        if not requested:
+            requested = True
+            raise StopRequested
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_IGN if requested else handler)

@@ -1,0 +1,53 @@
+"""A thread that always works on the newest item and lets the older ones go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import Condition, Thread
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+class LatestWorker(Generic[Item]):
+    """Calls `handle` for the newest item there is, one at a time, in a thread of its own.
+
+    An item that is still waiting when the next one arrives is dropped: a sensor does not wait, and a late answer about
+    an old cloud is worth less than an early one about the newest. `handle` must not raise.
+    """
+
+    def __init__(self, handle: Callable[[Item], None], name: str) -> None:
+        self._handle = handle
+        self._waiting: Item | None = None
+        self._stopping = False
+        self._changed = Condition()
+        self._thread = Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def put(self, item: Item) -> bool:
+        """Hand over an item; True where one that was waiting is dropped for it."""
+        with self._changed:
+            dropped = self._waiting is not None
+            self._waiting = item
+            self._changed.notify()
+            return dropped
+
+    def stop(self) -> bool:
+        """Let the item in work finish and end the thread; True where one was still waiting and is dropped."""
+        with self._changed:
+            dropped = self._waiting is not None
+            self._waiting = None
+            self._stopping = True
+            self._changed.notify()
+        self._thread.join()
+        return dropped
+
+    def _run(self) -> None:
+        while (item := self._take()) is not None:
+            self._handle(item)
+
+    def _take(self) -> Item | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting is not None or self._stopping)
+            item, self._waiting = self._waiting, None
+            return item

@@ -1,0 +1,85 @@
+"""What the readers of the scan formats share: the error, and rows of numbers as structured arrays."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Record = npt.NDArray[np.void]
+"""Structured `[N]`: one row a point, fields by the name the file gives them."""
+
+_MOST_BYTES_PER_LETTER = 8
+"""A value of at most 8 bytes takes a letter in text: a header that promises more than that is not believed."""
+
+Column = tuple[str, str, int]
+"""Name, numpy type and number of values of a field."""
+
+
+class ScanError(ValueError):
+    """A scan that cannot be read. Says what was found, what was expected and what to do."""
+
+
+def record_dtype(columns: Sequence[Column]) -> np.dtype[np.void]:
+    """Packed row type of the columns; a name that comes again (PCL's `_` padding) gets a number appended."""
+    seen: dict[str, int] = {}
+    fields: list[tuple[str, str] | tuple[str, str, tuple[int]]] = []
+    for name, kind, count in columns:
+        seen[name] = seen.get(name, 0) + 1
+        unique = name if seen[name] == 1 else f"{name}#{seen[name]}"
+        fields.append((unique, kind) if count == 1 else (unique, kind, (count,)))
+    return np.dtype(fields)
+
+
+def parse_binary(body: bytes, dtype: np.dtype[np.void], rows: int) -> Record:
+    """Rows as they lie in memory, a view. Raises ScanError where `body` is too short for them."""
+    if rows * dtype.itemsize > len(body):
+        raise ScanError(_too_few(rows, f"{len(body)} bytes, {dtype.itemsize} a point,"))
+    return np.frombuffer(body, dtype, rows)
+
+
+def parse_text(body: bytes, dtype: np.dtype[np.void], rows: int, skip: int = 0) -> Record:
+    """Rows of numbers, one a line, behind `skip` other lines. Raises ScanError for anything else, or too few."""
+    record = np.empty(rows if rows * dtype.itemsize < _MOST_BYTES_PER_LETTER * len(body) else 0, dtype)
+    if len(record) < rows or skip > len(body):
+        raise ScanError(_too_few(rows, f"{len(body)} bytes"))
+    if rows == 0:
+        return record
+    table = _parse_numbers(body, rows, skip)
+    widths = [dtype[name].itemsize // dtype[name].base.itemsize for name in dtype.names or ()]
+    if table.shape[1] != sum(widths):
+        raise ScanError(f"its lines hold {table.shape[1]} numbers, expected {sum(widths)}: {list(dtype.names or ())}")
+    if len(table) < rows:
+        raise ScanError(_too_few(rows, f"{len(table)} lines"))
+    ends = np.cumsum(widths)
+    with np.errstate(invalid="ignore", over="ignore"):
+        for name, width, end in zip(dtype.names or (), widths, ends, strict=True):
+            record[name] = table[:, end - width : end].reshape(rows, *dtype[name].shape)
+    return record
+
+
+def _parse_numbers(body: bytes, rows: int, skip: int) -> npt.NDArray[np.float64]:
+    """Numbers `[at most rows, columns]`. As float64, for an integer field may well be written "1.0"."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "(Input line|loadtxt: input)", UserWarning)  # of blank lines and none
+            text = io.TextIOWrapper(io.BytesIO(body), "latin-1")
+            return np.loadtxt(text, np.float64, comments=None, skiprows=skip, max_rows=rows, ndmin=2)
+    except ValueError as error:
+        reason = str(error).split(";")[0]  # behind it numpy recommends an option of its own
+        raise ScanError(f"its text does not hold rows of numbers: {reason}") from error
+
+
+def parse_count(word: str, what: str) -> int:
+    """A number of things from a header. Raises ScanError where it is not one."""
+    # isdecimal alone would let other scripts' digits pass; 18 digits stay within 64 bits.
+    if not (word.isascii() and word.isdecimal() and len(word) <= 18):
+        raise ScanError(f"{what} must be a count, found {word[:40]!r}")
+    return int(word)
+
+
+def _too_few(rows: int, found: str) -> str:
+    return f"cut short: the header announces {rows} points, found {found} of them; get the file again"

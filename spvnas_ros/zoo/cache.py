@@ -1,0 +1,43 @@
+"""Where fetched models lie, and how a name becomes a file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from spvnas_ros.zoo.cards import Card, UnknownModel, find_card
+
+
+class FetchError(OSError):
+    """A model that cannot be had: not fetched yet, not reachable, or not what it should be."""
+
+
+def cache_folder() -> Path:
+    """`$SPVNAS_CACHE`, else `$XDG_CACHE_HOME/spvnas_ros`, else `~/.cache/spvnas_ros`."""
+    if chosen := os.environ.get("SPVNAS_CACHE"):
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "spvnas_ros"
+
+
+def cached_path(card: Card, folder: Path) -> Path:
+    """Where the model lies in this cache folder once it is fetched."""
+    return folder / f"{card.name}.safetensors"
+
+
+def resolve_weights(weights: str | Path) -> Path:
+    """The file that `weights` means: a path, or the name of a fetched model of the zoo.
+
+    A file of that name goes first. Raises FetchError, which says what to do, where there is neither.
+    """
+    path = Path(weights).expanduser()
+    if path.is_file():
+        return path
+    try:
+        card = find_card(str(weights))
+    except UnknownModel as error:
+        raise FetchError(f"there is no file {path}, and {error}") from error
+    cached = cached_path(card, cache_folder())
+    if not cached.is_file():
+        raise FetchError(f"{card.name} has not been fetched yet; run: spvnas zoo fetch {card.name}")
+    return cached

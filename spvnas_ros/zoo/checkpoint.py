@@ -1,0 +1,266 @@
+"""The project's checkpoint: one `.safetensors` file that holds the weights and everything one must know to use them.
+
+The tensors are `PointVoxelUNet.state_dict()`. The header's metadata holds, under `spvnas_ros`, one JSON document with
+the fields of `Facts`, a format version and the sha256 of the weights, so a damaged file is never taken for a network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from spvnas_ros.labels import SEMANTIC_KITTI
+from spvnas_ros.nets.spec import NetSpec, SpecError, StageSpec
+from spvnas_ros.nets.unet import PointVoxelUNet
+from spvnas_ros.zoo.files import replacing
+
+FORMAT = "spvnas_ros"
+"""The metadata key that marks a `.safetensors` file as ours; `save_checkpoint` writes the JSON document there."""
+
+VERSION = 1
+_MAX_LISTED = 12
+
+
+class CheckpointError(ValueError):
+    """A file that does not hold a usable network, or facts that contradict each other."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a trained network says of itself. The defaults are those of a network trained on SemanticKITTI.
+
+    name:           what reports call the network, e.g. "spvcnn_w16"
+    label_map:      name of the map from raw label ids to classes that it was trained with (`spvnas_ros.labels`)
+    classes:        class names, in index order
+    palette:        `(r, g, b)` 0..255 of each class
+    voxel_size:     edge of the finest voxel, metres
+    point_range:    x, y, z minimum then maximum, metres: where the network is to label points; None = unlimited
+    intensity:      the intensity rule of its training data: "unit" (0..1), "u8", "u16", "none", "auto" or a divisor
+    trained:        False for random weights, so that nobody takes the labels seriously
+    provenance:     where the weights came from, for people
+    published_miou: mean intersection over union on SemanticKITTI's sequence 08, percent, as its authors report it
+    source_sha256:  sha256 of the file the weights were imported from
+    weights_sha256: sha256 of the weights; filled by `load_checkpoint`, and not part of a comparison
+
+    Raises CheckpointError where the facts contradict the spec or each other.
+    """
+
+    spec: NetSpec
+    name: str = ""
+    label_map: str = SEMANTIC_KITTI.name
+    classes: tuple[str, ...] = SEMANTIC_KITTI.classes
+    palette: tuple[tuple[int, int, int], ...] = SEMANTIC_KITTI.palette
+    voxel_size: float = 0.05
+    point_range: tuple[float, ...] | None = None
+    intensity: str = "unit"
+    trained: bool = True
+    provenance: str = ""
+    published_miou: float | None = None
+    source_sha256: str | None = None
+    weights_sha256: str | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if len(self.classes) != self.num_classes or len(self.palette) != self.num_classes:
+            raise CheckpointError(
+                f"the network has {self.num_classes} classes, found {len(self.classes)} class names and "
+                f"{len(self.palette)} colours; give Facts the classes and the palette of this network"
+            )
+        if not (math.isfinite(self.voxel_size) and self.voxel_size > 0):
+            raise CheckpointError(f"voxel_size must be a positive number of metres, found {self.voxel_size}")
+        limits = self.point_range
+        if limits is not None and not (
+            len(limits) == 6 and all(a < b for a, b in zip(limits[:3], limits[3:], strict=True))
+        ):
+            raise CheckpointError(
+                f"point_range must be x, y, z minimum then x, y, z maximum in metres, or None, found {limits}"
+            )
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes the network tells apart."""
+        return self.spec.num_classes
+
+
+def save_checkpoint(path: str | Path, net: PointVoxelUNet, facts: Facts) -> None:
+    """Write the network and its facts to `path`; on any failure, what was there before stays.
+
+    Raises CheckpointError where `facts.spec` is not the network's own, or where the file cannot be written.
+    """
+    path = Path(path)
+    if facts.spec != net.spec:
+        raise CheckpointError(f"the facts describe another network: {facts.spec}, expected {net.spec}")
+    state = {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items()}
+    document = {"format": FORMAT, "version": VERSION} | asdict(facts) | {"weights_sha256": weights_sha256(state)}
+    try:
+        with replacing(path) as file:
+            file.write(save(state, metadata={"format": "pt", FORMAT: json.dumps(document)}))
+    except OSError as error:
+        raise CheckpointError(f"cannot write {path}: {error}") from error
+
+
+def load_checkpoint(path: str | Path) -> tuple[PointVoxelUNet, Facts]:
+    """Read a checkpoint; the network comes back on the CPU, in evaluation mode.
+
+    Raises CheckpointError for a file that is missing, cut short, damaged, not a checkpoint, of a newer version, or
+    whose tensors are not exactly those of the network its header describes (it names them).
+    """
+    path = Path(path)
+    facts, state = _read(path)
+    try:
+        net = _empty_net(path, facts.spec, state)
+    except SpecError as error:
+        raise CheckpointError(f"{path} has a header that cannot be used: {error}") from error
+    if weights_sha256(state) != facts.weights_sha256:
+        raise CheckpointError(f"{path} is damaged: its weights do not have the sha256 in its header; get it again")
+    net.load_state_dict(state, assign=True)
+    return net.eval(), facts
+
+
+def weights_sha256(state: Mapping[str, torch.Tensor]) -> str:
+    """Hash of names, types, shapes and values, whatever the order of the tensors or the header around them."""
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        value = state[key].detach().cpu().contiguous()
+        digest.update(f"{key} {value.dtype} {list(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def mismatches(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> str:
+    """One line for each tensor that is missing, unexpected or misshapen, up to a limit; "" where all agree."""
+    lines = [f"missing: {key}, expected {list(expected[key])}" for key in expected if key not in found]
+    lines += [
+        f"misshapen: {key}, expected {list(expected[key])}, found {list(shape)}"
+        for key, shape in found.items()
+        if key in expected and tuple(shape) != tuple(expected[key])
+    ]
+    lines += [f"unexpected: {key}, found {list(shape)}" for key, shape in found.items() if key not in expected]
+    if len(lines) > _MAX_LISTED:
+        lines[_MAX_LISTED:] = [f"... and {len(lines) - _MAX_LISTED} more"]
+    return "".join(f"\n  {line}" for line in lines)
+
+
+def _read(path: Path) -> tuple[Facts, dict[str, torch.Tensor]]:
+    if not path.is_file():
+        raise CheckpointError(f"{path} is {'a folder' if path.is_dir() else 'not there'}; expected a .safetensors file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = _parse(path, file.metadata() or {})
+            # Copies: the mapped file may be overwritten in place while the network lives.
+            return facts, {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is not a whole .safetensors file ({error}); it may be cut short, or a .pth file, "
+            "which `spvnas import` converts"
+        ) from error
+
+
+def _parse(path: Path, metadata: Mapping[str, str]) -> Facts:
+    if FORMAT not in metadata:
+        raise CheckpointError(
+            f"{path} is a .safetensors file of somebody else: its metadata has {sorted(metadata)}, expected {FORMAT!r}"
+        )
+    try:
+        document = json.loads(metadata[FORMAT])
+        version = document["version"]
+        if document["format"] != FORMAT or type(version) is not int or version < 1:
+            raise CheckpointError(f"found format {document['format']!r}, version {version!r}")
+        if version > VERSION:
+            raise CheckpointError(f"it has format version {version}, this program reads up to {VERSION}; update it")
+        return _facts(document)
+    except (CheckpointError, SpecError) as error:
+        raise CheckpointError(f"{path} has a header that cannot be used: {error}") from error
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise CheckpointError(f"{path} has a malformed header: {error!r}") from error
+
+
+def _facts(document: Mapping[str, Any]) -> Facts:
+    """Facts from the header's document. Every type is checked: the file may come from anywhere."""
+    values = {name: document[name] for name in (f.name for f in fields(Facts))}
+    for name, kinds in _KINDS.items():
+        if not isinstance(values[name], kinds) or (isinstance(values[name], bool) and bool not in kinds):
+            raise CheckpointError(f"{name} is {values[name]!r}, expected {' or '.join(k.__name__ for k in kinds)}")
+    values["spec"] = _spec(values["spec"])
+    values["classes"] = tuple(_all_are(str, "classes", values["classes"]))
+    values["palette"] = tuple(_colour(entry) for entry in values["palette"])
+    if values["point_range"] is not None:
+        values["point_range"] = tuple(float(value) for value in values["point_range"])
+    return Facts(**values)
+
+
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "spec": (dict,),
+    "name": (str,),
+    "label_map": (str,),
+    "classes": (list,),
+    "palette": (list,),
+    "voxel_size": (float, int),
+    "point_range": (list, type(None)),
+    "intensity": (str,),
+    "trained": (bool,),
+    "provenance": (str,),
+    "published_miou": (float, int, type(None)),
+    "source_sha256": (str, type(None)),
+    "weights_sha256": (str,),
+}
+
+
+def _spec(data: Mapping[str, Any]) -> NetSpec:
+    spec = NetSpec.from_dict(data)
+    _all_are(int, "the spec's widths", (*spec.widths(), spec.num_classes, spec.in_channels))
+    _all_are(bool, "the spec's flags", (spec.point_branch, *(b.projection for s in _stages(spec) for b in s.blocks)))
+    _all_are(str, "the spec's family", (spec.family,))
+    if len(spec.stem) != 2 or min(spec.num_classes, spec.in_channels) < 1:
+        raise SpecError(f"not a network description: stem {spec.stem}, {spec.num_classes} classes")
+    return spec
+
+
+def _stages(spec: NetSpec) -> tuple[StageSpec, ...]:
+    return (*spec.encoder, *spec.decoder)
+
+
+def _colour(entry: Any) -> tuple[int, int, int]:
+    red, green, blue = _all_are(int, "palette", entry)
+    if not all(0 <= value <= 255 for value in (red, green, blue)):
+        raise CheckpointError(f"a palette entry must be three numbers 0..255, found {entry}")
+    return red, green, blue
+
+
+def _all_are(kind: type, name: str, values: Iterable[Any]) -> list[Any]:
+    values = list(values)
+    if wrong := [value for value in values if type(value) is not kind]:
+        raise CheckpointError(f"{name} must be of type {kind.__name__}, found {wrong[0]!r}")
+    return values
+
+
+def _empty_net(path: Path, spec: NetSpec, state: Mapping[str, torch.Tensor]) -> PointVoxelUNet:
+    """The network without memory behind it. Raises CheckpointError where the tensors are not exactly its own."""
+    net = meta_net(spec)
+    expected = net.state_dict()
+    if lines := mismatches(
+        {key: tuple(value.shape) for key, value in expected.items()},
+        {key: tuple(value.shape) for key, value in state.items()},
+    ):
+        raise CheckpointError(f"{path} does not hold exactly the tensors of the {spec.family} in its header:{lines}")
+    for key, value in state.items():
+        if value.dtype != expected[key].dtype:
+            raise CheckpointError(f"{path}: {key} is {value.dtype}, expected {expected[key].dtype}")
+    return net
+
+
+def meta_net(spec: NetSpec) -> PointVoxelUNet:
+    """The network's shapes without memory behind them. Raises SpecError where no tensor could have these widths."""
+    try:
+        with torch.device("meta"):
+            return PointVoxelUNet(spec)
+    except (RuntimeError, TypeError, OverflowError) as error:
+        raise SpecError(f"no network can be built from {spec}: {error}") from error

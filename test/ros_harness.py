@@ -1,0 +1,214 @@
+"""Real nodes in real processes over a real middleware, each test in a ROS domain and a namespace of its own.
+
+The ROS wheels start every Python interpreter of their environment anew with the library path they need, pytest's too,
+so tests import rclpy like any other module.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import signal
+import subprocess
+import sys
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Condition, Event, Thread
+from time import monotonic
+
+import numpy as np
+import pytest
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import PointCloud2, PointField
+from std_msgs.msg import Header
+
+from spvnas_ros.ros.exchange import CloudExchange
+from spvnas_ros.ros.point_cloud2 import create_cloud
+from spvnas_ros.ros.process import ros_process, spinning
+
+HERE = Path(__file__).resolve().parent
+WAIT = 60.0
+"""Seconds to wait for what happens in milliseconds on a quiet machine."""
+
+_numbers = itertools.count()
+
+
+@contextmanager
+def private_domain() -> Iterator[str]:
+    """An environment whose ROS is away from everybody else's; yields a namespace that no other test uses."""
+    number = next(_numbers)
+    with pytest.MonkeyPatch.context() as patch:
+        # Domains above 101 meet the ports that Linux gives to clients.
+        patch.setenv("ROS_DOMAIN_ID", str(1 + (os.getpid() + number) % 101))
+        patch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+        yield f"/test_{os.getpid()}_{number}"
+
+
+@contextmanager
+def ros_domain() -> Iterator[str]:
+    """ROS in this process, in a domain and a namespace of its own."""
+    with private_domain() as namespace, ros_process([]):
+        yield namespace
+
+
+@pytest.fixture
+def ros() -> Iterator[str]:
+    """A domain for one test."""
+    with ros_domain() as namespace:
+        yield namespace
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a very narrow, untrained network."""
+    import torch
+
+    from spvnas_ros.nets.spec import NetSpec
+    from spvnas_ros.nets.unet import PointVoxelUNet
+    from spvnas_ros.zoo.checkpoint import Facts, save_checkpoint
+
+    torch.manual_seed(0)
+    net = PointVoxelUNet(NetSpec.spvcnn(4))
+    path = tmp_path_factory.mktemp("weights") / "narrow.safetensors"
+    save_checkpoint(path, net, Facts(spec=net.spec, name="narrow", trained=False))
+    return path
+
+
+class Process:
+    """A child process whose output can be waited for. As a context manager it is killed where it still runs."""
+
+    def __init__(self, *command: str) -> None:
+        self._child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self._lines: list[str] = []
+        self._changed = Condition()
+        self._ended = False
+        self._reader = Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @property
+    def output(self) -> str:
+        with self._changed:
+            return "".join(self._lines)
+
+    def wait_for(self, pattern: str, times: int = 1) -> str:
+        """Wait until the output holds the pattern so many times; returns the last match."""
+
+        def found() -> bool:
+            return self._ended or len(re.findall(pattern, "".join(self._lines))) >= times
+
+        with self._changed:
+            self._changed.wait_for(found, WAIT)
+        matches = list(re.finditer(pattern, self.output))
+        assert len(matches) >= times, f"no {pattern!r} in:\n{self.output}"
+        return matches[-1].group()
+
+    def wait(self) -> int:
+        """Wait for the end; returns the exit status."""
+        status = self._child.wait(WAIT)
+        self._reader.join(WAIT)
+        return status
+
+    def stop(self, how: int = signal.SIGINT) -> int:
+        """Send a signal and wait for the end; returns the exit status."""
+        self._child.send_signal(how)
+        return self.wait()
+
+    def kill(self) -> None:
+        self._child.kill()
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._child.kill()
+        self._child.wait()
+
+    def _read(self) -> None:
+        assert self._child.stdout is not None
+        for line in self._child.stdout:
+            with self._changed:
+                self._lines.append(line)
+                self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+
+def segmenter(namespace: str, **parameters: object) -> Process:
+    """The node, as a user starts it."""
+    arguments = [part for name, value in parameters.items() for part in ("-p", f"{name}:={value}")]
+    return Process(
+        sys.executable, "-m", "spvnas_ros.ros.segmenter_node", "--ros-args", "-r", f"__ns:={namespace}", *arguments
+    )
+
+
+def segmenter_with(namespace: str, perception: str) -> Process:
+    """The node with one of the perceptions of `segmenter_with.py` in place of a network."""
+    return Process(
+        sys.executable, str(HERE / "segmenter_with.py"), perception, "--ros-args", "-r", f"__ns:={namespace}"
+    )
+
+
+@contextmanager
+def exchange(namespace: str) -> Iterator[CloudExchange]:
+    """Ask the node in this namespace; ready when the block begins."""
+    node = CloudExchange(f"{namespace}/segmenter")
+    with spinning(node):
+        node.wait_until_ready(WAIT)
+        yield node
+
+
+@dataclass
+class Collector:
+    """Everything that comes on a topic, in order."""
+
+    node: Node
+    clouds: list[PointCloud2]
+    changed: Condition
+
+    def wait_until(self, enough: Callable[[list[PointCloud2]], bool]) -> None:
+        with self.changed:
+            assert self.changed.wait_for(lambda: enough(self.clouds), WAIT), f"{len(self.clouds)} clouds came"
+
+
+def collect(node: Node, topic: str, qos: QoSProfile) -> Collector:
+    """Subscribe `node` to a topic of clouds."""
+    collector = Collector(node, [], Condition())
+
+    def keep(cloud: PointCloud2) -> None:
+        with collector.changed:
+            collector.clouds.append(cloud)
+            collector.changed.notify_all()
+
+    node.create_subscription(PointCloud2, topic, keep, qos)
+    return collector
+
+
+def cloud(points: int = 100, stamp: int = 1, seed: int = 0) -> PointCloud2:
+    """A good cloud of x, y, z, intensity."""
+    fields = [PointField(name=n, offset=4 * i, datatype=7, count=1) for i, n in enumerate(("x", "y", "z", "intensity"))]
+    values = np.random.default_rng(seed).uniform((-20, -20, -2, 0), (20, 20, 3, 1), (points, 4)).astype(np.float32)
+    message = create_cloud(Header(frame_id="lidar"), fields, values)
+    message.header.stamp.sec = stamp
+    return message
+
+
+def with_data(message: PointCloud2, data: bytes) -> PointCloud2:
+    """The message, with other bytes."""
+    message.data = array("B", data)
+    return message
+
+
+def eventually(condition: Callable[[], bool]) -> bool:
+    """Whether the condition, which nobody announces, comes true."""
+    deadline, pause = monotonic() + WAIT, Event()
+    while not condition():
+        if monotonic() > deadline:
+            return False
+        pause.wait(0.005)
+    return True

@@ -1,0 +1,40 @@
+"""Run the segmenter node with something else in place of the network: `segmenter_with.py PERCEPTION --ros-args ...`."""
+
+from __future__ import annotations
+
+import sys
+from threading import Event
+
+import numpy as np
+
+from spvnas_ros.frame import Points, Segmentation
+from spvnas_ros.ros.process import run
+from spvnas_ros.ros.segmenter_node import SegmenterNode
+
+
+def counting(points: Points) -> Segmentation:
+    """The points' numbers as labels."""
+    count = len(points)
+    return Segmentation((np.arange(count) % 19).astype(np.uint8), np.linspace(0, 1, count, dtype=np.float32))
+
+
+def slow(points: Points) -> Segmentation:
+    """A network that takes 200 ms a cloud."""
+    if len(points) and len(points) != WARM_UP:
+        print("labelling", flush=True)
+        Event().wait(0.2)
+    return counting(points)
+
+
+def failing(points: Points) -> Segmentation:
+    """A network with a bug that 13 points bring out."""
+    if len(points) == 13:
+        raise RuntimeError("thirteen points")
+    return counting(points)
+
+
+WARM_UP = 2000
+
+if __name__ == "__main__":
+    perception = {"counting": counting, "slow": slow, "failing": failing}[sys.argv[1]]
+    sys.exit(run(lambda: SegmenterNode(perception)))
