@@ -133,6 +133,53 @@ def segment(
     raise typer.Exit(status)
 
 
+@app.command()
+@readable_errors()
+def inspect(
+    weights: Annotated[str, typer.Argument(help="A .safetensors file, or a fetched model's name.")],
+    scan: Annotated[Path | None, typer.Option(help="Count multiply-accumulates on this scan.")] = None,
+) -> None:
+    """Show what a checkpoint holds: network, classes, provenance, and what it costs on a scan."""
+    from rich.console import Console
+
+    from spvnas_ros.zoo.cache import resolve_weights
+    from spvnas_ros.zoo.inspect import describe
+
+    console = Console()
+    for part in describe(resolve_weights(weights), scan):
+        console.print(part)
+
+
+@app.command()
+@readable_errors()
+def bench(
+    scan: Annotated[
+        Path | None, typer.Option(help="A scan to measure on; a generated street scan if there is none.")
+    ] = None,
+    widths: Annotated[str, typer.Option(help="SPVCNN widths, separated by commas.")] = "16,32",
+    rounds: Annotated[int, typer.Option(min=1, help="How often every contender has its turn.")] = 3,
+    frames: Annotated[int, typer.Option(min=1, help="Frames per turn.")] = 3,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for bench.md and bench.json.")] = None,
+) -> None:
+    """Measure the CPU engine beside the reference, and beside spconv and torchsparse where they are installed."""
+    import tempfile
+
+    from spvnas_ros.bench.cpu import run
+    from spvnas_ros.synthetic import street_scan
+
+    with tempfile.TemporaryDirectory() as folder:
+        if scan is None:
+            scan = Path(folder) / "street_scan.bin"
+            street_scan(seed=0)[0].tofile(scan)
+        networks = [("spvcnn", int(width)) for width in widths.split(",")]
+        report = run(scan, networks, rounds, frames, progress=lambda line: typer.echo(line, err=True))
+    typer.echo(report.markdown())
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "bench.md").write_text(report.markdown() + "\n")
+        (out / "bench.json").write_text(report.json() + "\n")
+
+
 def main() -> None:
     """Entry point of the `spvnas` console script."""
     app()

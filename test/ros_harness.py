@@ -80,7 +80,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Process:
-    """A child process whose output can be waited for. As a context manager it is killed where it still runs."""
+    """A child process whose output can be waited for. As a context manager it is ended where it still runs."""
 
     def __init__(self, *command: str) -> None:
         self._child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -118,15 +118,17 @@ class Process:
         self._child.send_signal(how)
         return self.wait()
 
-    def kill(self) -> None:
-        self._child.kill()
-
     def __enter__(self) -> Process:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._child.kill()
-        self._child.wait()
+        # Killed at once it would leave its 64 MB of shared memory behind.
+        self._child.terminate()
+        try:
+            self._child.wait(10)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
 
     def _read(self) -> None:
         assert self._child.stdout is not None

@@ -9,6 +9,7 @@ from torch import Tensor
 from spvnas_ros.engine.plan import INPUT, Convolution, PointFusion, Source, Step, build_plan
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.sparse.coords import Level, quantize
+from spvnas_ros.sparse.kernel_map import build_levels
 from spvnas_ros.sparse.ops import devoxelize, interpolation, voxelize
 
 
@@ -32,6 +33,7 @@ class SpconvNet:
     def __init__(self, net: PointVoxelUNet, voxel_size: float) -> None:
         self._plan = build_plan(net)
         self._voxel_size = voxel_size
+        self._fused = {step.out: step.voxels for step in self._plan.steps if isinstance(step, PointFusion)}
         self._layers = {
             (step.name, source.slot): _layer(step, source)
             for step in self._plan.steps
@@ -60,8 +62,7 @@ class SpconvNet:
             near = devoxelize(voxels.features[rows], interpolation(level, 1 << step.level, coords.float()))
             own = torch.addmm(torch.from_numpy(step.bias), points.features, torch.from_numpy(step.kernel[0]))
             return points.replace_feature(own.relu_() + near)
-        # The mean goes back to the voxels that were fused just before: the last tensor seen at that level.
-        voxels = next(t for t in reversed(slots.values()) if t.spatial_shape[0] << step.level == coords_side(slots))
+        voxels = slots[self._fused[step.points]]
         level, rows = _sorted_level(voxels)
         parents = torch.cat([coords[:, :1], coords[:, 1:] >> step.level], dim=1)
         features = torch.empty(len(rows), slots[step.points].features.shape[1])
@@ -82,11 +83,6 @@ class SpconvNet:
         for source in step.pointwise:
             features.addmm_(slots[source.slot].features, torch.from_numpy(source.kernel[0]))
         return out.replace_feature(features.relu_() if step.relu else features)
-
-
-def coords_side(slots: dict[int, spconv.SparseConvTensor]) -> int:
-    """Side of the finest grid."""
-    return int(slots[INPUT].spatial_shape[0])
 
 
 def _concatenated(step: Convolution) -> list[Source]:
@@ -114,7 +110,5 @@ def _layer(step: Convolution, source: Source) -> torch.nn.Module:
 
 def _sorted_level(voxels: spconv.SparseConvTensor) -> tuple[Level, Tensor]:
     """The tensor's voxels as a level, and the tensor's row of each."""
-    from spvnas_ros.sparse.kernel_map import build_levels
-
     levels = build_levels(voxels.indices, depth=0)
     return levels.levels[0], levels.order

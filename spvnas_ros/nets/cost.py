@@ -7,6 +7,7 @@ interpolation are free. The count depends on the scan, because the pairs do.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -52,7 +53,7 @@ def stage_costs(spec: NetSpec, levels: Levels) -> list[StageCost]:
         width = stage.out
     if spec.point_branch:
         widths = spec.point_widths
-        macs = rows[0] * sum(a * b for a, b in zip(widths, widths[1:], strict=False))
+        macs = rows[0] * sum(a * b for a, b in pairwise(widths))
         costs.append(_cost("points", 0, rows, widths[-1], parameters, macs))
     costs.append(_cost("classifier", 0, rows, spec.num_classes, parameters, rows[0] * width * spec.num_classes))
     return costs

@@ -100,13 +100,16 @@ def _slots(keys: np.ndarray) -> np.ndarray:
 def _pairs(
     starts: np.ndarray, kernel_rows: np.ndarray, rows: np.ndarray, volume: int, tile_rows: int, num_in: int
 ) -> Pairs:
-    groups, ins, outs = _tile_pairs(starts, kernel_rows, rows, volume, tile_rows, num_in)
+    groups, ins, outs = _tile_pairs(starts, kernel_rows, rows, volume, tile_rows, num_in, UNIT, _SPARE)
     return Pairs(groups, ins, outs, volume, tile_rows)
 
 
 @njit(cache=True, nogil=True)
-def _tile_pairs(starts, kernel_rows, rows, volume, tile_rows, num_in):
-    """Compressed rows (per output row: kernel row and input row) regrouped as `Pairs` wants them."""
+def _tile_pairs(starts, kernel_rows, rows, volume, tile_rows, num_in, unit, spare):
+    """Compressed rows (per output row: kernel row and input row) regrouped as `Pairs` wants them.
+
+    unit, spare: arguments, not globals, which numba would freeze into its cache of this file
+    """
     num_out = starts.shape[0] - 1
     tiles = (num_out + tile_rows - 1) // tile_rows
     counts = np.zeros((tiles, volume), np.int32)
@@ -118,9 +121,9 @@ def _tile_pairs(starts, kernel_rows, rows, volume, tile_rows, num_in):
     for t in range(tiles):
         for k in range(volume):
             groups[t * volume + k] = total
-            total += (counts[t, k] + UNIT - 1) // UNIT * UNIT
+            total += (counts[t, k] + unit - 1) // unit * unit
     groups[tiles * volume] = total
-    ins, outs = np.empty(total + _SPARE, np.int32), np.empty(total + _SPARE, np.int32)
+    ins, outs = np.empty(total + spare, np.int32), np.empty(total + spare, np.int32)
     ins[total:], outs[total:] = num_in, num_out
     place = np.empty(volume, np.uint32)
     for t in range(tiles):

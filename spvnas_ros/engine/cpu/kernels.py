@@ -155,12 +155,23 @@ def aligned(size: int) -> np.ndarray:
     return raw[skip : skip + size]
 
 
+@njit(cache=True, nogil=True)
+def block_vectors(left):
+    """Vectors in the next column block when `left` are left: full blocks, but never a single vector at the end.
+
+    A block of one vector has too few independent sums to keep the multipliers busy.
+    """
+    if left > _VECTORS + 1 or left <= _VECTORS:
+        return min(left, _VECTORS)
+    return left // 2
+
+
 def column_blocks(padded: int) -> list[tuple[int, int]]:
     """(first column, vectors) of the panels that `padded` output columns are cut into."""
     blocks = []
     column = 0
     while column < padded:
-        vectors = min(_VECTORS, (padded - column) // _LANES)
+        vectors = block_vectors((padded - column) // _LANES)
         blocks.append((column, vectors))
         column += vectors * _LANES
     return blocks
@@ -186,7 +197,7 @@ def _group(x, x_stride, ins, outs, first, last, panels, columns, out, channels):
         stop = min(first + chunk, last)
         column = 0
         while column < columns:
-            vectors = min(_VECTORS, (columns - column) // _LANES)
+            vectors = block_vectors((columns - column) // _LANES)
             panel = panels + 4 * column * channels
             target = out + 4 * column
             p = first

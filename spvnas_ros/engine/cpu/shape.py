@@ -29,7 +29,7 @@ class MicroShape:
 # rows * vectors accumulators + vectors columns of the kernel + one spread input value must fit the register file:
 # 32 registers on AVX-512 and NEON, 16 on AVX2 and SSE.
 AVX512 = MicroShape("AVX-512", lanes=16, rows=8, vectors=3)
-AVX2 = MicroShape("AVX2", lanes=8, rows=6, vectors=2)
+AVX2 = MicroShape("AVX2", lanes=8, rows=4, vectors=3)
 NEON = MicroShape("NEON", lanes=4, rows=6, vectors=4)
 SSE = MicroShape("SSE", lanes=4, rows=4, vectors=3)
 

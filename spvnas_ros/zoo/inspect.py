@@ -1,0 +1,72 @@
+"""What a checkpoint holds, for people to read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from rich.table import Table
+
+from spvnas_ros.nets.cost import StageCost, count_parameters, stage_costs
+from spvnas_ros.scans import read_scan
+from spvnas_ros.sparse.coords import quantize
+from spvnas_ros.sparse.kernel_map import build_levels
+from spvnas_ros.zoo.checkpoint import Facts, load_checkpoint
+
+
+def describe(weights: Path, scan: Path | None = None) -> Iterator[Table]:
+    """Tables of a checkpoint's facts and, with a scan, of what every stage costs on it."""
+    _, facts = load_checkpoint(weights)
+    yield _facts_table(weights, facts)
+    if scan is not None:
+        points = torch.from_numpy(read_scan(scan))
+        finite = points[torch.isfinite(points).all(dim=1)]
+        levels = build_levels(quantize(finite, facts.voxel_size).coords)
+        yield _cost_table(scan, len(points), stage_costs(facts.spec, levels))
+
+
+def _facts_table(weights: Path, facts: Facts) -> Table:
+    spec = facts.spec
+    widths = [spec.stem[1], *(stage.out for stage in (*spec.encoder, *spec.decoder))]
+    depths = [len(stage.blocks) for stage in (*spec.encoder, *spec.decoder)]
+    score = "none published" if facts.published_miou is None else f"{facts.published_miou} mIoU"
+    limits = "unlimited" if facts.point_range is None else " ".join(f"{v:g}" for v in facts.point_range) + " m"
+    table = Table("fact", "value", title=str(weights), title_justify="left")
+    for fact, value in (
+        ("name", facts.name or "-"),
+        ("network", f"{spec.family}, {'with' if spec.point_branch else 'without'} point branch"),
+        ("parameters", f"{count_parameters(spec):,}"),
+        ("widths", " ".join(map(str, widths))),
+        ("residual blocks", " ".join(map(str, depths))),
+        ("voxel size", f"{facts.voxel_size} m"),
+        ("range", limits),
+        ("intensity", facts.intensity),
+        ("classes", f"{len(facts.classes)}: {', '.join(facts.classes)}"),
+        ("label map", facts.label_map),
+        ("score", score if facts.trained else "untrained: its labels mean nothing"),
+        ("provenance", facts.provenance or "-"),
+        ("source sha256", facts.source_sha256 or "-"),
+        ("weights sha256", facts.weights_sha256 or "-"),
+    ):
+        table.add_row(fact, value)
+    return table
+
+
+def _cost_table(scan: Path, points: int, costs: list[StageCost]) -> Table:
+    table = Table(title=f"{scan.name}: {points} points", title_justify="left", show_footer=True)
+    total_parameters, total_macs = sum(c.parameters for c in costs), sum(c.macs for c in costs)
+    table.add_column("stage", footer="all")
+    for header, footer in (
+        ("stride", ""),
+        ("voxels", ""),
+        ("width", ""),
+        ("parameters", f"{total_parameters:,}"),
+        ("MACs", f"{total_macs:,}"),
+        ("share", ""),
+    ):
+        table.add_column(header, footer=footer, justify="right")
+    for c in costs:
+        share = f"{c.macs / total_macs:.1%}"
+        table.add_row(c.name, str(c.stride), str(c.rows), str(c.width), f"{c.parameters:,}", f"{c.macs:,}", share)
+    return table
