@@ -54,7 +54,8 @@ class Perception:
         points: float32 `[N, 4]`, x, y, z in metres and intensity in 0..1; NaN and infinite coordinates are allowed
         scores: also return the probabilities of all classes
 
-        Points with a coordinate or an intensity that is not finite get label 255 and confidence 0.
+        Points with a coordinate or an intensity that is not finite, and points outside `facts.point_range` where the
+        network has one, get label 255 and confidence 0.
         Raises ValueError for another shape or type, and KeyRangeError where the finite points span more than
         2**18 voxels (13 km at 5 cm) along an axis.
         """
@@ -65,10 +66,13 @@ class Perception:
                 f"in 0..1, found {found}"
             )
         points = np.ascontiguousarray(points, np.float32)
-        finite: npt.NDArray[np.bool_] = np.isfinite(points).all(axis=1)
-        if finite.all():
+        usable: npt.NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(points), axis=1)
+        if self.facts.point_range is not None:
+            low, high = np.array(self.facts.point_range, np.float32).reshape(2, 3)
+            usable &= ((points[:, :3] >= low) & (points[:, :3] <= high)).all(axis=1)
+        if usable.all():
             return self.engine.segment(points, scores)
-        return _spread(self.engine.segment(points[finite], scores), finite)
+        return _spread(self.engine.segment(points[usable], scores), usable)
 
 
 def _spread(part: Segmentation, where: npt.NDArray[np.bool_]) -> Segmentation:

@@ -51,7 +51,8 @@ class SpconvNet:
         for step in self._plan.steps:
             slots[step.out] = self._run(step, slots, voxels.coords)
         logits = slots[self._plan.steps[-1].out].features
-        return logits.argmax(1).to(torch.uint8)[voxels.inverse]
+        labels: Tensor = logits.argmax(1).to(torch.uint8)[voxels.inverse]
+        return labels
 
     def _run(self, step: Step, slots: dict[int, spconv.SparseConvTensor], coords: Tensor) -> spconv.SparseConvTensor:
         if isinstance(step, Convolution):
@@ -105,7 +106,8 @@ def _layer(step: Convolution, source: Source) -> torch.nn.Module:
     if tuple(layer.weight.shape) != tuple(kernel.shape):
         kernel = kernel.permute(4, 0, 1, 2, 3)
     layer.weight.data = kernel.contiguous()
-    return layer.eval()
+    out: torch.nn.Module = layer.eval()
+    return out
 
 
 def _sorted_level(voxels: spconv.SparseConvTensor) -> tuple[Level, Tensor]:

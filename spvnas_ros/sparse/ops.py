@@ -52,7 +52,7 @@ def conv3d(feats: Tensor, kernel: Tensor, kernel_map: KernelMap) -> Tensor:
 
     feats `[num_in, Cin]`, kernel `[K, Cin, Cout]` -> `[num_out, Cout]`.
     """
-    out: Tensor = _SparseConv3d.apply(feats, kernel, kernel_map)
+    out: Tensor = _SparseConv3d.apply(feats, kernel, kernel_map)  # type: ignore[no-untyped-call]
     return out
 
 

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from spvnas_ros.engine.cpu.kernels import SHAPE, UNIT, Pairs
+from spvnas_ros.engine.cpu.kernels import AHEAD, SHAPE, UNIT, Pairs
 from spvnas_ros.engine.cpu.octree import Family, build_octree, cells_of, corner_rows
 from spvnas_ros.engine.cpu.team import Team
 from spvnas_ros.nets.spec import NUM_STAGES, POINT_LEVELS
 
-TILE_ROWS = (1024, 512, 384, 256, 256)
+TILE_ROWS = (1024, 768, 512, 512, 512)
 """Output rows per tile at each level: a tile of outputs stays in the second-level cache, and every kernel row still
 finds enough pairs in it to fill the vector blocks."""
 
 _TILES_PER_THREAD = 4
 _NO_CORNERS = np.zeros((0, 8), np.int32)
-_SPARE = 2 * SHAPE.rows
+_SPARE = AHEAD + SHAPE.rows
 """Readable entries behind every index list, for whole groups and for prefetching."""
 
 

@@ -25,8 +25,8 @@ UNIT = SHAPE.rows // 2
 _CACHED_FLOATS = 2048
 """Input values worked on at a time: 8 KiB, so that they stay in the first-level cache for all column blocks."""
 
-LINES_AHEAD = 2
-"""Cache lines fetched ahead of each input row: its first two; the hardware follows from there."""
+AHEAD = _CACHED_FLOATS
+"""At most so many pairs ahead input rows are fetched: index lists must be readable that far behind their end."""
 
 _FLOAT, _I32, _I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 
@@ -36,7 +36,7 @@ def microkernel(rows: int, vectors: int, lanes: int) -> Callable[..., Any]:
 
     `f(x, x_stride, in_rows, panel, out, out_stride, out_rows, channels)`, all int64 addresses and byte strides:
     for r in range(rows): `out[out_rows[r], :vectors*lanes] += x[in_rows[r], :channels] @ panel`, where the panel is
-    `[channels, vectors*lanes]` and contiguous. `in_rows` must be readable `rows` entries further on (prefetch).
+    `[channels, vectors*lanes]` and contiguous.
     """
     vector = ir.VectorType(_FLOAT, lanes)
 
@@ -48,11 +48,6 @@ def microkernel(rows: int, vectors: int, lanes: int) -> Callable[..., Any]:
             x, x_stride, in_rows, panel, out, out_stride, out_rows, channels = args
             fma = cgutils.get_or_insert_function(
                 b.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fmuladd.v{lanes}f32"
-            )
-            prefetch = cgutils.get_or_insert_function(
-                b.module,
-                ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), _I32, _I32, _I32]),
-                "llvm.prefetch.p0",
             )
 
             def const(value):
@@ -67,11 +62,6 @@ def microkernel(rows: int, vectors: int, lanes: int) -> Callable[..., Any]:
 
             inputs = [row(x, x_stride, in_rows, r) for r in range(rows)]
             outputs = [row(out, out_stride, out_rows, r) for r in range(rows)]
-            for r in range(rows):
-                ahead = row(x, x_stride, in_rows, r + rows)
-                for line in range(LINES_AHEAD):
-                    hints = [ir.Constant(_I32, v) for v in (0, 3, 1)]  # read, keep in all levels, data
-                    b.call(prefetch, [pointer(ahead, 64 * line, ir.IntType(8)), *hints])
             start = [
                 [b.load(pointer(outputs[r], 4 * lanes * v, vector), align=4) for v in range(vectors)]
                 for r in range(rows)
@@ -109,6 +99,25 @@ def microkernel(rows: int, vectors: int, lanes: int) -> Callable[..., Any]:
         return signature, generate
 
     return kernel
+
+
+@intrinsic
+def _prefetch(context, x, x_stride, in_rows, line):
+    """Ask for cache line `line` of the row of `x` that `in_rows` points at."""
+
+    def generate(context, b, signature, args):
+        x, x_stride, in_rows, line = args
+        byte = ir.IntType(8).as_pointer()
+        prefetch = cgutils.get_or_insert_function(
+            b.module, ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32]), "llvm.prefetch.p0"
+        )
+        row = b.sext(b.load(b.inttoptr(in_rows, _I32.as_pointer()), align=4), _I64)
+        address = b.add(b.add(x, b.mul(row, x_stride)), b.mul(line, ir.Constant(_I64, 64)))
+        hints = [ir.Constant(_I32, v) for v in (0, 3, 1)]  # read, keep in all levels, data
+        b.call(prefetch, [b.inttoptr(address, byte), *hints])
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), generate
 
 
 def _kernels(vectors):
@@ -178,7 +187,7 @@ def column_blocks(padded: int) -> list[tuple[int, int]]:
 
 
 def pack_kernel(kernel: np.ndarray) -> np.ndarray:
-    """Kernel `[K, Cin, Cout]` as a flat array: one contiguous `[Cin, columns]` panel per kernel row and column block."""
+    """Kernel `[K, Cin, Cout]`, flat: one contiguous `[Cin, columns]` panel per kernel row and column block."""
     volume, channels, columns = kernel.shape
     padded = SHAPE.pad(columns)
     wide = np.zeros((volume, channels, padded), np.float32)
@@ -193,6 +202,7 @@ def pack_kernel(kernel: np.ndarray) -> np.ndarray:
 def _group(x, x_stride, ins, outs, first, last, panels, columns, out, channels):
     """Add the products of pairs first..last (a multiple of UNIT) of one kernel row into the output rows."""
     chunk = max(_ROWS, _CACHED_FLOATS // channels // _ROWS * _ROWS)
+    lines = (4 * channels + 63) // 64
     while first < last:
         stop = min(first + chunk, last)
         column = 0
@@ -203,6 +213,11 @@ def _group(x, x_stride, ins, outs, first, last, panels, columns, out, channels):
             p = first
             while p + _ROWS <= stop:
                 i, o = ins + 4 * p, outs + 4 * p
+                if column == 0:
+                    # The rows of the next chunk: the list goes on into the next kernel row and the next tile.
+                    for r in range(chunk, chunk + _ROWS):
+                        for line in range(lines):
+                            _prefetch(x, x_stride, i + 4 * r, line)
                 if vectors == 1:
                     _full_1(x, x_stride, i, panel, target, 4 * columns, o, channels)
                 elif vectors == 2:

@@ -29,7 +29,7 @@ def _window_bit(x: int, y: int, z: int) -> int:
     return 16 * x + 4 * y + z
 
 
-def _tables() -> tuple[np.ndarray, ...]:
+def _tables():
     """Look-up tables over the block.
 
     occupancy uint64 `[27, 256]`: block cells filled by a parent's neighbour at offset k with child mask m

@@ -1,0 +1,52 @@
+# make demo   install into .venv and run the main job: a LiDAR bag through the real node
+# make test   install and run every check and test
+# make bench  the CPU benchmark (BENCH_SCAN=file.bin to choose the scan)
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Pinned here, for the CPU setup of demo, tests and benchmarks, and nowhere else: setup.py takes any torch from 2.4 on.
+TORCH ?= torch==2.13.0
+SPVNAS_SHARED ?= ../shared
+export SPVNAS_SHARED
+
+# With a ROS distribution sourced, its packages serve; without one, ROS 2 comes from PyPI.
+ifdef ROS_DISTRO
+EXTRAS := test
+VENV_FLAGS := --system-site-packages
+else
+EXTRAS := ros,test
+endif
+
+INSTALLED := $(VENV)/.installed
+BENCH_SCAN ?= $(wildcard $(SPVNAS_SHARED)/golden/full_scan.bin)
+
+.PHONY: install demo test lint unit bench clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): setup.py pyproject.toml
+	$(PYTHON) -m venv $(VENV_FLAGS) $(VENV)
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS)]"
+	touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/python -m spvnas_ros.ros.demo $(BAG) $(if $(WEIGHTS),--weights $(WEIGHTS)) --out runs/demo
+
+test: lint unit
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: $(INSTALLED)
+	$(BIN)/python -m pytest --durations=10
+
+bench: $(INSTALLED)
+	$(BIN)/spvnas bench $(if $(BENCH_SCAN),--scan $(BENCH_SCAN)) --out runs/bench
+
+clean:
+	rm -rf $(VENV) runs build install log *.egg-info

@@ -1,0 +1,192 @@
+"""The one public door: every point gets an answer, whatever the cloud looks like and whichever engine runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from spvnas_ros import Perception, Segmentation
+from spvnas_ros.frame import UNLABELLED
+from spvnas_ros.labels import LABEL_MAPS, MIT_HAN_LAB, SEMANTIC_KITTI
+from spvnas_ros.nets.spec import NetSpec
+from spvnas_ros.nets.unet import PointVoxelUNet
+from spvnas_ros.sparse import KeyRangeError
+from spvnas_ros.zoo.checkpoint import CheckpointError, Facts, save_checkpoint
+
+ENGINES = ("cpu", "torch")
+
+
+def network() -> PointVoxelUNet:
+    torch.manual_seed(0)
+    return PointVoxelUNet(NetSpec.spvcnn(4)).eval()
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def perception(request: pytest.FixtureRequest) -> Perception:
+    return Perception.from_net(network(), engine=request.param)
+
+
+def cloud(count: int = 500, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(-5, 5, (count, 4)).astype(np.float32)
+
+
+def assert_whole(result: Segmentation, points: np.ndarray) -> None:
+    assert result.labels.dtype == np.uint8
+    assert result.confidence.dtype == np.float32
+    assert len(result.labels) == len(result.confidence) == len(points)
+    usable = np.isfinite(points).all(axis=1)
+    assert (result.labels[usable] < 19).all()
+    assert (result.confidence[usable] > 0).all()
+    assert (result.labels[~usable] == UNLABELLED).all()
+    assert (result.confidence[~usable] == 0).all()
+
+
+def test_every_point_is_labelled_and_scores_are_probabilities(perception: Perception) -> None:
+    points = cloud()
+    result = perception(points, scores=True)
+    assert_whole(result, points)
+    assert result.scores is not None
+    assert result.scores.shape == (500, 19)
+    np.testing.assert_allclose(result.scores.sum(axis=1), 1, rtol=1e-5)
+    assert perception(points).scores is None
+
+
+def test_an_empty_cloud_gives_empty_results(perception: Perception) -> None:
+    result = perception(np.zeros((0, 4), np.float32), scores=True)
+    assert_whole(result, np.zeros((0, 4), np.float32))
+    assert result.scores is not None
+    assert result.scores.shape == (0, 19)
+
+
+def test_a_cloud_of_nothing_but_nan_is_unlabelled(perception: Perception) -> None:
+    points = np.full((5, 4), np.nan, np.float32)
+    assert_whole(perception(points, scores=True), points)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    hnp.arrays(np.float32, st.tuples(st.integers(0, 60), st.just(4)), elements=st.floats(-50, 50, width=32)),
+    st.lists(st.tuples(st.integers(0, 59), st.integers(0, 3), st.sampled_from([np.nan, np.inf, -np.inf])), max_size=9),
+)
+def test_points_that_are_not_finite_change_nothing_for_the_others(
+    points: np.ndarray, holes: list[tuple[int, int, float]]
+) -> None:
+    perception = Perception.from_net(network(), engine="torch")
+    for row, column, value in holes:
+        if row < len(points):
+            points[row, column] = value
+    result = perception(points)
+    assert_whole(result, points)
+    usable = np.isfinite(points).all(axis=1)
+    np.testing.assert_array_equal(result.labels[usable], perception(points[usable]).labels)
+
+
+def test_points_outside_the_networks_range_are_unlabelled() -> None:
+    facts = replace(Facts(spec=NetSpec.spvcnn(4)), point_range=(-2.0, -5.0, -5.0, 2.0, 5.0, 5.0))
+    points = cloud()
+    result = Perception.from_net(network(), facts)(points)
+    inside = np.abs(points[:, 0]) <= 2
+    assert (result.labels[inside] < 19).all()
+    assert (result.labels[~inside] == UNLABELLED).all()
+
+
+@pytest.mark.parametrize(
+    ("points", "found"),
+    [
+        (np.zeros((3, 3), np.float32), r"float32 \(3, 3\)"),
+        (np.zeros(4, np.float32), r"float32 \(4,\)"),
+        ([[0, 0, 0, 0]], "list"),
+    ],
+)
+def test_a_wrong_shape_is_named(perception: Perception, points: object, found: str) -> None:
+    with pytest.raises(ValueError, match=rf"\[N, 4\].*found {found}"):
+        perception(points)  # type: ignore[arg-type]
+
+
+def test_a_stray_point_beyond_the_key_range_is_an_error(perception: Perception) -> None:
+    points = cloud()
+    points[7, 0] = 1e6
+    with pytest.raises(KeyRangeError, match="at most 262144 can be keyed"):
+        perception(points)
+
+
+def test_unknown_engines_and_devices_are_named() -> None:
+    with pytest.raises(ValueError, match="unknown engine 'tpu', expected one of auto, cpu, torch"):
+        Perception.from_net(network(), engine="tpu")
+    with pytest.raises(ValueError, match="unknown device 'banana'"):
+        Perception.from_net(network(), device="banana")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match=r"'cuda' is not there: torch .* sees 0 CUDA"):
+            Perception.from_net(network(), device="cuda")
+
+
+def test_load_picks_the_cpu_engine_and_keeps_the_facts(tmp_path: Path) -> None:
+    net = network()
+    save_checkpoint(tmp_path / "net.safetensors", net, Facts(spec=net.spec, name="mine", trained=False))
+    loaded = Perception.load(tmp_path / "net.safetensors", device="cpu")
+    assert loaded.engine.name == "cpu"
+    assert loaded.facts.name == "mine"
+    points = cloud()
+    np.testing.assert_array_equal(loaded(points).labels, Perception.from_net(net, engine="torch")(points).labels)
+    (tmp_path / "broken.safetensors").write_bytes(b"nothing")
+    with pytest.raises(CheckpointError):
+        Perception.load(tmp_path / "broken.safetensors")
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_gives_the_same_labels_on_a_full_scan(full_scan: np.ndarray) -> None:
+    torch.manual_seed(0)
+    net = PointVoxelUNet(NetSpec.spvcnn(16)).eval()
+    here = Perception.from_net(net, device="cpu", engine="torch")(full_scan)
+    there = Perception.from_net(net, device="cuda", engine="torch")(full_scan)
+    assert (here.labels == there.labels).mean() >= 0.9999
+
+
+def test_idle_openmp_threads_sleep_unless_the_user_says_otherwise() -> None:
+    code = "import spvnas_ros, os; print(os.environ['OMP_WAIT_POLICY'])"
+    for mine, expected in ({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"):
+        done = subprocess.run([sys.executable, "-c", code], env=mine, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == expected
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from spvnas_ros import cli; print(sorted({'torch', 'numba', 'numpy', 'rclpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_two_label_maps_differ_where_the_sources_do() -> None:
+    raw = np.array([13, 16, 60, 256, 257, 40, 0, 252], np.uint32) | (7 << 16)
+    official, released = SEMANTIC_KITTI.encode(raw), MIT_HAN_LAB.encode(raw)
+    names = [SEMANTIC_KITTI.classes[i] if i < 19 else "-" for i in official]
+    assert names == ["other-vehicle", "other-vehicle", "road", "other-vehicle", "other-vehicle", "road", "-", "car"]
+    assert released.tolist() == [255, 255, 255, 255, 255, 8, 255, 0]
+
+
+@pytest.mark.parametrize("name", LABEL_MAPS)
+def test_raw_ids_round_trip_and_unknown_ones_are_refused(name: str) -> None:
+    label_map = LABEL_MAPS[name]
+    labels = np.array([*range(19), UNLABELLED], np.uint8)
+    assert (label_map.encode(label_map.decode(labels)) == labels).all()
+    with pytest.raises(ValueError, match=r"does not list raw label id\(s\) \[77, 1234\]"):
+        label_map.encode(np.array([10, 1234, 77]))
+
+
+def test_real_labels_are_all_listed(shared: Path) -> None:
+    files = sorted((shared / "data" / "semantickitti").glob("sequences/*/labels/*.label"))
+    assert files
+    for file in files:
+        encoded = SEMANTIC_KITTI.encode(np.fromfile(file, np.uint32))
+        assert set(np.unique(encoded)) <= {*range(19), UNLABELLED}
