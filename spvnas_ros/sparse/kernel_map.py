@@ -36,7 +36,7 @@ class KernelMap:
 
     def pairs(self) -> Iterator[tuple[int, Tensor, Tensor]]:
         """`(k, in_rows, out_rows)` of every kernel row that has pairs."""
-        groups = zip(*(torch.split(rows, self.sizes) for rows in (self.in_rows, self.out_rows)), strict=True)
+        groups = zip(*(torch.split(rows, list(self.sizes)) for rows in (self.in_rows, self.out_rows)), strict=True)
         for k, (in_rows, out_rows) in enumerate(groups):
             if len(in_rows):
                 yield k, in_rows, out_rows
