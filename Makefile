@@ -9,6 +9,8 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 SPVNAS_SHARED ?= ../shared
 export SPVNAS_SHARED
+# Tests call colcon and the project's own commands by name.
+export PATH := $(abspath $(BIN)):$(PATH)
 
 # With a ROS distribution sourced, its packages serve; without one, ROS 2 comes from PyPI.
 ifdef ROS_DISTRO

@@ -53,6 +53,7 @@ setup(
             "mypy>=1.11",
             "import-linter>=2.0",
             "colcon-common-extensions",
+            "setuptools>=70.1",  # builds wheels by itself
         ],
     },
     entry_points={

@@ -9,7 +9,6 @@ from torch import Tensor
 from spvnas_ros.engine.plan import INPUT, Convolution, PointFusion, Source, Step, build_plan
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.sparse.coords import Level, quantize
-from spvnas_ros.sparse.kernel_map import build_levels
 from spvnas_ros.sparse.ops import devoxelize, interpolation, voxelize
 
 
@@ -48,9 +47,13 @@ class SpconvNet:
         sides = [(int(side) // 32 + 1) * 32 for side in voxels.coords[:, 1:].amax(0)]
         start = spconv.SparseConvTensor(points[voxels.first], voxels.coords, sides, 1)
         slots: dict[int, spconv.SparseConvTensor] = {INPUT: start}
-        for step in self._plan.steps:
-            slots[step.out] = self._run(step, slots, voxels.coords)
-        logits = slots[self._plan.steps[-1].out].features
+        last_read = [last for _, last in self._plan.lifetimes()]
+        out = start
+        for index, step in enumerate(self._plan.steps):
+            out = self._run(step, slots, voxels.coords)
+            # The mean after a fusion needs the voxels it came from: keep what the next step may ask for.
+            slots = {slot: value for slot, value in (slots | {step.out: out}).items() if last_read[slot] >= index}
+        logits = out.features
         labels: Tensor = logits.argmax(1).to(torch.uint8)[voxels.inverse]
         return labels
 
@@ -111,6 +114,6 @@ def _layer(step: Convolution, source: Source) -> torch.nn.Module:
 
 
 def _sorted_level(voxels: spconv.SparseConvTensor) -> tuple[Level, Tensor]:
-    """The tensor's voxels as a level, and the tensor's row of each."""
-    levels = build_levels(voxels.indices, depth=0)
-    return levels.levels[0], levels.order
+    """The tensor's voxels in the order that look-ups want, and the tensor's row of each."""
+    coords = voxels.indices.long()
+    return Level.sort(coords, coords.new_zeros(4))

@@ -15,7 +15,7 @@ from torchsparse.nn import functional
 
 from spvnas_ros.engine.plan import INPUT, Array, Convolution, PointFusion, Step, build_plan
 from spvnas_ros.nets.unet import PointVoxelUNet
-from spvnas_ros.sparse.coords import Level, encode, quantize
+from spvnas_ros.sparse.coords import Level, quantize
 from spvnas_ros.sparse.ops import devoxelize, interpolation, voxelize
 
 Stride = tuple[int, int, int]
@@ -55,8 +55,7 @@ class _Frame:
         if stride not in self.levels:
             coords = self.coords[stride][:, [3, 0, 1, 2]].long()
             coords[:, 1:] >>= level
-            keys, rows = torch.sort(encode(coords))
-            self.levels[stride] = Level.from_keys(keys, coords.new_zeros(4)), rows
+            self.levels[stride] = Level.sort(coords, coords.new_zeros(4))
         return self.levels[stride]
 
 

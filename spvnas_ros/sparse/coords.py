@@ -80,6 +80,12 @@ class Level:
     origin: Tensor
 
     @classmethod
+    def sort(cls, coords: Tensor, origin: Tensor) -> tuple[Level, Tensor]:
+        """The level of distinct voxels `[n, 4]`, none before `origin`, and the caller's row of each, int64 `[n]`."""
+        keys, rows = torch.sort(encode(coords - origin))
+        return cls.from_keys(keys, origin), rows
+
+    @classmethod
     def from_keys(cls, keys: Tensor, origin: Tensor) -> Level:
         return cls(keys, decode(keys) + origin, origin)
 

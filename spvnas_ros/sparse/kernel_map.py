@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spvnas_ros.sparse.coords import AXIS_BITS, MAX_BATCH, MAX_EXTENT, Level, encode, key_range_error
+from spvnas_ros.sparse.coords import AXIS_BITS, MAX_BATCH, MAX_EXTENT, Level, key_range_error
 
 KERNEL_OFFSETS = tuple((k % 3 - 1, k // 3 % 3 - 1, k // 9 - 1) for k in range(27))
 """Row k of a 3x3x3 kernel multiplies the input voxel at this (x, y, z) offset: x runs fastest."""
@@ -84,10 +84,10 @@ def build_levels(coords: Tensor, depth: int = 4) -> Levels:
         raise ValueError(f"coords must be integers [N, 4] (batch, x, y, z), found shape {tuple(coords.shape)}")
     origin = _origin(coords, depth)
     _check_range(coords - origin)
-    keys, order = torch.sort(encode(coords - origin))
-    if bool((keys[1:] == keys[:-1]).any()):
+    finest, order = Level.sort(coords, origin)
+    if bool((finest.keys[1:] == finest.keys[:-1]).any()):
         raise ValueError("coords holds the same voxel more than once; quantize the points first")
-    levels = [Level.from_keys(keys, origin)]
+    levels = [finest]
     parents, halvings = [], []
     for _ in range(depth):
         fine = levels[-1]
