@@ -82,6 +82,9 @@ def check_installed(prefix: Path, python_path: Path) -> None:
         assert Path(code).is_relative_to(prefix)
         assert Path(profile).samefile(share / "config" / "fastdds_shm.xml")
 
+    definitions = "import spvnas_ros.ros.build_messages.packages as p; print(len(p.VISION_MSGS.definitions))"
+    assert run(sys.executable, "-c", definitions, cwd=prefix, environment=environment) == "7\n"
+
     pytest.importorskip("rclpy", reason="ROS 2 is not installed; the installed node cannot be started")
     node = without_weights(commands / "segmenter_node", environment)
     assert node.returncode == 1, node.stderr
@@ -128,4 +131,13 @@ def test_the_package_says_what_it_needs() -> None:
     assert package.get("format") == "3"
     assert package.findtext("export/build_type") == "ament_python"
     needed = {entry.text for entry in package.iterfind("exec_depend")}
-    assert {"rclpy", "sensor_msgs", "sensor_msgs_py", "std_msgs", "launch", "launch_ros"} <= needed
+    assert {
+        "rclpy",
+        "sensor_msgs",
+        "sensor_msgs_py",
+        "std_msgs",
+        "vision_msgs",
+        "tf2_msgs",
+        "launch",
+        "launch_ros",
+    } <= needed

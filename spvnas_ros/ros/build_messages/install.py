@@ -1,0 +1,118 @@
+"""Put a built package where Python and ROS look, whole or not at all."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from spvnas_ros.ros.build_messages.packages import DEPENDENCIES, MessagePackage
+
+STAMP = "built_by_spvnas_ros"
+"""A file in a package that we built: what it was built from."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a package is installed under a prefix."""
+
+    package: MessagePackage
+    prefix: Path
+
+    @property
+    def module(self) -> Path:
+        """The Python package."""
+        version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+        return self.prefix / "lib" / version / "site-packages" / self.package.name
+
+    @property
+    def share(self) -> Path:
+        """Its definitions and type descriptions."""
+        return self.prefix / "share" / self.package.name
+
+    @property
+    def stamp(self) -> str | None:
+        """What the installed package was built from; None where none of ours is installed."""
+        try:
+            return (self.module / STAMP).read_text()
+        except FileNotFoundError:
+            return None
+
+    @contextmanager
+    def locked(self) -> Iterator[Path]:
+        """Keep other processes out for the block; yields an empty folder for its work.
+
+        The folder is on the file system of the prefix and goes with the block. Raises OSError where the prefix
+        cannot be written.
+        """
+        self.prefix.mkdir(parents=True, exist_ok=True)
+        work = self.prefix / f".building-{self.package.name}"
+        with (self.prefix / f".building-{self.package.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            # What a killed build left: nobody else is here now.
+            shutil.rmtree(work, ignore_errors=True)
+            work.mkdir()
+            try:
+                yield work
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+
+    def install(self, source: Path, extension: Path, stamp: str, work: Path) -> None:
+        """Install from generated source and its extension module, in place of what is there.
+
+        The Python package comes last, in one step: where it is, everything is. Must be called within `locked`.
+        """
+        module, share = work / "module", work / "share"
+        shutil.copytree(source / "msg", module / "msg", ignore=_all_but(".py"))
+        shutil.copy(extension, module)
+        (module / "__init__.py").touch()
+        (module / STAMP).write_text(stamp)
+        shutil.copytree(source / "msg", share / "msg", ignore=_all_but(".idl", ".json"))
+        for definition in self.package.definitions:
+            shutil.copy(definition, share / "msg")
+        (share / "package.xml").write_text(_PACKAGE_XML.format(name=self.package.name))
+
+        if self.module.exists():
+            os.replace(self.module, work / "old")
+        shutil.rmtree(self.share, ignore_errors=True)
+        self.share.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(share, self.share)
+        self._write_index()
+        self.module.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(module, self.module)
+
+    def _write_index(self) -> None:
+        interfaces = sorted(path.name for path in (self.share / "msg").iterdir() if path.suffix != ".json")
+        entries = {
+            "packages": "",
+            "package_run_dependencies": ";".join(DEPENDENCIES),
+            "rosidl_interfaces": "\n".join(f"msg/{name}" for name in interfaces),
+        }
+        for kind, text in entries.items():
+            folder = self.prefix / "share" / "ament_index" / "resource_index" / kind
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / self.package.name).write_text(text)
+
+
+def _all_but(*suffixes: str) -> Callable[[str, list[str]], list[str]]:
+    """For copytree: ignore what does not end so."""
+    return lambda _folder, names: [name for name in names if not name.endswith(suffixes)]
+
+
+_PACKAGE_XML = (
+    """<?xml version="1.0"?>
+<package format="3">
+  <name>{name}</name>
+  <version>0.0.0</version>
+  <description>Messages of the ROS package of this name, built by spvnas_ros for a machine without ROS.</description>
+  <maintainer email="maintainers@spvnas-ros.example">spvnas_ros developers</maintainer>
+  <license>Apache-2.0</license>
+"""
+    + "".join(f"  <exec_depend>{name}</exec_depend>\n" for name in DEPENDENCIES)
+    + "</package>\n"
+)

@@ -1,0 +1,57 @@
+"""Which messages are made, and what they must hash to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+_DEFINITIONS = Path(__file__).resolve().parent / "definitions"
+
+DEPENDENCIES = ("builtin_interfaces", "std_msgs", "geometry_msgs")
+"""The message packages whose types the definitions use, directly and indirectly."""
+
+
+@dataclass(frozen=True)
+class MessagePackage:
+    """A package of messages.
+
+    type_hashes: by name of the message, the hash (RIHS01) of the type in the ROS distributions, in hex
+    """
+
+    name: str
+    type_hashes: Mapping[str, str]
+
+    @property
+    def folder(self) -> Path:
+        """What holds the definitions, under `msg/`."""
+        return _DEFINITIONS / self.name
+
+    @property
+    def definitions(self) -> list[Path]:
+        """The .msg files."""
+        return sorted(self.folder.glob("msg/*.msg"))
+
+
+VISION_MSGS = MessagePackage(
+    "vision_msgs",
+    MappingProxyType(
+        {
+            "BoundingBox3D": "bbb73a65c163d7f9bb29009c7bde9f7faa576bd2d23299c4511d19230dab4698",
+            "Detection3D": "ddd703be132ab0b69d33121f1bb034132bfbb3b0ac5f9fb1516005ba1c8a265b",
+            "Detection3DArray": "793f5eab9595ac1c0da07873cc859db42eae51f0ee76056db8562515d830e018",
+            "LabelInfo": "3d37df4015cdf660cc851c51897f2acd957e1ca6205ba0a99aebffb9406b0783",
+            "ObjectHypothesis": "51da43cec11c01957a64d1e05a24acd18aae7745ec30b74348ad5f6d634f7f90",
+            "ObjectHypothesisWithPose": "41c12344c0396c48b81df12467c192d99b2a0eb1463c5c37194e4223251c80bc",
+            "VisionClass": "1e4a11f0fed50b5623cb8ff26ca0e37952a48a9c074d16f804b44e9164c2037a",
+        }
+    ),
+)
+
+TF2_MSGS = MessagePackage(
+    "tf2_msgs",
+    MappingProxyType({"TFMessage": "e369d0f05a23ae52508854b66f6aa0437f3449d652e8cbf22d5abe85d020f087"}),
+)
+
+PACKAGES = MappingProxyType({package.name: package for package in (VISION_MSGS, TF2_MSGS)})
