@@ -135,6 +135,86 @@ def segment(
 
 @app.command()
 @readable_errors()
+def bag(
+    source: Annotated[Path, typer.Argument(metavar="BAG", help="A rosbag2: its folder, or an .mcap or .db3 file.")],
+    weights: Annotated[str, typer.Option("-w", "--weights", help="A .safetensors file, or a fetched model's name.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the labelled bag, report and picture.")],
+    labels_field: Annotated[str | None, typer.Option(help="The truth: a field of the clouds.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="The truth: a folder of SemanticKITTI's .label files, one a cloud, in order.")
+    ] = None,
+    label_ids: Annotated[
+        str,
+        typer.Option(
+            help="What --labels-field holds: raw (SemanticKITTI ids), class (indices, 255 = none), or auto: class "
+            "where all numbers of the bag are classes or 255."
+        ),
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, cpu or torch.")] = "auto",
+    intensity: Annotated[
+        str, typer.Option(help="The sensor's scale: auto, unit, u8, u16, none or the value that stands for 1.")
+    ] = "auto",
+    topic: Annotated[str | None, typer.Option(help="The clouds' topic, where the bag has several.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Start again, and replace results that are there.")] = False,
+) -> None:
+    """Label a whole bag and score it: a new bag, and with a truth the IoU by class, a picture and report.json.
+
+    Interrupted or killed, it goes on where it stopped when the same command is given again.
+    """
+    from spvnas_ros.offline.bag_evaluation import run
+
+    if labels_field and labels:
+        raise typer.BadParameter("the truth comes from a field (--labels-field) or from files (--labels), not both")
+    status = run(
+        source,
+        weights,
+        out,
+        labels_field=labels_field,
+        labels=labels,
+        label_ids=label_ids,
+        device=device,
+        engine=engine,
+        intensity=intensity,
+        topic=topic,
+        force=force,
+    )
+    raise typer.Exit(status)
+
+
+@app.command()
+@readable_errors()
+def doctor(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="BAG",
+            help="A rosbag2, a scan or a folder of scans. Live topics are not looked at yet: record a few seconds "
+            "(ros2 bag record /topic) and give the bag.",
+        ),
+    ],
+    weights: Annotated[
+        str | None,
+        typer.Option("-w", "--weights", help="Also hold the clouds against these weights, and measure them."),
+    ] = None,
+    frames: Annotated[int, typer.Option(min=1, help="How many clouds to label with --weights.")] = 5,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, cpu or torch.")] = "auto",
+    intensity: Annotated[
+        str, typer.Option(help="The scale to check: auto, unit, u8, u16, none or the value that stands for 1.")
+    ] = "auto",
+    topic: Annotated[str | None, typer.Option(help="The clouds' topic, where a bag has several.")] = None,
+) -> None:
+    """Look at clouds and say what fits the networks and what does not, with advice. Status 1 if something is bad."""
+    from spvnas_ros.doctor import run
+
+    raise typer.Exit(
+        run(source, weights, frames=frames, device=device, engine=engine, intensity=intensity, topic=topic)
+    )
+
+
+@app.command()
+@readable_errors()
 def inspect(
     weights: Annotated[str, typer.Argument(help="A .safetensors file, or a fetched model's name.")],
     scan: Annotated[Path | None, typer.Option(help="Count multiply-accumulates on this scan.")] = None,

@@ -24,20 +24,20 @@ RANGES = (10.0, 20.0, 50.0)
 """What the top view can show, metres to each side; the smallest one that holds nearly all points is taken."""
 
 _SCALE = 2
-_MARGIN = 24
+MARGIN = 24
 _HEADER = 64
 _TOP_VIEW = 788
 _DRIVER_HEIGHT = 400
 _BAR_HEIGHT = 12
 _LEGEND_ROW = 30
 
-_BACKGROUND = (13, 16, 23)
-_PANEL = (18, 22, 31)
-_LINES = (43, 51, 66)
-_TEXT = (226, 232, 240)
-_FAINT = (128, 140, 158)
-_WARNING = (255, 184, 77)
-_GREY = (96, 104, 118)
+BACKGROUND = (13, 16, 23)
+PANEL = (18, 22, 31)
+LINES = (43, 51, 66)
+TEXT = (226, 232, 240)
+FAINT = (128, 140, 158)
+WARNING = (255, 184, 77)
+GREY = (96, 104, 118)
 
 _CAMERA = (-0.08, 0.0, 0.03)
 """Behind and above the sensor, in ranges: from the sensor itself its rings would be lines, and the road a fan."""
@@ -88,7 +88,7 @@ def save_picture(
     colours = _colour_table(facts)
     visible = (np.abs(points[:, :3]) < _OUT_OF_SIGHT).all(axis=1)
     seen, seen_labels = points[visible], labels[visible]
-    picture = Image.new("RGB", SIZE, _BACKGROUND)
+    picture = Image.new("RGB", SIZE, BACKGROUND)
     reach = _reach(seen)
     _paste_top_view(picture, seen, seen_labels, colours, reach)
     _paste_driver_view(picture, seen, seen_labels, colours, reach)
@@ -99,7 +99,7 @@ def save_picture(
 
 
 def _colour_table(facts: Facts) -> Colours:
-    table = np.full((256, 3), _GREY, np.uint8)
+    table = np.full((256, 3), GREY, np.uint8)
     table[: len(facts.palette)] = facts.palette
     return table
 
@@ -118,11 +118,11 @@ def _paste_top_view(
     size = _TOP_VIEW * _SCALE
     per_metre = size / (2 * reach)
     rings = [reach / 5 * step for step in range(1, 6)]
-    canvas = Image.new("RGB", (size, size), _PANEL)
+    canvas = Image.new("RGB", (size, size), PANEL)
     draw = ImageDraw.Draw(canvas)
     for distance in rings:
         near, far = size / 2 - distance * per_metre, size / 2 + distance * per_metre
-        draw.ellipse((near, near, far, far), outline=_LINES, width=_SCALE)
+        draw.ellipse((near, near, far, far), outline=LINES, width=_SCALE)
     x, y, z = points[:, 0], points[:, 1], points[:, 2]
     # Percentiles: a bird or a reflection would flatten everything else.
     low, high = np.percentile(z, (1, 99)) if len(z) else (0.0, 1.0)
@@ -135,7 +135,7 @@ def _paste_top_view(
     )
     _draw_points(canvas, projected, colours, strength=1.6, fade=0.2)
     _draw_sensor(draw, size / 2, size / 100)
-    corner = (_MARGIN, _HEADER + _MARGIN // 2)
+    corner = (MARGIN, _HEADER + MARGIN // 2)
     _paste(picture, canvas, corner)
     labels_draw = ImageDraw.Draw(picture)
     for distance in rings[:-1]:
@@ -143,20 +143,20 @@ def _paste_top_view(
         labels_draw.text(
             (corner[0] + _TOP_VIEW / 2 + 6, at),
             f"{distance:.0f} m",
-            _TEXT,
-            _font(13),
+            TEXT,
+            font(13),
             "lm",
             stroke_width=2,
-            stroke_fill=_PANEL,
+            stroke_fill=PANEL,
         )
 
 
 def _paste_driver_view(
     picture: Image.Image, points: Points, labels: npt.NDArray[np.uint8], colours: Colours, reach: float
 ) -> None:
-    left = 2 * _MARGIN + _TOP_VIEW
-    width, height = (SIZE[0] - _MARGIN - left) * _SCALE, _DRIVER_HEIGHT * _SCALE
-    canvas = Image.new("RGB", (width, height), _PANEL)
+    left = 2 * MARGIN + _TOP_VIEW
+    width, height = (SIZE[0] - MARGIN - left) * _SCALE, _DRIVER_HEIGHT * _SCALE
+    canvas = Image.new("RGB", (width, height), PANEL)
     x, y, z = (points[:, axis] - _CAMERA[axis] * reach for axis in range(3))
     forward = x * np.cos(_PITCH) - z * np.sin(_PITCH)
     up = x * np.sin(_PITCH) + z * np.cos(_PITCH)
@@ -172,7 +172,7 @@ def _paste_driver_view(
         labels[near],
     )
     _draw_points(canvas, projected, colours, strength=9.0, fade=0.35)
-    _paste(picture, canvas, (left, _HEADER + _MARGIN // 2))
+    _paste(picture, canvas, (left, _HEADER + MARGIN // 2))
 
 
 def _sparsity(count: int) -> float:
@@ -229,7 +229,7 @@ def _disc(radius: int, stride: int) -> list[int]:
 def _draw_sensor(draw: ImageDraw.ImageDraw, centre: float, unit: float) -> None:
     """An arrow that points where the sensor looks."""
     shape = ((2.2, 0.0), (-1.8, 1.3), (-1.1, 0.0), (-1.8, -1.3))
-    draw.polygon([(centre - y * unit, centre - x * unit) for x, y in shape], fill=_TEXT)
+    draw.polygon([(centre - y * unit, centre - x * unit) for x, y in shape], fill=TEXT)
 
 
 def _paste(picture: Image.Image, canvas: Image.Image, corner: tuple[int, int]) -> None:
@@ -238,18 +238,18 @@ def _paste(picture: Image.Image, canvas: Image.Image, corner: tuple[int, int]) -
 
 def _write_header(picture: Image.Image, title: str, count: int, trained: bool) -> None:
     draw = ImageDraw.Draw(picture)
-    draw.text((_MARGIN, _HEADER / 2 + 4), title, _TEXT, _font(26), "lm")
+    draw.text((MARGIN, _HEADER / 2 + 4), title, TEXT, font(26), "lm")
     facts = f"{count:,} points".replace(",", " ")
-    draw.text((SIZE[0] - _MARGIN, _HEADER / 2 + 4), facts, _FAINT, _font(20), "rm")
+    draw.text((SIZE[0] - MARGIN, _HEADER / 2 + 4), facts, FAINT, font(20), "rm")
     if not trained:
-        middle = SIZE[0] - _MARGIN - draw.textlength(facts, _font(20)) - 24
-        draw.text((middle, _HEADER / 2 + 4), "untrained network: labels mean nothing", _WARNING, _font(20), "rm")
+        middle = SIZE[0] - MARGIN - draw.textlength(facts, font(20)) - 24
+        draw.text((middle, _HEADER / 2 + 4), "untrained network: labels mean nothing", WARNING, font(20), "rm")
 
 
 def _write_legend(picture: Image.Image, labels: npt.NDArray[np.uint8], facts: Facts, colours: Colours) -> None:
     draw = ImageDraw.Draw(picture)
-    left, top = 2 * _MARGIN + _TOP_VIEW, _HEADER + 3 * _MARGIN // 2 + _DRIVER_HEIGHT
-    width = SIZE[0] - _MARGIN - left
+    left, top = 2 * MARGIN + _TOP_VIEW, _HEADER + 3 * MARGIN // 2 + _DRIVER_HEIGHT
+    width = SIZE[0] - MARGIN - left
     counts = np.bincount(labels, minlength=256)
     order = np.argsort(-counts[:UNLABELLED], kind="stable").tolist()
     present = [index for index in (*order, UNLABELLED) if counts[index]]
@@ -258,13 +258,13 @@ def _write_legend(picture: Image.Image, labels: npt.NDArray[np.uint8], facts: Fa
         start = left + (width - 1) * shown // len(labels)
         draw.rectangle((start, top, left + width - 1, top + _BAR_HEIGHT - 1), fill=_rgb(colours[index]))
         shown += int(counts[index])
-    top += _BAR_HEIGHT + _MARGIN // 2
-    column, rows = (width + _MARGIN) // 2, min((SIZE[1] - _MARGIN - top) // _LEGEND_ROW, -(-len(present) // 2))
+    top += _BAR_HEIGHT + MARGIN // 2
+    column, rows = (width + MARGIN) // 2, min((SIZE[1] - MARGIN - top) // _LEGEND_ROW, -(-len(present) // 2))
     for place, index in enumerate(present[: 2 * rows]):
         x, y = left + column * (place // rows), top + _LEGEND_ROW * (place % rows) + _LEGEND_ROW // 2
         draw.rounded_rectangle((x, y - 9, x + 18, y + 9), 5, fill=_rgb(colours[index]))
-        draw.text((x + 30, y), _class_name(facts, index), _TEXT, _font(18), "lm")
-        draw.text((x + column - _MARGIN, y), _percent(int(counts[index]), len(labels)), _FAINT, _font(18), "rm")
+        draw.text((x + 30, y), _class_name(facts, index), TEXT, font(18), "lm")
+        draw.text((x + column - MARGIN, y), _percent(int(counts[index]), len(labels)), FAINT, font(18), "rm")
 
 
 def _percent(part: int, whole: int) -> str:
@@ -282,5 +282,6 @@ def _class_name(facts: Facts, index: int) -> str:
     return "unlabelled" if index == UNLABELLED else f"class {index}"
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The pictures' font; comes with Pillow, so that they look the same everywhere."""
     return ImageFont.load_default(size)

@@ -41,7 +41,7 @@ LABELS, BAG, SCORES, PICTURE, SUMMARY = "labels", "bag", "scores", "picture.png"
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
 
-_FRAME_ERRORS = (ScanError, PointCloudError, KeyRangeError)
+FRAME_ERRORS = (ScanError, PointCloudError, KeyRangeError)
 """What is wrong with one frame and says nothing of the next."""
 _TOP_CLASSES = 5
 
@@ -121,7 +121,7 @@ def segment(
         on_frame(summary.skipped[-1])
 
     with _open_sink(source, facts, out, force=force) as write:
-        for frame in _frames(source, skip):
+        for frame in frames_until_damage(source, skip):
             if stopped():
                 summary.interrupted = True
                 break
@@ -131,7 +131,7 @@ def segment(
                 result = perception(cloud.points, scores)
                 elapsed = perf_counter() - start
                 write(frame, cloud, result)
-            except _FRAME_ERRORS as error:
+            except FRAME_ERRORS as error:
                 skip(frame.name, error)
                 continue
             if result.scores is not None:
@@ -183,7 +183,7 @@ def run(
         from spvnas_ros.perception import Perception
 
         perception = Perception.load(weights, device=device, engine=engine)
-        with _progress_bar(len(source)) as on_frame, _stop_on_signal() as stopped:
+        with progress_bar(len(source)) as on_frame, stop_on_signal() as stopped:
             summary = segment(
                 source, perception, out, scores=scores, force=force, on_frame=on_frame, stopped=stopped.is_set
             )
@@ -212,7 +212,7 @@ def describe(summary: Summary, out: Path, kind: str) -> str:
     return "\n".join(lines)
 
 
-def _frames(source: Source, skip: Callable[[str, Exception], None]) -> Iterator[Frame]:
+def frames_until_damage(source: Source, skip: Callable[[str, Exception], None]) -> Iterator[Frame]:
     """The source's frames; a bag that turns out damaged on the way ends there, and that is said."""
     frames = iter(source)
     while True:
@@ -274,12 +274,12 @@ def _save_summary(path: Path, summary: Summary) -> None:
 
 
 @contextmanager
-def _progress_bar(count: int) -> Iterator[Callable[[Skipped | None], None]]:
+def progress_bar(count: int, doing: str = "labelling") -> Iterator[Callable[[Skipped | None], None]]:
     """A bar on stderr where that is a terminal. Skipped frames are told in any case."""
     console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
-    columns = (TextColumn("labelling"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("labelling", total=count)
+        task = progress.add_task(doing, total=count)
 
         def on_frame(skipped: Skipped | None) -> None:
             if skipped:
@@ -290,7 +290,7 @@ def _progress_bar(count: int) -> Iterator[Callable[[Skipped | None], None]]:
 
 
 @contextmanager
-def _stop_on_signal() -> Iterator[threading.Event]:
+def stop_on_signal() -> Iterator[threading.Event]:
     """Ctrl-C and SIGTERM end the run after the frame at hand, so that nothing is half written; a second one at once."""
     stopped = threading.Event()
 

@@ -1,0 +1,51 @@
+"""All questions in order. Pure: what is asked was observed before."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from spvnas_ros.doctor import scene_checks, stream_checks
+from spvnas_ros.doctor.finding import OK, WARN, Finding, Findings
+from spvnas_ros.doctor.observe import Clouds
+from spvnas_ros.doctor.stream_checks import Timing
+from spvnas_ros.doctor.timing import rate_of
+
+if TYPE_CHECKING:
+    from spvnas_ros.zoo.checkpoint import Facts
+
+
+def examine(clouds: Clouds, facts: Facts | None = None, timing: Timing | None = None) -> list[Finding]:
+    """Everything there is to say.
+
+    facts:  of the weights; without them the clouds are held against what all public weights were trained on
+    timing: the network measured on these clouds
+    """
+    findings = list(_weights(facts)) if facts else []
+    findings += stream_checks.check_clouds(clouds)
+    rate = rate_of([header.stamp for header in clouds.headers])
+    if clouds.headers:
+        for about_stream in (stream_checks.check_fields, stream_checks.check_frame_id, stream_checks.check_stamps):
+            findings += about_stream(clouds)
+        findings += stream_checks.check_rate(rate)
+    if clouds.samples:
+        for about_scene in (
+            scene_checks.check_points,
+            scene_checks.check_beams,
+            scene_checks.check_view,
+            scene_checks.check_ground,
+        ):
+            findings += about_scene(clouds)
+        findings += scene_checks.check_intensity(clouds, facts)
+        findings += scene_checks.check_reach(clouds, facts)
+    if timing:
+        findings += stream_checks.check_speed(timing, rate)
+    return findings
+
+
+def _weights(facts: Facts) -> Findings:
+    found = f"{facts.name or 'unnamed'}: {facts.num_classes} classes, {facts.voxel_size * 100:g} cm voxels, "
+    found += f"label map {facts.label_map}, trained on intensity {facts.intensity!r}"
+    if facts.trained:
+        yield Finding(OK, "weights", found)
+    else:
+        yield Finding(WARN, "weights", found, "these weights are untrained: the labels will mean nothing")

@@ -1,0 +1,89 @@
+"""`spvnas doctor`: observe, measure where there are weights, print what was found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+from spvnas_ros.doctor.checks import examine
+from spvnas_ros.doctor.finding import BAD, OK, WARN, Finding
+from spvnas_ros.doctor.observe import Clouds, observe
+from spvnas_ros.doctor.stream_checks import Timing
+
+if TYPE_CHECKING:
+    from spvnas_ros.perception import Perception
+
+_STYLES = {OK: "green", WARN: "yellow", BAD: "bold red"}
+
+
+class TopicError(ValueError):
+    """A live topic, which cannot be looked at."""
+
+
+def measure(perception: Perception, clouds: Clouds, frames: int) -> Timing | None:
+    """Label up to `frames` of the clouds that were kept, one of them twice to warm up; None where there are none."""
+    chosen = [sample.points for sample in clouds.samples][:frames]
+    where = f"{perception.engine.device} (engine {perception.engine.name})"
+    if not chosen:
+        return None
+    ms = []
+    try:
+        perception(chosen[0])
+        for points in chosen:
+            start = perf_counter()
+            perception(points)
+            ms.append((perf_counter() - start) * 1e3)
+    except ValueError as error:
+        return Timing((), where, str(error))
+    return Timing(tuple(ms), where)
+
+
+def run(
+    path: Path,
+    weights: str | None = None,
+    *,
+    frames: int = 5,
+    device: str = "auto",
+    engine: str = "auto",
+    intensity: str = "auto",
+    topic: str | None = None,
+) -> int:
+    """Print the findings about a bag or scans. Returns 1 where something is bad, else 0.
+
+    Raises TopicError for a topic's name, and what `observe` and `Perception.load` raise.
+    """
+    if path.is_absolute() and not path.exists():
+        raise TopicError(
+            f"there is no file {path}; if it is a topic: live ones are not looked at yet. Record a few seconds with "
+            f"ros2 bag record {path}, and give the bag"
+        )
+    clouds = observe(path, intensity=intensity, topic=topic)
+    facts = timing = None
+    if weights is not None:
+        from spvnas_ros.perception import Perception
+
+        perception = Perception.load(weights, device=device, engine=engine)
+        facts, timing = perception.facts, measure(perception, clouds, frames)
+    findings = examine(clouds, facts, timing)
+    console = Console(soft_wrap=True, highlight=False)
+    for finding in findings:
+        console.print(_line(finding))
+    console.print(_summary(findings))
+    return int(any(finding.level == BAD for finding in findings))
+
+
+def _line(finding: Finding) -> Text:
+    line = Text(f"{finding.level:<4}", _STYLES[finding.level])
+    line.append(f"  {finding.about:<10} {finding.found}", "default")
+    if finding.advice:
+        line.append(f"\n{'':16} -> {finding.advice}", "default")
+    return line
+
+
+def _summary(findings: list[Finding]) -> str:
+    counts = {level: sum(finding.level == level for finding in findings) for level in (OK, WARN, BAD)}
+    return f"{counts[OK]} fit, {counts[WARN]} to watch, {counts[BAD]} bad"

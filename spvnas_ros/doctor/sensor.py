@@ -1,0 +1,102 @@
+"""What a cloud's geometry tells of the sensor: beams, vertical view, reach, height above the ground. Pure numpy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from spvnas_ros.frame import Points
+
+_NEAREST = 1.0
+"""Metres: what is nearer is often the vehicle, and its angles are those of the sensor's inside."""
+_FEWEST, _MOST = 4, 256
+_BIN = 0.02
+"""Degrees: far below the distance of two beams (0.3 or more), far above the rounding of float32."""
+_QUIET = 0.05
+"""Share of the fullest bin up to which a bin of elevations counts as between beams."""
+_GROUND_RING = (3.0, 25.0)
+"""Metres from the sensor within which the ground is looked for."""
+
+
+def usable(points: Points) -> Points:
+    """The points that are finite and not at the origin, where drivers put what they did not measure."""
+    finite = points[np.isfinite(points[:, :3]).all(axis=1)]
+    return finite[(np.abs(finite[:, :3]) > 0).any(axis=1)]
+
+
+def reach(points: Points, percent: float) -> float:
+    """That percentile of the distances, metres; NaN without points."""
+    seen = usable(points)
+    return float(np.percentile(np.linalg.norm(seen[:, :3], axis=1), percent)) if len(seen) else float("nan")
+
+
+def vertical_view(points: Points) -> tuple[float, float] | None:
+    """Lowest and highest elevation, degrees, but for one point in 1000 at each end; None without points."""
+    elevation = _elevation(points)
+    if not len(elevation):
+        return None
+    low, high = np.percentile(elevation, (0.1, 99.9))
+    return float(low), float(high)
+
+
+def beams(points: Points, ring: npt.NDArray[Any] | None = None, rows: int = 1) -> tuple[int, str] | None:
+    """How many beams the sensor has, and what tells it; None where nothing does.
+
+    ring: beam of each point; rows: height of an organised cloud
+    """
+    if ring is not None:
+        return len(np.unique(ring)), "seen, by the ring field"
+    if rows > 1:
+        return min(rows, len(points) // rows), "by the organised cloud"
+    if found := _revolutions(points):
+        return found, "by the order of the points"
+    if found := _levels(points):
+        return found, "by their elevations"
+    return None
+
+
+def ground_height(points: Points) -> float | None:
+    """Height of what lies lowest around the sensor, metres in the cloud's frame; None where there is too little."""
+    distance = np.hypot(points[:, 0], points[:, 1])
+    z = points[(distance > _GROUND_RING[0]) & (distance < _GROUND_RING[1]) & np.isfinite(points[:, 2]), 2]
+    if len(z) < 100:
+        return None
+    # The ground is where most points lie in the lower half of the heights: a level, not the lowest reflection.
+    low, middle = np.percentile(z, (1, 60))
+    counts, edges = np.histogram(z, bins=max(1, round((middle - low) / 0.1)), range=(low, max(middle, low + 0.1)))
+    fullest = int(counts.argmax())
+    return float((edges[fullest] + edges[fullest + 1]) / 2)
+
+
+def _elevation(points: Points) -> npt.NDArray[np.float64]:
+    seen = usable(points).astype(np.float64)
+    flat = np.hypot(seen[:, 0], seen[:, 1])
+    return np.degrees(np.arctan2(seen[:, 2], flat))[flat > _NEAREST]
+
+
+def _revolutions(points: Points) -> int | None:
+    """Beams of a cloud that is written beam by beam: how often the azimuth begins anew."""
+    seen = usable(points)
+    azimuth = np.unwrap(np.arctan2(seen[:, 1], seen[:, 0]).astype(np.float64))
+    if len(azimuth) < 2:
+        return None
+    turns = abs(azimuth[-1] - azimuth[0]) / (2 * np.pi)
+    steady = np.mean(np.sign(np.diff(azimuth)) == np.sign(azimuth[-1] - azimuth[0]))
+    count = round(turns)
+    return count if _FEWEST <= count <= _MOST and steady > 0.8 else None
+
+
+def _levels(points: Points) -> int | None:
+    """Beams of a cloud in any order: on how many sharp levels its elevations lie."""
+    elevation = _elevation(points)
+    if len(elevation) < 1000:
+        return None
+    low, high = elevation.min(), elevation.max()
+    counts, _ = np.histogram(elevation, bins=max(1, int((high - low) / _BIN)))
+    full = counts > _QUIET * counts.max()
+    if full.mean() > 0.5:
+        return None
+    levels = int(np.count_nonzero(np.diff(full.astype(np.int8)) == 1) + full[0])
+    return levels if _FEWEST <= levels <= _MOST else None

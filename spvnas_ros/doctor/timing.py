@@ -1,0 +1,33 @@
+"""How often clouds come, from their stamps. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+
+_GAP = 1.5
+"""A pause of more than this many periods means that clouds are missing."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Clouds a second, and how many seem to be missing of those expected."""
+
+    hertz: float
+    lost: int
+    expected: int
+
+
+def rate_of(stamps: Sequence[int]) -> Rate | None:
+    """The rate of clouds with these stamps, nanoseconds, in order; None where there are not two in order.
+
+    Steps back and repeated stamps are left out.
+    """
+    steps = [(after - before) / 1e9 for before, after in pairwise(stamps) if after > before]
+    if not steps:
+        return None
+    period = median(steps)
+    lost = sum(round(step / period) - 1 for step in steps if step > _GAP * period)
+    return Rate(1 / period, lost, len(stamps) + lost)

@@ -1,0 +1,97 @@
+"""Scores of labels against the truth, as SemanticKITTI's benchmark defines them. Pure numpy.
+
+The facts, from the benchmark's own tool (semantic-kitti-api, evaluate_semantics.py):
+
+* One confusion matrix is filled over all frames, and the scores are taken from it at the end; there is no score of a
+  frame that would be averaged.
+* A point without a truth (raw ids that the label map ignores) counts nowhere, whatever was predicted for it.
+* A point with a truth that is left unlabelled counts against its class.
+* IoU of a class = right / (right + wrongly given that class + of that class and not found).
+* Its mean goes over all classes, and one that does not occur counts as 0. On its validation sequence every class
+  occurs, so nobody notices; on a short drive the mean would mostly count what is not there.
+
+So `Score.miou` is the mean over the classes that occur in the truth, and `Score.miou_official` the tool's own; where
+all classes occur they are the same number. Its accuracy leaves out points without a label; ours counts them as wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from spvnas_ros.frame import UNLABELLED
+
+Labels = npt.NDArray[np.uint8]
+"""`[N]` class indices, 255 = none."""
+
+Confusion = npt.NDArray[np.int64]
+"""`[C, C + 1]` points by truth (row) and prediction (column); the last column holds those left unlabelled."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """How good labels are, in shares of 1.
+
+    miou:          mean IoU over the classes that occur in the truth; None where no point has a truth
+    miou_official: mean IoU over all classes, those that do not occur counting as 0
+    accuracy:      share of the points with a truth whose label is right; None where there are none
+    iou:           by class name; None for a class that does not occur in the truth
+    truth_points:  points by class name, as the truth has them
+    unlabelled:    points with a truth that were left without a label; they count as wrong
+    confusion:     rows by truth, columns by prediction, the last one unlabelled
+    """
+
+    miou: float | None
+    miou_official: float
+    accuracy: float | None
+    iou: dict[str, float | None]
+    truth_points: dict[str, int]
+    unlabelled: int
+    confusion: list[list[int]]
+
+
+def confusion_matrix(truth: Labels, predicted: Labels, num_classes: int) -> Confusion:
+    """Count points by truth and prediction; those of several frames may be added.
+
+    truth, predicted: uint8 `[N]`, class indices, 255 = no truth, unlabelled
+
+    Raises ValueError where they are not as many, or hold an index that is no class.
+    """
+    if truth.shape != predicted.shape or truth.ndim != 1:
+        raise ValueError(f"truth is {truth.shape} and predicted {predicted.shape}, expected one number a point each")
+    for name, labels in (("truth", truth), ("predicted", predicted)):
+        if len(wrong := np.unique(labels[(labels >= num_classes) & (labels != UNLABELLED)])):
+            raise ValueError(f"{name} holds {wrong.tolist()}, expected 0 to {num_classes - 1}, or 255 for none")
+    known = truth != UNLABELLED
+    column = np.minimum(predicted[known], num_classes).astype(np.int64)
+    cell = truth[known].astype(np.int64) * (num_classes + 1) + column
+    return np.bincount(cell, minlength=num_classes * (num_classes + 1)).reshape(num_classes, num_classes + 1)
+
+
+def intersection_over_union(confusion: Confusion) -> npt.NDArray[np.float64]:
+    """IoU of each class, float64 `[C]`, NaN for a class that does not occur in the truth."""
+    right = np.diagonal(confusion)
+    in_truth = confusion.sum(axis=1)
+    union = in_truth + confusion[:, :-1].sum(axis=0) - right
+    return np.where(in_truth > 0, right / np.maximum(union, 1), np.nan)
+
+
+def score(confusion: Confusion, classes: Sequence[str]) -> Score:
+    """The scores of a confusion matrix `[C, C + 1]`. Raises ValueError where it is not of these C classes."""
+    if confusion.shape != (len(classes), len(classes) + 1):
+        raise ValueError(f"the confusion matrix is {confusion.shape}, expected {(len(classes), len(classes) + 1)}")
+    iou = intersection_over_union(confusion)
+    occurs = ~np.isnan(iou)
+    total = int(confusion.sum())
+    return Score(
+        miou=float(iou[occurs].mean()) if occurs.any() else None,
+        miou_official=float(np.nan_to_num(iou).mean()),
+        accuracy=float(np.diagonal(confusion).sum() / total) if total else None,
+        iou={name: float(value) if found else None for name, value, found in zip(classes, iou, occurs, strict=True)},
+        truth_points=dict(zip(classes, confusion.sum(axis=1).tolist(), strict=True)),
+        unlabelled=int(confusion[:, -1].sum()),
+        confusion=confusion.tolist(),
+    )
