@@ -7,13 +7,14 @@ so tests import rclpy like any other module.
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,19 +142,22 @@ class Process:
             self._changed.notify_all()
 
 
-def segmenter(namespace: str, **parameters: object) -> Process:
-    """The node, as a user starts it."""
-    arguments = [part for name, value in parameters.items() for part in ("-p", f"{name}:={value}")]
-    return Process(
-        sys.executable, "-m", "spvnas_ros.ros.segmenter_node", "--ros-args", "-r", f"__ns:={namespace}", *arguments
-    )
+def segmenter(namespace: str, files: Iterable[Path] = (), **parameters: object) -> Process:
+    """The node, as a user starts it, with parameter files and parameters."""
+    given = [part for file in files for part in ("--params-file", str(file))]
+    arguments = _ros_arguments(namespace, parameters, given)
+    return Process(sys.executable, "-m", "spvnas_ros.ros.segmenter_node", *arguments)
 
 
-def segmenter_with(namespace: str, perception: str) -> Process:
+def segmenter_with(namespace: str, perception: str, **parameters: object) -> Process:
     """The node with one of the perceptions of `segmenter_with.py` in place of a network."""
-    return Process(
-        sys.executable, str(HERE / "segmenter_with.py"), perception, "--ros-args", "-r", f"__ns:={namespace}"
-    )
+    return Process(sys.executable, str(HERE / "segmenter_with.py"), perception, *_ros_arguments(namespace, parameters))
+
+
+def _ros_arguments(namespace: str, parameters: Mapping[str, object], files: Iterable[str] = ()) -> list[str]:
+    values = {name: json.dumps(value) if isinstance(value, bool) else value for name, value in parameters.items()}
+    parts = [part for name, value in values.items() for part in ("-p", f"{name}:={value}")]
+    return ["--ros-args", "-r", f"__ns:={namespace}", *files, *parts]
 
 
 @contextmanager

@@ -33,8 +33,13 @@ def failing(points: Points) -> Segmentation:
     return counting(points)
 
 
+def broken(_points: Points) -> Segmentation:
+    """A network with a bug that every cloud brings out, that of warming up first."""
+    raise KeyError("no such thing")
+
+
 WARM_UP = 2000
 
 if __name__ == "__main__":
-    perception = {"counting": counting, "slow": slow, "failing": failing}[sys.argv[1]]
+    perception = {"counting": counting, "slow": slow, "failing": failing, "broken": broken}[sys.argv[1]]
     sys.exit(run(lambda: SegmenterNode(perception)))

@@ -10,15 +10,13 @@ from threading import Semaphore
 
 import numpy as np
 import pytest
-from ruamel.yaml import YAML
-
-from conftest import REPOSITORY
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed; pip install 'spvnas_ros[ros]' brings it")
 
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import PointCloud2, PointField
+from std_msgs.msg import Float64
 
 from ros_harness import (
     Process,
@@ -35,7 +33,7 @@ from ros_harness import (
 from spvnas_ros.frame import Points, Segmentation
 from spvnas_ros.pointcloud import decode
 from spvnas_ros.ros.process import spinning
-from spvnas_ros.ros.segmenter_node import PARAMETERS, SegmenterNode
+from spvnas_ros.ros.segmenter_node import SegmenterNode
 
 __all__ = ["ros", "weights"]  # fixtures
 
@@ -146,7 +144,9 @@ def test_nothing_is_labelled_while_nobody_listens(ros: str) -> None:
     publisher = driver.create_publisher(PointCloud2, f"{ros}/segmenter/input/points", QoSProfile(depth=10))
     with spinning(driver), spinning(node):
         seen.clear()
+        driver.create_subscription(Float64, f"{ros}/segmenter/debug/processing_time/total_ms", print, 1)
         assert eventually(lambda: publisher.get_subscription_count() > 0)
+        assert eventually(lambda: node.count_subscribers("~/debug/processing_time/total_ms") > 0)
         publisher.publish(cloud(10))
         assert eventually(lambda: node.statistics.received == 1)
         assert node.statistics.unwatched == 1
@@ -154,11 +154,6 @@ def test_nothing_is_labelled_while_nobody_listens(ros: str) -> None:
             assert asking.ask(cloud(20, stamp=2)).cloud.width == 20
     assert 10 not in seen
     assert seen[-1] == 20
-
-
-def test_the_parameter_file_lists_the_parameters_with_their_defaults() -> None:
-    parameters = YAML(typ="safe").load(REPOSITORY / "config" / "segmenter.param.yaml")["/**"]["ros__parameters"]
-    assert parameters == {name: default for name, (default, _) in PARAMETERS.items()}
 
 
 def test_parameters_come_from_a_file_and_an_intensity_may_be_a_number(tmp_path: Path) -> None:

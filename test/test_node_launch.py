@@ -10,7 +10,7 @@ import pytest
 from conftest import REPOSITORY
 
 FILE = REPOSITORY / "launch" / "segment.launch.py"
-ARGUMENTS = ["points", "weights", "device", "params_file", "namespace", "use_sim_time"]
+ARGUMENTS = ["points", "weights", "device", "autostart", "params_file", "namespace", "use_sim_time"]
 
 
 def test_the_launch_file_is_python_and_offers_its_arguments() -> None:

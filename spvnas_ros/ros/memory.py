@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Options of glibc's mallopt."""
@@ -27,3 +28,12 @@ def keep_freed_memory() -> bool:
         return False
     kept = mallopt(_M_TRIM_THRESHOLD, _KEEP_FREED_BYTES)
     return bool(kept and mallopt(_M_MMAP_THRESHOLD, _SERVE_FROM_HEAP_BYTES))
+
+
+def resident_bytes() -> int | None:
+    """How much memory this process has in RAM; None where the system does not tell it this way."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -4,26 +4,33 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from dataclasses import dataclass, field
+from itertools import pairwise
 from threading import Lock
 
 import numpy as np
 
+STAGES = ("decode", "preprocess", "inference", "postprocess", "publish", "total")
+"""Of a frame, as the timing topics call them."""
+
 _REMEMBERED_FRAMES = 4096
+_REMEMBERED_ARRIVALS = 21
 
 
 @dataclass(frozen=True)
 class FrameTimes:
     """When a cloud passed the stages of a frame, in nanoseconds of the monotonic clock (one for all processes).
 
-    received: its callback ran; taken: the worker began; decoded: points are there; inferred: labels are there;
-    published: `publish` returned
+    received: its callback ran; taken: the worker began; decoded: points are there; prepared: those that are to be
+    labelled; inferred: labels are there; composed: messages are there; published: `publish` returned
     """
 
     stamp: int
     received: int
     taken: int
     decoded: int
+    prepared: int
     inferred: int
+    composed: int
     published: int
 
     @property
@@ -32,9 +39,39 @@ class FrameTimes:
         return (self.published - self.received) / 1e6
 
     @property
+    def work_ms(self) -> float:
+        """Worker began to published: what a cloud takes, however long it waited."""
+        return (self.published - self.taken) / 1e6
+
+    @property
     def overhead_ms(self) -> float:
-        """Callback to published, without waiting for the worker and without the network."""
-        return self.total_ms - (self.taken - self.received + self.inferred - self.decoded) / 1e6
+        """What a cloud takes without the network."""
+        return self.work_ms - (self.inferred - self.prepared) / 1e6
+
+    def stages_ms(self) -> dict[str, float]:
+        """Milliseconds by the names in `STAGES`; only `total` has the wait for the worker in it."""
+        marks = (self.taken, self.decoded, self.prepared, self.inferred, self.composed, self.published)
+        parts = [(after - before) / 1e6 for before, after in pairwise(marks)]
+        return dict(zip(STAGES, (*parts, self.total_ms), strict=True))
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The counters of `FrameStatistics` at a moment.
+
+    period_ms: between arrivals of clouds lately (median); None before the second
+    age_ms:    of the newest cloud's stamp when it arrived, by the node's clock; None before the first
+    frames:    those remembered, oldest first
+    """
+
+    received: int = 0
+    published: int = 0
+    dropped: int = 0
+    unwatched: int = 0
+    bad: Counter[str] = field(default_factory=Counter)
+    period_ms: float | None = None
+    age_ms: float | None = None
+    frames: tuple[FrameTimes, ...] = ()
 
 
 @dataclass
@@ -44,7 +81,7 @@ class FrameStatistics:
     received:  clouds that reached the node; all of the below, and those waiting or in work
     published: clouds labelled and published
     dropped:   clouds that a newer one replaced before the worker took them
-    unwatched: clouds left alone because nobody subscribed to the labels
+    unwatched: clouds left alone because nobody subscribed to an output
     bad:       clouds that could not be labelled, by kind
     """
 
@@ -53,13 +90,17 @@ class FrameStatistics:
     dropped: int = 0
     unwatched: int = 0
     bad: Counter[str] = field(default_factory=Counter)
+    _age_ns: int | None = None
+    _arrivals: deque[int] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_ARRIVALS))
     _times: deque[FrameTimes] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_FRAMES))
     _lock: Lock = field(default_factory=Lock, repr=False)
 
-    def count_received(self) -> None:
-        """A cloud came."""
+    def count_received(self, at: int, age_ns: int) -> None:
+        """A cloud came at a time of the monotonic clock, so old by its stamp."""
         with self._lock:
             self.received += 1
+            self._arrivals.append(at)
+            self._age_ns = age_ns
 
     def count_published(self, times: FrameTimes) -> None:
         """A cloud went out."""
@@ -73,7 +114,7 @@ class FrameStatistics:
             self.dropped += 1
 
     def count_unwatched(self) -> None:
-        """A cloud came while nobody wanted labels."""
+        """A cloud came while nobody wanted what is made of it."""
         with self._lock:
             self.unwatched += 1
 
@@ -88,15 +129,30 @@ class FrameStatistics:
         with self._lock:
             return list(self._times)
 
+    def snapshot(self) -> Snapshot:
+        """Everything at this moment."""
+        with self._lock:
+            gaps = np.diff(np.array(self._arrivals, np.int64))
+            return Snapshot(
+                self.received,
+                self.published,
+                self.dropped,
+                self.unwatched,
+                Counter(self.bad),
+                float(np.median(gaps)) / 1e6 if len(gaps) else None,
+                None if self._age_ns is None else self._age_ns / 1e6,
+                tuple(self._times),
+            )
+
     def summary(self) -> str:
         """All counters in one line."""
-        with self._lock:
-            bad = ", ".join(f"{kind} {count}" for kind, count in sorted(self.bad.items()))
-            text = (
-                f"{self.published} clouds labelled, {self.dropped} dropped for newer ones, "
-                f"{self.unwatched} without subscribers, {self.bad.total()} bad" + (f" ({bad})" if bad else "")
-            )
-            if not self._times:
-                return text
-            p50, p95 = np.percentile([times.total_ms for times in self._times], [50, 95])
-            return f"{text}; {p50:.1f} ms per cloud (p50), {p95:.1f} ms (p95)"
+        now = self.snapshot()
+        bad = ", ".join(f"{kind} {count}" for kind, count in sorted(now.bad.items()))
+        text = (
+            f"{now.published} clouds labelled, {now.dropped} dropped for newer ones, "
+            f"{now.unwatched} without subscribers, {now.bad.total()} bad" + (f" ({bad})" if bad else "")
+        )
+        if not now.frames:
+            return text
+        p50, p95 = np.percentile([times.total_ms for times in now.frames], [50, 95])
+        return f"{text}; {p50:.1f} ms per cloud (p50), {p95:.1f} ms (p95)"

@@ -1,0 +1,93 @@
+"""One cloud's way through the node: from the message that came to the messages that go."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from rclpy.impl.rcutils_logger import RcutilsLogger
+from sensor_msgs.msg import PointCloud2
+
+from spvnas_ros.frame import UNLABELLED, Segmentation
+from spvnas_ros.pointcloud import Intensity, PointCloudError, decode, to_points
+from spvnas_ros.ros.intensity_watch import IntensityWatch
+from spvnas_ros.ros.network import Perceive
+from spvnas_ros.ros.outputs import Outputs
+from spvnas_ros.ros.parameters import Settings
+from spvnas_ros.ros.statistics import FrameStatistics, FrameTimes
+
+
+@dataclass(frozen=True)
+class Received:
+    """A cloud and when its callback ran (nanoseconds of the monotonic clock)."""
+
+    cloud: PointCloud2
+    at: int
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """Labels clouds and publishes what comes of it. Whatever goes wrong with a cloud is counted, and concerns it only.
+
+    settings: what counts at the moment of the call
+    """
+
+    perceive: Perceive
+    intensity: Intensity
+    settings: Callable[[], Settings]
+    outputs: Outputs
+    statistics: FrameStatistics
+    watch: IntensityWatch
+    logger: RcutilsLogger
+
+    def __call__(self, received: Received) -> None:
+        """One frame, in the worker's thread. Does not raise."""
+        try:
+            self._frame(received)
+        except PointCloudError as error:
+            self._skip(error.kind, error)
+        except Exception as error:
+            # By name: importing its module would load torch, in the middle of a frame.
+            if type(error).__name__ == "KeyRangeError":
+                self._skip("key-range", error)
+            elif self.statistics.count_bad(f"error-{type(error).__name__}"):
+                self.logger.error(f"a cloud could not be labelled:\n{traceback.format_exc()}")
+
+    def _skip(self, kind: str, error: Exception) -> None:
+        if self.statistics.count_bad(kind):
+            self.logger.warning(f"skipped a bad cloud ({kind}): {error}. More of this kind are counted, not logged.")
+
+    def _frame(self, received: Received) -> None:
+        settings, cloud, taken = self.settings(), received.cloud, time.monotonic_ns()
+        points = to_points(decode(cloud), self.intensity)
+        decoded = time.monotonic_ns()
+        self.watch.add(points)
+        seen = settings.region.clip(points)
+        prepared = time.monotonic_ns()
+        segmentation = self.perceive(seen)
+        inferred = time.monotonic_ns()
+        sure = _without_doubtful(segmentation, settings.confidence_threshold)
+        messages = self.outputs.compose(cloud, points, sure, settings)
+        composed = time.monotonic_ns()
+        for publisher, message in messages:
+            publisher.publish(message)
+        published = time.monotonic_ns()
+        times = FrameTimes(stamp_ns(cloud), received.at, taken, decoded, prepared, inferred, composed, published)
+        self.statistics.count_published(times)
+        self.outputs.publish_times(times)
+
+
+def stamp_ns(cloud: PointCloud2) -> int:
+    """The stamp of a cloud in nanoseconds."""
+    return int(cloud.header.stamp.sec) * 1_000_000_000 + int(cloud.header.stamp.nanosec)
+
+
+def _without_doubtful(segmentation: Segmentation, threshold: float) -> Segmentation:
+    """Unlabelled where the confidence is below the threshold; the confidence stays, for whoever wants to know."""
+    if threshold <= 0:
+        return segmentation
+    labels = np.where(segmentation.confidence < threshold, np.uint8(UNLABELLED), segmentation.labels)
+    return replace(segmentation, labels=labels)
