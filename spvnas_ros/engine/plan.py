@@ -137,7 +137,7 @@ def fold(conv: Tensor, norm: nn.BatchNorm1d, bias: Tensor | None = None) -> tupl
     scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
     start = 0.0 if bias is None else bias.double()
     shift = norm.bias.double() + (start - norm.running_mean.double()) * scale
-    kernel = conv.double() * scale
+    kernel = conv * scale.float()
     return _array(kernel.reshape(-1, *kernel.shape[-2:])), _array(shift)
 
 

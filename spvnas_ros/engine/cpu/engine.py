@@ -15,6 +15,7 @@ from spvnas_ros.engine.cpu import kernels
 from spvnas_ros.engine.cpu.geometry import Geometry, LevelGeometry, build_geometry
 from spvnas_ros.engine.cpu.kernels import SHAPE, Pairs, Term, aligned, pack_kernel
 from spvnas_ros.engine.cpu.octree import Cloud, voxels_of_coords, voxels_of_points
+from spvnas_ros.engine.cpu.softmax import classify
 from spvnas_ros.engine.cpu.team import Team, default_threads
 from spvnas_ros.engine.plan import INPUT, Convolution, PointFusion, PointMean, Source, Step, build_plan
 from spvnas_ros.frame import Points, Segmentation
@@ -75,7 +76,7 @@ class CpuEngine:
             clock.lap("voxels")
             logits = self._run(cloud, points, clock)
             labels, confidence = np.empty(len(cloud.keys), np.uint8), np.empty(len(cloud.keys), np.float32)
-            self.team.run(kernels.classify, 4096, len(cloud.keys), self._plan.num_classes, logits, labels, confidence)
+            self.team.run(classify, 4096, len(cloud.keys), self._plan.num_classes, logits, labels, confidence)
             probabilities = logits[cloud.inverse, : self._plan.num_classes] if scores else None
             result = Segmentation(labels[cloud.inverse], confidence[cloud.inverse], probabilities)
             clock.lap("labels")

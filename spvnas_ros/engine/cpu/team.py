@@ -49,12 +49,12 @@ class Team:
     def run(self, kernel: Callable[..., Any], *args: Any) -> None:
         """Run `kernel(counter, *args)` on every thread and wait for all of them."""
         counter = np.zeros(1, np.int64)
-        helpers = [self._pool.submit(kernel, counter, *args) for _ in range(self.threads - 1)] if self._pool else []
+        others = [self._pool.submit(kernel, counter, *args) for _ in range(self.threads - 1)] if self._pool else []
         try:
             kernel(counter, *args)
         finally:
-            for helper in helpers:
-                helper.result()
+            for other in others:
+                other.result()
 
     def map(self, function: Callable[..., T], *columns: Sequence[Any]) -> list[T]:
         """`function` over the columns, on all threads; it should spend its time in compiled code."""
