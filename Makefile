@@ -34,7 +34,8 @@ install: $(INSTALLED)
 $(INSTALLED): setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV_FLAGS) $(VENV)
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
-	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS)]"
+	@# compat: with setuptools' other way a clone that is called spvnas_ros hides the package from the folder above it.
+	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS)]" --config-settings editable_mode=compat
 	touch $@
 
 messages: $(MESSAGES)

@@ -123,6 +123,29 @@ def test_messages_cross_between_processes_with_every_field(inbox: tuple[Inbox, s
         assert bytes(publisher.topic_type_hash.value).hex() == HASHES[kind]
 
 
+PUBLISHES_AND_SUBSCRIBES = """
+from rclpy.node import Node
+from std_msgs.msg import String
+from message_samples import LATCHED, PUBLISHED, message_class, sample, topic
+from spvnas_ros.ros.process import ros_process
+
+with ros_process([]):
+    node = Node("quiet")
+    for kind in PUBLISHED:
+        node.create_publisher(message_class(kind), topic("quiet", kind), LATCHED).publish(sample(kind, seed=0))
+        node.create_subscription(String, "text", print, LATCHED)
+    print("published")
+"""
+
+
+@pytest.mark.usefixtures("messages", "ros")
+def test_publishing_leaves_no_error_for_the_next_subscription_to_print() -> None:
+    environment = os.environ | {"PYTHONPATH": str(HERE)}
+    command = (sys.executable, "-c", PUBLISHES_AND_SUBSCRIBES)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=WAIT, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "published\n", "")
+
+
 @pytest.fixture(scope="module")
 def typestore() -> Any:
     """rosbags with our definitions; it has one of its own for tf2_msgs."""

@@ -80,6 +80,7 @@ class Summary:
     def __str__(self) -> str:
         lines = [
             f"{self.clouds} clouds, {self.points} points of {self.bag} labelled by a node in a process of its own",
+            "(the node counts one more: an empty cloud, sent first to see that it answers)",
             f"{self.ms_p50:.1f} ms per cloud (p50), {self.ms_p95:.1f} ms (p95), from publishing to having the labels",
             *(f"skipped: {count} bad clouds ({kind})" for kind, count in self.bad.items()),
             "",

@@ -21,8 +21,8 @@ _GENERATORS = (
     "rosidl_generator_type_description",
     "rosidl_generator_c",
     "rosidl_generator_py",
-    "rosidl_typesupport_c",
     "rosidl_typesupport_fastrtps_c",
+    "rosidl_typesupport_introspection_c",
 )
 
 

@@ -16,14 +16,42 @@ from rosidl_adapter.msg import convert_msg_to_idl
 from rosidl_generator_c.cli import GenerateC
 from rosidl_generator_py.cli import GeneratePython
 from rosidl_generator_type_description.cli import HashTypeDescription
-from rosidl_typesupport_c.cli import GenerateCTypesupport
 from rosidl_typesupport_fastrtps_c.cli import GenerateFastRTPSCTypesupport
+from rosidl_typesupport_introspection_c.cli import GenerateIntrospectionCTypesupport
 
 from spvnas_ros.ros.build_messages.errors import BuildError
 from spvnas_ros.ros.build_messages.packages import DEPENDENCIES, MessagePackage
 
-_IMPLEMENTATION = "rosidl_typesupport_fastrtps_c"
-"""The one way of serialising in the wheels. With one alone it is linked in, with several they are loaded by name."""
+_TYPE_SUPPORT = """
+#include <string.h>
+#include "rosidl_runtime_c/message_type_support_struct.h"
+#include "rosidl_typesupport_interface/macros.h"
+#include "rosidl_typesupport_introspection_c/identifier.h"
+
+#define SYMBOL(KIND, MESSAGE) ROSIDL_TYPESUPPORT_INTERFACE__MESSAGE_SYMBOL_NAME(KIND, {package}, msg, MESSAGE)
+#define DEFINE(MESSAGE) \\
+  const rosidl_message_type_support_t * SYMBOL(rosidl_typesupport_fastrtps_c, MESSAGE)(void); \\
+  const rosidl_message_type_support_t * SYMBOL(rosidl_typesupport_introspection_c, MESSAGE)(void); \\
+  static const rosidl_message_type_support_t * find_##MESSAGE( \\
+    const rosidl_message_type_support_t * handle, const char * identifier) {{ \\
+    if (strcmp(identifier, rosidl_typesupport_introspection_c__identifier) == 0) \\
+      return SYMBOL(rosidl_typesupport_introspection_c, MESSAGE)(); \\
+    return get_message_typesupport_handle_function(handle, identifier); \\
+  }} \\
+  const rosidl_message_type_support_t * SYMBOL(rosidl_typesupport_c, MESSAGE)(void) {{ \\
+    static rosidl_message_type_support_t handle; \\
+    handle = *SYMBOL(rosidl_typesupport_fastrtps_c, MESSAGE)(); \\
+    handle.func = find_##MESSAGE; \\
+    return &handle; \\
+  }}
+{definitions}
+"""
+"""What rclpy asks for: how a message is serialised (fastrtps); from there its fields (introspection) are found too.
+
+rmw_fastrtps looks for the fields to announce the type. Where it finds none it goes on, but leaves an error set, and the
+next error that is set prints both. ROS's generator of this code does not do: it links one kind in, but has two loaded
+by name from LD_LIBRARY_PATH, which need not hold the prefix.
+"""
 
 
 def generate(package: MessagePackage, prefix: Path, folder: Path) -> Path:
@@ -46,9 +74,16 @@ def generate(package: MessagePackage, prefix: Path, folder: Path) -> Path:
         common = (package.name, idl, share, source)
         GenerateC("c").generate(*common, type_description_files=[str(path) for path in described])
         GenerateFastRTPSCTypesupport("fastrtps_c").generate(*common)
-        GenerateCTypesupport("c", typesupport_implementations=[_IMPLEMENTATION]).generate(*common)
+        GenerateIntrospectionCTypesupport("introspection_c").generate(*common)
         GeneratePython("py", typesupport_implementations=["rosidl_typesupport_c"]).generate(*common)
+    _write_type_support(package, source)
     return source
+
+
+def _write_type_support(package: MessagePackage, source: Path) -> None:
+    definitions = "\n".join(f"DEFINE({name})" for name in sorted(package.type_hashes))
+    text = _TYPE_SUPPORT.format(package=package.name, definitions=definitions)
+    (source / "msg" / "detail" / f"{package.name}__lookup.c").write_text(text)
 
 
 def _check_hashes(package: MessagePackage, source: Path) -> None:

@@ -24,14 +24,14 @@ _SHOWN_ERRORS = 2000
 
 _DEPENDENCY_LIBRARIES = (
     "rosidl_generator_c",
-    "rosidl_typesupport_c",
     "rosidl_typesupport_fastrtps_c",
+    "rosidl_typesupport_introspection_c",
     "rosidl_generator_py",
 )
 _LIBRARIES = (
-    "rosidl_typesupport_c",
     "rosidl_typesupport_fastrtps_c",
     "rosidl_typesupport_fastrtps_cpp",
+    "rosidl_typesupport_introspection_c",
     "rosidl_runtime_c",
     "rosidl_dynamic_typesupport",
     "rmw",
