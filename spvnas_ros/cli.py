@@ -114,10 +114,12 @@ def segment(
     ] = "auto",
     topic: Annotated[str | None, typer.Option(help="The clouds' topic, where a bag has several.")] = None,
     scores: Annotated[bool, typer.Option("--scores", help="Also save the probabilities of all classes.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace results that are there.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Remove the results of an earlier run from the folder first.")
+    ] = False,
 ) -> None:
     """Label scans or a bag: .label files or a new bag, and a picture of the first frame."""
-    from spvnas_ros.segment import run
+    from spvnas_ros.segment_command import run
 
     status = run(
         source,

@@ -29,3 +29,10 @@ class Segmentation:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __repr__(self) -> str:
+        labelled = self.labels[self.labels != UNLABELLED]
+        share = f", {len(labelled) / len(self):.1%} labelled" if len(self) else ""
+        classes = ", ".join(map(str, np.unique(labelled)))
+        scores = "no scores" if self.scores is None else f"scores {self.scores.shape}"
+        return f"Segmentation({len(self)} points{share}, classes [{classes}], {scores})"

@@ -1,10 +1,7 @@
-"""Label a whole source, frame by frame, into a folder: what `spvnas segment` does.
+"""Label a whole source, frame by frame, into a folder (see `spvnas_ros.results`): what `spvnas segment` does.
 
-OUT/labels/NAME.label   for scans: SemanticKITTI's raw ids, uint32 a point, 0 = unlabelled
-OUT/bag                 for a bag: a new one of the same storage with the labelled clouds
-OUT/scores/NAME.npy     with `scores`: float32 [N, C], the probabilities of all classes
-OUT/picture.png         the first frame
-OUT/summary.json        the figures of the summary
+Nothing is written, and with `force` nothing is removed, before a frame has been labelled. So a run that labels none
+leaves everything as it was.
 """
 
 from __future__ import annotations
@@ -13,7 +10,7 @@ import json
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -24,32 +21,29 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from spvnas_ros.bags import LABELLED_TOPIC, BagError, BagWriter, check_free, encode, labelled_message
+from spvnas_ros.bags import LABELLED_TOPIC, BagError, BagWriter, encode, labelled_message
 from spvnas_ros.frame import Segmentation
 from spvnas_ros.labels import LABEL_MAPS, LabelMap
 from spvnas_ros.picture import save_picture
 from spvnas_ros.pointcloud import PointCloudError
-from spvnas_ros.scans import Cloud, Frame, ScanError, Source, open_source
+from spvnas_ros.results import BAG, LABELS, PICTURE, SCORES, SUMMARY, check_output, remove_results
+from spvnas_ros.results import OutputError as OutputError
+from spvnas_ros.scans import Cloud, Frame, ScanError, Source
 from spvnas_ros.sparse.coords import KeyRangeError
 from spvnas_ros.zoo.files import replacing
 
 if TYPE_CHECKING:
     from spvnas_ros.perception import Perception
+    from spvnas_ros.segment_command import ReportedIntensity
     from spvnas_ros.zoo.checkpoint import Facts
 
-LABELS, BAG, SCORES, PICTURE, SUMMARY = "labels", "bag", "scores", "picture.png", "summary.json"
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
 
 FRAME_ERRORS = (ScanError, PointCloudError, KeyRangeError)
 """What is wrong with one frame and says nothing of the next."""
-_TOP_CLASSES = 5
 
 Write = Callable[[Frame, Cloud, Segmentation], None]
-
-
-class OutputError(ValueError):
-    """Results that have no place to go."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +58,11 @@ class Skipped:
 class Summary:
     """What a run did.
 
-    ms:      milliseconds each frame took, in order, of the network alone: no reading, no writing
-    classes: points by class name, the most frequent first; unlabelled points are in none of them
+    ms:                 milliseconds each frame took, in order, of the network alone: no reading, no writing, and not
+                        the first call, which pays for memory and compiled kernels (the first frame is labelled twice)
+    classes:            points by class name, the most frequent first; unlabelled points are in none of them
+    intensity:          the rule that scaled the intensities, where it is known
+    intensity_divisors: what that rule divided them by, each change once; empty where there were no intensities
     """
 
     source: str
@@ -78,6 +75,8 @@ class Summary:
     interrupted: bool = False
     ms: list[float] = field(default_factory=list)
     classes: dict[str, int] = field(default_factory=dict)
+    intensity: str | None = None
+    intensity_divisors: list[float] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
 
     @property
@@ -97,48 +96,56 @@ def segment(
     *,
     scores: bool = False,
     force: bool = False,
+    intensity: ReportedIntensity | None = None,
     on_frame: Callable[[Skipped | None], None] = lambda _: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Summary:
     """Label every frame of `source` into the folder `out`.
 
-    scores:   also keep the probabilities of all classes
-    force:    replace results that are there already
-    on_frame: called after each frame, with what was wrong if it was skipped
-    stopped:  asked before each frame; True ends the run, and what was labelled until then is kept
+    scores:    also keep the probabilities of all classes
+    force:     remove the results of an earlier run once the first frame is labelled
+    intensity: the rule `source` was opened with, for the summary
+    on_frame:  called after each frame, with what was wrong if it was skipped
+    stopped:   asked before each frame; True ends the run, and what was labelled until then is kept
 
     A frame that cannot be read or labelled is skipped. Raises OutputError where results are in the way, BagError or
     OSError where they cannot be written; a new bag is then not there at all.
     """
     facts, engine = perception.facts, perception.engine
     check_output(source, out, scores=scores, force=force)
-    out.mkdir(parents=True, exist_ok=True)
+    _check_label_map(source, facts)
     summary = Summary(str(source.path), facts.name, facts.trained, engine.name, str(engine.device))
     counts = np.zeros(256, np.int64)
+    write: Write | None = None
 
     def skip(name: str, error: Exception) -> None:
         summary.skipped.append(Skipped(name, str(error)))
         on_frame(summary.skipped[-1])
 
-    with _open_sink(source, facts, out, force=force) as write:
+    with ExitStack() as sink:
         for frame in frames_until_damage(source, skip):
             if stopped():
                 summary.interrupted = True
                 break
             try:
                 cloud = frame.load()
+                if write is None:
+                    perception(cloud.points, scores)
                 start = perf_counter()
                 result = perception(cloud.points, scores)
                 elapsed = perf_counter() - start
-                write(frame, cloud, result)
             except FRAME_ERRORS as error:
                 skip(frame.name, error)
                 continue
-            if result.scores is not None:
-                _save_scores(out / SCORES / f"{frame.name}.npy", result.scores)
-            if summary.frames == 0:
+            if write is None:
+                if force:
+                    remove_results(out)
+                write = sink.enter_context(_open_sink(source, facts, out, force=force))
                 title = f"{source.path.name or source.path}, {frame.name}"
                 save_picture(out / PICTURE, cloud.points, result.labels, facts, title)
+            write(frame, cloud, result)
+            if result.scores is not None:
+                _save_scores(out / SCORES / f"{frame.name}.npy", result.scores)
             summary.frames += 1
             summary.points += len(result)
             summary.ms.append(elapsed * 1e3)
@@ -146,70 +153,11 @@ def segment(
             on_frame(None)
     order = np.argsort(-counts[: len(facts.classes)], kind="stable")
     summary.classes = {facts.classes[i]: int(counts[i]) for i in order if counts[i]}
-    _save_summary(out / SUMMARY, summary)
+    if intensity is not None:
+        summary.intensity, summary.intensity_divisors = intensity.rule, list(intensity.divisors)
+    if summary.frames:
+        _save_summary(out / SUMMARY, summary)
     return summary
-
-
-def check_output(source: Source, out: Path, *, scores: bool, force: bool) -> None:
-    """Raises OutputError where `out` is no folder, or has results that this run would replace without `force`."""
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"{out} is a file, expected a folder for the results")
-    if source.kind == "bag":
-        check_free(out / BAG, force=force)
-    names = [] if source.kind == "bag" else [frame.name for frame in source]
-    files = [out / PICTURE, out / SUMMARY, *(out / LABELS / f"{name}.label" for name in names)]
-    files += [out / SCORES / f"{name}.npy" for name in names if scores]
-    if not force and (taken := [file for file in files if file.exists()]):
-        others = f" and {len(taken) - 1} more" if len(taken) > 1 else ""
-        raise OutputError(f"{taken[0]}{others} would be replaced; name another folder, or replace with --force")
-
-
-def run(
-    path: Path,
-    weights: str,
-    out: Path,
-    *,
-    device: str = "auto",
-    engine: str = "auto",
-    intensity: str = "auto",
-    topic: str | None = None,
-    scores: bool = False,
-    force: bool = False,
-) -> int:
-    """`segment` as a command: loads what is named, shows progress, prints the summary. Returns the exit status."""
-    with open_source(path, intensity=intensity, topic=topic) as source:
-        # Before the weights, which take a while.
-        check_output(source, out, scores=scores, force=force)
-        from spvnas_ros.perception import Perception
-
-        perception = Perception.load(weights, device=device, engine=engine)
-        with progress_bar(len(source)) as on_frame, stop_on_signal() as stopped:
-            summary = segment(
-                source, perception, out, scores=scores, force=force, on_frame=on_frame, stopped=stopped.is_set
-            )
-    Console(soft_wrap=True, highlight=False, markup=False).print(describe(summary, out, source.kind))
-    return INTERRUPTED if summary.interrupted else 0 if summary.complete else 1
-
-
-def describe(summary: Summary, out: Path, kind: str) -> str:
-    """The summary for people."""
-    network = f"{summary.network or 'the network'} (engine {summary.engine}, device {summary.device})"
-    lines = [f"{summary.frames} frame(s), {summary.points:,} points labelled by {network}"]
-    if summary.frames:
-        lines[0] += f": {summary.percentile(50):.1f} ms a frame (p50), {summary.percentile(95):.1f} ms (p95)"
-    if summary.classes:
-        shares = [f"{name} {count / summary.points:.1%}" for name, count in summary.classes.items()]
-        rest = len(shares) - _TOP_CLASSES
-        lines.append(", ".join(shares[:_TOP_CLASSES]) + (f", {rest} more classes" if rest > 0 else ""))
-    if summary.frames:
-        lines.append(f"{out / (BAG if kind == 'bag' else LABELS)}, {out / PICTURE}, {out / SUMMARY}")
-    if not summary.trained:
-        lines.append("These weights are untrained: the labels mean nothing.")
-    if summary.skipped:
-        lines.append(f"{len(summary.skipped)} frame(s) could not be labelled; see above and {out / SUMMARY}.")
-    if summary.interrupted:
-        lines.append("Interrupted: the frames above are complete, the others were not begun.")
-    return "\n".join(lines)
 
 
 def frames_until_damage(source: Source, skip: Callable[[str, Exception], None]) -> Iterator[Frame]:
@@ -226,14 +174,17 @@ def frames_until_damage(source: Source, skip: Callable[[str, Exception], None]) 
         yield frame
 
 
-def _open_sink(source: Source, facts: Facts, out: Path, *, force: bool) -> AbstractContextManager[Write]:
-    if source.kind == "bag":
-        return _new_bag(out / BAG, source.storage, force)
-    if facts.label_map not in LABEL_MAPS:
+def _check_label_map(source: Source, facts: Facts) -> None:
+    if source.kind != "bag" and facts.label_map not in LABEL_MAPS:
         raise OutputError(
             f"the weights name label map {facts.label_map!r}, so their classes have no raw ids to write; "
             f"expected one of {', '.join(LABEL_MAPS)}"
         )
+
+
+def _open_sink(source: Source, facts: Facts, out: Path, *, force: bool) -> AbstractContextManager[Write]:
+    if source.kind == "bag":
+        return _new_bag(out / BAG, source.storage, force)
     return _label_files(out / LABELS, LABEL_MAPS[facts.label_map])
 
 
@@ -267,8 +218,6 @@ def _save_scores(path: Path, scores: npt.NDArray[np.float32]) -> None:
 
 def _save_summary(path: Path, summary: Summary) -> None:
     document = asdict(summary) | {"ms_p50": summary.percentile(50), "ms_p95": summary.percentile(95)}
-    if not summary.ms:
-        document |= {"ms_p50": None, "ms_p95": None}  # JSON has no NaN
     with replacing(path) as file:
         file.write(json.dumps(document, indent=2).encode() + b"\n")
 

@@ -332,8 +332,16 @@ def test_names_resolve_to_paths_or_say_how_to_get_there(tmp_path: Path, monkeypa
     assert resolve_weights("spvcnn-30g") == tmp_path / "spvcnn-30g.safetensors"
     assert resolve_weights("SemanticKITTI_val_SPVCNN@30GMACs") == tmp_path / "spvcnn-30g.safetensors"
     assert resolve_weights(tmp_path / "spvcnn-30g.safetensors") == tmp_path / "spvcnn-30g.safetensors"
-    with pytest.raises(FetchError, match=r"there is no file weights\.safetensors, and the zoo has no model"):
-        resolve_weights("weights.safetensors")
+    with pytest.raises(
+        FetchError, match=r"there is no file spvcnn-30, and the zoo has no model .* did you mean spvcnn-30g"
+    ):
+        resolve_weights("spvcnn-30")
+    for path in ("weights.safetensors", "folder/weights", "./weights"):
+        with pytest.raises(FetchError, match=r"there is no file (folder/)?weights") as caught:
+            resolve_weights(path)
+        assert "zoo" not in str(caught.value)
+    with pytest.raises(FetchError, match="is a folder"):
+        resolve_weights(tmp_path)
 
 
 def test_perception_takes_the_name_of_a_fetched_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

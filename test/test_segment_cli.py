@@ -25,7 +25,8 @@ from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.perception import Perception
 from spvnas_ros.pointcloud import decode
 from spvnas_ros.scans import open_source, read_scan
-from spvnas_ros.segment import OutputError, describe, segment
+from spvnas_ros.segment import OutputError, segment
+from spvnas_ros.segment_command import describe
 from spvnas_ros.synthetic import street_scan, write_drive_bag
 from spvnas_ros.zoo.checkpoint import Facts, save_checkpoint
 

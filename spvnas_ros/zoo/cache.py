@@ -28,7 +28,8 @@ def cached_path(card: Card, folder: Path) -> Path:
 def resolve_weights(weights: str | Path) -> Path:
     """The file that `weights` means: a path, or the name of a fetched model of the zoo.
 
-    A file of that name goes first. Raises FetchError, which says what to do, where there is neither.
+    A file of that name goes first. Raises FetchError, which says what to do, where there is neither; what has a suffix
+    or a folder in it was meant as a path.
     """
     path = Path(weights).expanduser()
     if path.is_file():
@@ -36,6 +37,12 @@ def resolve_weights(weights: str | Path) -> Path:
     try:
         card = find_card(str(weights))
     except UnknownModel as error:
+        if path.is_dir():
+            raise FetchError(
+                f"{path} is a folder, expected a .safetensors file or the name of a fetched model"
+            ) from error
+        if path.suffix or path.name != str(weights):
+            raise FetchError(f"there is no file {path} (weights are a .safetensors file or a fetched model)") from error
         raise FetchError(f"there is no file {path}, and {error}") from error
     cached = cached_path(card, cache_folder())
     if not cached.is_file():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -30,7 +30,7 @@ def zoo_table(folder: Path) -> Table:
 
 @contextmanager
 def download_bar(name: str) -> Iterator[Report]:
-    """A progress bar on stderr; what is yielded moves it."""
+    """A progress bar on stderr; what is yielded moves it. It is not shown before the first bytes are there."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -38,10 +38,16 @@ def download_bar(name: str) -> Iterator[Report]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(name, total=None)
+    with ExitStack() as shown:
+        bar: Progress | None = None
 
         def report(done: int, total: int | None) -> None:
-            bar.update(task, completed=done, total=total)
+            nonlocal bar
+            if bar is None:
+                if not done:
+                    return
+                bar = shown.enter_context(Progress(*columns, console=Console(stderr=True)))
+                bar.add_task(name, total=None)
+            bar.update(bar.task_ids[0], completed=done, total=total)
 
         yield report
