@@ -247,13 +247,14 @@ def bench(
     import tempfile
 
     from spvnas_ros.bench.cpu import run
+    from spvnas_ros.nets.spec import NetSpec
     from spvnas_ros.synthetic import street_scan
 
     with tempfile.TemporaryDirectory() as folder:
         if scan is None:
             scan = Path(folder) / "street_scan.bin"
             street_scan(seed=0)[0].tofile(scan)
-        networks = [("spvcnn", int(width)) for width in widths.split(",")]
+        networks = [("spvcnn", NetSpec.spvcnn(int(width)).stem[0]) for width in widths.split(",")]
         report = run(scan, networks, rounds, frames, progress=lambda line: typer.echo(line, err=True))
     typer.echo(report.markdown())
     if out:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 UNLABELLED = 255
-"""Label of a point the network could not see (NaN or infinite coordinates)."""
+"""Label of a point the network did not see: not finite, or outside its range."""
 
 Points = npt.NDArray[np.float32]
 """`[N, 4]`: x, y, z in metres (x forward, y left, z up) and intensity in 0..1."""

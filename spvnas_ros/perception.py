@@ -11,7 +11,7 @@ from spvnas_ros.engine import Engine, build_engine
 from spvnas_ros.frame import UNLABELLED, Points, Segmentation
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.zoo.cache import resolve_weights
-from spvnas_ros.zoo.checkpoint import Facts, load_checkpoint
+from spvnas_ros.zoo.checkpoint import CheckpointError, Facts, load_checkpoint
 
 
 class Perception:
@@ -44,14 +44,20 @@ class Perception:
     def from_net(
         cls, net: PointVoxelUNet, facts: Facts | None = None, *, device: str = "auto", engine: str = "auto"
     ) -> Perception:
-        """Wrap a network that is in memory; without `facts`, those of a SemanticKITTI network are assumed."""
+        """Wrap a network that is in memory; without `facts`, those of a SemanticKITTI network are assumed.
+
+        Raises CheckpointError for facts of another network, ValueError as `load` does.
+        """
         facts = facts or Facts(spec=net.spec)
+        if facts.spec != net.spec:
+            raise CheckpointError(f"the facts describe another network: {facts.spec}, expected {net.spec}")
         return cls(build_engine(net, facts.voxel_size, device=device, engine=engine), facts)
 
     def __call__(self, points: Points, scores: bool = False) -> Segmentation:
         """Label every point.
 
-        points: float32 `[N, 4]`, x, y, z in metres and intensity in 0..1; NaN and infinite coordinates are allowed
+        points: float32 `[N, 4]` (other numbers are converted), x, y, z in metres and intensity in 0..1; NaN and
+                infinite values are allowed
         scores: also return the probabilities of all classes
 
         Points with a coordinate or an intensity that is not finite, and points outside `facts.point_range` where the
@@ -59,13 +65,15 @@ class Perception:
         Raises ValueError for another shape or type, and KeyRangeError where the finite points span more than
         2**18 voxels (13 km at 5 cm) along an axis.
         """
-        if not isinstance(points, np.ndarray) or points.ndim != 2 or points.shape[1] != self.engine.in_channels:
+        shape = (self.engine.in_channels,)
+        if not isinstance(points, np.ndarray) or points.dtype.kind not in "fiu" or points.shape[1:] != shape:
             found = f"{points.dtype} {points.shape}" if isinstance(points, np.ndarray) else type(points).__name__
             raise ValueError(
                 f"points must be a float32 array [N, {self.engine.in_channels}] of x, y, z in metres and intensity "
                 f"in 0..1, found {found}"
             )
-        points = np.ascontiguousarray(points, np.float32)
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is unlabelled
+            points = np.require(points, np.float32, ["C", "W"])
         usable: npt.NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(points), axis=1)
         if self.facts.point_range is not None:
             low, high = np.array(self.facts.point_range, np.float32).reshape(2, 3)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 from threading import Event
 
 import numpy as np
@@ -33,6 +35,14 @@ def failing(points: Points) -> Segmentation:
     return counting(points)
 
 
+def recording(points: Points) -> Segmentation:
+    """Leaves what it is given in the folder RECORDED, but for warming up and empty clouds."""
+    if len(points) and len(points) != WARM_UP:
+        folder = Path(os.environ["RECORDED"])
+        np.save(folder / f"{len(list(folder.iterdir()))}.npy", points)
+    return counting(points)
+
+
 def broken(_points: Points) -> Segmentation:
     """A network with a bug that every cloud brings out, that of warming up first."""
     raise KeyError("no such thing")
@@ -41,5 +51,6 @@ def broken(_points: Points) -> Segmentation:
 WARM_UP = 2000
 
 if __name__ == "__main__":
-    perception = {"counting": counting, "slow": slow, "failing": failing, "broken": broken}[sys.argv[1]]
+    perceptions = (counting, slow, failing, recording, broken)
+    perception = {each.__name__: each for each in perceptions}[sys.argv[1]]
     sys.exit(run(lambda: SegmenterNode(perception)))

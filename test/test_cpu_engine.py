@@ -152,6 +152,19 @@ def test_clouds_beyond_the_key_range_are_refused(far: float) -> None:
         engine.segment(np.array([[1e9, 0, 0, 0]], np.float32), scores=False)
 
 
+def test_unusable_input_is_named() -> None:
+    net = trained_looking(NetSpec.spvcnn(4))
+    with pytest.raises(ValueError, match="at least one thread, found 0"):
+        CpuEngine(net, VOXEL_SIZE, threads=0)
+    engine = CpuEngine(net, VOXEL_SIZE)
+    with pytest.raises(ValueError, match=r"expected coords \[N, 4\]"):
+        engine.logits(np.zeros((1, 3), np.int64), np.zeros((1, 4), np.float32))
+    with pytest.raises(ValueError, match="same voxel more than once"):
+        engine.logits(np.zeros((2, 4), np.int64), np.zeros((2, 4), np.float32))
+    with pytest.raises(KeyRangeError, match="more than 1e38 voxels"):
+        engine.segment(np.array([[3e38, 0, 0, 0], [0, 0, 0, 0]], np.float32), scores=False)
+
+
 @pytest.mark.parametrize("shape", [AVX512, AVX2, NEON, SSE], ids=lambda s: s.name)
 @pytest.mark.parametrize("vectors", [1, 4])
 def test_every_register_block_multiplies(shape: MicroShape, vectors: int) -> None:

@@ -169,6 +169,7 @@ BEFORE = Snapshot(received=10, published=10)
         ({}, True, "no clouds come", DiagnosticStatus.WARN),
         ({}, False, "not active", DiagnosticStatus.OK),
         ({"received": 30, "age_ms": 12.0}, True, "10.00 clouds/s", DiagnosticStatus.OK),
+        ({"received": 30, "tf_failed": 4}, True, "4 clouds labelled without earlier sweeps", DiagnosticStatus.WARN),
         ({"received": 30, "age_ms": -400.0}, True, "clouds are -0.4 s old", DiagnosticStatus.WARN),
         ({"received": 30, "age_ms": 3e9}, True, "clouds are 3000000.0 s old", DiagnosticStatus.WARN),
         (

@@ -79,6 +79,9 @@ def test_the_schema_and_the_node_tell_the_same() -> None:
         {"confidence_threshold": 1.5},
         {"range": {"min": -1.0}},
         {"crop_box": {"min_w": 0.0}},
+        {"sweeps": {"count": 1.5}},
+        {"sweeps": {"count": -1}},
+        {"sweeps": {"fixed_frame": "/odom"}},
         {"filter": {"ignored_classes": "road"}},
         {"color": True},
     ],
@@ -114,6 +117,7 @@ def test_the_node_starts_with_the_file_and_with_one_that_changes_everything(
         ({"crop_box.max_z": math.nan}, "crop_box.max_z must be from"),
         ({"range.min": 80.0, "range.max": 5.0}, "range.min must be at least 0 and less than range.max"),
         ({"range.min": math.nan}, "range.min must be from 0.0 to inf"),
+        ({"sweeps.count": 21}, "sweeps.count must be from 0 to 20"),
         ({"confidence_threshold": 1.01}, "confidence_threshold must be from 0.0 to 1.0"),
     ],
 )
@@ -216,6 +220,7 @@ def test_the_parameters_describe_themselves(ros: str) -> None:
         for descriptor, (name, entry) in zip(operator.describe(*PARAMETERS), PARAMETERS.items(), strict=True):
             assert (descriptor.name, descriptor.description) == (name, entry.description)
             assert descriptor.read_only == (entry.changes is Changes.START)
-            ranges = [(limits.from_value, limits.to_value) for limits in descriptor.floating_point_range]
+            described = [*descriptor.floating_point_range, *descriptor.integer_range]
+            ranges = [(limits.from_value, limits.to_value) for limits in described]
             assert ranges == ([entry.limits] if entry.limits else [])
             assert entry.changes.value in descriptor.additional_constraints

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given, settings
@@ -127,6 +128,54 @@ def test_unknown_engines_and_devices_are_named() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match=r"'cuda' is not there: torch .* sees 0 CUDA"):
             Perception.from_net(network(), device="cuda")
+
+
+def test_the_cpu_engine_can_be_chosen_where_there_is_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert Perception.from_net(network(), engine="cpu").engine.device == "cpu"
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int32, np.uint8, ">f4"])
+def test_other_numbers_strides_and_orders_mean_the_same(perception: Perception, dtype: npt.DTypeLike) -> None:
+    points = cloud().round().astype(np.float32).clip(0, None)
+    expected = perception(points).labels
+    np.testing.assert_array_equal(perception(points.astype(dtype)).labels, expected)
+    np.testing.assert_array_equal(perception(np.asfortranarray(points)).labels, expected)
+    np.testing.assert_array_equal(perception(np.repeat(points, 2, axis=0)[::2]).labels, expected)
+    points.flags.writeable = False
+    np.testing.assert_array_equal(perception(points).labels, expected)
+
+
+def test_facts_of_another_network_are_refused() -> None:
+    with pytest.raises(CheckpointError, match="the facts describe another network"):
+        Perception.from_net(network(), Facts(spec=NetSpec.spvcnn(5)))
+
+
+def test_a_forked_process_labels_too() -> None:
+    """As data loaders and multiprocessing do it: the child has none of its parent's threads."""
+    code = (
+        "import os, numpy as np, torch; from spvnas_ros.engine.cpu import CpuEngine;"
+        "from spvnas_ros.nets.spec import NetSpec; from spvnas_ros.nets.unet import PointVoxelUNet;"
+        "engine = CpuEngine(PointVoxelUNet(NetSpec.spvcnn(4)), 0.05, threads=2);"
+        "points = np.random.default_rng(0).uniform(-5, 5, (500, 4)).astype(np.float32);"
+        "engine.segment(points, False); child = os.fork();"
+        "engine.segment(points, False);"
+        "os._exit(0) if child == 0 else exit(os.waitpid(child, 0)[1])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=120, check=False).returncode == 0
+
+
+def test_nowhere_to_keep_the_kernels_is_said() -> None:
+    code = (
+        "import sys; from numba.core import caching; caching.CacheImpl._locator_classes = [];"
+        "from spvnas_ros.nets.spec import NetSpec; from spvnas_ros.nets.unet import PointVoxelUNet;"
+        "from spvnas_ros.engine import build_engine;"
+        "build_engine(PointVoxelUNet(NetSpec.spvcnn(4)), 0.05, device='cpu')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "OSError" in done.stderr
+    assert "NUMBA_CACHE_DIR" in done.stderr
 
 
 def test_load_picks_the_cpu_engine_and_keeps_the_facts(tmp_path: Path) -> None:

@@ -120,6 +120,19 @@ def test_a_broken_net_config_is_named(shared: Path, change: dict[str, object], m
         NetSpec.from_net_config(config)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_classes": 256}, "num_classes must be in 1..255"),
+        ({"num_classes": 0}, "num_classes"),
+        ({"in_channels": 2}, "in_channels must be at least 3"),
+    ],
+)
+def test_networks_whose_labels_or_points_cannot_be_held_are_refused(change: dict[str, int], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        NetSpec.spvcnn(4, **change)
+
+
 def test_scans_of_a_batch_do_not_see_each_other() -> None:
     torch.manual_seed(0)
     net = PointVoxelUNet(NetSpec.spvcnn(4)).eval()

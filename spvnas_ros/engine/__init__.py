@@ -14,7 +14,7 @@ ENGINES = ("auto", "cpu", "torch")
 
 
 class Engine(Protocol):
-    """Runs one network.
+    """Runs one network. `segment` raises KeyRangeError for a cloud that spans more voxels than can be keyed.
 
     name:        as in `ENGINES`
     device:      as torch names it
@@ -34,18 +34,25 @@ def build_engine(net: PointVoxelUNet, voxel_size: float, *, device: str = "auto"
     """The engine called `engine` for `net` (used in eval mode) on `device`.
 
     "auto" takes CUDA where torch finds a device and the CPU otherwise, and the fastest engine of that device.
-    Raises ValueError for a name that is unknown, or a device that is not there.
+    Raises ValueError for a name that is unknown, or a device that is not there, and OSError where the CPU engine's
+    compiled kernels have no place to be kept.
     """
-    place = resolve_device(device)
     if engine not in ENGINES:
         raise ValueError(f"unknown engine {engine!r}, expected one of {', '.join(ENGINES)}")
+    place = resolve_device("cpu" if engine == "cpu" and device == "auto" else device)
     if engine == "cpu" and place.type != "cpu":
         raise ValueError(f"engine 'cpu' runs on the CPU, but device {device!r} was asked for; use engine 'torch' there")
     if engine == "torch" or (engine == "auto" and place.type != "cpu"):
         from spvnas_ros.engine.reference import ReferenceEngine
 
         return ReferenceEngine(net, voxel_size, place)
-    from spvnas_ros.engine.cpu import CpuEngine
+    try:
+        from spvnas_ros.engine.cpu import CpuEngine
+    except RuntimeError as error:  # numba's, when it finds no folder to write to
+        raise OSError(
+            f"the compiled CPU kernels have no place to be kept ({error}); set NUMBA_CACHE_DIR to a folder that can be "
+            "written"
+        ) from error
 
     return CpuEngine(net, voxel_size)
 

@@ -19,7 +19,7 @@ class ReferenceEngine:
     def __init__(self, net: PointVoxelUNet, voxel_size: float, device: torch.device) -> None:
         self.device = str(device)
         self.in_channels = net.spec.in_channels
-        self._net = copy.deepcopy(net).eval().to(device)
+        self._net = copy.deepcopy(net).float().eval().to(device)
         self._voxel_size = voxel_size
 
     @torch.inference_mode()

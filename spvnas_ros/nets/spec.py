@@ -19,6 +19,9 @@ POINT_LEVELS = (4, 2, 0)
 """Levels (log2 of the stride) at which voxel features flow back to the points: after the encoder, decoder stage 2
 and decoder stage 4."""
 
+MAX_CLASSES = 255
+"""Labels are uint8, and 255 means unlabelled."""
+
 _WIDTH_RATIOS = {16: 0.5, 20: 0.64, 32: 1.0}
 
 
@@ -71,6 +74,10 @@ class NetSpec:
     in_channels: int = 4
 
     def __post_init__(self) -> None:
+        if not 1 <= self.num_classes <= MAX_CLASSES:
+            raise SpecError(f"num_classes must be in 1..{MAX_CLASSES} (labels are uint8), found {self.num_classes}")
+        if self.in_channels < 3:
+            raise SpecError(f"in_channels must be at least 3 (x, y, z), found {self.in_channels}")
         if len(self.encoder) != NUM_STAGES or len(self.decoder) != NUM_STAGES:
             raise SpecError(
                 f"a network has {NUM_STAGES} encoder and {NUM_STAGES} decoder stages, "

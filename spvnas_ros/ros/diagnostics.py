@@ -119,6 +119,7 @@ def input_finding(now: Snapshot, before: Snapshot, seconds: float, active: bool)
         "labelled": str(now.published),
         "dropped": str(now.dropped),
         "without subscribers": str(now.unwatched),
+        "without earlier sweeps": str(now.tf_failed),
         "bad": str(now.bad.total()),
         **{f"bad: {kind}": str(count) for kind, count in sorted(now.bad.items())},
     }
@@ -128,6 +129,9 @@ def input_finding(now: Snapshot, before: Snapshot, seconds: float, active: bool)
         return Finding("input", "no clouds come", values, DiagnosticStatus.WARN)
     if kinds := sorted((now.bad - before.bad).keys()):
         return Finding("input", f"clouds that cannot be labelled: {', '.join(kinds)}", values, DiagnosticStatus.WARN)
+    if alone := now.tf_failed - before.tf_failed:
+        text = f"{alone} clouds labelled without earlier sweeps: TF does not say where those were"
+        return Finding("input", text, values, DiagnosticStatus.WARN)
     if now.age_ms is not None and not _AHEAD_MS <= now.age_ms <= _OLD_MS:
         text = (
             f"clouds are {now.age_ms / 1000:.1f} s old when they come: their stamps are of another clock, or "

@@ -11,13 +11,14 @@ import numpy as np
 from rclpy.impl.rcutils_logger import RcutilsLogger
 from sensor_msgs.msg import PointCloud2
 
-from spvnas_ros.frame import UNLABELLED, Segmentation
+from spvnas_ros.frame import UNLABELLED, Points, Segmentation
 from spvnas_ros.pointcloud import Intensity, PointCloudError, decode, to_points
 from spvnas_ros.ros.intensity_watch import IntensityWatch
 from spvnas_ros.ros.network import Perceive
 from spvnas_ros.ros.outputs import Outputs
 from spvnas_ros.ros.parameters import Settings
 from spvnas_ros.ros.statistics import FrameStatistics, FrameTimes
+from spvnas_ros.ros.sweeps import Sweep, Sweeps
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Labelling:
     """Labels clouds and publishes what comes of it. Whatever goes wrong with a cloud is counted, and concerns it only.
 
     settings: what counts at the moment of the call
+    sweeps:   earlier clouds to label each with; None for each alone
     """
 
     perceive: Perceive
@@ -42,6 +44,7 @@ class Labelling:
     statistics: FrameStatistics
     watch: IntensityWatch
     logger: RcutilsLogger
+    sweeps: Sweeps | None = None
 
     def __call__(self, received: Received) -> None:
         """One frame, in the worker's thread. Does not raise."""
@@ -50,6 +53,9 @@ class Labelling:
         except PointCloudError as error:
             self._skip(error.kind, error)
         except Exception as error:
+            # The earlier clouds may be why, and must not cost the next one too.
+            if self.sweeps is not None:
+                self.sweeps.forget()
             # By name: importing its module would load torch, in the middle of a frame.
             if type(error).__name__ == "KeyRangeError":
                 self._skip("key-range", error)
@@ -65,9 +71,9 @@ class Labelling:
         points = to_points(decode(cloud), self.intensity)
         decoded = time.monotonic_ns()
         self.watch.add(points)
-        seen = settings.region.clip(points)
+        seen = self._seen(cloud, points, settings)
         prepared = time.monotonic_ns()
-        segmentation = self.perceive(seen)
+        segmentation = _first(self.perceive(seen), len(points))
         inferred = time.monotonic_ns()
         sure = _without_doubtful(segmentation, settings.confidence_threshold)
         messages = self.outputs.compose(cloud, points, sure, settings)
@@ -78,11 +84,31 @@ class Labelling:
         times = FrameTimes(stamp_ns(cloud), received.at, taken, decoded, prepared, inferred, composed, published)
         self.statistics.count_published(times)
         self.outputs.publish_times(times)
+        if self.sweeps is not None:
+            self.sweeps.remember(_sweep(cloud, points))
+
+    def _seen(self, cloud: PointCloud2, points: Points, settings: Settings) -> Points:
+        """What the network is given: the cloud's points, and those of earlier clouds behind them."""
+        inside = settings.region.clip(points)
+        if self.sweeps is None:
+            return inside
+        return self.sweeps.with_earlier(_sweep(cloud, inside), settings.region)
 
 
 def stamp_ns(cloud: PointCloud2) -> int:
     """The stamp of a cloud in nanoseconds."""
     return int(cloud.header.stamp.sec) * 1_000_000_000 + int(cloud.header.stamp.nanosec)
+
+
+def _sweep(cloud: PointCloud2, points: Points) -> Sweep:
+    return Sweep(cloud.header.frame_id.lstrip("/"), stamp_ns(cloud), points)
+
+
+def _first(segmentation: Segmentation, count: int) -> Segmentation:
+    """Of the current cloud's points, which come before those of earlier clouds."""
+    if len(segmentation) == count:
+        return segmentation
+    return Segmentation(segmentation.labels[:count], segmentation.confidence[:count])
 
 
 def _without_doubtful(segmentation: Segmentation, threshold: float) -> Segmentation:

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor, SetParametersResult
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from spvnas_ros.frame import UNLABELLED
 from spvnas_ros.pointcloud import Intensity
 from spvnas_ros.ros.region import Region
+from spvnas_ros.ros.sweeps import SweepRules
 
 UNLABELLED_NAME = "unlabelled"
 """How points without a class are called where classes are."""
@@ -54,6 +55,21 @@ PARAMETERS: Mapping[str, Entry] = {
         "auto",
         "The sensor's intensity scale: auto, unit, u8, u16, none or the value that stands for 1",
         Changes.CONFIGURE,
+    ),
+    "sweeps.count": Entry(
+        0, "Earlier clouds given to the network with each, which TF moves into its frame", Changes.CONFIGURE, (0, 20)
+    ),
+    "sweeps.fixed_frame": Entry(
+        "odom", "TF frame in which what stands still stays where it is from cloud to cloud", Changes.CONFIGURE
+    ),
+    "sweeps.timeout": Entry(
+        0.1, "A cloud waits this long for TF and then goes without the earlier, seconds", Changes.CONFIGURE, (0.0, 10.0)
+    ),
+    "sweeps.ego_radius": Entry(
+        2.0,
+        "Points of earlier clouds nearer to their sensor are of the own vehicle and left out, metres",
+        Changes.CONFIGURE,
+        (0.0, INF),
     ),
     "autostart": Entry(True, "Configure and activate at once, and end with status 1 where that fails", Changes.START),
     "crop_box.min_x": Entry(-INF, "Points farther back than this get no label, metres", limits=(-INF, INF)),
@@ -138,13 +154,14 @@ class NodeParameters:
         self._changed = changed
         for name, entry in PARAMETERS.items():
             node.declare_parameter(name, entry.default, _descriptor(name, entry))
-        self.settings = _checked(self._values(), None)
+        self.settings = _checked(self.values(), None)
         node.add_on_set_parameters_callback(self._on_set)
 
     def __getitem__(self, name: str) -> Any:
         return self._node.get_parameter(name).value
 
-    def _values(self) -> dict[str, Any]:
+    def values(self) -> dict[str, Any]:
+        """All of them, by name."""
         return {name: self[name] for name in PARAMETERS}
 
     def _on_set(self, parameters: list[Parameter[Any]]) -> SetParametersResult:
@@ -153,7 +170,7 @@ class NodeParameters:
             return SetParametersResult(successful=True)
         try:
             self._check_time(ours)
-            settings = _checked(self._values() | ours, self._classes())
+            settings = _checked(self.values() | ours, self._classes())
         except ValueError as error:
             return SetParametersResult(successful=False, reason=str(error))
         if settings != self.settings:
@@ -185,17 +202,19 @@ def _descriptor(name: str, entry: Entry) -> ParameterDescriptor:
         read_only=entry.changes is Changes.START,
         # A number is a fine intensity rule, and YAML makes it one.
         dynamic_typing=name == "intensity",
-        floating_point_range=[FloatingPointRange(from_value=low, to_value=high) for low, high in _ranges(entry)],
+        floating_point_range=[FloatingPointRange(from_value=low, to_value=high) for low, high in _ranges(entry, float)],
+        integer_range=[IntegerRange(from_value=low, to_value=high, step=1) for low, high in _ranges(entry, int)],
     )
 
 
-def _ranges(entry: Entry) -> list[tuple[float, float]]:
-    return [entry.limits] if entry.limits else []
+def _ranges(entry: Entry, kind: type[int] | type[float]) -> list[tuple[float, float]]:
+    return [entry.limits] if entry.limits and type(entry.default) is kind else []
 
 
 def _checked(values: Mapping[str, Any], classes: Sequence[str] | None) -> Settings:
     Intensity(str(values["intensity"]))
     settings = Settings.of(values)
+    SweepRules.of(values)
     if classes is not None:
         settings.ignored(classes)
     return settings

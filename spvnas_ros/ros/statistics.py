@@ -69,6 +69,7 @@ class Snapshot:
     dropped: int = 0
     unwatched: int = 0
     bad: Counter[str] = field(default_factory=Counter)
+    tf_failed: int = 0
     period_ms: float | None = None
     age_ms: float | None = None
     frames: tuple[FrameTimes, ...] = ()
@@ -83,6 +84,7 @@ class FrameStatistics:
     dropped:   clouds that a newer one replaced before the worker took them
     unwatched: clouds left alone because nobody subscribed to an output
     bad:       clouds that could not be labelled, by kind
+    tf_failed: clouds labelled without the earlier ones, because TF did not say where those were
     """
 
     received: int = 0
@@ -90,6 +92,7 @@ class FrameStatistics:
     dropped: int = 0
     unwatched: int = 0
     bad: Counter[str] = field(default_factory=Counter)
+    tf_failed: int = 0
     _age_ns: int | None = None
     _arrivals: deque[int] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_ARRIVALS))
     _times: deque[FrameTimes] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_FRAMES))
@@ -124,6 +127,11 @@ class FrameStatistics:
             self.bad[kind] += 1
             return self.bad[kind] == 1
 
+    def count_tf_failed(self) -> None:
+        """A cloud is labelled without the earlier ones."""
+        with self._lock:
+            self.tf_failed += 1
+
     def times(self) -> list[FrameTimes]:
         """The stages of the last frames, oldest first."""
         with self._lock:
@@ -139,6 +147,7 @@ class FrameStatistics:
                 self.dropped,
                 self.unwatched,
                 Counter(self.bad),
+                self.tf_failed,
                 float(np.median(gaps)) / 1e6 if len(gaps) else None,
                 None if self._age_ns is None else self._age_ns / 1e6,
                 tuple(self._times),

@@ -7,6 +7,7 @@ child's slot, which is also its row in a 2x2x2 kernel.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -32,8 +33,9 @@ class KeyRangeError(ValueError):
 
 def key_range_error(extent: float, unit: str = "voxels") -> KeyRangeError:
     """The one wording for a scan that is too large: `extent` is what was found along the longest axis."""
+    found = f"{extent:.0f}" if math.isfinite(extent) else "more than 1e38"
     return KeyRangeError(
-        f"the scan spans {extent:.0f} {unit} along an axis, at most {MAX_EXTENT} can be keyed; "
+        f"the scan spans {found} {unit} along an axis, at most {MAX_EXTENT} can be keyed; "
         "remove stray points far from the sensor (a range crop) or use larger voxels"
     )
 

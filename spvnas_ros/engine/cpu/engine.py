@@ -52,7 +52,7 @@ class CpuEngine:
 
     def __init__(self, net: PointVoxelUNet, voxel_size: float, threads: int | None = None) -> None:
         self.in_channels = net.spec.in_channels
-        self.team = Team(threads or default_threads())
+        self.team = Team(default_threads() if threads is None else threads)
         self._plan = build_plan(net)
         self._packed = [_pack(step) for step in self._plan.steps]
         self._lifetimes = self._plan.lifetimes()
@@ -85,12 +85,19 @@ class CpuEngine:
     def logits(self, coords: npt.NDArray[np.integer], feats: Array) -> Array:
         """Class scores float32 `[N, num_classes]` of distinct voxels, as `PointVoxelUNet.forward` gives them.
 
-        coords: `[N, 4]` (batch, x, y, z); feats: float32 `[N, in_channels]`
+        coords: `[N, 4]` (batch, x, y, z); feats: float32 `[N, in_channels]`. Raises ValueError for other shapes or
+        repeated voxels, KeyRangeError for scans that are too large.
         """
+        if coords.ndim != 2 or coords.shape[1] != 4 or feats.shape != (len(coords), self.in_channels):
+            raise ValueError(
+                f"expected coords [N, 4] and feats [N, {self.in_channels}], found {coords.shape} and {feats.shape}"
+            )
         if len(coords) == 0:
             return np.zeros((0, self._plan.num_classes), np.float32)
         with self._lock:
             cloud = voxels_of_coords(coords)
+            if len(cloud.keys) != len(coords):
+                raise ValueError("coords holds the same voxel more than once; quantize the points first")
             logits = self._run(cloud, np.ascontiguousarray(feats, np.float32), _Clock())
             out: Array = logits[cloud.inverse, : self._plan.num_classes]
         return out
@@ -144,12 +151,17 @@ class CpuEngine:
 
     def _warm_up(self) -> None:
         """Compile, or load from numba's cache, every kernel, by labelling two points."""
+        misses = _cache_misses()
         kernels.mean_points(
             np.full(1, 1 << 40), 1, np.zeros(1, np.int32), np.zeros((1, 1), np.float32), np.zeros((1, 1), np.float32)
         )
-        if sum(kernels.mean_points.stats.cache_misses.values()):
+        if _cache_misses() > misses:
             logger.warning("compiling the CPU kernels for this machine (%s), once; takes up to a minute", SHAPE.name)
         self.segment(np.arange(2 * self.in_channels, dtype=np.float32).reshape(2, -1), scores=False)
+
+
+def _cache_misses() -> int:
+    return sum(kernels.mean_points.stats.cache_misses.values())
 
 
 def place_slots(sizes: Sequence[int], lifetimes: Sequence[tuple[int, int]]) -> tuple[list[int], int]:

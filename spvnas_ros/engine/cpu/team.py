@@ -43,13 +43,18 @@ class Team:
     """
 
     def __init__(self, threads: int) -> None:
+        """Raises ValueError for fewer than one thread."""
+        if threads < 1:
+            raise ValueError(f"an engine needs at least one thread, found {threads}")
         self.threads = threads
-        self._pool = ThreadPoolExecutor(threads, "spvnas-cpu") if threads > 1 else None
+        self._pool: ThreadPoolExecutor | None = None
+        self._process = 0
 
     def run(self, kernel: Callable[..., Any], *args: Any) -> None:
         """Run `kernel(counter, *args)` on every thread and wait for all of them."""
         counter = np.zeros(1, np.int64)
-        others = [self._pool.submit(kernel, counter, *args) for _ in range(self.threads - 1)] if self._pool else []
+        pool = self._workers()
+        others = [pool.submit(kernel, counter, *args) for _ in range(self.threads - 1)] if pool else []
         try:
             kernel(counter, *args)
         finally:
@@ -58,6 +63,13 @@ class Team:
 
     def map(self, function: Callable[..., T], *columns: Sequence[Any]) -> list[T]:
         """`function` over the columns, on all threads; it should spend its time in compiled code."""
-        if self._pool is None:
+        pool = self._workers()
+        if pool is None:
             return [function(*row) for row in zip(*columns, strict=True)]
-        return list(self._pool.map(function, *columns))
+        return list(pool.map(function, *columns))
+
+    def _workers(self) -> ThreadPoolExecutor | None:
+        """The threads of this process: a forked one inherits the pool, but none of its threads."""
+        if self.threads > 1 and self._process != os.getpid():
+            self._pool, self._process = ThreadPoolExecutor(self.threads, "spvnas-cpu"), os.getpid()
+        return self._pool
