@@ -1,5 +1,6 @@
 # make demo   install into .venv and run the main job: a LiDAR bag through the real node
 # make test   install and run every check and test
+# make soak   hold the node under load, garbage and a dying driver for 10 minutes (SOAK_SECONDS)
 # make bench  the CPU benchmark (BENCH_SCAN=file.bin to choose the scan)
 
 PYTHON ?= python3
@@ -26,8 +27,9 @@ MESSAGES := $(VENV)/.messages
 MESSAGE_SOURCES := $(wildcard $(addprefix spvnas_ros/ros/build_messages/,*.py definitions/*/msg/*.msg))
 
 BENCH_SCAN ?= $(wildcard $(SPVNAS_SHARED)/golden/full_scan.bin)
+SOAK_SECONDS ?= 600
 
-.PHONY: install messages demo test lint unit bench clean
+.PHONY: install messages demo test lint unit soak bench clean
 
 install: $(INSTALLED)
 
@@ -58,6 +60,9 @@ lint: $(INSTALLED)
 
 unit: $(MESSAGES)
 	$(BIN)/python -m pytest --durations=10
+
+soak: $(MESSAGES)
+	$(BIN)/python -m spvnas_ros.ros.soak --seconds $(SOAK_SECONDS)
 
 bench: $(INSTALLED)
 	$(BIN)/spvnas bench $(if $(BENCH_SCAN),--scan $(BENCH_SCAN)) --out runs/bench

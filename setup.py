@@ -62,7 +62,7 @@ setup(
     entry_points={
         "console_scripts": [
             "spvnas = spvnas_ros.cli:main",
-            "segmenter_node = spvnas_ros.ros.segmenter_node:main",
+            "segmenter_node = spvnas_ros.ros.early:segmenter_node",
         ],
     },
 )

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from threading import Event, Thread
 from types import FrameType
 
@@ -28,6 +29,13 @@ class StopRequested(BaseException):
     """SIGINT or SIGTERM came; raised in the main thread, wherever it is."""
 
 
+@dataclass
+class Signals:
+    """Whether SIGINT or SIGTERM came."""
+
+    requested_stop: bool = False
+
+
 def run(make_node: Callable[[], Node], args: list[str] | None = None) -> int:
     """Make a node and spin it until SIGINT or SIGTERM, which end it cleanly at any moment.
 
@@ -37,8 +45,10 @@ def run(make_node: Callable[[], Node], args: list[str] | None = None) -> int:
     """
     try:
         # The main thread only waits: it stays free for signals, which Python delivers there.
-        with ros_process(args), spinning(_made(make_node)) as ended:
-            ended.wait()
+        with ros_process(args) as signals, spinning(_made(make_node)) as ended:
+            # StopRequested is lost where the signal met a destructor, or a callback of Python's imports.
+            if not signals.requested_stop:
+                ended.wait()
     except StopRequested:
         return 0
     except StartError as error:
@@ -48,10 +58,10 @@ def run(make_node: Callable[[], Node], args: list[str] | None = None) -> int:
 
 
 @contextmanager
-def ros_process(args: list[str] | None = None) -> Iterator[None]:
+def ros_process(args: list[str] | None = None) -> Iterator[Signals]:
     """ROS for the block, with the transport and the memory that clouds need.
 
-    SIGINT or SIGTERM ends the block with StopRequested, wherever it is.
+    SIGINT or SIGTERM ends the block with StopRequested, wherever it is. Yields whether one came.
 
     args: command line with ROS arguments; sys.argv where None
 
@@ -59,14 +69,14 @@ def ros_process(args: list[str] | None = None) -> Iterator[None]:
     """
     use_cloud_transport()
     keep_freed_memory()
-    with _signals_stop():
+    with _signals_stop() as signals:
         try:
             try:
                 # No handlers of rclpy's: they would pull the context away from under the frame in work.
                 rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
             except RuntimeError as error:
                 raise StartError(f"ROS does not take the command line: {error}") from error
-            yield
+            yield signals
         finally:
             rclpy.try_shutdown()
 
@@ -112,22 +122,21 @@ def _made(make_node: Callable[[], Node]) -> Node:
 
 
 @contextmanager
-def _signals_stop() -> Iterator[None]:
+def _signals_stop() -> Iterator[Signals]:
     """Within the block the first SIGINT or SIGTERM raises StopRequested in the main thread.
 
     Further ones change nothing, for shells and launch like to send several; not even while the process ends.
     """
-    requested = False
+    signals = Signals()
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
-        nonlocal requested
-        if not requested:
-            requested = True
+        if not signals.requested_stop:
+            signals.requested_stop = True
             raise StopRequested
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield signals
     finally:
         for number, handler in before.items():
-            signal.signal(number, signal.SIG_IGN if requested else handler)
+            signal.signal(number, signal.SIG_IGN if signals.requested_stop else handler)

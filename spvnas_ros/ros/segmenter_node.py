@@ -13,6 +13,11 @@ Further ~/output/label_info (latched), ~/debug/processing_time/*_ms and /diagnos
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from spvnas_ros.ros.early import end_on_signals
+
+    end_on_signals()
+
 import sys
 import time
 import traceback
@@ -35,6 +40,7 @@ from spvnas_ros.ros.outputs import Outputs
 from spvnas_ros.ros.parameters import NodeParameters, Settings, usage
 from spvnas_ros.ros.process import StartError, run
 from spvnas_ros.ros.statistics import FrameStatistics
+from spvnas_ros.ros.sweeps import SweepRules, Sweeps
 from spvnas_ros.ros.worker import LatestWorker
 
 NODE_NAME = "segmenter"
@@ -68,6 +74,7 @@ class SegmenterNode(LifecycleNode):
         self._failure = ""
         self._network: Network | None = None
         self._outputs: Outputs | None = None
+        self._sweeps: Sweeps | None = None
         self._worker: LatestWorker[Received] | None = None
         self._input: Subscription[PointCloud2] | None = None
         super().__init__(NODE_NAME, **node_options)
@@ -168,6 +175,9 @@ class SegmenterNode(LifecycleNode):
         assert self._network is not None
         assert self._outputs is not None
         self._watch.clear()
+        rules = SweepRules.of(self._settings.values())
+        if rules.count:
+            self._sweeps = Sweeps(self, rules, self.statistics)
         label = Labelling(
             self._network.perceive,
             self._intensity,
@@ -176,6 +186,7 @@ class SegmenterNode(LifecycleNode):
             self.statistics,
             self._watch,
             self.get_logger(),
+            self._sweeps,
         )
         self._worker = LatestWorker(label, "labelling")
         self._outputs.publish_label_info(self._settings.settings)
@@ -196,6 +207,9 @@ class SegmenterNode(LifecycleNode):
             if self._worker.stop():
                 self.statistics.count_dropped()
             self._worker = None
+        if self._sweeps is not None:
+            self._sweeps.destroy()
+            self._sweeps = None
 
     def _free(self) -> None:
         if self._outputs is not None:
