@@ -219,7 +219,7 @@ def test_a_header_that_cannot_be_used_says_what_is_wrong(saved: Path, change: di
         ({"stem": [2.0, 2.0]}, "widths must be of type int"),
         ({"stem": [10**30, 2]}, "no network can be built"),
         ({"point_branch": "yes"}, "flags must be of type bool"),
-        ({"num_classes": 0, "in_channels": 0}, "not a network description"),
+        ({"num_classes": 0, "in_channels": 0}, "num_classes must be in 1..255"),
         ({"encoder": []}, "4 encoder"),
         ({"surplus": 1}, "not a network description"),
     ],
