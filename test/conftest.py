@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import spvnas_ros  # noqa: F401  sets how idle OpenMP threads wait, before any test module loads torch
+import spvnas_ros  # sets how idle OpenMP threads wait, before any test module loads torch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -26,3 +26,25 @@ def shared() -> Path:
 def full_scan(shared: Path) -> np.ndarray:
     """A whole real HDL-64E scan, float32 `[123389, 4]`."""
     return np.fromfile(shared / "golden" / "full_scan.bin", np.float32).reshape(-1, 4)
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny network that nobody trained, but whose classes differ from point to point."""
+    import torch
+
+    from spvnas_ros.nets.spec import NetSpec
+    from spvnas_ros.nets.unet import PointVoxelUNet
+    from spvnas_ros.zoo.checkpoint import Facts, save_checkpoint
+
+    torch.manual_seed(1)
+    spec = NetSpec.spvcnn(4)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_checkpoint(path, PointVoxelUNet(spec).eval(), Facts(spec=spec, name="tiny", trained=False))
+    return path
+
+
+@pytest.fixture(scope="session")
+def perception(weights: Path) -> spvnas_ros.Perception:
+    """The tiny network, ready to label."""
+    return spvnas_ros.Perception.load(weights, device="cpu")

@@ -13,39 +13,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from spvnas_ros.bags import LABELLED_TOPIC, BagReader, BagWriter, cloud_message, encode
 from spvnas_ros.cli import app
 from spvnas_ros.labels import SEMANTIC_KITTI
-from spvnas_ros.nets.spec import NetSpec
-from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.offline.bag_evaluation import BagRun, Interrupted
 from spvnas_ros.perception import Perception
 from spvnas_ros.pointcloud import decode
 from spvnas_ros.scans import open_source
 from spvnas_ros.segment import OutputError
 from spvnas_ros.synthetic import street_scan, write_drive_bag
-from spvnas_ros.zoo.checkpoint import Facts, save_checkpoint
 
 SPVNAS = str(Path(sys.executable).with_name("spvnas"))
 FRAMES = 4
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny network that nobody trained, but whose classes differ from point to point."""
-    torch.manual_seed(1)
-    spec = NetSpec.spvcnn(4)
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_checkpoint(path, PointVoxelUNet(spec).eval(), Facts(spec=spec, name="tiny", trained=False))
-    return path
-
-
-@pytest.fixture(scope="module")
-def perception(weights: Path) -> Perception:
-    return Perception.load(weights, device="cpu")
 
 
 def street(number: int) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from spvnas_ros.bags import LABELLED_TOPIC, BagError, BagReader, BagWriter, cloud_message, encode
@@ -28,24 +27,9 @@ from spvnas_ros.scans import open_source, read_scan
 from spvnas_ros.segment import OutputError, segment
 from spvnas_ros.segment_command import describe
 from spvnas_ros.synthetic import street_scan, write_drive_bag
-from spvnas_ros.zoo.checkpoint import Facts, save_checkpoint
+from spvnas_ros.zoo.checkpoint import Facts
 
 SPVNAS = str(Path(sys.executable).with_name("spvnas"))
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny network that nobody trained, but whose classes differ from point to point."""
-    torch.manual_seed(1)
-    spec = NetSpec.spvcnn(4)
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_checkpoint(path, PointVoxelUNet(spec).eval(), Facts(spec=spec, name="tiny", trained=False))
-    return path
-
-
-@pytest.fixture(scope="module")
-def perception(weights: Path) -> Perception:
-    return Perception.load(weights, device="cpu")
 
 
 @pytest.fixture

@@ -11,37 +11,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from spvnas_ros.bags import BagReader, BagWriter, cloud_message, encode
 from spvnas_ros.cli import app
 from spvnas_ros.engine import ENGINES as REAL_ENGINES
 from spvnas_ros.frame import Segmentation
-from spvnas_ros.nets.spec import NetSpec
-from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.perception import Perception
 from spvnas_ros.scans import open_source
 from spvnas_ros.segment import OutputError, segment
 from spvnas_ros.segment_command import ENGINES, ReportedIntensity, describe
 from spvnas_ros.synthetic import street_scan, write_drive_bag
-from spvnas_ros.zoo.checkpoint import Facts, save_checkpoint
 from spvnas_ros.zoo.show import download_bar
 from test_segment_cli import invoke
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(1)
-    spec = NetSpec.spvcnn(4)
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_checkpoint(path, PointVoxelUNet(spec).eval(), Facts(spec=spec, name="tiny", trained=False))
-    return path
-
-
-@pytest.fixture(scope="module")
-def perception(weights: Path) -> Perception:
-    return Perception.load(weights, device="cpu")
 
 
 @pytest.fixture
