@@ -1,0 +1,1 @@
+"""A LiDAR in a world made by rules: streets, sensors, drives."""

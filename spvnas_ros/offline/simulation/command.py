@@ -1,0 +1,61 @@
+"""`spvnas simulate` as a command: options in, progress and a summary out."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from time import perf_counter
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from spvnas_ros.offline.simulation.drive import Done, Plan, check_folder, simulate
+from spvnas_ros.offline.simulation.sensors import find_sensor
+
+
+def default_processes() -> int:
+    """As many as there are processors for this process."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def make_plan(
+    sensor: str, scans_per_scene: int, interval: float | None, seed: int, kind: str | None, formats: str
+) -> Plan:
+    """The plan that options name. Raises ValueError for options that make no sense."""
+    chosen = tuple(dict.fromkeys(name.strip() for name in formats.split(",") if name.strip()))
+    if interval is None:
+        interval = find_sensor(sensor).sweep if "bag" in chosen else 1.0
+    return Plan(sensor, scans_per_scene, interval, seed, kind, chosen)
+
+
+def run(plan: Plan, scenes: int, out: Path, processes: int) -> None:
+    """Simulate with progress shown, then say what was made.
+
+    Raises SimulationError and OSError as `simulate`, ValueError where there is nothing to do.
+    """
+    if scenes < 1 or processes < 1:
+        raise ValueError(f"found {scenes} scenes and {processes} processes, expected 1 or more of each")
+    check_folder(plan, out)
+    begin = perf_counter()
+    console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    rate = TextColumn("{task.fields[rate]}")
+    columns = (TextColumn("simulating"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
+    finished: list[Done] = []
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("simulating", total=scenes, rate="")
+        for done in simulate(plan, scenes, out, processes):
+            finished.append(done)
+            made = sum(one.scans for one in finished)
+            progress.update(task, advance=1, rate=f"{made / (perf_counter() - begin):.1f} scans/s" if made else "")
+    _report(plan, finished, out, perf_counter() - begin)
+
+
+def _report(plan: Plan, finished: list[Done], out: Path, seconds: float) -> None:
+    scans, points = sum(done.scans for done in finished), sum(done.points for done in finished)
+    kept = sum(not done.scans for done in finished)
+    lines = [f"{len(finished)} scene(s) of {plan.scans_per_scene} scan(s) by {plan.sensor} in {out}"]
+    if kept:
+        lines.append(f"{kept} of them had been there already")
+    if scans:
+        lines.append(f"{scans} scans, {points:,} points in {seconds:.1f} s: {scans / seconds:.1f} scans a second")
+    Console(soft_wrap=True, highlight=False, markup=False).print("\n".join(lines))

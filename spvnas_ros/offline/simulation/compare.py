@@ -1,0 +1,220 @@
+"""How close simulated scans are to real ones, measured class by class.
+
+Everything is measured up to 50 m, as far as SemanticKITTI's people labelled. The distance between two histograms is
+Wasserstein's: how far one must move its points, on average, to get the other's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from spvnas_ros.frame import Points
+from spvnas_ros.offline.datasets.scan import LabelledScan, ScanDataset
+from spvnas_ros.sparse.coords import quantize
+from spvnas_ros.sparse.kernel_map import Levels, build_levels
+
+MOST_RANGE = 50.0
+VOXEL_SIZE = 0.05
+DEPTH = 4
+STRIDES = tuple(1 << level for level in range(DEPTH + 1))
+
+EDGES = {
+    "range": np.arange(0, MOST_RANGE + 1, 2.0),
+    "height": np.arange(-4, 8.01, 0.25),
+    "intensity": np.arange(0, 1.01, 0.05),
+}
+"""Bins of the histograms: metres, metres over the sensor, and 0..1."""
+
+_QUERIES = 60
+"""Points of a class in each scan whose nearest neighbour is looked for."""
+_WINDOW = 1.0
+"""Neighbours are looked for up to here, metres."""
+
+Counts = npt.NDArray[np.float64]
+
+
+@dataclass
+class ClassMeasures:
+    """Of one class over all scans: points in total, histograms by `EDGES`, neighbours and spacings.
+
+    scans:      how many scans have it
+    neighbours: occupied voxels among the 27 of a kernel, mean over the class's voxels of 5 cm
+    spacing:    distance to the nearest other point of the scan, median, metres
+    """
+
+    points: int = 0
+    scans: int = 0
+    histograms: dict[str, Counts] = field(
+        default_factory=lambda: {name: np.zeros(len(edges) - 1) for name, edges in EDGES.items()}
+    )
+    voxels: int = 0
+    voxel_neighbours: float = 0.0
+    spacings: list[float] = field(default_factory=list)
+
+    @property
+    def neighbours(self) -> float:
+        """Mean of 27."""
+        return self.voxel_neighbours / self.voxels if self.voxels else float("nan")
+
+    @property
+    def spacing(self) -> float:
+        """Median, metres."""
+        return float(np.median(self.spacings)) if self.spacings else float("nan")
+
+    def mean(self, name: str) -> float:
+        """Of a histogram."""
+        counts, edges = self.histograms[name], EDGES[name]
+        return float((counts * (edges[:-1] + edges[1:])).sum() / 2 / max(counts.sum(), 1))
+
+
+@dataclass
+class Measures:
+    """Of a set of scans.
+
+    classes:    class name -> its measures
+    voxels:     occupied voxels a scan at each stride, mean
+    neighbours: of 27, mean at each stride
+    """
+
+    scans: int
+    points: int
+    classes: dict[str, ClassMeasures]
+    voxels: list[float]
+    neighbours: list[float]
+
+
+def measure(dataset: ScanDataset, progress: Callable[[], None] = lambda: None) -> Measures:
+    """Measure all scans of a data set. Raises DatasetError for scans that cannot be read."""
+    names = dataset.label_map.classes
+    nothing = [0.0] * len(STRIDES)
+    measures = Measures(len(dataset), 0, {name: ClassMeasures() for name in names}, nothing, [*nothing])
+    for index in range(len(dataset)):
+        scan = _near(dataset[index])
+        measures.points += len(scan)
+        _add_histograms(measures, names, scan)
+        _add_geometry(measures, names, scan)
+        _add_spacings(measures, names, scan, np.random.default_rng(index))
+        progress()
+    return measures
+
+
+def _near(scan: LabelledScan) -> LabelledScan:
+    return scan.take(np.linalg.norm(scan.points[:, :3], axis=1) < MOST_RANGE)
+
+
+def _add_histograms(measures: Measures, names: tuple[str, ...], scan: LabelledScan) -> None:
+    values = {
+        "range": np.linalg.norm(scan.points[:, :3], axis=1),
+        "height": scan.points[:, 2],
+        "intensity": scan.points[:, 3],
+    }
+    for index, name in enumerate(names):
+        chosen = scan.labels == index
+        one = measures.classes[name]
+        one.points += int(chosen.sum())
+        one.scans += bool(chosen.any())
+        for kind, edges in EDGES.items():
+            clipped = np.clip(values[kind][chosen], edges[0], edges[-1] - 1e-6)
+            one.histograms[kind] += np.histogram(clipped, edges)[0]
+
+
+def _add_geometry(measures: Measures, names: tuple[str, ...], scan: LabelledScan) -> None:
+    voxels = quantize(torch.from_numpy(scan.points), VOXEL_SIZE)
+    levels = build_levels(voxels.coords, DEPTH)
+    for level in range(DEPTH + 1):
+        count = len(levels.levels[level])
+        measures.voxels[level] += count / measures.scans
+        measures.neighbours[level] += len(levels.neighbours[level]) / max(count, 1) / measures.scans
+    occupied = _occupied(levels)
+    labels = scan.labels[voxels.first.numpy()][levels.order.numpy()]
+    for index, name in enumerate(names):
+        chosen = labels == index
+        measures.classes[name].voxels += int(chosen.sum())
+        measures.classes[name].voxel_neighbours += float(occupied[chosen].sum())
+
+
+def _occupied(levels: Levels) -> npt.NDArray[np.int64]:
+    """Voxels among the 27 around each voxel of level 0, itself with them, `[n_0]`."""
+    pairs = levels.neighbours[0]
+    return torch.bincount(pairs.out_rows, minlength=pairs.num_out).numpy()
+
+
+def _add_spacings(measures: Measures, names: tuple[str, ...], scan: LabelledScan, rng: np.random.Generator) -> None:
+    order = np.argsort(scan.points[:, 0], kind="stable")
+    points, labels = scan.points[order, :3], scan.labels[order]
+    for index, name in enumerate(names):
+        rows = np.flatnonzero(labels == index)
+        chosen = rng.choice(rows, min(len(rows), _QUERIES), replace=False)
+        measures.classes[name].spacings += [_nearest(points, int(row)) for row in chosen]
+
+
+def _nearest(points: Points, row: int) -> float:
+    """Distance to the nearest other point, at most `_WINDOW`; points are sorted by x."""
+    here = points[row]
+    low, high = np.searchsorted(points[:, 0], (here[0] - _WINDOW, here[0] + _WINDOW))
+    square = np.square(points[low:high] - here).sum(axis=1)
+    square[row - low] = np.inf
+    return float(np.sqrt(square.min(initial=_WINDOW**2)))
+
+
+def distance(name: str, one: ClassMeasures, other: ClassMeasures) -> float:
+    """Wasserstein's distance between two histograms of `EDGES`, in their unit; NaN where one is empty."""
+    first, second = one.histograms[name], other.histograms[name]
+    if not first.sum() or not second.sum():
+        return float("nan")
+    edges = EDGES[name]
+    apart = np.cumsum(first / first.sum() - second / second.sum())
+    return float(np.abs(apart).sum() * (edges[1] - edges[0]))
+
+
+def table(real: Measures, simulated: Measures) -> str:
+    """Markdown: one row a class, real | simulated, and the distances between the histograms."""
+    head = (
+        "| class | points a scan | range, m | height, m | intensity | of 27 neighbours | spacing, cm "
+        "| range differs, m | height differs, m | intensity differs |\n" + "| --- " * 10 + "|"
+    )
+    rows = [_row(name, real, simulated) for name in real.classes]
+    strides = ["| stride | voxels, real | simulated | of 27 neighbours, real | simulated |\n" + "| --- " * 5 + "|"]
+    strides += [
+        f"| {stride} | {real.voxels[level]:.0f} | {simulated.voxels[level]:.0f} | {real.neighbours[level]:.2f} "
+        f"| {simulated.neighbours[level]:.2f} |"
+        for level, stride in enumerate(STRIDES)
+    ]
+    title = (
+        f"{real.scans} real scans ({real.points / max(real.scans, 1):.0f} points each up to {MOST_RANGE:.0f} m), "
+        f"{simulated.scans} simulated ({simulated.points / max(simulated.scans, 1):.0f} points). "
+        "Cells show real / simulated."
+    )
+    return "\n".join([title, "", head, *rows, "", *strides, ""])
+
+
+def _row(name: str, real: Measures, simulated: Measures) -> str:
+    one, other = real.classes[name], simulated.classes[name]
+
+    def both(first: float, second: float, style: str) -> str:
+        return f"{_number(first, style)} / {_number(second, style)}"
+
+    cells = [
+        both(one.points / max(real.scans, 1), other.points / max(simulated.scans, 1), ".0f"),
+        *(both(_mean(one, kind), _mean(other, kind), style) for kind, style in _STYLES.items()),
+        both(one.neighbours, other.neighbours, ".2f"),
+        both(one.spacing * 100, other.spacing * 100, ".1f"),
+        *(_number(distance(kind, one, other), style) for kind, style in _STYLES.items()),
+    ]
+    return f"| {name} | " + " | ".join(cells) + " |"
+
+
+_STYLES = {"range": ".1f", "height": ".2f", "intensity": ".2f"}
+
+
+def _mean(one: ClassMeasures, kind: str) -> float:
+    return one.mean(kind) if one.points else float("nan")
+
+
+def _number(value: float, style: str) -> str:
+    return "-" if np.isnan(value) else format(value, style)

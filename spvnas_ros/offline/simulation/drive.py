@@ -1,0 +1,219 @@
+"""Many simulated scenes into a folder, by several processes: whole scenes or none, the same to the byte for any number.
+
+```
+OUT/simulation.json                  what the folder holds, so that a run can go on
+OUT/sequences/00/                    format semantic-kitti: velodyne, labels, calib.txt, poses.txt, times.txt
+OUT/kitti/training/                  format kitti: velodyne, label_2, calib
+OUT/bags/00/                         format bag: mcap
+```
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from time import process_time
+
+import numpy as np
+
+from spvnas_ros.offline.simulation.cast import SimulationError, check_embree
+from spvnas_ros.offline.simulation.lidar import Lidar, SimulatedScan
+from spvnas_ros.offline.simulation.scene import KINDS, Scene, build_scene
+from spvnas_ros.offline.simulation.sensors import find_sensor
+from spvnas_ros.zoo.files import replacing
+
+FORMATS = ("semantic-kitti", "kitti", "bag")
+CONFIGURATION = "simulation.json"
+_VERSION = 1
+"""Of the simulator: a folder is not gone on with by another."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to simulate.
+
+    sensor:          name of a preset
+    scans_per_scene: how many revolutions in each scene
+    interval:        seconds between their beginnings
+    seed:            everything follows from it
+    kind:            of the scenes, None for a mix
+    formats:         some of `FORMATS`
+
+    Raises ValueError for values that make no sense.
+    """
+
+    sensor: str = "hdl64"
+    scans_per_scene: int = 10
+    interval: float = 1.0
+    seed: int = 0
+    kind: str | None = None
+    formats: tuple[str, ...] = ("semantic-kitti",)
+
+    def __post_init__(self) -> None:
+        sensor = find_sensor(self.sensor)
+        if self.kind is not None and self.kind not in KINDS:
+            raise ValueError(f"there is no street of kind {self.kind!r}, expected one of {', '.join(KINDS)}")
+        unknown = [name for name in self.formats if name not in FORMATS]
+        if unknown or not self.formats:
+            found = ", ".join(self.formats) or "none"
+            raise ValueError(f"found formats {found}, expected some of {', '.join(FORMATS)}")
+        if self.scans_per_scene < 1 or self.seed < 0:
+            raise ValueError(
+                f"found {self.scans_per_scene} scans a scene and seed {self.seed}, expected 1 scan or more and a seed "
+                "from 0"
+            )
+        if not self.interval >= sensor.sweep * 0.999:
+            raise ValueError(
+                f"the interval is {self.interval} s, but {self.sensor} turns once in {sensor.sweep} s; "
+                "expected that or more"
+            )
+
+
+@dataclass(frozen=True)
+class Done:
+    """A scene that is finished: its number, what was made just now, and the processor's seconds that took."""
+
+    scene: int
+    scans: int
+    points: int
+    seconds: float
+
+
+def simulate(plan: Plan, scenes: int, out: Path, processes: int = 1) -> Iterator[Done]:
+    """Write `scenes` scenes into `out`, leaving out those which an earlier run has finished.
+
+    Yields each scene as it is finished. Raises SimulationError where the folder holds something else, the disk is full
+    or Embree is missing, OSError where files cannot be written; finished scenes stay.
+    """
+    check_embree()
+    check_folder(plan, out)
+    missing = [number for number in range(scenes) if not is_finished(plan, number, out)]
+    yield from (Done(number, 0, 0, 0.0) for number in range(scenes) if number not in set(missing))
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / CONFIGURATION).exists():
+        with replacing(out / CONFIGURATION) as file:
+            file.write(_configuration(plan).encode())
+    if processes == 1 or len(missing) <= 1:
+        yield from (write_scene(plan, number, out) for number in missing)
+    else:
+        yield from _in_processes(plan, missing, out, min(processes, len(missing)))
+
+
+def _in_processes(plan: Plan, scenes: Sequence[int], out: Path, processes: int) -> Iterator[Done]:
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        pending = {pool.submit(write_scene, plan, number, out) for number in scenes}
+        try:
+            while pending:
+                finished, pending = wait(pending, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in finished)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def write_scene(plan: Plan, number: int, out: Path) -> Done:
+    """Simulate one scene and write it in all formats; each appears whole or not at all."""
+    begin = process_time()
+    lidar = Lidar(_scene(plan, number), find_sensor(plan.sensor), np.random.default_rng((plan.seed, number)))
+    points = 0
+    try:
+        with ExitStack() as sinks:
+            writers = [sinks.enter_context(_SINKS[name](plan, number, out, lidar)) for name in plan.formats]
+            for index in range(plan.scans_per_scene):
+                t = index * plan.interval
+                scan = lidar.scan(t, np.random.default_rng((plan.seed, number, index)))
+                points += len(scan)
+                for write in writers:
+                    write(t, scan)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise SimulationError(
+            f"the disk of {out} is full at scene {number}; make room and give the same command again: finished scenes "
+            "stay"
+        ) from error
+    return Done(number, plan.scans_per_scene, points, process_time() - begin)
+
+
+def _scene(plan: Plan, number: int) -> Scene:
+    seed = int(np.random.SeedSequence((plan.seed, number)).generate_state(1)[0])
+    return build_scene(seed, plan.kind)
+
+
+_Write = Callable[[float, SimulatedScan], None]
+
+
+def _sequence_sink(_: Plan, number: int, out: Path, lidar: Lidar) -> AbstractContextManager[_Write]:
+    from spvnas_ros.offline.simulation.semantic_kitti_writer import sequence_writer
+
+    return sequence_writer(_sequence(out, number), lidar)
+
+
+def _kitti_sink(plan: Plan, number: int, out: Path, lidar: Lidar) -> AbstractContextManager[_Write]:
+    from spvnas_ros.offline.simulation.kitti_boxes import frame_writer
+
+    return frame_writer(out / "kitti" / "training", number * plan.scans_per_scene, lidar)
+
+
+def _bag_sink(_: Plan, number: int, out: Path, lidar: Lidar) -> AbstractContextManager[_Write]:
+    from spvnas_ros.offline.simulation.bag_writer import drive_writer
+
+    return drive_writer(_bag(out, number), lidar)
+
+
+_SINKS = {"semantic-kitti": _sequence_sink, "kitti": _kitti_sink, "bag": _bag_sink}
+
+
+def is_finished(plan: Plan, number: int, out: Path) -> bool:
+    """Whether a scene is there in all formats."""
+    there = {
+        "semantic-kitti": _sequence(out, number).is_dir(),
+        "bag": _bag(out, number).is_dir(),
+        "kitti": all(
+            (out / "kitti" / "training" / "label_2" / f"{number * plan.scans_per_scene + index:06d}.txt").is_file()
+            for index in range(plan.scans_per_scene)
+        ),
+    }
+    return all(there[name] for name in plan.formats)
+
+
+def _sequence(out: Path, number: int) -> Path:
+    return out / "sequences" / f"{number:02d}"
+
+
+def _bag(out: Path, number: int) -> Path:
+    return out / "bags" / f"{number:02d}"
+
+
+def _configuration(plan: Plan) -> str:
+    return json.dumps({"version": _VERSION, **asdict(plan)}, indent=2) + "\n"
+
+
+def check_folder(plan: Plan, out: Path) -> None:
+    """Raises SimulationError where `out` is not empty and is not of this plan."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise SimulationError(f"{out} is a file, expected a folder for the scans")
+    file = out / CONFIGURATION
+    if not file.exists():
+        if any(not item.name.endswith(".part") for item in out.iterdir()):
+            raise SimulationError(f"{out} is not empty and holds no {CONFIGURATION}; name another folder")
+        return
+    wanted = json.loads(_configuration(plan))
+    try:
+        found = json.loads(file.read_text())
+        differ = [
+            f"{key} {found.get(key)!r}, now {value!r}" for key, value in wanted.items() if value != found.get(key)
+        ]
+    except (OSError, ValueError, AttributeError) as error:
+        raise SimulationError(f"{file} cannot be read ({error}); name another folder") from error
+    if differ:
+        raise SimulationError(
+            f"{out} holds a simulation with {'; '.join(differ)}; go on with the same options or name another folder"
+        )

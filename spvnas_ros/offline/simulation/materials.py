@@ -1,0 +1,60 @@
+"""What surfaces are made of, as a LiDAR at 905 nm sees them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Material:
+    """How a surface answers a laser.
+
+    reflectivity: share of the light that comes back from a matt surface hit straight on, 0..1
+    specular:     share that leaves like from a mirror, away from the sensor unless hit straight on, 0..1
+    transmission: share of rays that pass through, as through glass, 0..1
+    """
+
+    name: str
+    reflectivity: float
+    specular: float = 0.0
+    transmission: float = 0.0
+
+
+MATERIALS = (
+    Material("asphalt", 0.22, 0.05),
+    Material("lane paint", 0.62, 0.05),
+    Material("paving", 0.30, 0.03),
+    Material("gravel", 0.33),
+    Material("grass", 0.40),
+    Material("soil", 0.24),
+    Material("plaster", 0.42),
+    Material("brick", 0.32),
+    Material("concrete", 0.34),
+    Material("roof tiles", 0.26),
+    Material("glass", 0.08, 0.75, 0.55),
+    Material("car glass", 0.07, 0.70, 0.60),
+    Material("car paint, dark", 0.10, 0.55),
+    Material("car paint, light", 0.42, 0.35),
+    Material("chrome", 0.45, 0.5),
+    Material("tyre", 0.06),
+    Material("plastic", 0.25, 0.1),
+    Material("wood", 0.35),
+    Material("bare metal", 0.42, 0.3),
+    Material("painted metal", 0.35, 0.15),
+    Material("leaves", 0.38),
+    Material("needles", 0.26),
+    Material("bark", 0.28),
+    Material("retroreflector", 0.75),
+    Material("clothes, dark", 0.14),
+    Material("clothes, light", 0.42),
+    Material("skin", 0.40),
+    Material("tarpaulin", 0.38, 0.05),
+    Material("door", 0.26, 0.1),
+)
+
+_INDEX = {material.name: index for index, material in enumerate(MATERIALS)}
+
+
+def material(name: str) -> int:
+    """The index of a material in `MATERIALS`. Raises KeyError where it has none of that name."""
+    return _INDEX[name]

@@ -1,0 +1,132 @@
+"""A plan as patches of ground: road, markings, parking, sidewalks, islands, driveways, side streets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from spvnas_ros.offline.simulation.ground import MARGIN, REACH, Patch, Surface
+from spvnas_ros.offline.simulation.plan import Junction, Parcel, Plan
+
+ROAD = Surface(40, "asphalt", 0.0, 0.004)
+MARKING = Surface(60, "lane paint", 0.0, 0.004)
+PARKING = Surface(44, "asphalt", 0.0, 0.004)
+_CORNER = 5
+
+
+def pave(plan: Plan, rng: np.random.Generator) -> list[Patch]:
+    """All patches, those that cover others later."""
+    start, end = -MARGIN, plan.length + MARGIN
+    kerb = plan.kerb_height
+    walk = Surface(48, str(rng.choice(["paving", "asphalt", "concrete"])), kerb, 0.004)
+    parking = Surface(44, str(rng.choice(["paving", "asphalt"])), float(rng.choice([0.0, 0.02])), 0.004)
+    verge = Surface(72, "grass", kerb, 0.03)
+    patches = [Patch(start, end, -REACH, REACH, Surface(72, "grass", kerb, 0.05))]
+    patches.append(Patch(start, end, -plan.right.kerb, plan.left.kerb, ROAD))
+    for sign in (-1, 1):
+        side = plan.side(sign)
+        for inner, width, surface in (
+            (side.kerb, side.parking, parking),
+            (side.kerb + side.parking, side.strip, verge),
+            (side.inner, side.walk, walk),
+        ):
+            if width:
+                patches.append(_band(start, end, sign, inner, inner + width, surface))
+    patches += _median(plan)
+    for parcel in plan.parcels:
+        patches += _yard(plan, parcel, walk, rng)
+    for junction in plan.junctions:
+        for sign in junction.sides:
+            patches += _side_street(plan, junction, sign, walk)
+    return [*patches, *_markings(plan, rng)]
+
+
+def _band(start: float, end: float, sign: int, inner: float, outer: float, surface: Surface) -> Patch:
+    right, left = sorted((sign * inner, sign * outer))
+    return Patch(start, end, right, left, surface)
+
+
+def _median(plan: Plan) -> list[Patch]:
+    if not plan.median:
+        return []
+    surface = {
+        "terrain": Surface(72, "grass", plan.kerb_height, 0.04),
+        "island": Surface(49, "paving", plan.kerb_height, 0.004),
+        "tram": Surface(49, "gravel", 0.02, 0.015),
+    }[plan.median_use]
+    edges = [-MARGIN, *(v for j in plan.junctions for v in (j.at - j.reach, j.at + j.reach)), plan.length + MARGIN]
+    return [
+        Patch(first, last, -plan.median, plan.median, surface)
+        for first, last in zip(edges[::2], edges[1::2], strict=True)
+    ]
+
+
+def _yard(plan: Plan, parcel: Parcel, walk: Surface, rng: np.random.Generator) -> Iterator[Patch]:
+    """What is paved of a parcel."""
+    lot = plan.side(parcel.side).lot
+    paved = Surface(int(rng.choice([44, 44, 49])), str(rng.choice(["paving", "asphalt", "gravel"])), walk.level, 0.006)
+    if parcel.use == "row":
+        yield _band(parcel.start, parcel.end, parcel.side, lot, lot + 30, walk if rng.random() < 0.7 else paved)
+    elif parcel.use == "parking":
+        yield _band(parcel.start + 0.5, parcel.end - 0.5, parcel.side, lot + 1, lot + 19, PARKING)
+    elif parcel.use == "works":
+        yield _band(parcel.start, parcel.end, parcel.side, lot + 4, lot + 30, paved)
+    elif parcel.use == "field":
+        yield _band(parcel.start, parcel.end, parcel.side, lot + 3, REACH, Surface(72, "soil", walk.level, 0.08))
+    elif parcel.use == "house" and rng.random() < 0.2:
+        yield _band(parcel.start, parcel.end, parcel.side, lot, lot + max(parcel.setback, 1), paved)
+    if parcel.driveway:
+        inner = plan.side(parcel.side).inner
+        depth = max(parcel.setback, 2.0) + 7 if parcel.use == "house" else 6
+        yield _band(*parcel.driveway, parcel.side, lot, lot + depth, PARKING if parcel.use == "parking" else paved)
+        lowered = Surface(walk.label, walk.material, min(walk.level, 0.03), walk.roughness)
+        yield _band(*parcel.driveway, parcel.side, plan.side(parcel.side).kerb, inner + 0.5, lowered)
+
+
+def _side_street(plan: Plan, junction: Junction, sign: int, walk: Surface) -> Iterator[Patch]:
+    side = plan.side(sign)
+    if junction.walk:
+        yield _band(junction.at - junction.reach, junction.at + junction.reach, sign, side.lot, REACH, walk)
+    yield _band(junction.at - junction.half, junction.at + junction.half, sign, side.kerb, REACH, ROAD)
+    radius = min(max(side.lot - side.kerb, 1.5), 5.0)
+    for step in range(_CORNER):
+        near, far = radius * step / _CORNER, radius * (step + 1) / _CORNER
+        middle = (near + far) / 2
+        out = radius - np.sqrt(radius**2 - (radius - middle) ** 2)
+        wide = junction.half + float(out)
+        yield _band(junction.at - wide, junction.at + wide, sign, side.kerb + near, side.kerb + far, ROAD)
+
+
+def _markings(plan: Plan, rng: np.random.Generator) -> Iterator[Patch]:
+    """Dashes between lanes, lines at the edges, and crossings for those on foot."""
+    marked = (
+        rng.random() < {"urban": 0.7, "residential": 0.25, "suburban": 0.4, "highway": 1.0, "rural": 0.5}[plan.kind]
+    )
+    dashes = np.arange(-MARGIN, plan.length + MARGIN - 4, 9.0)
+    if marked:
+        for d in _lane_edges(plan):
+            for s in dashes:
+                yield Patch(s, s + 3, d - 0.07, d + 0.07, MARKING)
+    if marked and plan.kind in ("highway", "rural"):
+        for sign in (-1, 1):
+            edge = plan.side(sign).kerb - 0.25
+            yield _band(-MARGIN, plan.length + MARGIN, sign, edge - 0.12, edge, MARKING)
+    for junction in plan.junctions:
+        if plan.kind in ("urban", "residential") and rng.random() < 0.4:
+            yield from _zebra(plan, junction)
+
+
+def _lane_edges(plan: Plan) -> list[float]:
+    edges = [] if plan.median else [0.0]
+    for sign in (-1, 1):
+        wide = plan.lane_width(sign)
+        edges += [sign * (plan.side(sign).free - wide * number) for number in range(1, plan.lanes)]
+    return edges
+
+
+def _zebra(plan: Plan, junction: Junction) -> Iterator[Patch]:
+    start = junction.at + junction.reach + 3.0
+    stripes = np.arange(-plan.right.kerb + 0.4, plan.left.kerb - 0.9, 1.0)
+    for d in stripes[np.abs(stripes + 0.25) > plan.median + 0.5]:
+        yield Patch(start, start + 3.0, float(d), float(d) + 0.5, MARKING)

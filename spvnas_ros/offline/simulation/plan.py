@@ -1,0 +1,287 @@
+"""What a street is like before anything is built: widths, junctions and parcels, drawn at random."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from spvnas_ros.offline.simulation.ground import MARGIN, Relief, centreline
+from spvnas_ros.offline.simulation.mesh import Floats
+
+KINDS = ("urban", "residential", "suburban", "highway", "rural")
+"""The flavours of streets."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """Half of a street, from its middle outwards; all in metres.
+
+    kerb:    where the road ends
+    parking: width of the parking strip, 0 without one; beyond 3 m cars stand across
+    strip:   width of the green between parking and sidewalk
+    walk:    width of the sidewalk
+    parked:  share of the places at the kerb that are taken
+    """
+
+    kerb: float
+    parking: float
+    strip: float
+    walk: float
+    parked: float
+
+    @property
+    def inner(self) -> float:
+        """Where the sidewalk begins."""
+        return self.kerb + self.parking + self.strip
+
+    @property
+    def lot(self) -> float:
+        """Where the parcels begin."""
+        return self.inner + self.walk
+
+    @property
+    def free(self) -> float:
+        """How far from the middle traffic may go: cars without a strip stand on the road."""
+        return self.kerb - (1.9 if self.parking == 0 and self.parked > 0 else 0.25)
+
+
+@dataclass(frozen=True)
+class Junction:
+    """A street to one side or to both: where, half of its width, its sidewalks, and `-1` right, `1` left."""
+
+    at: float
+    half: float
+    walk: float
+    sides: tuple[int, ...]
+
+    @property
+    def reach(self) -> float:
+        """Metres to each side of it that belong to it."""
+        return self.half + self.walk
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A piece of land beside the street.
+
+    use:      `house`, `row`, `parking`, `field`, `meadow`, `wood`, `garden` or `works`
+    setback:  metres from its front to the house
+    driveway: street coordinates between which one drives in, or None
+    """
+
+    start: float
+    end: float
+    side: int
+    use: str
+    setback: float
+    driveway: tuple[float, float] | None
+    front: str
+
+    @property
+    def width(self) -> float:
+        return self.end - self.start
+
+    @property
+    def middle(self) -> float:
+        return (self.start + self.end) / 2
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is decided before the ground is laid."""
+
+    kind: str
+    length: float
+    right: Side
+    left: Side
+    median: float
+    """Half the width of what divides the road, 0 if nothing does."""
+    median_use: str
+    lanes: int
+    """In each direction."""
+    kerb_height: float
+    junctions: tuple[Junction, ...]
+    parcels: tuple[Parcel, ...]
+
+    def side(self, sign: int) -> Side:
+        return self.left if sign > 0 else self.right
+
+    def lane(self, sign: int, number: int = 0) -> float:
+        """The middle of a lane, `d`; the outermost has number 0."""
+        side = self.side(sign)
+        return sign * (side.free - self.lane_width(sign) * (number + 0.5))
+
+    def lane_width(self, sign: int) -> float:
+        """Of each lane of that side, metres."""
+        return (self.side(sign).free - self.median) / self.lanes
+
+    def clear(self, s: float, sign: int, gap: float) -> bool:
+        """Whether no junction and no driveway of that side is within `gap` metres."""
+        near = any(sign in j.sides and abs(s - j.at) < j.reach + gap for j in self.junctions)
+        return not near and not any(
+            p.driveway and p.side == sign and p.driveway[0] - gap < s < p.driveway[1] + gap for p in self.parcels
+        )
+
+
+@dataclass(frozen=True)
+class _Flavour:
+    """Ranges to draw from, metres; chances 0..1."""
+
+    road: tuple[float, float]
+    lanes: tuple[int, ...]
+    strip: float
+    green: float
+    walk: tuple[float, float]
+    walks: float
+    parked: tuple[float, float]
+    parcel: tuple[float, float]
+    setback: tuple[float, float]
+    uses: dict[str, float]
+    fronts: dict[str, float]
+    median: float
+    driveway: float
+    bank: float
+
+
+_FLAVOURS = {
+    "urban": _Flavour(
+        (3.1, 3.9), (1, 1, 2), 0.6, 0.25, (2.4, 5.5), 1.0, (0.2, 0.75), (11, 22), (0.0, 1.5),
+        {"row": 0.7, "house": 0.12, "parking": 0.08, "garden": 0.1},
+        {"none": 0.6, "hedge": 0.12, "low wall": 0.1, "bars": 0.1, "wall": 0.08}, 0.2, 0.1, 0.0,
+    ),
+    "residential": _Flavour(
+        (3.1, 4.4), (1,), 0.4, 0.3, (1.8, 4.4), 1.0, (0.1, 0.65), (9, 18), (2.0, 7.5),
+        {"row": 0.2, "house": 0.62, "parking": 0.06, "garden": 0.12},
+        {"hedge": 0.4, "low wall": 0.16, "picket": 0.07, "bars": 0.07, "mesh": 0.05, "panel": 0.04,
+         "thicket": 0.1, "none": 0.14},
+        0.04, 0.5, 0.4,
+    ),
+    "suburban": _Flavour(
+        (3.2, 4.8), (1,), 0.25, 0.5, (1.8, 4.5), 0.95, (0.05, 0.45), (14, 26), (4.0, 13.0),
+        {"house": 0.68, "parking": 0.06, "garden": 0.14, "meadow": 0.06, "wood": 0.06},
+        {"hedge": 0.36, "picket": 0.08, "panel": 0.06, "mesh": 0.08, "boards": 0.05, "wall": 0.05,
+         "thicket": 0.16, "none": 0.16},
+        0.1, 0.65, 0.8,
+    ),
+    "highway": _Flavour(
+        (3.4, 3.8), (1, 2, 2, 3), 0.0, 0.4, (2.0, 5.0), 0.4, (0.0, 0.02), (20, 45), (10.0, 25.0),
+        {"meadow": 0.34, "wood": 0.34, "works": 0.16, "field": 0.16},
+        {"none": 0.3, "rail": 0.15, "hedge": 0.1, "wall": 0.06, "mesh": 0.09, "thicket": 0.3}, 0.6, 0.0, 1.0,
+    ),
+    "rural": _Flavour(
+        (2.8, 3.6), (1,), 0.0, 0.4, (1.5, 4.0), 0.5, (0.0, 0.08), (18, 45), (5.0, 16.0),
+        {"field": 0.2, "meadow": 0.34, "wood": 0.26, "house": 0.2},
+        {"none": 0.3, "boards": 0.1, "hedge": 0.14, "mesh": 0.1, "picket": 0.04, "rail": 0.04,
+         "thicket": 0.28}, 0.0, 0.3, 1.0,
+    ),
+}  # fmt: skip
+
+
+def draw_plan(kind: str, length: float, rng: np.random.Generator) -> Plan:
+    """A street of that kind."""
+    flavour = _FLAVOURS[kind]
+    lanes = int(rng.choice(flavour.lanes))
+    median = float(rng.uniform(0.6, 6.5)) if rng.random() < flavour.median else 0.0
+    road = lanes * float(rng.uniform(*flavour.road))
+    right, left = (_draw_side(flavour, road, median, rng) for _ in range(2))
+    use = str(rng.choice(["terrain", "terrain", "island", "tram"] if 1.5 < median < 4 else ["terrain", "island"]))
+    use = "terrain" if median > 4 else use
+    junctions = _draw_junctions(kind, length, rng)
+    plan = Plan(
+        kind, length, right, left, median, use, lanes, float(rng.choice([0.03, 0.08, 0.12, 0.15])), junctions, ()
+    )
+    parcels = tuple(parcel for sign in (-1, 1) for parcel in _draw_parcels(flavour, plan, sign, rng))
+    return Plan(kind, length, right, left, median, use, lanes, plan.kerb_height, junctions, parcels)
+
+
+def _draw_side(flavour: _Flavour, road: float, median: float, rng: np.random.Generator) -> Side:
+    parked = float(rng.uniform(*flavour.parked)) * float(rng.random() < 0.85)
+    parking = 0.0
+    if rng.random() < flavour.strip:
+        parking = float(rng.uniform(4.6, 5.2)) if rng.random() < 0.15 else float(rng.uniform(2.0, 2.5))
+    walk = float(rng.uniform(*flavour.walk)) if rng.random() < flavour.walks else 0.0
+    strip = float(rng.uniform(0.8, 3.5)) if rng.random() < flavour.green else 0.0
+    extra = 1.9 if parking == 0 and parked > 0 else 0.0
+    return Side(median + road + extra, parking, strip, walk, parked)
+
+
+def _draw_junctions(kind: str, length: float, rng: np.random.Generator) -> tuple[Junction, ...]:
+    chance = {"urban": 0.85, "residential": 0.85, "suburban": 0.7, "highway": 0.3, "rural": 0.4}[kind]
+    found: list[Junction] = []
+    for low, high in ((0.28, 0.5), (0.66, 0.95)):
+        if rng.random() < chance:
+            sides = ((-1,), (1,), (-1, 1))[int(rng.integers(3))]
+            half, walk = float(rng.uniform(2.6, 5.0)), float(rng.choice([0.0, 1.5, 2.2]))
+            found.append(Junction(float(rng.uniform(low, high)) * length, half, walk, sides))
+    return tuple(found)
+
+
+def _draw_parcels(flavour: _Flavour, plan: Plan, sign: int, rng: np.random.Generator) -> list[Parcel]:
+    """Parcels of one side from end to end, with room for its junctions."""
+    stops = [(j.at - j.reach, j.at + j.reach) for j in plan.junctions if sign in j.sides]
+    edges = [-MARGIN, *(value for stop in stops for value in stop), plan.length + MARGIN]
+    parcels = []
+    for start, end in zip(edges[::2], edges[1::2], strict=True):
+        count = max(round((end - start) / float(rng.uniform(*flavour.parcel))), 1)
+        weights = rng.uniform(0.75, 1.25, count)
+        bounds = start + np.concatenate([[0], np.cumsum(weights / weights.sum())]) * (end - start)
+        habit = _choice(flavour.fronts, rng)
+        setback = float(rng.uniform(*flavour.setback))
+        for first, last in pairwise(bounds):
+            front = habit if rng.random() < 0.45 else _choice(flavour.fronts, rng)
+            parcels.append(_draw_parcel(flavour, float(first), float(last), sign, setback, front, rng))
+    return parcels
+
+
+def _draw_parcel(
+    flavour: _Flavour, start: float, end: float, sign: int, setback: float, front: str, rng: np.random.Generator
+) -> Parcel:
+    use = _choice(flavour.uses, rng)
+    if end - start < 7 and use in ("house", "row", "parking", "works"):
+        use = "garden"
+    driveway = None
+    wants = use == "parking" or (use in ("house", "works") and rng.random() < flavour.driveway)
+    if wants and end - start > 10:
+        wide = float(rng.uniform(2.8, 3.8)) if use != "parking" else 5.5
+        at = start + 0.6 if rng.random() < 0.5 else end - 0.6 - wide
+        driveway = (at, at + wide)
+    back = setback if rng.random() < 0.7 else float(rng.uniform(*flavour.setback))
+    return Parcel(start, end, sign, use, back, driveway, front)
+
+
+def _choice(shares: dict[str, float], rng: np.random.Generator) -> str:
+    names = list(shares)
+    weights = np.array([shares[name] for name in names])
+    return names[int(rng.choice(len(names), p=weights / weights.sum()))]
+
+
+def draw_line(kind: str, length: float, rng: np.random.Generator) -> Floats:
+    """The middle of the street: straight, or with one or two bends."""
+    s = np.arange(-MARGIN, length + MARGIN + 1)
+    curvature = np.zeros_like(s)
+    if rng.random() > 0.4:
+        for _ in range(int(rng.integers(1, 3))):
+            at, wide = rng.uniform(0, length), rng.uniform(20, 60)
+            tightest = 0.009 if kind != "highway" else 0.005
+            curvature += rng.uniform(-tightest, tightest) * np.exp(-(((s - at) / wide) ** 2))
+    return centreline(np.clip(curvature, -0.0105, 0.0105))
+
+
+def draw_relief(plan: Plan, rng: np.random.Generator) -> Relief:
+    """Hills along the street and banks beside it."""
+    steep = float(rng.choice([0.0, 0.01, 0.025, 0.06], p=[0.25, 0.35, 0.25, 0.15]))
+    number = rng.uniform(0.012, 0.04, 3)
+    waves = np.stack([steep * rng.uniform(0.3, 0.6, 3) / number, number, rng.uniform(0, 2 * np.pi, 3)], axis=1)
+    chance = _FLAVOURS[plan.kind].bank
+    banks = [float(rng.uniform(-3.5, 5.0)) * float(rng.random() < chance) for _ in range(2)]
+    if plan.kind in ("residential", "suburban"):
+        banks = [bank * 0.5 for bank in banks]
+    return Relief(
+        waves,
+        (banks[0], banks[1]),
+        (plan.right.lot, plan.left.lot),
+        float(rng.uniform(10, 40)),
+        float(rng.choice([0.0, 0.015])),
+    )

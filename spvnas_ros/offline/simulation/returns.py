@@ -1,0 +1,158 @@
+"""What comes back of a hit: an intensity, a range with noise, or nothing.
+
+The power of an echo falls with the square of the range, with the reflectivity and with incidence (the LiDAR equation
+for a target larger than the beam; Hoefle and Pfeifer, ISPRS J. 62, 2007). Receivers equalise it, so that the intensity
+they tell depends on range and incidence much less than the chance to be heard at all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from spvnas_ros.offline.simulation.materials import MATERIALS, material
+from spvnas_ros.offline.simulation.sensors import Receiver, Sensor
+
+Floats = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+
+TRANSMISSION = np.array([m.transmission for m in MATERIALS], np.float32)
+
+_RETRO = 2.0
+"""How much brighter a retroreflector is than a matt surface of its reflectivity."""
+_REFLECTIVITY = np.array([m.reflectivity for m in MATERIALS], np.float32)
+_REFLECTIVITY[material("retroreflector")] *= _RETRO
+_SPECULAR = np.array([m.specular for m in MATERIALS], np.float32)
+_BELOW_GLOSS = (1 - _SPECULAR) ** 2
+"""Light passes a glossy coat twice, in and out."""
+_GLOSS = 24
+"""Exponent of the lobe of a glossy surface (Phong's model)."""
+_STEEPNESS = 3.0
+"""How sharply echoes vanish around the range where half of them do."""
+_SLANT = 0.5
+"""Exponent on the cosine of incidence for the power of an echo: receivers add up a pulse that is drawn out."""
+_REFERENCE = 0.1
+"""The reflectivity makers state their ranges for."""
+_MIXED = (0.12, 1.2)
+"""Two surfaces this far apart in range, metres, give one echo between them: their pulses overlap."""
+_EDGE = 0.3
+"""From this step in range on, metres, a beam is only partly on the nearer surface."""
+_LEAST_FILL = 0.25
+_BRIGHT = 1.1
+"""Brightness, in that of a white matt surface, from which a surface spills over into the rays beside it."""
+
+
+@dataclass(frozen=True)
+class Hits:
+    """What rays met, in any shape.
+
+    distance: metres, inf where nothing; cosine: of incidence, 0..1; material: index of `MATERIALS`
+    """
+
+    distance: Floats
+    cosine: Floats
+    material: npt.NDArray[np.uint8]
+
+    def at(self, chosen: Mask | tuple[npt.NDArray[np.int64], ...]) -> Hits:
+        """Some of them: flat by a mask, else in the shape of the index arrays."""
+        return Hits(self.distance[chosen], self.cosine[chosen], self.material[chosen])
+
+
+def brightness(hits: Hits, receiver: Receiver) -> Floats:
+    """The intensity a receiver tells of each hit, before noise and floor: 0..1."""
+    matt, shine = _REFLECTIVITY**receiver.gamma * _BELOW_GLOSS * receiver.gain, _SPECULAR * receiver.gain
+    told = matt[hits.material] * hits.cosine**receiver.contrast + _lobe(hits, shine)
+    if len(receiver.response) > 1:
+        ranges, factors = zip(*receiver.response, strict=True)
+        told *= np.interp(hits.distance, ranges, factors).astype(np.float32)
+    return np.asarray(told, np.float32)
+
+
+def _lobe(hits: Hits, shine: Floats) -> Floats:
+    """The mirror's share, where the surface is hit nearly straight on."""
+    lobe: Floats = shine[hits.material]
+    glossy = np.nonzero(lobe)
+    lobe[glossy] *= hits.cosine[glossy] ** _GLOSS
+    return lobe
+
+
+def heard(hits: Hits, receiver: Receiver, fill: Floats | float = 1.0) -> Floats:
+    """The chance 0..1 that an echo comes back: falls with range, with incidence and with darkness.
+
+    fill: share of the beam that is on the surface
+    """
+    power = (_REFLECTIVITY * _BELOW_GLOSS)[hits.material] * hits.cosine**_SLANT + _lobe(hits, _SPECULAR)
+    with np.errstate(over="ignore", divide="ignore"):
+        lost = (_REFERENCE * np.square(hits.distance / receiver.reach) / (power * fill)) ** _STEEPNESS
+    return np.asarray(1 / (1 + lost), np.float32)
+
+
+def receive(hits: Hits, sensor: Sensor, gains: Floats, rng: np.random.Generator) -> tuple[Floats, Floats, Mask]:
+    """Ranges with noise, intensities 0..1 and which of the rays come back, all `[B, C]`.
+
+    hits: `[B, C]`, beams and columns; gains: `[B]`
+    """
+    receiver, shape = sensor.receiver, hits.distance.shape
+    met = np.nonzero(hits.distance < sensor.most + 1)
+    one = hits.at(met)
+    count = len(one.distance)
+    fill = beam_fill(hits.distance, rng)[met]
+    told = brightness(one, receiver) * gains[met[0]] * fill
+    told *= 1 + receiver.speckle * rng.standard_normal(count, np.float32)
+    told = np.clip(told - receiver.floor, 0, 1 - receiver.step)
+    ranges = one.distance + np.float32(sensor.noise) * rng.standard_normal(count, np.float32)
+    back = rng.random(count, np.float32) < heard(one, receiver, fill)
+    back &= (ranges > sensor.least) & (ranges < sensor.most)
+    distance, intensity, kept = np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.zeros(shape, np.bool_)
+    distance[met], kept[met] = ranges, back
+    intensity[met] = np.rint(told / receiver.step) * np.float32(receiver.step)
+    return distance, intensity, kept
+
+
+def beam_fill(distance: Floats, rng: np.random.Generator) -> Floats:
+    """Share `[B, C]` of each beam that is on the surface it tells: beside a far drop, a part of it misses."""
+    with np.errstate(invalid="ignore"):
+        drop = np.roll(distance, -1, axis=1) - distance
+        ahead, behind = drop > _EDGE, np.roll(drop, 1, axis=1) < -_EDGE
+    fill = np.ones(distance.shape, np.float32)
+    for edge in (ahead, behind):
+        fill[edge] *= rng.uniform(_LEAST_FILL, 1, int(edge.sum())).astype(np.float32)
+    return fill
+
+
+def mix_edges(distance: Floats, divergence: float, spacing: float, rng: np.random.Generator) -> Floats:
+    """Ranges `[B, C]` in which some rays at an edge tell a range between the two surfaces their beam meets.
+
+    divergence, spacing: of the beams and between columns, radians; a beam meets the edge where it overlaps the next
+    """
+    following = np.roll(distance, -1, axis=1)
+    with np.errstate(invalid="ignore"):
+        gap = np.abs(following - distance)
+    rows, columns = np.nonzero((gap > _MIXED[0]) & (gap < _MIXED[1]))
+    chosen = rng.random(len(rows)) < min(divergence / spacing, 1.0) / 2
+    rows, columns = rows[chosen], columns[chosen]
+    share = rng.random(len(rows)).astype(np.float32)
+    mixed = distance.copy()
+    mixed[rows, columns] += (following[rows, columns] - distance[rows, columns]) * share
+    return mixed
+
+
+def bloom(hits: Hits, receiver: Receiver, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """For each ray `[B, C]` the column whose hit it tells: its own, but beside something dazzling often that one."""
+    columns = np.broadcast_to(np.arange(hits.distance.shape[1]), hits.distance.shape).copy()
+    rows, places = np.nonzero(_can_dazzle(receiver)[hits.material] & np.isfinite(hits.distance))
+    dazzling = brightness(hits.at((rows, places)), receiver) > _BRIGHT * receiver.gain
+    rows, places = rows[dazzling], places[dazzling]
+    for side in (-1, 1):
+        chosen = rng.random(len(rows)) < 0.5
+        columns[rows[chosen], (places[chosen] + side) % columns.shape[1]] = places[chosen]
+    return columns
+
+
+def _can_dazzle(receiver: Receiver) -> Mask:
+    """Which materials can, hit straight on."""
+    most = max(factor for _, factor in receiver.response)
+    brightest: Mask = (_REFLECTIVITY**receiver.gamma * _BELOW_GLOSS + _SPECULAR) * most > _BRIGHT
+    return brightest

@@ -1,0 +1,195 @@
+"""What stands between the kerb and the parcels: lamps, signs, trees, bins, parked cycles, people."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+
+from spvnas_ros.offline.simulation import furniture
+from spvnas_ros.offline.simulation.cycles import bicycle, motorcycle, rack
+from spvnas_ros.offline.simulation.ground import MARGIN
+from spvnas_ros.offline.simulation.lots import fence
+from spvnas_ros.offline.simulation.people import standing
+from spvnas_ros.offline.simulation.plan import Plan
+from spvnas_ros.offline.simulation.planting import Nursery
+from spvnas_ros.offline.simulation.site import Site
+
+_SPACING = {"urban": 24.0, "residential": 32.0, "suburban": 34.0, "highway": 38.0, "rural": 42.0}
+
+
+def furnish(site: Site, plan: Plan, nursery: Nursery, wanted: frozenset[str]) -> None:
+    """Furnish both sides; of the movable classes only those `wanted`."""
+    for sign in (-1, 1):
+        _lamps(site, plan, sign)
+        _signs(site, plan, sign)
+        _trees(site, plan, nursery, sign)
+        _spots(site, plan, sign, wanted)
+        if plan.kind in ("highway", "rural"):
+            _rails(site, plan, sign)
+    _median(site, plan, nursery)
+    for junction in plan.junctions:
+        _corners(site, plan, junction.at, junction.reach, junction.sides)
+
+
+def _edge(plan: Plan, sign: int) -> float:
+    """Where poles stand, `d` without its sign: at the inner edge of the sidewalk."""
+    side = plan.side(sign)
+    return side.inner + (0.35 if side.walk else 0.9)
+
+
+def _facing(sign: int) -> float:
+    """The turn for what looks towards the traffic of its side."""
+    return 0.0 if sign < 0 else np.pi
+
+
+def _lamps(site: Site, plan: Plan, sign: int) -> None:
+    rng, spacing = site.rng, _SPACING[plan.kind]
+    if rng.random() < (0.2 if plan.kind != "rural" else 0.5):
+        return
+    lamp = furniture.power_pole(rng) if plan.kind == "rural" or rng.random() < 0.12 else furniture.lamp_post(rng)
+    for s in np.arange(-MARGIN + float(rng.uniform(3, spacing)), plan.length + MARGIN - 2, spacing):
+        if plan.clear(float(s), sign, 0.8):
+            site.put(lamp, float(s), sign * _edge(plan, sign), 0.0 if sign < 0 else np.pi)
+
+
+def _signs(site: Site, plan: Plan, sign: int) -> None:
+    rng = site.rng
+    big = {"highway": 0.4, "rural": 0.2}.get(plan.kind, 0.07)
+    for s in np.arange(-MARGIN + float(rng.uniform(2, 18)), plan.length + MARGIN - 2, 17.0):
+        at = float(s + rng.uniform(0, 10))
+        if rng.random() > 0.6 or not plan.clear(at, sign, 0.8):
+            continue
+        make = furniture.direction_sign if rng.random() < big else furniture.sign
+        turn = _facing(sign) + float(rng.choice([0, 0, 0, np.pi])) + float(rng.normal(0, 0.12))
+        site.put(make(rng), at, sign * (_edge(plan, sign) + 0.1), turn)
+    if plan.kind == "highway" and sign > 0 and rng.random() < 0.4:
+        wide = plan.left.kerb + plan.right.kerb + 3.0
+        site.put(furniture.gantry(rng, wide), float(rng.uniform(0.3, 1)) * plan.length, -plan.right.kerb - 1.5)
+
+
+def _trees(site: Site, plan: Plan, nursery: Nursery, sign: int) -> None:
+    """A row of trees in the green strip, or in the sidewalk of an avenue."""
+    rng, side = site.rng, plan.side(sign)
+    avenue = side.strip > 1.0 or (side.walk > 3.0 and rng.random() < 0.5)
+    if not avenue or rng.random() < 0.25:
+        return
+    spacing, which = float(rng.uniform(7, 16)), int(rng.integers(7))
+    d = side.kerb + side.parking + side.strip / 2 if side.strip > 1.0 else side.inner + 0.75
+    for s in np.arange(-MARGIN + 4, plan.length + MARGIN - 3, spacing):
+        if plan.clear(float(s), sign, 1.5) and rng.random() < 0.85:
+            nursery.tree(float(s), sign * d, which)
+            if side.strip > 1.0 and rng.random() < 0.3:
+                nursery.bush(float(s) + 3, sign * d)
+
+
+def _spots(site: Site, plan: Plan, sign: int, wanted: frozenset[str]) -> None:
+    """Places every few metres at the outer edge of the sidewalk, each for one thing at most."""
+    rng, side = site.rng, plan.side(sign)
+    outer = side.lot - 0.35 if side.walk else side.inner + 2.6
+    shares = {"person": 0.2, "bicycle": 0.17, "motorcycle": 0.09, "clutter": 0.12, "bus stop": 0.012}
+    names = [*shares, "nothing"]
+    weights = np.array([*shares.values(), 1 - sum(shares.values())])
+    for s in np.arange(-MARGIN + 3, plan.length + MARGIN - 3, 5.3):
+        what = names[int(rng.choice(len(names), p=weights))]
+        at = float(s + rng.uniform(0, 0.8))
+        if not plan.clear(at, sign, 2.2) or (what in ("person", "bicycle", "motorcycle") and what not in wanted):
+            continue
+        if what == "person":
+            _people(site, at, sign * outer)
+        elif what == "bicycle":
+            _bicycles(site, at, sign, outer, 0 < side.walk < 4.9)
+        elif what == "motorcycle":
+            turn = float(rng.choice([0, np.pi])) + float(rng.normal(0, 0.15))
+            site.park(site.fleet.draw(motorcycle), 15, at, sign * outer, turn)
+        elif what == "clutter":
+            site.put(furniture.clutter(rng), at, sign * outer, _facing(-sign) if rng.random() < 0.8 else np.pi / 2)
+        elif what == "bus stop" and side.walk > 2.2:
+            site.put(furniture.bus_stop(rng), at, sign * (side.lot - 0.9), 0.0 if sign > 0 else np.pi)
+
+
+def _people(site: Site, s: float, d: float) -> None:
+    """One or two who stand and talk."""
+    turn = float(site.rng.uniform(0, 2 * np.pi))
+    site.park(site.fleet.draw(standing), 30, s, d, turn)
+    if site.rng.random() < 0.35:
+        site.park(site.fleet.draw(standing), 30, s + 2.1, d, turn + np.pi)
+
+
+def _bicycles(site: Site, s: float, sign: int, outer: float, tight: bool) -> None:
+    """A bicycle against a wall, or a few in a rack."""
+    rng = site.rng
+    if tight or rng.random() < 0.65:
+        site.park(
+            site.fleet.draw(bicycle),
+            11,
+            s,
+            sign * (outer + 0.05),
+            float(rng.choice([0, np.pi])) + float(rng.normal(0, 0.06)),
+        )
+        return
+    count = int(rng.integers(2, 4))
+    inward = -sign * np.pi / 2
+    for number in range(count):
+        if rng.random() < 0.85:
+            site.park(
+                site.fleet.draw(bicycle),
+                11,
+                s + 0.85 * (number - 1),
+                sign * (outer - 0.6),
+                inward + float(rng.normal(0, 0.02)),
+            )
+    site.put(rack(count), s - 0.85, sign * (outer - 0.6), -np.pi / 2)
+
+
+def _rails(site: Site, plan: Plan, sign: int) -> None:
+    """Guard rails at the edge of the road, and posts that reflect."""
+    rng, side = site.rng, plan.side(sign)
+    if side.walk == 0 and rng.random() < 0.45:
+        start = float(rng.uniform(-MARGIN, plan.length * 0.4))
+        end = float(rng.uniform(plan.length * 0.5, plan.length + MARGIN))
+        steps = np.linspace(start, end, max(int((end - start) / 12), 2))
+        for first, last in pairwise(steps):
+            if plan.clear(float(first), sign, 8) and plan.clear(float(last), sign, 8):
+                d = sign * (side.kerb + 0.55)
+                fence(site, "rail", (float(first), d), (float(last), d), 0.0 if sign > 0 else np.pi)
+    posts = np.arange(-MARGIN + 5, plan.length + MARGIN, 25.0)
+    kept = np.array([plan.clear(float(s), sign, 1) for s in posts])
+    at = posts[kept]
+    post = furniture.bollard(rng)
+    site.put_many(post, at, np.full(len(at), sign * (side.kerb + 0.35)), np.zeros(len(at)), np.ones(len(at)))
+
+
+def _median(site: Site, plan: Plan, nursery: Nursery) -> None:
+    if plan.median < 0.5:
+        return
+    rng = site.rng
+    tall = rng.random() < 0.5 and plan.median_use != "tram" and plan.median > 1.0
+    lamp = furniture.lamp_post(rng)
+    for s in np.arange(-MARGIN + 4, plan.length + MARGIN - 3, 9.0):
+        if any(abs(s - j.at) < j.reach + 1.5 for j in plan.junctions):
+            continue
+        if tall and plan.median > 1.5:
+            nursery.tree(float(s), float(rng.normal(0, plan.median * 0.15)), 3)
+        elif plan.median_use == "terrain" and rng.random() < 0.3:
+            nursery.bush(float(s), 0.0)
+        if rng.random() < 0.15:
+            site.put(lamp, float(s) + 3, 0.0)
+    if plan.kind == "highway" and rng.random() < 0.8 and not plan.junctions:
+        fence(site, "rail", (-MARGIN + 2, 0.0), (plan.length + MARGIN - 2, 0.0))
+
+
+def _corners(site: Site, plan: Plan, at: float, reach: float, sides: tuple[int, ...]) -> None:
+    """Signs, lights and bollards at a junction."""
+    rng = site.rng
+    lights = plan.kind == "urban" and rng.random() < 0.6
+    for sign in sides:
+        for end in (-1, 1):
+            s, d = at + end * (reach + 1.2), sign * (plan.side(sign).inner + 0.6)
+            make = furniture.traffic_light if lights else furniture.sign
+            site.put(make(rng), s, d, float(rng.choice([0, np.pi / 2, np.pi, -np.pi / 2])))
+            if rng.random() < 0.35:
+                count = int(rng.integers(2, 6))
+                places = s + end * (1.2 + 1.3 * np.arange(count))
+                ones = np.ones(count)
+                site.put_many(furniture.bollard(rng), places, ones * (d - sign * 0.2), 0 * ones, ones)

@@ -1,0 +1,161 @@
+"""Plants as clouds of small triangles, so that rays enter them and stop at different depths."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from spvnas_ros.offline.simulation.mesh import Floats, Mesh, labelled, merge, mesh
+from spvnas_ros.offline.simulation.shapes import blob, boxes, polyline, tubes
+
+VEGETATION, TRUNK, TERRAIN = 70, 71, 72
+
+
+def leaves(centres: Floats, size: float, rng: np.random.Generator, of: str = "leaves", label: int = VEGETATION) -> Mesh:
+    """A triangle of about `size` metres around each centre `[N, 3]`, turned at random."""
+    count = len(centres)
+    corners = rng.normal(0, 0.55 * size, (count, 3, 3)) + centres[:, None]
+    return mesh(corners, np.arange(3 * count), of, label)
+
+
+def _clumped(shape: Floats, count: int, clumps: int, spread: float, rng: np.random.Generator) -> Floats:
+    """Points in clumps: trees have twigs with air between them."""
+    picked = shape[rng.integers(0, len(shape), clumps)]
+    return picked[rng.integers(0, clumps, count)] + rng.normal(0, spread, (count, 3))
+
+
+def _in_ball(count: int, rng: np.random.Generator) -> Floats:
+    direction = rng.normal(0, 1, (count, 3))
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    return direction * rng.uniform(0.15, 1, (count, 1)) ** 0.5
+
+
+def crown(shape: str, width: float, height: float, count: int, rng: np.random.Generator) -> Floats:
+    """Where the leaves of a crown are, `[count, 3]`, above the origin: `round`, `cone`, `column` or `flat`."""
+    ball = _in_ball(400, rng)
+    if shape == "cone":
+        up = rng.uniform(0, 1, 400)
+        radius = (1 - up) * 0.95 + 0.05
+        layers = 0.8 + 0.2 * np.sin(up * 40)
+        ball[:, :2] /= np.maximum(np.linalg.norm(ball[:, :2], axis=1, keepdims=True), 0.3)
+        ball = np.stack([ball[:, 0] * radius * layers, ball[:, 1] * radius * layers, 2 * up - 1], axis=1)
+    elif shape == "column":
+        ball[:, 2] = rng.uniform(-1, 1, 400)
+    elif shape == "flat":
+        ball[:, 2] = np.abs(ball[:, 2]) * 2 - 1
+    # A LiDAR on a car sees crowns from below: that is where the leaves are spent.
+    ball[:, 2] = 2 * ((ball[:, 2] + 1) / 2).clip(0) ** 1.5 - 1
+    box = np.array([width / 2, width / 2, height / 2])
+    spread = 0.09 * float(np.cbrt(width * width * height))
+    return _clumped(ball * box, count, max(count // 11, 14), spread, rng) + [0, 0, height / 2]
+
+
+def tree(rng: np.random.Generator, kind: str, height: float, detail: int = 900) -> Mesh:
+    """A tree on the origin: `broad`, `slim`, `conifer` or `young`; `detail` is about how many leaves it has."""
+    if kind == "conifer":
+        return _conifer(rng, height, detail)
+    thick = 0.014 * height + float(rng.uniform(0.03, 0.1))
+    bare = min(float(rng.uniform(0.14, 0.36)) * height, float(rng.uniform(1.4, 3.4)))
+    wide = {"broad": 0.66, "slim": 0.3, "young": 0.4}[kind] * height * float(rng.uniform(0.75, 1.2))
+    shape = {"broad": ("round", "flat")[int(rng.integers(2))], "slim": "column", "young": "round"}[kind]
+    lean = rng.normal(0, 0.02, 2) * height
+    stem = np.array([[0, 0, -0.4], [0, 0, 0.25], [*lean * 0.4, bare], [*lean, bare + 0.35 * (height - bare)]])
+    cloud = crown(shape, wide, height - bare * 0.85, detail, rng) + [*lean * 0.6, bare * 0.85]
+    size = 0.19 + 0.012 * wide
+    roots = np.repeat([[*lean * 0.5, bare * 1.02]], 5, axis=0) + rng.uniform(0, 0.12, (5, 1)) * [[0, 0, height]]
+    tips = cloud[rng.integers(0, len(cloud), 5)]
+    return merge(
+        [
+            polyline(stem, [thick * 1.35, thick, thick * 0.8, thick * 0.45], "bark", TRUNK, sides=8),
+            tubes(roots, tips, thick * 0.4, "bark", VEGETATION, sides=4, end_radii=thick * 0.1),
+            leaves(cloud, size, rng),
+        ]
+    )
+
+
+def _conifer(rng: np.random.Generator, height: float, detail: int) -> Mesh:
+    wide = height * float(rng.uniform(0.34, 0.55))
+    bare = float(rng.uniform(0.01, 0.12)) * height
+    stem = np.array([[0, 0, -0.4], [0, 0, bare + 0.3], [0, 0, height * 0.95]])
+    thick = 0.014 * height + 0.06
+    return merge(
+        [
+            polyline(stem[:2], thick, "bark", TRUNK, sides=7),
+            polyline(stem[1:], [thick * 0.9, 0.02], "bark", VEGETATION, sides=5),
+            leaves(crown("cone", wide, height - bare, detail, rng) + [0, 0, bare], 0.3, rng, "needles"),
+        ]
+    )
+
+
+def dead_tree(rng: np.random.Generator, height: float) -> Mesh:
+    """Trunk and branches without leaves, as trees are in winter and spring."""
+    thick = 0.02 * height
+    split = float(rng.uniform(0.25, 0.4)) * height
+    stem = polyline([[0, 0, -0.3], [0, 0, split]], [thick * 1.2, thick * 0.8], "bark", TRUNK, sides=8)
+    count = 14
+    roots = np.stack([np.zeros(count), np.zeros(count), split * rng.uniform(0.8, 1.0, count)], axis=1)
+    angle = rng.uniform(0, 2 * np.pi, count)
+    out = np.stack([np.cos(angle), np.sin(angle), rng.uniform(0.8, 2.2, count)], axis=1)
+    tips = roots + out * (height - split) * 0.36 * rng.uniform(0.6, 1.1, (count, 1))
+    twig_roots = np.repeat(roots + 0.55 * (tips - roots), 4, axis=0)
+    twigs = np.repeat(tips, 4, axis=0) + rng.normal(0, 0.1 * height, (4 * count, 3))
+    return merge(
+        [
+            stem,
+            tubes(roots, tips, thick * 0.45, "bark", VEGETATION, 5, thick * 0.15),
+            tubes(twig_roots, twigs, thick * 0.14, "bark", VEGETATION, 3, 0.012),
+        ]
+    )
+
+
+def hedge(rng: np.random.Generator, length: float, depth: float, height: float) -> Mesh:
+    """A hedge along x around the origin: a dense core with leaves on it, wavy if nobody cuts it."""
+    pieces = max(round(length / 0.9), 1)
+    step = length / pieces
+    x = (np.arange(pieces) + 0.5) * step - length / 2
+    wild = float(rng.choice([0.03, 0.05, 0.16]))
+    tall = height * (1 + rng.normal(0, wild, pieces)) - 0.25
+    deep = (depth - 0.16) * (1 + rng.normal(0, wild, pieces))
+    core = boxes(
+        np.stack([np.full(pieces, step * 0.8), np.maximum(deep - 0.2, 0.12), np.maximum(tall, 0.2)], axis=1),
+        np.stack([x, rng.normal(0, wild * 0.3, pieces), np.full(pieces, -0.05)], axis=1),
+        "leaves",
+        VEGETATION,
+    )
+    count = int(55 * length * (2 * height + depth) * 0.5)
+    points = rng.uniform(-0.5, 0.5, (count, 3)) * [length, depth, height] + [0, 0, height / 2]
+    face = rng.uniform(0, 1, count)
+    side = (face < 0.8) * np.sign(points[:, 1])
+    deeper = rng.uniform(-0.3, 0.06, count)
+    points[:, 1] = np.where(
+        side != 0, side * np.maximum(depth / 2 * rng.normal(1, wild, count) + deeper, 0.05), points[:, 1]
+    )
+    points[:, 2] = np.where(side == 0, height * rng.normal(1, wild, count) + deeper, points[:, 2])
+    return merge([core, leaves(points, 0.13, rng)])
+
+
+def bush(rng: np.random.Generator, width: float, height: float, detail: int = 260) -> Mesh:
+    """A round shrub with a dense middle."""
+    shape = ("round", "flat", "cone")[int(rng.integers(3))]
+    cloud = crown(shape, width, height, detail, rng)
+    cloud[:, 2] = np.maximum(cloud[:, 2], 0.05)
+    middle = blob((width * 0.2, width * 0.2, height * 0.26), "leaves", (0, 0, height * 0.4), 4, 6)
+    return merge([labelled(middle, VEGETATION), leaves(cloud, 0.13 + 0.045 * width, rng)])
+
+
+def ivy(rng: np.random.Generator, width: float, height: float) -> Mesh:
+    """Leaves on a wall that stands in the x-z plane at y = 0."""
+    count = int(width * height * 30)
+    points = rng.uniform(0, 1, (count, 3)) * [width, 0.2, height]
+    points[:, 0] -= width / 2
+    points[:, 1] -= 0.2
+    return leaves(points[points[:, 2] < height * (0.8 + 0.2 * np.sin(points[:, 0] * 2))], 0.14, rng)
+
+
+def grass(centres: Floats, height: float, rng: np.random.Generator, label: int = TERRAIN) -> Mesh:
+    """Blades that stand on the centres `[N, 3]`."""
+    count = len(centres)
+    foot = rng.normal(0, 0.05, (count, 2, 3)) * [1, 1, 0]
+    tip = rng.normal(0, 0.5 * height, (count, 1, 3)) * [1, 1, 0]
+    tip[..., 2] = height * rng.uniform(0.4, 1.2, (count, 1))
+    corners = np.concatenate([foot, tip], axis=1) + centres[:, None]
+    return mesh(corners, np.arange(3 * count), "grass", label)

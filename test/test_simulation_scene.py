@@ -1,0 +1,172 @@
+"""The simulator's streets: reproducible, labelled throughout, drivable, and without collisions."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spvnas_ros.labels import SEMANTIC_KITTI
+from spvnas_ros.offline.simulation.ground import MARGIN
+from spvnas_ros.offline.simulation.scene import KINDS, MATERIALS, Actor, Mesh, Scene, build_scene
+
+SIZES = {
+    "car": ((3.4, 5.3), (1.6, 2.4), (1.2, 2.0)),
+    "bicycle": ((1.4, 2.0), (0.5, 0.9), (0.9, 1.25)),
+    "motorcycle": ((1.5, 2.6), (0.6, 1.1), (1.0, 1.6)),
+    "truck": ((4.8, 12.0), (1.9, 3.2), (1.9, 4.2)),
+    "other-vehicle": ((2.4, 13.0), (1.4, 3.0), (0.8, 3.5)),
+    "person": ((0.2, 2.3), (0.3, 1.3), (0.9, 2.4)),
+    "bicyclist": ((1.3, 2.1), (0.45, 0.9), (1.2, 2.1)),
+    "motorcyclist": ((1.6, 2.6), (0.6, 1.2), (1.4, 2.1)),
+}
+"""Least and greatest length, width and height in metres."""
+VEHICLE = (4.0, 1.8)
+"""Length and width of the vehicle that carries the sensor, metres."""
+
+
+@functools.cache
+def scene(seed: int) -> Scene:
+    return build_scene(seed, KINDS[seed % len(KINDS)], 90.0)
+
+
+def meshes(of: Scene) -> list[Mesh]:
+    return [of.static, *(actor.mesh for actor in of.actors)]
+
+
+def class_name(actor: Actor) -> str:
+    return SEMANTIC_KITTI.classes[SEMANTIC_KITTI.to_class[actor.raw_label]]
+
+
+def corners(x: float, y: float, yaw: float, size: tuple[float, float]) -> npt.NDArray[np.float64]:
+    """The corners of a rectangle on the ground, `[4, 2]`."""
+    half = np.array([[1, 1], [1, -1], [-1, -1], [-1, 1]]) * np.array(size) / 2
+    c, s = np.cos(yaw), np.sin(yaw)
+    return half @ np.array([[c, s], [-s, c]]) + [x, y]
+
+
+def overlap(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> bool:
+    """Whether two rectangles meet: no line of their sides separates them."""
+    for box in (first, second):
+        for axis in (box[1] - box[0], box[2] - box[1]):
+            a, b = first @ axis, second @ axis
+            if a.max() <= b.min() or b.max() <= a.min():
+                return False
+    return True
+
+
+def footprints(of: Scene, t: float) -> tuple[list[str], npt.NDArray[np.float64]]:
+    """Names and corners `[N, 4, 2]` of all actors, and of the vehicle with the sensor at the end."""
+    boxes = []
+    for actor in of.actors:
+        x, y, _, yaw = actor.pose(t)
+        boxes.append(corners(x, y, yaw, actor.size[:2]))
+    pose = of.ego_pose(t)
+    boxes.append(corners(pose[0, 3], pose[1, 3], np.arctan2(pose[1, 0], pose[0, 0]), VEHICLE))
+    return [*(f"{class_name(actor)} {actor.instance}" for actor in of.actors), "vehicle"], np.array(boxes)
+
+
+def collisions(of: Scene, t: float) -> list[tuple[str, str]]:
+    names, boxes = footprints(of, t)
+    middle = boxes.mean(axis=1)
+    reach = np.linalg.norm(boxes - middle[:, None], axis=2).max(axis=1)
+    near = np.linalg.norm(middle[:, None] - middle[None], axis=2) < reach[:, None] + reach[None]
+    pairs = np.argwhere(np.triu(near, 1))
+    return [(names[i], names[j]) for i, j in pairs if overlap(boxes[i], boxes[j])]
+
+
+def test_the_same_seed_gives_the_same_bytes() -> None:
+    first, second = (build_scene(11, "residential", 50.0) for _ in range(2))
+    for one, other in zip(meshes(first), meshes(second), strict=True):
+        for name in ("vertices", "faces", "material", "raw_label", "instance"):
+            assert getattr(one, name).tobytes() == getattr(other, name).tobytes()
+    for t in (0.0, 1.7, 9.0):
+        assert [actor.pose(t) for actor in first.actors] == [actor.pose(t) for actor in second.actors]
+        assert first.ego_pose(t).tobytes() == second.ego_pose(t).tobytes()
+
+
+def test_other_seeds_give_other_streets() -> None:
+    assert len(scene(0).static) != len(scene(5).static)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_triangle_has_a_listed_label_a_material_and_finite_corners(seed: int) -> None:
+    for part in meshes(scene(seed)):
+        assert part.vertices.dtype == np.float32
+        assert part.faces.dtype == np.int32
+        assert np.isfinite(part.vertices).all()
+        assert part.faces.min() >= 0
+        assert part.faces.max() < len(part.vertices)
+        assert part.material.max() < len(MATERIALS)
+        assert len(part.material) == len(part.raw_label) == len(part.instance) == len(part.faces)
+        assert set(np.unique(part.raw_label).tolist()) <= set(SEMANTIC_KITTI.to_class) - {0}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_street_is_small_enough_to_cast_rays_at(seed: int) -> None:
+    assert 100_000 < len(scene(seed).static) < 420_000
+
+
+def test_a_handful_of_streets_has_every_class() -> None:
+    labels = {int(label) for seed in range(5) for part in meshes(scene(seed)) for label in np.unique(part.raw_label)}
+    assert {SEMANTIC_KITTI.to_class[label] for label in labels} >= set(range(len(SEMANTIC_KITTI.classes)))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_instances_are_numbered_and_labelled_as_their_actor(seed: int) -> None:
+    actors = scene(seed).actors
+    assert [actor.instance for actor in actors] == list(range(1, len(actors) + 1))
+    for actor in actors:
+        assert set(actor.mesh.raw_label.tolist()) == {actor.raw_label}
+        assert set(actor.mesh.instance.tolist()) == {actor.instance}
+        assert actor.moving == (actor.raw_label > 250) == (actor.pose(0.0) != actor.pose(1.0))
+    assert not scene(seed).static.instance.any()
+
+
+@settings(max_examples=4, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from(KINDS))
+def test_movable_things_have_the_size_of_their_class(seed: int, kind: str) -> None:
+    for actor in build_scene(seed, kind, 60.0).actors:
+        for value, (least, most) in zip(actor.size, SIZES[class_name(actor)], strict=True):
+            assert least <= value <= most, (class_name(actor), actor.size)
+
+
+@pytest.mark.parametrize("seed", range(7))
+def test_nobody_collides(seed: int) -> None:
+    for t in (0.0, 1.3, 4.2, 15.0):
+        assert collisions(scene(seed), t) == []
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_vehicle_drives_on_the_road(seed: int) -> None:
+    static = scene(seed).static
+    centre = static.vertices[static.faces].mean(axis=1)
+    road = centre[np.isin(static.raw_label, [40, 60])]
+    for t in (0.0, 2.0, 5.0):
+        pose = scene(seed).ego_pose(t)
+        np.testing.assert_allclose(pose[:3, :3] @ pose[:3, :3].T, np.eye(3), atol=1e-9)
+        assert pose[2, 2] > 0.98
+        away = np.linalg.norm(road[:, :2] - pose[:2, 3], axis=1)
+        assert away.min() < 1.5
+        assert abs(road[away.argmin(), 2] - pose[2, 3]) < 0.12
+
+
+def test_the_vehicle_gets_along_and_stays_inside() -> None:
+    for seed in range(5):
+        start, end = (scene(seed).ego_pose(t)[:2, 3] for t in (0.0, 100.0))
+        assert np.linalg.norm(end - start) > 25
+        assert np.linalg.norm(end) < 90 + MARGIN
+
+
+def test_a_kind_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValueError, match="no street of kind 'desert', expected one of urban"):
+        build_scene(0, "desert")
+
+
+def test_a_street_too_short_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected at least 40 m"):
+        build_scene(0, length=12.0)
