@@ -66,16 +66,16 @@ def truth_from_field(source: Source, field: str, facts: Facts, ids: str = "auto"
         raise TruthError(f"label ids are {ids!r}, expected one of {', '.join(IDS)}")
     seen = np.zeros(_SEMANTIC + 1, np.bool_)
     for number, message in _messages(source):
-        seen[_field_values(field, number, message)] = True
+        seen[field_values(field, number, message)] = True
     found = np.flatnonzero(seen)
     if ids == "auto":
         ids = "class" if ((found < facts.num_classes) | (found == UNLABELLED)).all() else "raw"
-    encode = _raw_encoder(facts) if ids == "raw" else partial(_class_indices, facts.num_classes)
+    encode = _raw_encoder(facts) if ids == "raw" else partial(class_indices, facts.num_classes)
     encode(found)
     meaning = "class indices" if ids == "class" else f"raw ids, label map {facts.label_map}"
 
     def read(number: int, message: PointCloud2) -> Labels:
-        return encode(_field_values(field, number, message))
+        return encode(field_values(field, number, message))
 
     return Truth(f"field {field!r} ({meaning})", read)
 
@@ -133,7 +133,8 @@ def _messages(source: Source) -> Iterator[tuple[int, PointCloud2]]:
             yield int(frame.name), message
 
 
-def _field_values(field: str, number: int, message: PointCloud2) -> Ids:
+def field_values(field: str, number: int, message: PointCloud2) -> Ids:
+    """The low 16 bits of a field, int64 `[N]`. Raises TruthError, which names the cloud, where it holds no labels."""
     points = decode(message)
     if not len(points):
         return np.empty(0, np.int64)
@@ -155,7 +156,8 @@ def _raw_encoder(facts: Facts) -> _Encode:
     return LABEL_MAPS[facts.label_map].encode
 
 
-def _class_indices(num_classes: int, ids: Ids) -> Labels:
+def class_indices(num_classes: int, ids: Ids) -> Labels:
+    """Ids that are class indices already, or 255, as uint8 `[N]`. Raises TruthError where they are not."""
     if wrong := sorted({int(i) for i in ids[(ids >= num_classes) & (ids != UNLABELLED)]}):
         raise TruthError(f"class indices must be 0 to {num_classes - 1}, or 255 for none, found {wrong}")
     return ids.astype(np.uint8)

@@ -1,0 +1,44 @@
+"""Labelled scans made different: moved, thinned out, dimmed, mixed. Pure functions with a random generator.
+
+Every function takes a `LabelledScan` (mixing takes two), a `numpy.random.Generator` and its options by name, and
+returns a new scan; the same generator state gives the same scan. `Augmentation` strings them together from a config.
+"""
+
+from __future__ import annotations
+
+from spvnas_ros.offline.augment.compose import STEPS, Augmentation
+from spvnas_ros.offline.augment.geometric import flip, jitter, rotate, scale, shift
+from spvnas_ros.offline.augment.mixing import lasermix, polarmix
+from spvnas_ros.offline.augment.options import AugmentationError
+from spvnas_ros.offline.augment.sensor import (
+    beam_drop,
+    intensity_drop,
+    intensity_gamma,
+    intensity_noise,
+    intensity_scale,
+    point_drop,
+    range_crop,
+)
+from spvnas_ros.offline.augment.tta import View, tta_views
+
+__all__ = [
+    "STEPS",
+    "Augmentation",
+    "AugmentationError",
+    "View",
+    "beam_drop",
+    "flip",
+    "intensity_drop",
+    "intensity_gamma",
+    "intensity_noise",
+    "intensity_scale",
+    "jitter",
+    "lasermix",
+    "point_drop",
+    "polarmix",
+    "range_crop",
+    "rotate",
+    "scale",
+    "shift",
+    "tta_views",
+]

@@ -1,0 +1,49 @@
+"""Options of augmentations, checked: they come from files that people write."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+Interval = Sequence[float]
+"""`(low, high)`, both included; written `[low, high]` in a config."""
+
+
+class AugmentationError(ValueError):
+    """An augmentation that does not exist or an option that makes no sense. Says which, and what was expected."""
+
+
+def draw(rng: np.random.Generator, name: str, interval: Interval, least: float = -math.inf) -> float:
+    """A number drawn evenly from an interval. Raises AugmentationError where it is none, or begins below `least`."""
+    low, high = pair(name, interval, least)
+    return float(rng.uniform(low, high))
+
+
+def pair(name: str, interval: Interval, least: float = -math.inf, most: float = math.inf) -> tuple[float, float]:
+    """The two ends of an interval within `least`..`most`. Raises AugmentationError where it is none."""
+    try:
+        low, high = (float(end) for end in interval)
+    except (TypeError, ValueError):
+        low, high = math.nan, math.nan
+    if not (math.isfinite(low) and math.isfinite(high) and least <= low <= high <= most):
+        limits = "" if (least, most) == (-math.inf, math.inf) else f" within {least:g} to {most:g}"
+        raise AugmentationError(f"{name} is {interval!r}, expected two numbers [low, high]{limits}")
+    return low, high
+
+
+def number(name: str, value: float, least: float = 0.0, most: float = math.inf) -> float:
+    """A number within limits. Raises AugmentationError where it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        limits = f"from {least:g} on" if most == math.inf else f"from {least:g} to {most:g}"
+        raise AugmentationError(f"{name} is {value!r}, expected a number {limits}")
+    return float(value)
+
+
+def counts(name: str, values: Sequence[int], least: int = 0) -> list[int]:
+    """Whole numbers, at least one of them. Raises AugmentationError where they are none."""
+    whole = isinstance(values, list | tuple | range) and len(values) > 0
+    if not whole or any(isinstance(value, bool) or not isinstance(value, int) or value < least for value in values):
+        raise AugmentationError(f"{name} is {values!r}, expected a list of whole numbers from {least} on")
+    return list(values)

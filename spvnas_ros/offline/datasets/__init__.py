@@ -1,0 +1,8 @@
+"""Labelled scans from SemanticKITTI's layout (simulated drives too), KITTI, plain folders and bags."""
+
+from __future__ import annotations
+
+from spvnas_ros.offline.datasets.open import open_dataset
+from spvnas_ros.offline.datasets.scan import DatasetError, LabelledScan, ScanDataset
+
+__all__ = ["DatasetError", "LabelledScan", "ScanDataset", "open_dataset"]

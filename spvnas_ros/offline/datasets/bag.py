@@ -1,0 +1,114 @@
+"""A rosbag2 whose clouds carry their labels in a field."""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from spvnas_ros.frame import UNLABELLED
+from spvnas_ros.labels import LabelMap
+from spvnas_ros.offline.datasets.scan import SEMANTIC_BITS, DatasetError, Instances, LabelledScan, finite
+from spvnas_ros.offline.evaluation.truth import IDS, class_indices, field_values
+from spvnas_ros.pointcloud import LABEL_FIELD, Intensity, decode
+from spvnas_ros.scans import open_source
+
+if TYPE_CHECKING:
+    from rosbags.typesys.stores.ros2_humble import sensor_msgs__msg__PointCloud2 as PointCloud2
+
+INSTANCE_FIELD = "instance"
+"""Object numbers; without it, the upper half of raw labels of 32 bits."""
+
+
+@dataclass(frozen=True)
+class BagDataset:
+    """A `ScanDataset` of a bag. It holds no open file: each cloud is found by its time in a bag opened anew.
+
+    stamps: when each cloud was recorded, nanoseconds since 1970, in order
+    ids:    "raw" or "class", what the numbers of the field are
+    """
+
+    path: Path
+    topic: str
+    field: str
+    ids: str
+    label_map: LabelMap
+    intensity: Intensity
+    stamps: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.stamps)
+
+    def __getitem__(self, index: int) -> LabelledScan:
+        index = range(len(self))[index]
+        stamp = self.stamps[index]
+        first = self.stamps.index(stamp)
+        try:
+            with open_source(self.path, intensity=copy(self.intensity), topic=self.topic) as source:
+                for number, frame in enumerate(source.resume(first, stamp), first):
+                    if number == index:
+                        cloud = frame.load()
+                        break
+                else:
+                    raise DatasetError(f"{self.path} has lost cloud {index:06d}; was it recorded anew meanwhile?")
+            assert cloud.message is not None
+            values = field_values(self.field, index, cloud.message)
+            classes = len(self.label_map.classes)
+            labels = self.label_map.encode(values) if self.ids == "raw" else class_indices(classes, values)
+        except (ValueError, OSError) as error:
+            raise _named(self.path, error) from error
+        return finite(LabelledScan(frame.name, cloud.points, labels, _instances(cloud.message, self.field)))
+
+
+def open_bag(
+    path: Path,
+    label_map: LabelMap,
+    topic: str | None = None,
+    field: str = LABEL_FIELD,
+    ids: str = "auto",
+    intensity: str = "auto",
+) -> BagDataset:
+    """The clouds of one topic. All are read once here, to know their ids and the scale of their intensities.
+
+    ids: "raw" (SemanticKITTI's), "class" (indices, 255 = none), or "auto": class indices where every number in the bag
+         is one. (Raw road, building and vegetation are 40, 50 and 70; a drive without all of them must say.)
+
+    Raises DatasetError for a bag, a topic or a field that cannot be read, and for ids that the map does not list.
+    """
+    if ids not in IDS:
+        raise DatasetError(f"label ids are {ids!r}, expected one of {', '.join(IDS)}")
+    seen, stamps = np.zeros(1 << SEMANTIC_BITS, np.bool_), []
+    try:
+        rule = Intensity(intensity)
+        with open_source(path, intensity=rule, topic=topic) as source:
+            for number, frame in enumerate(source):
+                message = frame.load().message
+                assert message is not None
+                seen[field_values(field, number, message)] = True
+                stamps.append(frame.stamp)
+            found_topic = source.topic
+        found = np.flatnonzero(seen)
+        if ids == "auto":
+            ids = "class" if ((found < len(label_map.classes)) | (found == UNLABELLED)).all() else "raw"
+        _ = label_map.encode(found) if ids == "raw" else class_indices(len(label_map.classes), found)
+    except (ValueError, OSError) as error:
+        raise _named(path, error) from error
+    return BagDataset(path, found_topic, field, ids, label_map, rule, tuple(stamps))
+
+
+def _instances(message: PointCloud2, field: str) -> Instances:
+    points = decode(message)
+    for name, shift in ((INSTANCE_FIELD, 0), (field, SEMANTIC_BITS)):
+        if name in (points.dtype.names or ()):
+            values: npt.NDArray[np.generic] = points[name]
+            if values.ndim == 1 and values.dtype.kind in "iu" and (shift == 0 or values.dtype.itemsize >= 4):
+                return (values.astype(np.int64) >> shift & 0xFFFF).astype(np.uint16)
+    return np.zeros(len(points), np.uint16)
+
+
+def _named(path: Path, error: Exception) -> DatasetError:
+    return DatasetError(str(error) if str(path) in str(error) else f"{path}: {error}")

@@ -1,0 +1,98 @@
+"""Scans and SemanticKITTI's .label files, pair by pair: what all data sets of files come down to."""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from spvnas_ros.labels import LabelMap
+from spvnas_ros.offline.datasets.scan import DatasetError, LabelledScan, finite, read_label_file
+from spvnas_ros.pointcloud import Intensity
+from spvnas_ros.scans import ScanError, read_scan, scan_files
+
+LABEL_SUFFIX = ".label"
+
+_SAMPLED = 16
+"""Scans that are looked at to learn the scale of a sensor's intensities."""
+
+
+@dataclass(frozen=True)
+class ScanFile:
+    """A scan and its labels, paths relative to the data set's folder."""
+
+    name: str
+    scan: str
+    labels: str
+
+
+@dataclass(frozen=True)
+class FileDataset:
+    """A `ScanDataset` of files.
+
+    intensity: of the sensor; `auto` is settled already, so that no scan depends on which ones were read before
+    """
+
+    folder: Path
+    files: tuple[ScanFile, ...]
+    label_map: LabelMap
+    intensity: Intensity
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> LabelledScan:
+        file = self.files[index]
+        path = self.folder / file.scan
+        try:
+            points = read_scan(path, copy(self.intensity))
+        except ScanError as error:
+            raise DatasetError(str(error)) from error
+        labels, instances = read_label_file(self.folder / file.labels, len(points), path, self.label_map)
+        return finite(LabelledScan(file.name, points, labels, instances))
+
+
+def pair_files(folder: Path, scans: Path, labels: Path, prefix: str = "") -> list[ScanFile]:
+    """The scans of one folder with the label files of the same stems in another.
+
+    folder: what the paths become relative to; prefix: of the names
+
+    Raises DatasetError where there are no scans, or naming the first label file that is missing.
+    """
+    try:
+        found = scan_files(scans)
+    except (ScanError, OSError) as error:
+        raise DatasetError(str(error)) from error
+    there = {path.name for path in labels.iterdir()} if labels.is_dir() else set()
+    missing = [scan for scan in found if scan.stem + LABEL_SUFFIX not in there]
+    if missing:
+        raise DatasetError(
+            f"{labels / missing[0].stem}{LABEL_SUFFIX} is missing, the labels of {missing[0]} (so are those of "
+            f"{len(missing) - 1} of {len(found)} scans more); scans without labels can be labelled with "
+            "`spvnas segment`, not learnt from"
+        )
+    return [
+        ScanFile(
+            prefix + scan.stem,
+            str(scan.relative_to(folder)),
+            str((labels / scan.stem).relative_to(folder)) + LABEL_SUFFIX,
+        )
+        for scan in found
+    ]
+
+
+def settle(rule: str, folder: Path, files: list[ScanFile]) -> Intensity:
+    """The intensity rule of a sensor; `auto` looks at scans spread over all of them.
+
+    Raises DatasetError for an unknown rule and for a scan that cannot be read.
+    """
+    try:
+        intensity = Intensity(rule)
+        if rule == "auto":
+            for number in np.unique(np.linspace(0, len(files) - 1, _SAMPLED).astype(int)):
+                read_scan(folder / files[number].scan, intensity)
+    except ValueError as error:
+        raise DatasetError(str(error)) from error
+    return intensity

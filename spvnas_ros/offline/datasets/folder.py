@@ -1,0 +1,20 @@
+"""A plain folder of scans, with .label files beside them or in a `labels` folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from spvnas_ros.labels import LabelMap
+from spvnas_ros.offline.datasets.files import FileDataset, pair_files, settle
+
+_LABELS = "labels"
+
+
+def open_folder(folder: Path, label_map: LabelMap, intensity: str = "auto") -> FileDataset:
+    """The scans (.bin, .npy, .pcd, .ply) of a folder, in order of their names.
+
+    Raises DatasetError where there are none, or the label file of one is missing.
+    """
+    labels = folder / _LABELS if (folder / _LABELS).is_dir() else folder
+    files = pair_files(folder, folder, labels)
+    return FileDataset(folder, tuple(files), label_map, settle(intensity, folder, files))

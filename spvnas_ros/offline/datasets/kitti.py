@@ -1,0 +1,183 @@
+"""KITTI's object detection set: scans, 3D boxes, and labels for the points in the boxes.
+
+Format: Geiger et al., CVPR 2012, https://www.cvlibs.net/datasets/kitti/eval_object.php. Boxes are given in the
+rectified camera's frame (x right, y down, z forward) by the centre of their bottom; here they are in the sensor's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from spvnas_ros.frame import Points
+from spvnas_ros.labels import LabelMap
+from spvnas_ros.offline.datasets.scan import DatasetError, LabelledScan, finite
+from spvnas_ros.pointcloud import Intensity
+from spvnas_ros.scans import ScanError, read_scan, scan_files
+
+RAW_IDS = {
+    "Car": 10,
+    "Van": 10,
+    "Truck": 18,
+    "Tram": 16,
+    "Pedestrian": 30,
+    "Person_sitting": 30,
+    "Cyclist": 31,
+}
+"""SemanticKITTI's id of what is in a box; Misc may be anything, and DontCare marks no object."""
+
+_Matrix = npt.NDArray[np.float64]
+_NO_BOX = "DontCare"
+_WORDS = 15
+"""Of a line: kind, truncation, occlusion, observation angle, 2D box (4), size (3), place (3), angle."""
+_GROUND = 0.2
+"""Metres from the bottom of a box up to which points stay unlabelled: wheels, feet and road cannot be told apart."""
+_SCANS, _LABELS, _CALIBRATION, _TRAINING = "velodyne", "label_2", "calib", "training"
+
+
+@dataclass(frozen=True)
+class Box:
+    """An object in the sensor's frame (x forward, y left, z up).
+
+    kind:   KITTI's word for it, such as `Car`
+    size:   length, width, height, metres
+    centre: x, y, z of its middle, metres
+    yaw:    radians from x towards y, of its front
+    """
+
+    kind: str
+    size: tuple[float, float, float]
+    centre: tuple[float, float, float]
+    yaw: float
+
+    def contains(self, points: Points) -> npt.NDArray[np.bool_]:
+        """Whether each point of float32 `[N, 3 or more]` lies inside, bool `[N]`."""
+        return _inside(points, self, 0.0)
+
+
+@dataclass(frozen=True)
+class KittiDataset:
+    """A `ScanDataset` of KITTI's frames: points in boxes have the box's class and number, all others are unlabelled.
+
+    The lowest 20 cm of a box stay unlabelled. `boxes` gives the boxes themselves.
+    """
+
+    folder: Path
+    frames: tuple[str, ...]
+    label_map: LabelMap
+    intensity: Intensity
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: int) -> LabelledScan:
+        path = self.folder / _SCANS / f"{self.frames[index]}.bin"
+        try:
+            points = read_scan(path, self.intensity)
+        except ScanError as error:
+            raise DatasetError(str(error)) from error
+        raw, instances = np.zeros(len(points), np.uint16), np.zeros(len(points), np.uint16)
+        for number, box in enumerate(self.boxes(index), start=1):
+            inside = _inside(points, box, _GROUND)
+            raw[inside], instances[inside] = RAW_IDS.get(box.kind, 0), number
+        try:
+            labels = self.label_map.encode(raw)
+        except ValueError as error:
+            raise DatasetError(f"{self.folder / _LABELS / self.frames[index]}.txt: {error}") from error
+        return finite(LabelledScan(self.frames[index], points, labels, instances))
+
+    def boxes(self, index: int) -> list[Box]:
+        """The objects of a frame. Raises DatasetError, which names the file, for one that is missing or malformed."""
+        frame = self.frames[index]
+        to_sensor = np.linalg.inv(_camera_from_sensor(self.folder / _CALIBRATION / f"{frame}.txt")).astype(np.float64)
+        path = self.folder / _LABELS / f"{frame}.txt"
+        lines = [line.split() for line in _text(path).splitlines()]
+        return [_box(path, words, to_sensor) for words in lines if words and words[0] != _NO_BOX]
+
+
+def is_kitti(folder: Path) -> bool:
+    """Whether a folder is KITTI's, or its training part."""
+    return (_root(folder) / _LABELS).is_dir() and (_root(folder) / _SCANS).is_dir()
+
+
+def open_kitti(folder: Path, label_map: LabelMap, intensity: str = "unit") -> KittiDataset:
+    """The frames of KITTI's training part. Raises DatasetError naming the first file that is missing."""
+    root = _root(folder)
+    try:
+        rule = Intensity(intensity)
+        frames = [path.stem for path in scan_files(root / _SCANS)]
+    except ValueError as error:
+        raise DatasetError(str(error)) from error
+    for part in (_LABELS, _CALIBRATION):
+        there = {path.name for path in (root / part).iterdir()} if (root / part).is_dir() else set()
+        if missing := [frame for frame in frames if f"{frame}.txt" not in there]:
+            raise DatasetError(f"{root / part / missing[0]}.txt is missing; expected one for each of {root / _SCANS}")
+    return KittiDataset(root, tuple(frames), label_map, rule)
+
+
+def _root(folder: Path) -> Path:
+    return folder / _TRAINING if (folder / _TRAINING).is_dir() else folder
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path}: cannot be read as text: {error}") from error
+
+
+def _camera_from_sensor(path: Path) -> _Matrix:
+    """The matrix `[4, 4]` from the sensor's frame to the rectified camera's."""
+    found = dict(line.split(":", 1) for line in _text(path).splitlines() if ":" in line)
+    matrices = []
+    for name, shape in (("R0_rect", (3, 3)), ("Tr_velo_to_cam", (3, 4))):
+        values = _numbers(path, found.get(name, "").split())
+        if len(values) != shape[0] * shape[1]:
+            raise DatasetError(f"{path} has {len(values)} numbers for {name}, expected {shape[0] * shape[1]}")
+        matrix = np.eye(4)
+        matrix[: shape[0], : shape[1]] = np.reshape(values, shape)
+        matrices.append(matrix)
+    rectify, velo_to_cam = matrices
+    if abs(np.linalg.det(rectify @ velo_to_cam)) < 0.5:
+        raise DatasetError(f"{path}: R0_rect and Tr_velo_to_cam are no rotations; expected a calibration of KITTI")
+    product: _Matrix = rectify @ velo_to_cam
+    return product
+
+
+def _numbers(path: Path, words: Sequence[str]) -> list[float]:
+    try:
+        numbers = [float(word) for word in words]
+    except ValueError as error:
+        raise DatasetError(f"{path}: {error}") from error
+    if not np.isfinite(numbers).all():
+        raise DatasetError(f"{path} has numbers that are not finite: {' '.join(words)}")
+    return numbers
+
+
+def _box(path: Path, words: list[str], to_sensor: _Matrix) -> Box:
+    if len(words) < _WORDS:
+        raise DatasetError(f"{path} has a line of {len(words)} words, expected {_WORDS}: {' '.join(words)}")
+    height, width, length, x, y, z, angle = _numbers(path, words[8:_WORDS])
+    centre = to_sensor @ (x, y - height / 2, z, 1)
+    # The camera's angle turns from its x (right) towards -z (back); the heading goes through calib like a place.
+    front = to_sensor[:3, :3] @ (np.cos(angle), 0, -np.sin(angle))
+    return Box(
+        words[0],
+        (length, width, height),
+        (float(centre[0]), float(centre[1]), float(centre[2])),
+        float(np.arctan2(front[1], front[0])),
+    )
+
+
+def _inside(points: Points, box: Box, above: float) -> npt.NDArray[np.bool_]:
+    """Whether points lie in a box, and more than `above` metres over its bottom."""
+    offset = points[:, :3] - np.array(box.centre, np.float32)
+    c, s = np.cos(box.yaw), np.sin(box.yaw)
+    along, across = offset[:, 0] * c + offset[:, 1] * s, offset[:, 1] * c - offset[:, 0] * s
+    length, width, height = box.size
+    inside: npt.NDArray[np.bool_] = (np.abs(along) <= length / 2) & (np.abs(across) <= width / 2)
+    return inside & (np.abs(offset[:, 2]) <= height / 2) & (offset[:, 2] >= above - height / 2)
