@@ -143,7 +143,14 @@ class BagReader:
 
     def __iter__(self) -> Iterator[RecordedCloud]:
         """Raises BagError where the bag turns out to be damaged on the way."""
-        messages = self._reader.messages(self._connections)
+        return self.since(None)
+
+    def since(self, stamp: int | None) -> Iterator[RecordedCloud]:
+        """The clouds recorded at `stamp` (nanoseconds since 1970) or later, without reading the earlier ones; None: all.
+
+        Raises BagError where the bag turns out to be damaged on the way.
+        """
+        messages = self._reader.messages(self._connections, start=stamp)
         while True:
             with _named(f"{self.path} is damaged"):
                 message = next(messages, None)

@@ -64,6 +64,13 @@ class Source:
         raise NotImplementedError
 
     def __iter__(self) -> Iterator[Frame]:
+        return self.resume(0, None)
+
+    def resume(self, number: int, stamp: int | None) -> Iterator[Frame]:
+        """The frames from `number` on, without reading the earlier ones.
+
+        stamp: of frame `number`, which must be the first of that stamp; None for the start of a bag. Scans need none
+        """
         raise NotImplementedError
 
     def close(self) -> None:
@@ -85,8 +92,8 @@ class _Scans(Source):
     def __len__(self) -> int:
         return len(self._files)
 
-    def __iter__(self) -> Iterator[Frame]:
-        return (Frame(file.stem, partial(self._load, file)) for file in self._files)
+    def resume(self, number: int, stamp: int | None) -> Iterator[Frame]:
+        return (Frame(file.stem, partial(self._load, file)) for file in self._files[number:])
 
     def _load(self, file: Path) -> Cloud:
         return Cloud(read_scan(file, self._intensity))
@@ -103,8 +110,8 @@ class _Bag(Source):
     def __len__(self) -> int:
         return len(self._reader)
 
-    def __iter__(self) -> Iterator[Frame]:
-        for number, recorded in enumerate(self._reader):
+    def resume(self, number: int, stamp: int | None) -> Iterator[Frame]:
+        for number, recorded in enumerate(self._reader.since(stamp), number):
             name = f"{number:06d}"
             yield Frame(name, partial(self._load, name, recorded), recorded.stamp)
 

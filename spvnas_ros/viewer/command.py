@@ -1,0 +1,106 @@
+"""`spvnas view` as a command: what is cheap to check is checked before torch or the browser's page are there."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from spvnas_ros.labels import SEMANTIC_KITTI
+from spvnas_ros.results import BAG, LABELS, SUMMARY
+from spvnas_ros.scans import ScanError, open_source
+from spvnas_ros.segment_command import check_names
+from spvnas_ros.viewer.colours import Classes
+from spvnas_ros.viewer.frames import Frames, Labelling
+from spvnas_ros.zoo.cache import resolve_weights
+
+if TYPE_CHECKING:
+    from spvnas_ros.viewer.window import Window
+
+
+class ViserMissing(ValueError):
+    """viser is not installed."""
+
+
+def run(
+    path: Path,
+    weights: str | None = None,
+    *,
+    labels: Path | None = None,
+    labels_field: str | None = None,
+    topic: str | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    device: str = "auto",
+    engine: str = "auto",
+    intensity: str = "auto",
+) -> int:
+    """Serve the viewer until it is interrupted (SIGINT, SIGTERM). Returns the exit status, 0.
+
+    Raises ViserMissing, ViewError where the page cannot be served, and what `open_source` and `Perception.load` raise.
+    """
+    if find_spec("viser") is None:
+        raise ViserMissing("the viewer needs viser; install it: pip install 'spvnas_ros[view]' (or pip install viser)")
+    path, labels = results_of_a_run(path, labels)
+    check_names(device, engine)
+    if weights is not None:
+        resolve_weights(weights)
+    with open_source(path, intensity=intensity, topic=topic) as source:
+        labelling = Labelling(SEMANTIC_KITTI, labels_field, labels)
+        classes = Classes(SEMANTIC_KITTI.classes, SEMANTIC_KITTI.palette)
+        perception = None
+        if weights is not None:
+            from spvnas_ros.perception import Perception
+
+            perception = Perception.load(weights, device=device, engine=engine)
+            labelling.network = perception
+            classes = Classes(perception.facts.classes, perception.facts.palette)
+
+        from spvnas_ros.viewer.window import Window
+
+        window = Window(Frames(source, labelling), classes, host=host, port=port)
+        untrained = perception is not None and not perception.facts.trained
+        warning = "\nThese weights are untrained: the labels mean nothing." if untrained else ""
+        with _ended_by_signals(window):
+            Console(soft_wrap=True, highlight=False, markup=False).print(f"{path}: {window.url} (Ctrl-C ends){warning}")
+            window.run()
+    return 0
+
+
+def results_of_a_run(path: Path, labels: Path | None) -> tuple[Path, Path | None]:
+    """The recording and the labels that a folder of `spvnas segment` stands for; any other path as it is.
+
+    Raises ScanError where the scans a run labelled are not there any more.
+    """
+    summary = path / SUMMARY
+    if not summary.is_file():
+        return path, labels
+    if (path / BAG).is_dir():
+        return path / BAG, labels
+    if not (path / LABELS).is_dir():
+        return path, labels
+    try:
+        scans = Path(json.loads(summary.read_text())["source"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ScanError(f"{summary} does not say which scans were labelled; give the scans, and --labels") from error
+    if not scans.exists():
+        raise ScanError(
+            f"{path} holds labels of {scans}, which is not there; give the scans, and --labels {path / LABELS}"
+        )
+    return scans, labels or path / LABELS
+
+
+@contextmanager
+def _ended_by_signals(window: Window) -> Iterator[None]:
+    before = {number: signal.signal(number, lambda *_: window.stop()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

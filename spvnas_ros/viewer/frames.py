@@ -1,0 +1,186 @@
+"""Any frame of a recording at any time, with its labels: from the clouds, from files beside them, or from a network."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from spvnas_ros.frame import UNLABELLED, Points, Segmentation
+from spvnas_ros.labels import LabelMap
+from spvnas_ros.pointcloud import CONFIDENCE_FIELD, LABEL_FIELD, decode
+from spvnas_ros.scans import Cloud, Frame, Source
+
+Labels = npt.NDArray[np.uint8]
+Network = Callable[[Points], Segmentation]
+
+_CACHED = 12
+_OUT_OF_SIGHT = 1e4
+"""Metres; leaves NaN and infinity out too."""
+
+
+class FrameError(ValueError):
+    """A frame that cannot be shown, and why. The others may well be fine."""
+
+
+@dataclass(frozen=True)
+class ViewFrame:
+    """What is shown of a frame: the points that have a place, and what is known of them.
+
+    points:     float32 `[N, 4]`, x, y, z in metres and intensity in 0..1, all finite
+    labels:     uint8 `[N]`, class indices, 255 = unlabelled; None where nothing is known
+    confidence: float32 `[N]` in 0..1; None where it is not known
+    """
+
+    name: str
+    points: Points
+    labels: Labels | None = None
+    confidence: npt.NDArray[np.float32] | None = None
+
+
+@dataclass
+class Labelling:
+    """Where labels come from: the network if there is one, else the clouds' own field, else .label files.
+
+    label_map: what raw ids mean
+    field:     of a bag's clouds; None: `label`, where they have it
+    folder:    of .label files; None: where SemanticKITTI and `spvnas segment` keep them, if they are there
+    network:   labels the points of a frame
+
+    A field may hold class indices, as the node writes them, or raw ids; the first cloud with a number that is no class
+    index decides for raw ids, also for the frames that follow.
+    """
+
+    label_map: LabelMap
+    field: str | None = None
+    folder: Path | None = None
+    network: Network | None = None
+    _raw: bool = False
+
+    def __call__(
+        self, source: Source, frame: Frame, cloud: Cloud
+    ) -> tuple[Labels | None, npt.NDArray[np.float32] | None]:
+        """Labels and confidence of all the cloud's points.
+
+        Raises FrameError where labels do not fit or are not where they were said to be, ValueError for unknown ids and
+        what the network raises.
+        """
+        if self.network is not None:
+            result = self.network(cloud.points)
+            return result.labels, result.confidence
+        if cloud.message is not None:
+            return self._from_fields(decode(cloud.message))
+        file = self._file(source.path, frame.name)
+        return (None if file is None else self._from_file(file, len(cloud.points))), None
+
+    def _from_fields(self, points: npt.NDArray[np.void]) -> tuple[Labels | None, npt.NDArray[np.float32] | None]:
+        field, names = self.field or LABEL_FIELD, points.dtype.names or ()
+        if field not in names or points.dtype[field].shape:
+            if self.field is None:
+                return None, None
+            raise FrameError(
+                f"the cloud has no field {field!r} with one number a point; found {', '.join(names) or 'none'}"
+            )
+        with np.errstate(invalid="ignore"):
+            ids = points[field].astype(np.int64)
+        confident = CONFIDENCE_FIELD in names and not points.dtype[CONFIDENCE_FIELD].shape
+        confidence = points[CONFIDENCE_FIELD].astype(np.float32) if confident else None
+        return self._encode(ids), confidence
+
+    def _encode(self, ids: npt.NDArray[np.int64]) -> Labels:
+        outside = (ids < 0) | (ids >= len(self.label_map.classes)) & (ids != UNLABELLED)
+        if not self._raw and not outside.any():
+            return ids.astype(np.uint8)
+        labels = self.label_map.encode(ids)
+        # Not before they made sense as raw ids: a damaged cloud proves nothing about the others.
+        self._raw = True
+        return labels
+
+    def _from_file(self, file: Path, count: int) -> Labels:
+        raw = file.read_bytes()
+        if len(raw) != 4 * count:
+            raise FrameError(f"{file} has {len(raw)} bytes, but the scan {count} points; expected 4 bytes a point")
+        return self.label_map.encode(np.frombuffer(raw, "<u4"))
+
+    def _file(self, path: Path, name: str) -> Path | None:
+        folders = [self.folder] if self.folder else _label_folders(path)
+        file = next((folder / f"{name}.label" for folder in folders if (folder / f"{name}.label").is_file()), None)
+        if file is None and self.folder:
+            raise FrameError(f"there is no {self.folder / name}.label")
+        return file
+
+
+class Frames:
+    """The frames of a source by number, read when they are asked for; the last few are kept.
+
+    A recorded bag is read forward from the nearest frame whose place is known, so a first jump far ahead takes time.
+    """
+
+    def __init__(self, source: Source, labelling: Labelling) -> None:
+        self.source = source
+        self._labelling = labelling
+        self._cache: OrderedDict[int, ViewFrame] = OrderedDict()
+        self._stamps: list[int] = []
+        self._restart(0, None)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> ViewFrame:
+        """Raises FrameError for a frame that cannot be read or labelled, and IndexError."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        if index not in self._cache:
+            # ValueError covers all named errors of scans, bags, clouds and label maps.
+            try:
+                self._cache[index] = self._read(self._find(index))
+            except (ValueError, OSError) as error:
+                raise FrameError(str(error)) from error
+            if len(self._cache) > _CACHED:
+                self._cache.popitem(last=False)
+        self._cache.move_to_end(index)
+        return self._cache[index]
+
+    def _read(self, frame: Frame) -> ViewFrame:
+        cloud = frame.load()
+        labels, confidence = self._labelling(self.source, frame, cloud)
+        placed = (np.abs(cloud.points[:, :3]) < _OUT_OF_SIGHT).all(axis=1)
+        return ViewFrame(
+            frame.name,
+            cloud.points[placed],
+            None if labels is None else labels[placed],
+            None if confidence is None else np.nan_to_num(confidence[placed]),
+        )
+
+    def _find(self, index: int) -> Frame:
+        known = min(index, len(self._stamps) - 1)
+        if index < self._next or known > self._next:
+            stamp = self._stamps[known]
+            self._restart(bisect_left(self._stamps, stamp), stamp)
+        try:
+            for frame in self._ahead:
+                if self._next == len(self._stamps):
+                    self._stamps.append(frame.stamp)
+                self._next += 1
+                if self._next > index:
+                    return frame
+        except ValueError:
+            self._restart(0, None)
+            raise
+        raise FrameError(f"{self.source.path} ends before frame {index}")
+
+    def _restart(self, number: int, stamp: int | None) -> None:
+        self._next = number
+        self._ahead: Iterator[Frame] = self.source.resume(number, stamp)
+
+
+def _label_folders(path: Path) -> list[Path]:
+    """Where the labels of a scan, a folder of scans or a SemanticKITTI sequence may lie."""
+    folder = path if path.is_dir() else path.parent
+    beside = [folder, folder / "labels", folder / "velodyne"]
+    return [*beside, folder.parent / "labels"] if folder.name == "velodyne" else beside

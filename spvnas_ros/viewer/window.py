@@ -1,0 +1,289 @@
+"""The viewer itself, on viser: one picture of one recording, the same for every browser that looks; cameras apart."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from contextlib import redirect_stdout, suppress
+from dataclasses import dataclass
+from functools import partial
+from io import StringIO
+from queue import Empty, SimpleQueue
+from time import monotonic
+from typing import Literal, ParamSpec
+
+import numpy as np
+import viser
+
+from spvnas_ros.viewer.colours import HEIGHT, Classes, choices, colour, ground, visible
+from spvnas_ros.viewer.frames import FrameError, Frames, ViewFrame
+from spvnas_ros.viewer.panels import Actions, Controls, Legend
+from spvnas_ros.viewer.playback import Playback
+
+P = ParamSpec("P")
+Key = Literal["space", "N", "P", "home", "1", "2", "3"]
+"""As viser names them. The arrows would also turn its camera."""
+_CLOUD, _GRID = "/cloud", "/grid"
+_POINT_SIZE = 0.08
+_BACKGROUND, _LINE, _SECTION, _BRAND = (13, 16, 23), (30, 36, 47), (50, 60, 77), (70, 130, 230)
+_LOOKED_AT = 5
+"""How many frames are tried for one that can be shown before the first is drawn."""
+_LEGEND_WIDTH, _CONTROLS_WIDTH = 230.0, 330.0
+
+
+class ViewError(ValueError):
+    """A viewer that cannot start, and what to do."""
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A place to look from, in the sensor's frame: metres, x forward, y left, z up."""
+
+    name: str
+    key: Key
+    position: tuple[float, float, float]
+    look_at: tuple[float, float, float]
+
+
+CAMERAS = (
+    # Not quite from above: with nothing but its own axis in view, the camera could turn any way up.
+    Camera("above", "1", (-0.5, 0.0, 62.0), (0.0, 0.0, 0.0)),
+    # A little behind the sensor: from the sensor itself its rings would be lines.
+    Camera("driver", "2", (-4.0, 0.0, 0.9), (12.0, 0.0, -0.9)),
+    Camera("behind", "3", (-13.0, 0.0, 9.0), (6.0, 0.0, -4.0)),
+)
+_FIRST_CAMERA = CAMERAS[2]
+
+
+class _Server(viser.ViserServer):
+    """viser's server without its share link, which would send the recording through a server on the internet."""
+
+    def request_share_url(self, verbose: bool = True) -> str | None:
+        """Never."""
+        del verbose
+        return None
+
+
+class Window:
+    """Shows frames until it is stopped. Everything is drawn by the thread that calls `run`; what the browsers do
+    comes through a queue.
+
+    host, port: where the page is served; port 0 takes a free one
+
+    Raises ViewError where it cannot be served there, or there are no frames.
+    """
+
+    _cloud: viser.PointCloudHandle
+    _legend: Legend
+    _controls: Controls
+
+    def __init__(self, frames: Frames, classes: Classes, *, host: str, port: int, rate: float = 10.0) -> None:
+        if not len(frames):
+            raise ViewError(f"{frames.source.path} holds no frames")
+        _check_address(host, port)
+        self._frames, self._classes = frames, classes
+        self._playback = Playback(len(frames), rate)
+        self._asked: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._stopped, self._due = False, True
+        self._hidden: frozenset[int] = frozenset()
+        self._size = _POINT_SIZE
+        self._by = HEIGHT
+        with redirect_stdout(StringIO()):  # viser introduces itself
+            self._server = _Server(host, port, label="spvnas view", verbose=False)
+        self._furnish()
+
+    @property
+    def url(self) -> str:
+        """The page's address."""
+        host = self._server.get_host()
+        host = "127.0.0.1" if host in ("", "0.0.0.0", "::") else host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self._server.get_port()}"
+
+    def stop(self) -> None:
+        """End `run`; from any thread, and from a signal handler."""
+        self._asked.put(self._stop)
+
+    def run(self) -> None:
+        """Show, until `stop`."""
+        try:
+            while not self._stopped:
+                if self._due:
+                    self._draw()
+                self._answer()
+        finally:
+            with redirect_stdout(StringIO()):
+                self._server.stop()
+
+    def _answer(self) -> None:
+        """Wait for a browser or for the next frame's time, and do what is asked."""
+        try:
+            ask = self._asked.get(timeout=self._playback.wait(monotonic()))
+            while True:
+                ask()
+                ask = self._asked.get_nowait()
+        except Empty:
+            self._due |= self._playback.advance(monotonic())
+
+    def _draw(self) -> None:
+        self._due = False
+        index = self._playback.index
+        try:
+            frame = self._frames[index]
+        except FrameError as error:
+            self._cloud.visible = False
+            self._legend.show(None)
+            self._controls.show(index, self._title(index), "cannot be shown", str(error))
+            return
+        with self._server.atomic():
+            self._draw_cloud(frame)
+            counts = None if frame.labels is None else self._classes.counts(frame.labels)
+            self._legend.show(counts)
+            self._controls.show(index, self._title(index), f"{frame.name}, {len(frame.points):,} points")
+
+    def _draw_cloud(self, frame: ViewFrame) -> None:
+        shown = visible(frame, self._hidden, self._classes)
+        if not shown.any():
+            # The page takes a cloud without points for an error.
+            self._cloud.visible = False
+            return
+        self._cloud = self._server.scene.add_point_cloud(
+            _CLOUD,
+            frame.points[shown, :3],
+            colour(frame, self._by, self._classes)[shown],
+            point_size=self._size,
+            point_shape="circle",
+            point_shading="flat",
+            precision="float32",
+        )
+
+    def _title(self, index: int) -> str:
+        return f"frame {index + 1} of {self._playback.count}"
+
+    def _furnish(self) -> None:
+        """Everything but the frame."""
+        scene, gui = self._server.scene, self._server.gui
+        gui.configure_theme(dark_mode=True, show_logo=False, show_share_button=False, brand_color=_BRAND)
+        scene.set_background_image(np.full((1, 1, 3), _BACKGROUND, np.uint8), format="png")
+        # Points need no light, and a browser without a GPU pays for it.
+        scene.configure_environment_map(None)
+        scene.configure_default_lights(False)
+        self._cloud = scene.add_point_cloud(_CLOUD, np.zeros((1, 3), np.float32), (0, 0, 0), visible=False)
+        first = self._first_frame()
+        available = (HEIGHT,) if first is None else choices(first)
+        self._by = available[0]
+        self._add_grid(0.0 if first is None else ground(first))
+        start = self._server.initial_camera
+        start.position, start.look_at = _FIRST_CAMERA.position, _FIRST_CAMERA.look_at
+        panel = gui.add_panel()
+        with panel.add_tab("classes"):
+            self._legend = Legend(gui, self._classes, self._later(self._set_hidden))
+        panel.dock_left()
+        panel.set_width(_LEGEND_WIDTH)
+        actions = Actions(
+            toggle=self._later(lambda: self._playback.toggle(monotonic())),
+            step=self._later(self._step),
+            seek=self._later(self._seek),
+            speed=self._later(lambda speed: self._playback.set_speed(speed, monotonic())),
+            colour_by=self._later(self._set_colour),
+            point_size=self._later(self._set_size),
+            look=_look,
+        )
+        names = [camera.name for camera in CAMERAS]
+        self._controls = Controls(gui, len(self._frames), available, names, self._size, actions)
+        gui.main_panel.dock_right()
+        gui.main_panel.set_width(_CONTROLS_WIDTH)
+        self._add_keys(actions)
+
+    def _add_grid(self, height: float) -> None:
+        """A grid on the ground, squares of 10 m."""
+        self._server.scene.add_grid(
+            _GRID,
+            200.0,
+            200.0,
+            cell_size=10.0,
+            section_size=50.0,
+            cell_color=_LINE,
+            section_color=_SECTION,
+            fade_distance=120.0,
+            fade_from="origin",
+            shadow_opacity=0.0,
+            position=(0.0, 0.0, height),
+        )
+
+    def _add_keys(self, do: Actions) -> None:
+        keys: tuple[tuple[Key, str, Callable[[], None]], ...] = (
+            ("space", "play or pause", do.toggle),
+            ("N", "next frame", lambda: do.step(1)),
+            ("P", "previous frame", lambda: do.step(-1)),
+            ("home", "first frame", lambda: do.seek(0)),
+        )
+        for key, label, action in keys:
+            self._server.gui.add_command(label, hotkey=key).on_trigger(partial(_without_event, action))
+        for camera in CAMERAS:
+            command = self._server.gui.add_command(f"camera: {camera.name}", hotkey=camera.key)
+            command.on_trigger(partial(_look_on_command, camera.name))
+
+    def _first_frame(self) -> ViewFrame | None:
+        """The first that can be shown, of a few."""
+        for index in range(min(len(self._frames), _LOOKED_AT)):
+            with suppress(FrameError):
+                return self._frames[index]
+        return None
+
+    def _step(self, by: int) -> None:
+        self._playback.step(by)
+        self._due = True
+
+    def _seek(self, index: int) -> None:
+        self._playback.seek(index)
+        self._due = True
+
+    def _set_hidden(self, rows: frozenset[int]) -> None:
+        self._hidden = rows
+        self._due = True
+
+    def _set_colour(self, by: str) -> None:
+        self._by = by
+        self._due = True
+
+    def _set_size(self, size: float) -> None:
+        self._size = self._cloud.point_size = size
+
+    def _stop(self) -> None:
+        self._stopped = True
+
+    def _later(self, action: Callable[P, None]) -> Callable[P, None]:
+        """The action, done by the thread that draws."""
+
+        def ask(*args: P.args, **kwargs: P.kwargs) -> None:
+            self._asked.put(partial(action, *args, **kwargs))
+
+        return ask
+
+
+def _without_event(action: Callable[[], None], _: viser.CommandEvent) -> None:
+    action()
+
+
+def _look_on_command(name: str, event: viser.CommandEvent) -> None:
+    if event.client is not None:
+        _look(event.client, name)
+
+
+def _look(client: viser.ClientHandle, name: str) -> None:
+    camera = next(camera for camera in CAMERAS if camera.name == name)
+    with client.atomic():
+        client.camera.up_direction = (0.0, 0.0, 1.0)
+        client.camera.position = camera.position
+        client.camera.look_at = camera.look_at
+
+
+def _check_address(host: str, port: int) -> None:
+    """viser would take the next free port without a word, and wait forever for a host that is not this machine."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        socket.create_server((host, port), family=family).close()
+    except (OSError, OverflowError) as error:
+        raise ViewError(
+            f"the page cannot be served at {host}:{port}: {error}; choose another --port (0 takes a free one) or --host"
+        ) from error
