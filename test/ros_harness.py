@@ -39,13 +39,23 @@ WAIT = 60.0
 _numbers = itertools.count()
 
 
+def _domain(number: int) -> int:
+    """A ROS domain in 1..100 (those above 101 meet the ports that Linux gives to clients).
+
+    Test workers that run side by side draw from parts of their own.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    share = 100 // workers
+    return 1 + worker * share + (os.getpid() + number) % share
+
+
 @contextmanager
 def private_domain() -> Iterator[str]:
     """An environment whose ROS is away from everybody else's; yields a namespace that no other test uses."""
     number = next(_numbers)
     with pytest.MonkeyPatch.context() as patch:
-        # Domains above 101 meet the ports that Linux gives to clients.
-        patch.setenv("ROS_DOMAIN_ID", str(1 + (os.getpid() + number) % 101))
+        patch.setenv("ROS_DOMAIN_ID", str(_domain(number)))
         patch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
         yield f"/test_{os.getpid()}_{number}"
 

@@ -244,7 +244,6 @@ def test_points_outside_the_range_of_the_weights_are_told(street: np.ndarray, tm
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("/velodyne_points",), "ros2 bag record /velodyne_points"),
         (("missing",), "missing does not exist"),
         (("drive", "--topic", "/other"), "no cloud topic /other"),
         (("drive", "--weights", "missing.safetensors"), "missing.safetensors"),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from spvnas_ros.doctor.checks import examine
-from spvnas_ros.doctor.command import run
+from spvnas_ros.doctor.command import Looking, TopicError, report, run
 from spvnas_ros.doctor.finding import Finding
 from spvnas_ros.doctor.observe import Clouds, observe
 from spvnas_ros.doctor.stream_checks import Timing
 
-__all__ = ["Clouds", "Finding", "Timing", "examine", "observe", "run"]
+__all__ = ["Clouds", "Finding", "Looking", "Timing", "TopicError", "examine", "observe", "report", "run"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -21,7 +23,7 @@ _STYLES = {OK: "green", WARN: "yellow", BAD: "bold red"}
 
 
 class TopicError(ValueError):
-    """A live topic, which cannot be looked at."""
+    """A live topic that cannot be looked at: says what is there instead."""
 
 
 def measure(perception: Perception, clouds: Clouds, frames: int) -> Timing | None:
@@ -42,33 +44,34 @@ def measure(perception: Perception, clouds: Clouds, frames: int) -> Timing | Non
     return Timing(tuple(ms), where)
 
 
-def run(
-    path: Path,
-    weights: str | None = None,
-    *,
-    frames: int = 5,
-    device: str = "auto",
-    engine: str = "auto",
-    intensity: str = "auto",
-    topic: str | None = None,
-) -> int:
+@dataclass(frozen=True)
+class Looking:
+    """How to look: the weights to hold clouds against, how many to label, and the node's parameters of that name."""
+
+    weights: str | None = None
+    frames: int = 5
+    device: str = "auto"
+    engine: str = "auto"
+    intensity: str = "auto"
+
+
+def run(path: Path, looking: Looking, *, topic: str | None = None) -> int:
     """Print the findings about a bag or scans. Returns 1 where something is bad, else 0.
 
-    Raises TopicError for a topic's name, and what `observe` and `Perception.load` raise.
+    Raises what `observe` and `Perception.load` raise.
     """
-    if path.is_absolute() and not path.exists():
-        raise TopicError(
-            f"there is no file {path}; if it is a topic: live ones are not looked at yet. Record a few seconds with "
-            f"ros2 bag record {path}, and give the bag"
-        )
-    clouds = observe(path, intensity=intensity, topic=topic)
+    return report(observe(path, intensity=looking.intensity, topic=topic), looking)
+
+
+def report(clouds: Clouds, looking: Looking, before: Sequence[Finding] = ()) -> int:
+    """Print what there is to say of clouds, behind what was found before. Returns 1 where something is bad, else 0."""
     facts = timing = None
-    if weights is not None:
+    if looking.weights is not None:
         from spvnas_ros.perception import Perception
 
-        perception = Perception.load(weights, device=device, engine=engine)
-        facts, timing = perception.facts, measure(perception, clouds, frames)
-    findings = examine(clouds, facts, timing)
+        perception = Perception.load(looking.weights, device=looking.device, engine=looking.engine)
+        facts, timing = perception.facts, measure(perception, clouds, looking.frames)
+    findings = [*before, *examine(clouds, facts, timing)]
     console = Console(soft_wrap=True, highlight=False)
     for finding in findings:
         console.print(_line(finding))

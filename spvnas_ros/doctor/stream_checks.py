@@ -32,7 +32,8 @@ def check_clouds(clouds: Clouds) -> Findings:
     elif clouds.count:
         yield Finding(OK, "clouds", f"{clouds.count} can be read{where}, {_spread(clouds.sizes)} points each")
     elif not clouds.problems:
-        yield Finding(BAD, "clouds", f"there are none{where}", "record again while the sensor publishes")
+        again = "try again" if clouds.kind == "topic" else "record again"
+        yield Finding(BAD, "clouds", f"there are none{where}", f"{again} while the sensor publishes")
     for kind, (count, first) in clouds.problems.items():
         yield Finding(BAD, "clouds", f"{count} cannot be read ({kind}): {first}", _CURES.get(kind, _DAMAGED))
 

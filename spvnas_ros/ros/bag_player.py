@@ -1,6 +1,6 @@
 """Play a rosbag2 (sqlite3 or mcap) onto its topics; the recorded bytes are published as they are.
 
-python -m spvnas_ros.ros.bag_player BAG [--rate 2] [--loop] [--topics /points] [--ros-args -r /points:=/other]
+python -m spvnas_ros.ros.bag_player BAG [--rate 2] [--loop] [--clock] [--topics /points] [--ros-args -r /points:=/other]
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.time import Time
 from rclpy.utilities import remove_ros_args
+from rosgraph_msgs.msg import Clock
 
 from spvnas_ros.ros.process import StartError, StopRequested, ros_process, spinning
 
@@ -36,11 +38,12 @@ class BagPlayer:
 
     bag:    a rosbag2 folder, or an .mcap or .db3 file by itself
     topics: only these; all whose types are known here where None
+    clock:  also publish the recorded times on /clock, for nodes with use_sim_time
 
     Attributes: `topics`, those that are played.
     """
 
-    def __init__(self, node: Node, bag: Path, topics: Collection[str] | None = None) -> None:
+    def __init__(self, node: Node, bag: Path, topics: Collection[str] | None = None, *, clock: bool = False) -> None:
         """Raises StartError where the bag cannot be read or has nothing that can be played."""
         self._bag = bag
         self._matched = Condition()
@@ -52,6 +55,7 @@ class BagPlayer:
             found = ", ".join(sorted({connection.topic for connection in reader.connections})) or "no topics"
         if not self._publishers:
             raise StartError(f"{bag} has nothing to play; found {found}")
+        self._clock = node.create_publisher(Clock, "/clock", _QUEUE) if clock else None
         self.topics = tuple(self._publishers)
 
     def wait_for_subscribers(self, timeout: float | None = None) -> bool:
@@ -71,9 +75,11 @@ class BagPlayer:
         stop = stop or Event()
         count = 0
         while not stop.is_set():
-            for connection, due, raw in self._schedule(rate):
+            for connection, stamp, due, raw in self._schedule(rate):
                 if stop.wait(max(0.0, due - time.monotonic())):
                     return count
+                if self._clock is not None:
+                    self._clock.publish(Clock(clock=Time(nanoseconds=stamp).to_msg()))
                 self._publishers[connection.topic].publish(bytes(raw))
                 count += 1
             if not loop:
@@ -85,7 +91,7 @@ class BagPlayer:
         for publisher in self._publishers.values():
             publisher.wait_for_all_acked(Duration(seconds=timeout))
 
-    def _schedule(self, rate: float) -> Iterator[tuple[Connection, float, bytes]]:
+    def _schedule(self, rate: float) -> Iterator[tuple[Connection, int, float, bytes]]:
         """The messages, each with the time of the monotonic clock at which it is due."""
         began = time.monotonic()
         first = None
@@ -93,7 +99,7 @@ class BagPlayer:
             connections = [connection for connection in reader.connections if connection.topic in self._publishers]
             for connection, stamp, raw in reader.messages(connections):
                 first = stamp if first is None else first
-                yield connection, began + (stamp - first) / 1e9 / rate, raw
+                yield connection, stamp, began + (stamp - first) / 1e9 / rate, raw
 
     def _advertise(self, node: Node, connection: Connection) -> None:
         try:
@@ -150,6 +156,7 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("bag", type=Path)
     parser.add_argument("--rate", type=float, default=1.0, help="times as fast as recorded (default 1)")
     parser.add_argument("--loop", action="store_true", help="begin again at the end, until stopped")
+    parser.add_argument("--clock", action="store_true", help="publish the recorded times on /clock")
     parser.add_argument("--topics", nargs="*", help="only these")
     parser.add_argument("--wait", type=float, default=10.0, help="seconds to wait for a subscriber (default 10)")
     options = parser.parse_args(remove_ros_args(args)[1:])
@@ -166,7 +173,7 @@ def main(args: list[str] | None = None) -> int:
 
 def _play(options: argparse.Namespace) -> None:
     node = Node("bag_player")
-    player = BagPlayer(node, options.bag, options.topics)
+    player = BagPlayer(node, options.bag, options.topics, clock=options.clock)
     with spinning(node):
         if not player.wait_for_subscribers(options.wait):
             node.get_logger().warning(f"nobody listens to {', '.join(player.topics)}; playing anyway")

@@ -1,0 +1,40 @@
+"""The node `segmenter` as a process of its own, for programs that need one."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from threading import Thread
+
+_STOP_SECONDS = 30.0
+
+
+@contextmanager
+def segmenter_process(namespace: str, parameters: Mapping[str, str], on_end: Callable[[str], None]) -> Iterator[None]:
+    """Run the node while the block runs, in this namespace and this environment; SIGINT ends it.
+
+    on_end: called from a thread of its own when the process ends, at the latest behind the block, with how it ended
+    """
+    command = [sys.executable, "-m", "spvnas_ros.ros.segmenter_node", "--ros-args", "-r", f"__ns:={namespace}"]
+    for name, value in parameters.items():
+        # Values are YAML, and a JSON string is a YAML string whatever is in it.
+        command += ["-p", f"{name}:={json.dumps(value)}"]
+    node = subprocess.Popen(command)
+    watch = Thread(
+        target=lambda: on_end(f"segmenter_node ended with status {node.wait()}"), name="watch node", daemon=True
+    )
+    watch.start()
+    try:
+        yield
+    finally:
+        node.send_signal(signal.SIGINT)
+        try:
+            node.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            node.kill()
+            node.wait()
+        watch.join()
