@@ -6,13 +6,15 @@ of operations is that of `core/models/semantic_kitti/spvcnn.py` in mit-han-lab/s
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import torch
 from torch import Tensor, nn
 
 from spvnas_ros.nets.spec import POINT_LEVELS, BlockSpec, NetSpec, StageSpec
 from spvnas_ros.sparse.kernel_map import KernelMap, Levels, build_levels
 from spvnas_ros.sparse.modules import ConvNorm
-from spvnas_ros.sparse.ops import devoxelize, interpolation, voxelize
+from spvnas_ros.sparse.ops import exchange
 
 DROPOUT = 0.3
 """On the voxel features that come back from the points, while training."""
@@ -29,8 +31,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, feats: Tensor, kernel_map: KernelMap) -> Tensor:
         skip = feats if self.projection is None else self.projection(feats)
-        out: Tensor = self.second(self.first(feats, kernel_map), kernel_map) + skip
-        return out.relu()
+        out: Tensor = self.second(self.first(feats, kernel_map), kernel_map)
+        return out.add_(skip).relu_()
 
 
 class Stage(nn.Module):
@@ -64,7 +66,7 @@ class PointFusion(nn.Module):
         self.norm = nn.BatchNorm1d(out_channels)
 
     def forward(self, points: Tensor, from_voxels: Tensor) -> Tensor:
-        out: Tensor = from_voxels + self.norm(self.linear(points)).relu()
+        out: Tensor = from_voxels + self.norm(self.linear(points)).relu_()
         return out
 
 
@@ -100,7 +102,7 @@ class PointVoxelUNet(nn.Module):
         feats:  float32 `[N, in_channels]`: x, y, z in metres and intensity of the first point in the voxel
         levels: the geometry, if it has been built already
         """
-        levels = build_levels(coords) if levels is None else levels
+        levels = _geometry(coords, feats) if levels is None else levels
         if len(feats) == 0:
             return feats.new_zeros((0, self.spec.num_classes))
         logits = self._run(levels, feats[levels.order])
@@ -128,8 +130,23 @@ class PointVoxelUNet(nn.Module):
         if not self.spec.point_branch:
             return points, voxels
         level = POINT_LEVELS[index]
-        where = interpolation(levels.levels[level], 1 << level, levels.levels[0].coords.float())
-        points = self.points[index](points, devoxelize(voxels, where))
+        between = exchange(levels, level, voxels)
+        points = self.points[index](points, between.to_points(voxels))
         if index == 2:
             return points, voxels
-        return points, self.dropout(voxelize(points, levels.ancestors(level), len(levels.levels[level])))
+        return points, self.dropout(between.to_voxels(points))
+
+
+def _geometry(coords: Tensor, feats: Tensor) -> Levels:
+    """Plain torch is the definition; where gradients are wanted, the engines' kernels over the same pairs."""
+    if not torch.is_grad_enabled():
+        return build_levels(coords)
+    if coords.device.type == "cuda" and find_spec("triton"):
+        from spvnas_ros.engine.cuda import training as on_cuda
+
+        return on_cuda.build_training_levels(coords)
+    if coords.device.type == "cpu" and feats.dtype == torch.float32:
+        from spvnas_ros.engine.cpu import training as on_cpu
+
+        return on_cpu.build_training_levels(coords)
+    return build_levels(coords)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +17,38 @@ KERNEL_OFFSETS = tuple((k % 3 - 1, k // 3 % 3 - 1, k // 9 - 1) for k in range(27
 CENTRE = 13
 
 
+class Convolver(Protocol):
+    """A differentiable convolution over the pairs of one kernel map by other means than plain torch operations."""
+
+    def fits(self, feats: Tensor, kernel: Tensor) -> bool:
+        """Whether it can take these."""
+        ...
+
+    def __call__(self, feats: Tensor, kernel: Tensor) -> Tensor:
+        """As `sparse.conv3d`."""
+        ...
+
+    def transposed(self) -> Convolver:
+        """The same pairs with input and output exchanged."""
+        ...
+
+
+class Exchange(Protocol):
+    """Features between the finest voxels, which are the points, and the voxels of one level; differentiable."""
+
+    def fits(self, feats: Tensor) -> bool:
+        """Whether it can take these."""
+        ...
+
+    def to_points(self, voxels: Tensor) -> Tensor:
+        """`[n_l, C]` to `[n_0, C]` by trilinear interpolation."""
+        ...
+
+    def to_voxels(self, points: Tensor) -> Tensor:
+        """`[n_0, C]` to `[n_l, C]`, the mean of every voxel's points."""
+        ...
+
+
 @dataclass(frozen=True)
 class KernelMap:
     """Pairs of rows, grouped by kernel row.
@@ -23,6 +56,7 @@ class KernelMap:
     in_rows, out_rows: int64 `[P]`; pair p adds `feats[in_rows[p]] @ kernel[k]` to `out[out_rows[p]]`
     sizes:             pairs of each kernel row k
     num_in, num_out:   rows of the input and of the output
+    convolver:         a faster way over the same pairs, where there is one
     """
 
     in_rows: Tensor
@@ -30,6 +64,7 @@ class KernelMap:
     sizes: tuple[int, ...]
     num_in: int
     num_out: int
+    convolver: Convolver | None = None
 
     def __len__(self) -> int:
         return len(self.in_rows)
@@ -43,7 +78,8 @@ class KernelMap:
 
     def transposed(self) -> KernelMap:
         """The same pairs with input and output exchanged (the kernel is not flipped)."""
-        return KernelMap(self.out_rows, self.in_rows, self.sizes, self.num_out, self.num_in)
+        convolver = None if self.convolver is None else self.convolver.transposed()
+        return KernelMap(self.out_rows, self.in_rows, self.sizes, self.num_out, self.num_in, convolver)
 
 
 @dataclass(frozen=True)
@@ -55,6 +91,7 @@ class Levels:
     neighbours[l]: kernel map of a 3x3x3 convolution on level l
     halvings[l]:   kernel map of the 2x2x2 convolution with stride 2 from level l to l + 1
     order:         int64 `[n_0]`, the caller's row of each voxel of level 0
+    exchanges:     faster ways between points and voxels, by level, where there are any
     """
 
     levels: tuple[Level, ...]
@@ -62,6 +99,7 @@ class Levels:
     neighbours: tuple[KernelMap, ...]
     halvings: tuple[KernelMap, ...]
     order: Tensor
+    exchanges: Mapping[int, Exchange] = field(default_factory=dict)
 
     def ancestors(self, level: int) -> Tensor:
         """Row at `level` of every voxel of level 0, int64 `[n_0]`."""
@@ -91,7 +129,7 @@ def build_levels(coords: Tensor, depth: int = 4) -> Levels:
     parents, halvings = [], []
     for _ in range(depth):
         fine = levels[-1]
-        unique, parent = torch.unique_consecutive(_parent_keys(fine.keys), return_inverse=True)
+        unique, parent = torch.unique_consecutive(parent_keys(fine.keys), return_inverse=True)
         levels.append(Level.from_keys(unique, fine.origin >> 1))
         parents.append(parent)
         halvings.append(_halving_map(fine, parent, len(unique)))
@@ -108,7 +146,7 @@ def _origin(coords: Tensor, depth: int) -> Tensor:
     return low
 
 
-def _parent_keys(keys: Tensor) -> Tensor:
+def parent_keys(keys: Tensor) -> Tensor:
     """Keys one level up: the batch index sits above the 18-bit axes and stays where it is."""
     spatial = (1 << 3 * AXIS_BITS) - 1
     return (keys & ~spatial) | ((keys & spatial) >> 3)

@@ -42,4 +42,4 @@ class ConvNorm(nn.Module):
 
     def forward(self, feats: Tensor, kernel_map: KernelMap | None = None) -> Tensor:
         out: Tensor = self.norm(self.conv(feats, kernel_map))
-        return out.relu() if self.relu else out
+        return out.relu_() if self.relu else out  # in place: BatchNorm keeps its input, not its output

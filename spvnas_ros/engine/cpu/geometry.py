@@ -67,7 +67,7 @@ def build_geometry(team: Team, keys: np.ndarray) -> Geometry:
             size,
             tile_rows,
             np.minimum(np.arange(size + _SPARE, dtype=np.int32), size),
-            _pairs(*neighbours[index], 27, tile_rows, size),
+            tile_pairs(*neighbours[index], 27, tile_rows, size),
             _halving(keys_of[index - 1], families[index - 1], tile_rows) if index > 0 else None,
             _doubling(keys_of[index], families[index], tile_rows) if index < NUM_STAGES else None,
             starts[index],
@@ -85,22 +85,23 @@ def _whole_blocks(rows: int) -> int:
 
 def _halving(children: np.ndarray, family: Family, tile_rows: int) -> Pairs:
     rows = np.arange(len(children), dtype=np.int32)
-    return _pairs(family.first_child, _slots(children), rows, 8, tile_rows, len(children))
+    return tile_pairs(family.first_child, _slots(children), rows, 8, tile_rows, len(children))
 
 
 def _doubling(keys: np.ndarray, family: Family, tile_rows: int) -> Pairs:
     one_each = np.arange(len(keys) + 1, dtype=np.int32)
-    return _pairs(one_each, _slots(keys), family.parents, 8, tile_rows, len(family.masks))
+    return tile_pairs(one_each, _slots(keys), family.parents, 8, tile_rows, len(family.masks))
 
 
 def _slots(keys: np.ndarray) -> np.ndarray:
     return (keys & 7).astype(np.uint8)
 
 
-def _pairs(
-    starts: np.ndarray, kernel_rows: np.ndarray, rows: np.ndarray, volume: int, tile_rows: int, num_in: int
+def tile_pairs(
+    starts: np.ndarray, kernel_rows: np.ndarray, rows: np.ndarray, volume: int, tile_rows: int, padding: int
 ) -> Pairs:
-    groups, ins, outs = _tile_pairs(starts, kernel_rows, rows, volume, tile_rows, num_in, UNIT, _SPARE)
+    """Compressed rows (per output row: kernel row and input row) as tiles; padded pairs read input row `padding`."""
+    groups, ins, outs = _tile_pairs(starts, kernel_rows, rows, volume, tile_rows, padding, UNIT, _SPARE)
     return Pairs(groups, ins, outs, volume, tile_rows)
 
 

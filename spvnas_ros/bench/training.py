@@ -1,0 +1,113 @@
+"""What one training step costs on the CPU: `python -m spvnas_ros.bench.training SCAN.bin [--rounds 3]`.
+
+The same network takes steps through plain torch operations and through compiled loops, in turn, in one process. One
+thread is measured in CPU time, two threads in wall time; figures are medians, in milliseconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from time import perf_counter, process_time
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from spvnas_ros.engine.cpu.training import build_training_levels
+from spvnas_ros.nets.spec import NetSpec
+from spvnas_ros.nets.unet import PointVoxelUNet
+from spvnas_ros.scans import read_scan
+from spvnas_ros.sparse.coords import quantize
+from spvnas_ros.sparse.kernel_map import Levels, build_levels
+
+PHASES = ("geometry", "forward", "backward", "optimizer")
+WAYS: dict[str, Callable[[Tensor], Levels]] = {"plain torch": build_levels, "compiled": build_training_levels}
+SMALL_WIDTHS = (16, 16, 32, 64, 96, 96, 64, 48, 48)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network and the voxels (metres) it is trained on."""
+
+    name: str
+    spec: NetSpec
+    voxel_size: float
+
+
+CASES = (
+    Case("spvcnn W16, voxels of 0.05 m", NetSpec.spvcnn(16), 0.05),
+    Case("spvcnn 16 to 96 wide, voxels of 0.1 m", NetSpec.of(SMALL_WIDTHS), 0.1),
+)
+
+
+class Stepper:
+    """A network under training on one scan, with labels that nobody gave."""
+
+    def __init__(self, case: Case, points: Tensor) -> None:
+        torch.manual_seed(0)
+        voxels = quantize(points, case.voxel_size)
+        self.coords, self.feats = voxels.coords, points[voxels.first]
+        self.labels = torch.randint(0, case.spec.num_classes, (len(self.coords),))
+        self.net = PointVoxelUNet(case.spec).train()
+        self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=1e-4)
+
+    def step(self, build: Callable[[Tensor], Levels], clock: Callable[[], float]) -> list[float]:
+        """One step; the seconds that geometry, forward, backward and optimizer took."""
+        laps = [clock()]
+        levels = build(self.coords)
+        laps.append(clock())
+        loss = functional.cross_entropy(self.net(self.coords, self.feats, levels), self.labels)
+        laps.append(clock())
+        loss.backward()  # type: ignore[no-untyped-call]
+        laps.append(clock())
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        laps.append(clock())
+        return [after - before for before, after in pairwise(laps)]
+
+
+def measure(case: Case, points: Tensor, threads: int, rounds: int) -> dict[str, list[float]]:
+    """Median milliseconds of every phase, by way; the first step of each way is not counted."""
+    torch.set_num_threads(threads)
+    clock = process_time if threads == 1 else perf_counter
+    stepper = Stepper(case, points)
+    laps: dict[str, list[list[float]]] = {way: [] for way in WAYS}
+    for _ in range(rounds + 1):
+        for way, build in WAYS.items():
+            laps[way].append(stepper.step(build, clock))
+    return {way: [1e3 * median(phase) for phase in zip(*steps[1:], strict=True)] for way, steps in laps.items()}
+
+
+def table(cases: tuple[Case, ...], points: Tensor, rounds: int) -> str:
+    """The comparison in Markdown."""
+    columns = ["network", "threads", "way", *PHASES, "step, ms", "x plain"]
+    lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
+    for case in cases:
+        for threads in (1, 2):
+            phases = measure(case, points, threads, rounds)
+            plain = sum(phases["plain torch"])
+            clock = "1, CPU time" if threads == 1 else f"{threads}, wall time"
+            for way, found in phases.items():
+                cells = [case.name, clock, way, *(f"{ms:.0f}" for ms in found), f"{sum(found):.0f}"]
+                lines.append("| " + " | ".join([*cells, f"{plain / sum(found):.1f}"]) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print the table for one scan."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scan", type=Path, help="a scan that `spvnas segment` can read")
+    parser.add_argument("--rounds", type=int, default=3, help="steps per way that are counted (default 3)")
+    arguments = parser.parse_args()
+    points = torch.from_numpy(read_scan(arguments.scan, "unit"))
+    print(f"{arguments.scan.name}: {len(points)} points, torch {torch.__version__}\n")
+    print(table(CASES, points, arguments.rounds))
+
+
+if __name__ == "__main__":
+    main()
