@@ -17,7 +17,7 @@ from spvnas_ros.zoo.cache import resolve_weights
 if TYPE_CHECKING:
     from spvnas_ros.segment import Summary
 
-ENGINES = ("auto", "cpu", "torch")
+ENGINES = ("auto", "cpu", "cuda", "torch", "spconv", "spconv-triton", "torchsparse")
 """As in `spvnas_ros.engine`, which cannot be asked without torch."""
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")

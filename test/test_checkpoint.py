@@ -19,7 +19,15 @@ from safetensors.torch import save_file
 
 from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.nets.unet import PointVoxelUNet
-from spvnas_ros.zoo.checkpoint import FORMAT, CheckpointError, Facts, load_checkpoint, save_checkpoint, weights_sha256
+from spvnas_ros.zoo.checkpoint import (
+    FORMAT,
+    CheckpointError,
+    Facts,
+    TrainingRecord,
+    load_checkpoint,
+    save_checkpoint,
+    weights_sha256,
+)
 
 Tensors = dict[str, torch.Tensor]
 
@@ -183,10 +191,39 @@ def test_changed_weights_are_found_out(saved: Path) -> None:
         load_checkpoint(saved)
 
 
+def test_half_the_precision_is_half_the_file_and_comes_back_in_float32(tmp_path: Path) -> None:
+    net = PointVoxelUNet(NetSpec.spvcnn(8))
+    facts = Facts(spec=net.spec, training=TrainingRecord("mine", 3, 500, "streets", {"validation": 0.5}))
+    whole, half = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
+    save_checkpoint(whole, net, facts)
+    save_checkpoint(half, net, facts, half=True)
+    assert half.stat().st_size < 0.55 * whole.stat().st_size
+    loaded, found = load_checkpoint(half)
+    assert found == facts
+    assert {value.dtype for value in loaded.state_dict().values()} == {torch.float32, torch.int64}
+    for key, value in loaded.state_dict().items():
+        original = net.state_dict()[key]
+        assert torch.equal(value, original.half().float() if original.ndim > 1 else original)
+    with safe_open(half, framework="pt") as file:
+        header = json.loads(file.metadata()[FORMAT])
+    # Older programs read what they can, and say that they are old where they cannot.
+    assert (header["version"], header["dtype"]) == (2, "float16")
+    with safe_open(whole, framework="pt") as file:
+        assert json.loads(file.metadata()[FORMAT])["version"] == 1
+    rewrite(half, lambda state: state["classifier.weight"].add_(1))
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_checkpoint(half)
+
+
+def test_a_file_from_before_there_was_a_training_record_is_read(saved: Path) -> None:
+    rewrite(saved, document=lambda document: [document.pop(key) for key in ("training", "dtype")])
+    assert load_checkpoint(saved)[1].training is None
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 2}, "format version 2, this program reads up to 1; update it"),
+        ({"version": 3}, "format version 3, this program reads up to 2; update it"),
         ({"version": "1"}, "version '1'"),
         ({"version": True}, "version True"),
         ({"format": "other"}, "format 'other'"),
@@ -202,6 +239,10 @@ def test_changed_weights_are_found_out(saved: Path) -> None:
         ({"trained": 1}, "trained is 1, expected bool"),
         ({"published_miou": True}, "published_miou is True"),
         ({"weights_sha256": None}, "weights_sha256 is None"),
+        ({"training": "long"}, "training is 'long', expected dict"),
+        ({"training": {}}, "malformed header"),
+        ({"training": {"recipe": "r", "seed": "1", "steps": 1, "data": "", "scores": {}}}, "seed is '1', expected int"),
+        ({"training": {"recipe": "r", "seed": 1, "steps": 1, "data": "", "scores": {"a": "b"}}}, "scores must be"),
     ],
 )
 def test_a_header_that_cannot_be_used_says_what_is_wrong(saved: Path, change: dict[str, Any], message: str) -> None:

@@ -7,8 +7,8 @@ differ in widths, depths and whether the fine point branch is there. Reference: 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 BASE_WIDTHS = (32, 32, 64, 128, 256, 256, 128, 96, 96)
@@ -131,15 +131,44 @@ class NetSpec:
         widths = [int(ratio * base) for base in BASE_WIDTHS]
         if min(widths) < 1:
             raise SpecError(f"width {width} is too small: it gives the stage widths {widths}")
+        spec = cls.of(widths, point_branch=point_branch, num_classes=num_classes, in_channels=in_channels)
+        return replace(spec, family=family)
 
-        def stage(transition: int, block_in: int, out: int) -> StageSpec:
+    @classmethod
+    def of(
+        cls,
+        widths: Sequence[int],
+        depths: Sequence[int] = (2,) * (2 * NUM_STAGES),
+        *,
+        point_branch: bool = True,
+        num_classes: int = 19,
+        in_channels: int = 4,
+    ) -> NetSpec:
+        """A network of one's own.
+
+        widths: of the stem, the four encoder stages and the four decoder stages
+        depths: residual blocks of each stage
+
+        Raises SpecError where these are not nine widths and eight depths, or no network has them.
+        """
+        if len(widths) != len(BASE_WIDTHS) or len(depths) != 2 * NUM_STAGES:
+            raise SpecError(
+                f"a network has {len(BASE_WIDTHS)} widths and {2 * NUM_STAGES} depths, "
+                f"found {len(widths)} and {len(depths)}"
+            )
+
+        if min(depths) < 1:
+            raise SpecError(f"every stage has at least one residual block, found depths {list(depths)}")
+
+        def stage(transition: int, block_in: int, out: int, depth: int) -> StageSpec:
             first = BlockSpec(out, out, projection=block_in != out)
-            return StageSpec(transition, (first, BlockSpec(out, out, projection=False)))
+            return StageSpec(transition, (first, *[BlockSpec(out, out, projection=False)] * (depth - 1)))
 
-        encoder = tuple(stage(widths[i], widths[i], widths[i + 1]) for i in range(4))
-        skips = widths[3::-1]
-        decoder = tuple(stage(widths[5 + i], widths[5 + i] + skips[i], widths[5 + i]) for i in range(4))
-        return cls(family, (widths[0], widths[0]), encoder, decoder, point_branch, num_classes, in_channels)
+        stem, skips = widths[0], widths[3::-1]
+        encoder = tuple(stage(widths[i], widths[i], widths[i + 1], depths[i]) for i in range(4))
+        decoder = tuple(stage(widths[5 + i], widths[5 + i] + skips[i], widths[5 + i], depths[4 + i]) for i in range(4))
+        family = "spvcnn" if point_branch else "minkunet"
+        return cls(family, (stem, stem), encoder, decoder, point_branch, num_classes, in_channels)
 
     @classmethod
     def from_net_config(cls, config: Mapping[str, Any]) -> NetSpec:

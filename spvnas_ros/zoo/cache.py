@@ -7,6 +7,11 @@ from pathlib import Path
 
 from spvnas_ros.zoo.cards import Card, UnknownModel, find_card
 
+DEFAULT = "default"
+"""Name of the network that comes with the package."""
+
+_DEFAULT_FILE = Path(__file__).with_name("default.safetensors")
+
 
 class FetchError(OSError):
     """A model that cannot be had: not fetched yet, not reachable, or not what it should be."""
@@ -26,14 +31,21 @@ def cached_path(card: Card, folder: Path) -> Path:
 
 
 def resolve_weights(weights: str | Path) -> Path:
-    """The file that `weights` means: a path, or the name of a fetched model of the zoo.
+    """The file that `weights` means: a path, the name of a fetched model of the zoo, or "default".
 
-    A file of that name goes first. Raises FetchError, which says what to do, where there is neither; what has a suffix
-    or a folder in it was meant as a path.
+    A file of that name goes first; "default" is the network that comes with the package. Raises FetchError, which says
+    what to do, where there is neither; what has a suffix or a folder in it was meant as a path.
     """
     path = Path(weights).expanduser()
     if path.is_file():
         return path
+    if str(weights) == DEFAULT:
+        if not _DEFAULT_FILE.is_file():
+            raise FetchError(
+                f"this installation lacks the default network ({_DEFAULT_FILE} is not there); install the package "
+                "again, or name a .safetensors file or a fetched model (spvnas zoo list)"
+            )
+        return _DEFAULT_FILE
     try:
         card = find_card(str(weights))
     except UnknownModel as error:

@@ -26,12 +26,33 @@ from spvnas_ros.zoo.files import replacing
 FORMAT = "spvnas_ros"
 """The metadata key that marks a `.safetensors` file as ours; `save_checkpoint` writes the JSON document there."""
 
-VERSION = 1
+VERSION = 2
+"""The newest format this program reads. Version 2 may store float32 tensors as float16; a file says 1 where it does not
+need more, so that older programs read it. What a version may leave out has a default in `Facts`."""
+
 _MAX_LISTED = 12
 
 
 class CheckpointError(ValueError):
     """A file that does not hold a usable network, or facts that contradict each other."""
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """How a network of our own came to be.
+
+    recipe: name of the recipe
+    seed:   of everything random
+    steps:  the weights are those after so many
+    data:   what it was trained on
+    scores: mean IoU over the classes that occur, 0..1, by what it was measured on
+    """
+
+    recipe: str
+    seed: int
+    steps: int
+    data: str
+    scores: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -49,7 +70,8 @@ class Facts:
     provenance:     where the weights came from, for people
     published_miou: mean intersection over union on SemanticKITTI's sequence 08, percent, as its authors report it
     source_sha256:  sha256 of the file the weights were imported from
-    weights_sha256: sha256 of the weights; filled by `load_checkpoint`, and not part of a comparison
+    weights_sha256: sha256 of the weights as they are stored; filled by `load_checkpoint`, not part of a comparison
+    training:       how a network of our own was trained; None for one from elsewhere
 
     Raises CheckpointError where the facts contradict the spec or each other.
     """
@@ -67,6 +89,7 @@ class Facts:
     published_miou: float | None = None
     source_sha256: str | None = None
     weights_sha256: str | None = field(default=None, compare=False)
+    training: TrainingRecord | None = None
 
     def __post_init__(self) -> None:
         if len(self.classes) != self.num_classes or len(self.palette) != self.num_classes:
@@ -90,8 +113,10 @@ class Facts:
         return self.spec.num_classes
 
 
-def save_checkpoint(path: str | Path, net: PointVoxelUNet, facts: Facts) -> None:
+def save_checkpoint(path: str | Path, net: PointVoxelUNet, facts: Facts, *, half: bool = False) -> None:
     """Write the network and its facts to `path`; on any failure, what was there before stays.
+
+    half: store kernels and matrices as float16, which halves the file; vectors (BatchNorm, biases) stay float32
 
     Raises CheckpointError where `facts.spec` is not the network's own, or where the file cannot be written.
     """
@@ -99,7 +124,10 @@ def save_checkpoint(path: str | Path, net: PointVoxelUNet, facts: Facts) -> None
     if facts.spec != net.spec:
         raise CheckpointError(f"the facts describe another network: {facts.spec}, expected {net.spec}")
     state = {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items()}
-    document = {"format": FORMAT, "version": VERSION} | asdict(facts) | {"weights_sha256": weights_sha256(state)}
+    if half:
+        state = {key: value.half() if value.ndim > 1 else value for key, value in state.items()}
+    document = {"format": FORMAT, "version": 2 if half else 1, "dtype": "float16" if half else "float32"}
+    document |= asdict(facts) | {"weights_sha256": weights_sha256(state)}
     try:
         with replacing(path) as file:
             file.write(save(state, metadata={"format": "pt", FORMAT: json.dumps(document)}))
@@ -108,7 +136,7 @@ def save_checkpoint(path: str | Path, net: PointVoxelUNet, facts: Facts) -> None
 
 
 def load_checkpoint(path: str | Path) -> tuple[PointVoxelUNet, Facts]:
-    """Read a checkpoint; the network comes back on the CPU, in evaluation mode.
+    """Read a checkpoint; the network comes back on the CPU, in float32 and in evaluation mode.
 
     Raises CheckpointError for a file that is missing, cut short, damaged, not a checkpoint, of a newer version, or
     whose tensors are not exactly those of the network its header describes (it names them).
@@ -121,7 +149,8 @@ def load_checkpoint(path: str | Path) -> tuple[PointVoxelUNet, Facts]:
         raise CheckpointError(f"{path} has a header that cannot be used: {error}") from error
     if weights_sha256(state) != facts.weights_sha256:
         raise CheckpointError(f"{path} is damaged: its weights do not have the sha256 in its header; get it again")
-    net.load_state_dict(state, assign=True)
+    whole = {key: value.float() if value.dtype == torch.float16 else value for key, value in state.items()}
+    net.load_state_dict(whole, assign=True)
     return net.eval(), facts
 
 
@@ -185,16 +214,30 @@ def _parse(path: Path, metadata: Mapping[str, str]) -> Facts:
 
 def _facts(document: Mapping[str, Any]) -> Facts:
     """Facts from the header's document. Every type is checked: the file may come from anywhere."""
-    values = {name: document[name] for name in (f.name for f in fields(Facts))}
-    for name, kinds in _KINDS.items():
-        if not isinstance(values[name], kinds) or (isinstance(values[name], bool) and bool not in kinds):
-            raise CheckpointError(f"{name} is {values[name]!r}, expected {' or '.join(k.__name__ for k in kinds)}")
+    values = {f.name: document[f.name] for f in fields(Facts) if f.name not in _LATER}
+    values |= {name: document.get(name) for name in _LATER}
+    _check_kinds(values, _KINDS)
     values["spec"] = _spec(values["spec"])
     values["classes"] = tuple(_all_are(str, "classes", values["classes"]))
     values["palette"] = tuple(_colour(entry) for entry in values["palette"])
     if values["point_range"] is not None:
         values["point_range"] = tuple(float(value) for value in values["point_range"])
+    if values["training"] is not None:
+        values["training"] = _record(values["training"])
     return Facts(**values)
+
+
+def _check_kinds(values: Mapping[str, Any], expected: Mapping[str, tuple[type, ...]]) -> None:
+    for name, kinds in expected.items():
+        if not isinstance(values[name], kinds) or (isinstance(values[name], bool) and bool not in kinds):
+            raise CheckpointError(f"{name} is {values[name]!r}, expected {' or '.join(k.__name__ for k in kinds)}")
+
+
+def _record(data: Mapping[str, Any]) -> TrainingRecord:
+    values = {name: data[name] for name in _RECORD_KINDS}
+    _check_kinds(values, _RECORD_KINDS)
+    _all_are(float, "the scores", values["scores"].values())
+    return TrainingRecord(**values)
 
 
 _KINDS: Mapping[str, tuple[type, ...]] = {
@@ -211,7 +254,17 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "published_miou": (float, int, type(None)),
     "source_sha256": (str, type(None)),
     "weights_sha256": (str,),
+    "training": (dict, type(None)),
 }
+_RECORD_KINDS: Mapping[str, tuple[type, ...]] = {
+    "recipe": (str,),
+    "seed": (int,),
+    "steps": (int,),
+    "data": (str,),
+    "scores": (dict,),
+}
+_LATER = ("training",)
+"""Facts that the first files of this format do not have."""
 
 
 def _spec(data: Mapping[str, Any]) -> NetSpec:
@@ -252,9 +305,13 @@ def _empty_net(path: Path, spec: NetSpec, state: Mapping[str, torch.Tensor]) -> 
     ):
         raise CheckpointError(f"{path} does not hold exactly the tensors of the {spec.family} in its header:{lines}")
     for key, value in state.items():
-        if value.dtype != expected[key].dtype:
+        if value.dtype != expected[key].dtype and not _is_half(value, expected[key]):
             raise CheckpointError(f"{path}: {key} is {value.dtype}, expected {expected[key].dtype}")
     return net
+
+
+def _is_half(found: torch.Tensor, expected: torch.Tensor) -> bool:
+    return found.dtype == torch.float16 and expected.dtype == torch.float32 and expected.ndim > 1
 
 
 def meta_net(spec: NetSpec) -> PointVoxelUNet:

@@ -78,11 +78,12 @@ class Report:
 def describe(report: Report) -> Iterable[Table | Text]:
     """The report for a terminal: the table by class where there is a truth, and a few lines."""
     if report.score:
-        yield _table(report.score)
+        yield score_table(report.score)
     yield from (Text(line) for line in _lines(report))
 
 
-def _table(score: Score) -> Table:
+def score_table(score: Score) -> Table:
+    """IoU and points by class."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("class", no_wrap=True)
     for title in ("IoU", "points"):

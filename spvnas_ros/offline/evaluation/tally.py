@@ -1,0 +1,118 @@
+"""What is counted while labels are compared with the truth, scan by scan: confusion by distance, and calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from spvnas_ros.frame import UNLABELLED, Points, Segmentation
+from spvnas_ros.offline.evaluation.metrics import Confusion, Labels, confusion_matrix, score
+
+DISTANCES: Final = (0.0, 10.0, 20.0, 30.0, 40.0, 50.0)
+"""Where the rings of IoU by distance begin, metres from the sensor along the ground; the last one has no end."""
+
+BINS: Final = 15
+"""Of confidence, as in Guo et al., "On Calibration of Modern Neural Networks", ICML 2017."""
+
+
+@dataclass(frozen=True)
+class Ring:
+    """How good labels are in a ring around the sensor.
+
+    begin, end: metres along the ground; `end` is None for the last one
+    miou:       over the classes that occur there, None where no point has a truth
+    points:     with a truth
+    """
+
+    begin: float
+    end: float | None
+    miou: float | None
+    iou: dict[str, float | None]
+    points: int
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Points of one range of confidence: their mean confidence, and the share of them that is right."""
+
+    points: int
+    confidence: float
+    accuracy: float
+
+
+class Tally:
+    """Counts over any number of scans.
+
+    classes: class names, in index order
+    """
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self._classes = tuple(classes)
+        self._rings = np.zeros((len(DISTANCES), len(classes), len(classes) + 1), np.int64)
+        self._counts = np.zeros((3, BINS))
+
+    @property
+    def confusion(self) -> Confusion:
+        """Points by truth and prediction, `[C, C + 1]`, at all distances."""
+        total: Confusion = self._rings.sum(axis=0)
+        return total
+
+    def add(self, points: Points, truth: Labels, predicted: Segmentation) -> None:
+        """Count a scan: points float32 `[N, 4]`, truth uint8 `[N]`, 255 = none.
+
+        Raises ValueError where they are not as many, or hold a label that is no class.
+        """
+        ring = np.searchsorted(DISTANCES, np.hypot(points[:, 0], points[:, 1]), "right") - 1
+        for index in range(len(DISTANCES)):
+            inside = ring == index
+            self._rings[index] += confusion_matrix(truth[inside], predicted.labels[inside], len(self._classes))
+        known = (truth != UNLABELLED) & (predicted.labels != UNLABELLED)
+        confidence = predicted.confidence[known].astype(np.float64)
+        right = (predicted.labels == truth)[known].astype(np.float64)
+        # Ranges are open below and closed above, as in the paper.
+        where = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
+        for row, weights in enumerate((np.ones(len(where)), confidence, right)):
+            self._counts[row] += np.bincount(where, weights, BINS)
+
+    def rings(self) -> tuple[Ring, ...]:
+        """IoU by distance, from near to far."""
+        ends = (*DISTANCES[1:], None)
+        found = (score(confusion, self._classes) for confusion in self._rings)
+        return tuple(
+            Ring(begin, end, ring.miou, ring.iou, int(sum(ring.truth_points.values())))
+            for begin, end, ring in zip(DISTANCES, ends, found, strict=True)
+        )
+
+    def reliability(self) -> tuple[Bin, ...]:
+        """Confidence beside accuracy, from low confidence to high; zeros where there are no points."""
+        points, confidence, right = self._counts
+        safe = np.maximum(points, 1)
+        return tuple(
+            Bin(int(n), float(c), float(a)) for n, c, a in zip(points, confidence / safe, right / safe, strict=True)
+        )
+
+    def calibration_error(self) -> float | None:
+        """Expected calibration error (Guo et al., equation 3), 0..1; None without points."""
+        points, confidence, right = self._counts
+        if not points.sum():
+            return None
+        return float(np.abs(confidence - right).sum() / points.sum())
+
+
+def averaged(parts: Sequence[npt.NDArray[np.float32]]) -> Segmentation:
+    """Probabilities float32 `[N, C]` of several views of one scan, averaged; rows of zeros are unlabelled.
+
+    Raises ValueError where there are none.
+    """
+    if not len(parts):
+        raise ValueError("found no probabilities to average, expected those of one view at least")
+    mean: npt.NDArray[np.float64] = np.mean(parts, axis=0, dtype=np.float64)
+    labels = mean.argmax(axis=1).astype(np.uint8) if mean.size else np.zeros(len(mean), np.uint8)
+    confidence = mean.max(axis=1, initial=0).astype(np.float32)
+    labels[confidence == 0] = UNLABELLED
+    scores: npt.NDArray[np.float32] = mean.astype(np.float32)
+    return Segmentation(labels, confidence, scores)

@@ -1,0 +1,234 @@
+"""`spvnas train`: a recipe into a run folder.
+
+OUT/config.yaml          the recipe with all its values
+OUT/log.jsonl            a line for each logged step and each validation
+OUT/tensorboard/         the same for TensorBoard
+OUT/last.ckpt            what `--resume` goes on from
+OUT/best.safetensors     the network that scored best in validation, with its facts and scores
+OUT/last.safetensors     the network of the last validation
+
+A run that was killed goes on from its last checkpoint and takes the very steps it would have taken. Several processes
+or machines train one network when this command runs under torchrun.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
+from torch import Tensor
+
+from spvnas_ros.offline.datasets import DatasetError
+from spvnas_ros.offline.training.config import ConfigError, Recipe, load_recipe
+from spvnas_ros.offline.training.data import (
+    Joined,
+    class_counts,
+    open_training,
+    open_validation,
+    steps_of,
+    training_loader,
+    validation_loader,
+)
+from spvnas_ros.offline.training.losses import inverse_sqrt_weights
+from spvnas_ros.offline.training.progress import ProgressLine
+from spvnas_ros.offline.training.recorder import BEST, CHECKPOINT, LAST, LOG, BudgetSpent, Plan, Recorder
+from spvnas_ros.offline.training.simulated import folders, make_missing
+from spvnas_ros.offline.training.task import SegmentationTask
+from spvnas_ros.zoo.checkpoint import Facts, TrainingRecord
+
+CONFIG = "config.yaml"
+UNFINISHED = 75
+"""Exit status of a run whose minutes were over before its steps (EX_TEMPFAIL of sysexits.h: try again)."""
+
+_VALIDATIONS = 10
+_MAY_CHANGE = {
+    "data": ("workers", "validation_scans"),
+    "trainer": ("max_minutes", "save_every", "log_every", "validate_every", "device"),
+}
+"""Keys that do not change what a step does."""
+
+
+def run(
+    config: Path, overrides: Sequence[str], out: Path | None, *, resume: bool = False, deterministic: bool = False
+) -> int:
+    """Train. Returns the exit status: 0, or `UNFINISHED` where `trainer.max_minutes` were over first.
+
+    Raises ConfigError for a recipe that cannot be used or a folder of another run, DatasetError for data, TrainingError
+    where the training fails.
+    """
+    recipe = load_recipe(config, overrides)
+    out = out or Path("runs") / "train" / recipe.name
+    _check_folder(out, recipe, resume=resume)
+    _prepare_data(recipe)
+    scans, validation = open_training(recipe.data), open_validation(recipe.data)
+    steps = steps_of(recipe, len(scans))
+    torch.manual_seed(recipe.seed)
+    spec = recipe.net.spec(len(scans.label_map.classes))
+    task = SegmentationTask(recipe, spec, steps, _class_weights(recipe, scans))
+    out.mkdir(parents=True, exist_ok=True)
+    if _is_first():
+        (out / CONFIG).write_text(yaml.safe_dump(recipe.document(), sort_keys=False))
+    with ProgressLine(steps, silent=not _is_first()) as progress:
+        recorder = Recorder(
+            out,
+            _plan(recipe, steps),
+            _facts(recipe, task, scans),
+            partial(validation_loader, recipe, validation) if validation else None,
+            progress,
+            half=recipe.trainer.half,
+        )
+        trainer = _trainer(recipe, out, steps, recorder, deterministic=deterministic)
+        loader = training_loader(
+            recipe,
+            scans,
+            steps,
+            start=lambda: trainer.global_step,
+            rank=_from_environment("RANK", 0),
+            replicas=_from_environment("WORLD_SIZE", 1),
+            pin_memory=trainer.strategy.root_device.type == "cuda",
+        )
+        checkpoint = out / CHECKPOINT
+        try:
+            trainer.fit(task, loader, ckpt_path=checkpoint if resume and checkpoint.is_file() else None)
+        except BudgetSpent:
+            progress.say(f"time is over after step {trainer.global_step} of {steps}; go on with --resume")
+            return UNFINISHED
+        progress.say(f"{steps} steps done: {out / BEST}, {out / LAST}, {out / LOG}")
+    return 0
+
+
+def _check_folder(out: Path, recipe: Recipe, *, resume: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file, expected a folder for the run")
+    if not (out / CHECKPOINT).exists():
+        return
+    if not resume:
+        raise ConfigError(f"{out} holds a run; go on with --resume, or name another folder with --out")
+    try:
+        begun = yaml.safe_load((out / CONFIG).read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{out / CONFIG} cannot be read ({error}), so the run cannot go on") from error
+    if differ := _differences(begun, recipe.document()):
+        raise ConfigError(f"{out} holds a run with other settings: {'; '.join(differ)}; name another folder with --out")
+
+
+def _differences(begun: Any, now: dict[str, Any]) -> list[str]:
+    before, after = _flat(begun), _flat(now)
+    free = {f"{part}.{key}" for part, keys in _MAY_CHANGE.items() for key in keys}
+    return [
+        f"{key} {before.get(key)!r}, now {after.get(key)!r}"
+        for key in sorted(before.keys() | after.keys())
+        if key not in free and before.get(key) != after.get(key)
+    ]
+
+
+def _flat(document: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(document, dict):
+        return {prefix: document}
+    parts = (_flat(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in document.items())
+    return {key: value for part in parts for key, value in part.items()}
+
+
+def _prepare_data(recipe: Recipe) -> None:
+    if _from_environment("WORLD_SIZE", 1) == 1:
+        make_missing(recipe.data.simulate, Console(stderr=True, soft_wrap=True, markup=False).print)
+    elif missing := [folder.path for folder in folders(recipe.data.simulate) if not folder.finished]:
+        raise DatasetError(
+            f"{missing[0]} is not complete; start the recipe once without torchrun, which simulates what is missing"
+        )
+
+
+def _class_weights(recipe: Recipe, scans: Joined) -> Tensor | None:
+    if recipe.loss.class_weights == "none":
+        return None
+    return torch.from_numpy(inverse_sqrt_weights(class_counts(scans, recipe.loss.class_weight_scans)))
+
+
+def _plan(recipe: Recipe, steps: int) -> Plan:
+    config = recipe.trainer
+    return Plan(
+        steps,
+        config.validate_every or max(steps // _VALIDATIONS, 1),
+        config.save_every,
+        config.log_every,
+        60 * config.max_minutes or None,
+    )
+
+
+def _facts(recipe: Recipe, task: SegmentationTask, scans: Joined) -> Facts:
+    label_map, simulate = scans.label_map, recipe.data.simulate
+    sources = [*recipe.data.train]
+    if simulate.scenes:
+        sources.append(f"{simulate.scenes} simulated streets, seed {simulate.seed}, by {', '.join(simulate.sensors)}")
+    return Facts(
+        spec=task.net.spec,
+        name=recipe.name,
+        label_map=label_map.name,
+        classes=label_map.classes,
+        palette=label_map.palette,
+        voxel_size=recipe.data.voxel_size,
+        provenance=f"trained with spvnas train, recipe {recipe.name}",
+        training=TrainingRecord(recipe.name, recipe.seed, 0, f"{len(scans)} scans: {'; '.join(sources)}"),
+    )
+
+
+def _trainer(recipe: Recipe, out: Path, steps: int, recorder: Recorder, *, deterministic: bool) -> Trainer:
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # Batches are drawn by step, so a loader that starts anew gives a resumed run what it would have had.
+    warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
+    warnings.filterwarnings("ignore", ".*does not have many workers")
+    warnings.filterwarnings("ignore", "Found .* in eval mode at the start of training")  # the average of the weights
+    warnings.filterwarnings("ignore", ".*is deprecated", module="lightning")
+    config = recipe.trainer
+    local = _from_environment("LOCAL_WORLD_SIZE", 1)
+    processes = _from_environment("WORLD_SIZE", 1)
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"trainer.device is cuda, but torch {torch.__version__} sees no CUDA device; use cpu")
+    precision: Any = config.precision
+    if precision == "auto":
+        precision = "16-mixed" if device == "cuda" else "32-true"
+    try:
+        return Trainer(
+            accelerator=device,
+            devices=local,
+            num_nodes=processes // local,
+            strategy="ddp" if processes > 1 else "auto",
+            precision=precision,
+            max_steps=steps,
+            gradient_clip_val=recipe.optimiser.clip or None,
+            limit_val_batches=0,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            deterministic=deterministic,
+            logger=TensorBoardLogger(out, name="tensorboard", version=""),
+            log_every_n_steps=1,
+            callbacks=[recorder],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+    except ValueError as error:
+        raise ConfigError(f"trainer.precision is {config.precision!r}: {error}") from error
+
+
+def _from_environment(name: str, default: int) -> int:
+    """What torchrun tells each process."""
+    return int(os.environ.get(name, default))
+
+
+def _is_first() -> bool:
+    return _from_environment("RANK", 0) == 0

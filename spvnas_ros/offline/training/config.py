@@ -1,0 +1,223 @@
+"""Recipes: YAML into frozen dataclasses, every key known and every value of its type.
+
+This is the only place for defaults. A key may be changed on the command line: `optimiser.learning_rate=0.1`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from spvnas_ros.nets.spec import NetSpec
+
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+AtLeastOne = Annotated[int, Field(ge=1)]
+Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+"""Several names, or one by itself."""
+
+
+class ConfigError(ValueError):
+    """A recipe that cannot be used. Names the file and every key that is wrong."""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class NetConfig:
+    """The network: a published one by its `width`, or one of one's own by `widths` and `depths` (see `NetSpec.of`)."""
+
+    width: Annotated[int, Field(ge=2)] = 16
+    widths: tuple[AtLeastOne, ...] = ()
+    depths: tuple[AtLeastOne, ...] = ()
+    point_branch: bool = True
+
+    def spec(self, num_classes: int) -> NetSpec:
+        """The network's description. Raises SpecError where no network has it."""
+        if self.widths:
+            depths = (self.depths,) if self.depths else ()
+            return NetSpec.of(self.widths, *depths, point_branch=self.point_branch, num_classes=num_classes)
+        if self.point_branch:
+            return NetSpec.spvcnn(self.width, num_classes=num_classes)
+        return NetSpec.minkunet(self.width, num_classes=num_classes)
+
+
+@dataclass(frozen=True, config=_STRICT)
+class SimulateConfig:
+    """Simulated drives, which are made where they are not there yet; `scenes` 0 = none.
+
+    folder:   where they lie, in a folder for each sensor
+    sensors:  presets of `spvnas simulate`; each of them drives through streets of its own
+    scenes:   streets for training; `validation_scenes` are others, never trained on
+    scans:    of each street, `interval` seconds apart
+    seed:     of the streets
+    """
+
+    folder: str = "data/simulated"
+    sensors: Names = ("hdl64",)
+    scenes: Count = 0
+    validation_scenes: Count = 0
+    scans: AtLeastOne = 10
+    interval: Positive = 1.0
+    seed: Count = 0
+
+
+@dataclass(frozen=True, config=_STRICT)
+class DataConfig:
+    """What is trained on and what validates.
+
+    train, validation: anything `spvnas evaluate` takes, beside the simulated drives; several sources become one
+    sequences, validation_sequences: of a SemanticKITTI folder; none = all
+    max_voxels:       random choice of a training scan's voxels; 0 = all
+    validation_scans: use so many, evenly spread; 0 = all
+    workers:          processes that read, augment and voxelise; 0 = none but the training itself
+    """
+
+    train: Names = ()
+    sequences: Names = ()
+    validation: Names = ()
+    validation_sequences: Names = ()
+    label_map: str = "semantic-kitti"
+    voxel_size: Positive = 0.05
+    max_voxels: Count = 80_000
+    validation_scans: Count = 0
+    workers: Count = 2
+    simulate: SimulateConfig = SimulateConfig()
+
+
+@dataclass(frozen=True, config=_STRICT)
+class OptimiserConfig:
+    """SGD with Nesterov momentum ("sgd") or AdamW ("adamw"); `clip` bounds the norm of the gradient, 0 = no bound."""
+
+    kind: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: Positive = 0.24
+    momentum: Share = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    clip: Annotated[float, Field(ge=0)] = 0.0
+
+
+@dataclass(frozen=True, config=_STRICT)
+class ScheduleConfig:
+    """The learning rate over the steps, see `schedules.rate_factor`; `milestones` are shares of the training."""
+
+    kind: Literal["cosine", "steps", "constant"] = "cosine"
+    warmup_steps: Count = 125
+    warmup_start: Share = 0.008
+    floor: Share = 0.0
+    milestones: tuple[Share, ...] = ()
+    gamma: Positive = 0.1
+
+
+@dataclass(frozen=True, config=_STRICT)
+class LossConfig:
+    """Cross-entropy, and `lovasz` times the Lovász-softmax loss.
+
+    class_weights: "none", or "inverse-sqrt" of how often a class occurs in `class_weight_scans` training scans
+    """
+
+    class_weights: Literal["none", "inverse-sqrt"] = "none"
+    class_weight_scans: AtLeastOne = 50
+    lovasz: Annotated[float, Field(ge=0)] = 0.0
+
+
+@dataclass(frozen=True, config=_STRICT)
+class TrainerConfig:
+    """How long, how, and what is kept.
+
+    epochs:           passes over the training scans; `steps`, where it is not 0, counts instead
+    batch_size:       scans a step, over all processes
+    precision:        of PyTorch Lightning, such as "32-true", "16-mixed", "bf16-mixed"; "auto" = 16-mixed on CUDA
+    device:           "auto", "cpu" or "cuda"
+    validate_every, save_every, log_every: steps; `validate_every` 0 = 10 times in all
+    max_minutes:      stop in good time and leave the rest to `--resume`; 0 = no limit
+    ema:              decay of the average of the weights that is validated and kept; 0 = the last weights
+    shared_norm:      BatchNorm over the scans of all processes, not of each by itself
+    half:             keep networks in half precision
+    """
+
+    epochs: Positive = 15.0
+    steps: Count = 0
+    batch_size: AtLeastOne = 16
+    precision: str = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    validate_every: Count = 0
+    save_every: AtLeastOne = 200
+    log_every: AtLeastOne = 10
+    max_minutes: Annotated[float, Field(ge=0)] = 0.0
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    shared_norm: bool = True
+    half: bool = False
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Recipe:
+    """A whole training. `augment` is read by `spvnas_ros.offline.augment.Augmentation.from_config`."""
+
+    name: str
+    seed: Count = 0
+    net: NetConfig = NetConfig()
+    data: DataConfig = DataConfig()
+    augment: dict[str, Any] = Field(default_factory=dict)
+    loss: LossConfig = LossConfig()
+    optimiser: OptimiserConfig = OptimiserConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    trainer: TrainerConfig = TrainerConfig()
+
+    def document(self) -> dict[str, Any]:
+        """All of it, as it would be written in YAML."""
+        document: dict[str, Any] = TypeAdapter(Recipe).dump_python(self, mode="json")
+        return document
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe. Raises ConfigError, which names every wrong key, and OSError where there is no such file.
+
+    overrides: `key=value` with dots in the key; the value as in YAML
+    """
+    try:
+        document = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path} holds {type(document).__name__}, expected keys and values")
+    for override in overrides:
+        _apply(document, override)
+    try:
+        recipe = TypeAdapter(Recipe).validate_json(json.dumps(document, default=str))
+    except ValidationError as error:
+        raise ConfigError(f"{path} cannot be used:{_lines(error)}") from error
+    return recipe
+
+
+def _apply(document: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not all(key.split(".")):
+        raise ConfigError(f"{override!r} is no key=value, such as trainer.epochs=3")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the value of {override!r} is not YAML: {error}") from error
+    *parents, last = key.split(".")
+    for parent in parents:
+        document = document.setdefault(parent, {})
+        if not isinstance(document, dict):
+            raise ConfigError(f"{override!r}: {parent} is a value, it has no keys of its own")
+    document[last] = value
+
+
+def _lines(error: ValidationError) -> str:
+    lines = []
+    for entry in error.errors():
+        key = ".".join(map(str, entry["loc"]))
+        if entry["type"] == "unexpected_keyword_argument":
+            lines.append(f"\n  {key}: there is no such key")
+        else:
+            lines.append(f"\n  {key}: found {entry['input']!r}, expected: {entry['msg']}")
+    return "".join(lines)

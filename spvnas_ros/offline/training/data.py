@@ -1,0 +1,180 @@
+"""The scans of a training: sources opened, batches by step."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from torch.utils.data import DataLoader, Sampler
+
+from spvnas_ros.labels import LabelMap
+from spvnas_ros.offline.augment import Augmentation
+from spvnas_ros.offline.batch import EpochSampler, Sample, VoxelDataset, collate
+from spvnas_ros.offline.datasets import DatasetError, LabelledScan, ScanDataset, open_dataset
+from spvnas_ros.offline.training.config import DataConfig, Recipe
+from spvnas_ros.offline.training.simulated import folders
+
+Key = tuple[int, int]
+"""Epoch and number of a sample in its data set."""
+
+
+class Joined:
+    """Several data sets one after another, or a choice of their scans.
+
+    parts: at least one, all of one label map
+    rows:  which of all scans, in this order; None = all
+    """
+
+    def __init__(self, parts: Sequence[ScanDataset], rows: Sequence[int] | None = None) -> None:
+        self._parts = tuple(parts)
+        self._ends = tuple(itertools.accumulate(len(part) for part in parts))
+        self._rows = range(self._ends[-1]) if rows is None else rows
+
+    @property
+    def label_map(self) -> LabelMap:
+        """How raw ids became classes."""
+        return self._parts[0].label_map
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int, /) -> LabelledScan:
+        row = self._rows[index]
+        part = bisect.bisect_right(self._ends, row)
+        return self._parts[part][row - (self._ends[part - 1] if part else 0)]
+
+    def spread(self, count: int) -> Joined:
+        """So many of its scans, evenly spread; all where `count` is 0 or no fewer are there."""
+        if not 0 < count < len(self):
+            return self
+        rows = np.linspace(0, len(self) - 1, count).round().astype(int).tolist()
+        return Joined(self._parts, [self._rows[row] for row in rows])
+
+
+def open_training(config: DataConfig) -> Joined:
+    """The scans to train on. Raises DatasetError where there are none, or a source is none."""
+    parts = _open(config.train, config.sequences, config)
+    parts += _open([str(folder.path) for folder in folders(config.simulate) if not folder.validates], (), config)
+    if not any(map(len, parts)):
+        raise DatasetError("the recipe names no scans to train on; add data.train=FOLDER")
+    return Joined(parts)
+
+
+def open_validation(config: DataConfig) -> Joined | None:
+    """The scans to validate on; None where the recipe names none. Raises as `open_training`."""
+    parts = _open(config.validation, config.validation_sequences, config)
+    parts += _open([str(folder.path) for folder in folders(config.simulate) if folder.validates], (), config)
+    return Joined(parts).spread(config.validation_scans) if any(map(len, parts)) else None
+
+
+def _open(sources: Sequence[str], sequences: Sequence[str], config: DataConfig) -> list[ScanDataset]:
+    return [open_dataset(Path(source), label_map=config.label_map, sequences=sequences or None) for source in sources]
+
+
+class StepSampler(Sampler[list[Key]]):
+    """The keys of each step's batch, from step `start` on; what a step gets depends on seed and step alone.
+
+    size:        scans of the data set; they come in epochs, each in an order of its own
+    batch_size:  scans a step, over all processes; each of `replicas` takes its share, `rank` counts from 0
+    steps:       of the whole training. It is also the length, because Lightning counts from the first step on
+
+    Raises ValueError where `batch_size` cannot be shared evenly.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        steps: int,
+        *,
+        seed: int = 0,
+        start: Callable[[], int] = lambda: 0,
+        rank: int = 0,
+        replicas: int = 1,
+    ) -> None:
+        if batch_size % replicas:
+            raise ValueError(f"a batch of {batch_size} scans cannot be shared by {replicas} processes evenly")
+        self._order = EpochSampler(size, seed)
+        self._size, self._batch, self._steps, self._start = size, batch_size, steps, start
+        self._share = batch_size // replicas
+        self._rank = rank
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        epoch, keys = -1, list[Key]()
+        for step in range(self._start(), self._steps):
+            begin = step * self._batch + self._rank * self._share
+            batch = []
+            for position in range(begin, begin + self._share):
+                if position // self._size != epoch:
+                    epoch = position // self._size
+                    self._order.set_epoch(epoch)
+                    keys = list(self._order)
+                batch.append(keys[position % self._size])
+            yield batch
+
+
+def training_loader(
+    recipe: Recipe,
+    scans: ScanDataset,
+    steps: int,
+    *,
+    start: Callable[[], int] = lambda: 0,
+    rank: int = 0,
+    replicas: int = 1,
+    pin_memory: bool = False,
+) -> DataLoader[Sample]:
+    """Batches for the steps `start()` to `steps` - 1, augmented and voxelised in worker processes."""
+    dataset = VoxelDataset(
+        scans,
+        Augmentation.from_config(recipe.augment),
+        voxel_size=recipe.data.voxel_size,
+        max_voxels=recipe.data.max_voxels or None,
+        seed=recipe.seed,
+    )
+    sampler = StepSampler(
+        len(scans), recipe.trainer.batch_size, steps, seed=recipe.seed, start=start, rank=rank, replicas=replicas
+    )
+    return _loader(dataset, sampler, recipe.data.workers, pin_memory)
+
+
+def validation_loader(recipe: Recipe, scans: ScanDataset, rank: int = 0, replicas: int = 1) -> DataLoader[Sample]:
+    """This process's scans, one at a time, whole and as they are, with the points of each voxel."""
+    dataset = VoxelDataset(scans, voxel_size=recipe.data.voxel_size, max_voxels=None, keep_points=True)
+    sampler = EpochSampler(len(scans), shuffle=False, rank=rank, replicas=replicas)
+    return _loader(dataset, [[key] for key in sampler], min(recipe.data.workers, 1), False)
+
+
+def _loader(
+    dataset: VoxelDataset, batches: Sampler[list[Key]] | list[list[Key]], workers: int, pin_memory: bool
+) -> DataLoader[Sample]:
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=pin_memory,
+        persistent_workers=workers > 0,
+    )
+
+
+def class_counts(scans: ScanDataset, at_most: int) -> npt.NDArray[np.int64]:
+    """Points of each class, int64 `[C]`, in up to `at_most` evenly spread scans."""
+    classes = len(scans.label_map.classes)
+    counts = np.zeros(256, np.int64)
+    for index in np.unique(np.linspace(0, len(scans) - 1, min(at_most, len(scans))).round().astype(int)).tolist():
+        counts += np.bincount(scans[index].labels, minlength=256)
+    return counts[:classes]
+
+
+def steps_of(recipe: Recipe, scans: int) -> int:
+    """Steps of the whole training over a data set of so many scans."""
+    if recipe.trainer.steps:
+        return recipe.trainer.steps
+    return max(1, round(recipe.trainer.epochs * scans / recipe.trainer.batch_size))

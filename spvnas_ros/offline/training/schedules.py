@@ -1,0 +1,40 @@
+"""Optimisers, and the learning rate as a function of the step alone: a run in pieces has the rates of a run in one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from spvnas_ros.offline.training.config import OptimiserConfig, ScheduleConfig
+
+
+def build_optimiser(config: OptimiserConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum, or AdamW."""
+    if config.kind == "sgd":
+        return torch.optim.SGD(
+            parameters,
+            lr=config.learning_rate,
+            momentum=config.momentum,
+            nesterov=config.momentum > 0,
+            weight_decay=config.weight_decay,
+        )
+    return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+
+
+def rate_factor(config: ScheduleConfig, step: int, total: int) -> float:
+    """What the learning rate is multiplied by at a step, 0 to `total` - 1.
+
+    A linear warm-up from `warmup_start`, and meanwhile and afterwards: "cosine" falls to `floor` at `total`, "steps"
+    multiplies by `gamma` at each share of the training in `milestones`, "constant" stays.
+    """
+    factor = 1.0
+    if config.kind == "cosine":
+        factor = config.floor + (1 - config.floor) * (1 + math.cos(math.pi * min(step / max(total, 1), 1))) / 2
+    elif config.kind == "steps":
+        factor = config.gamma ** sum(step >= milestone * total for milestone in config.milestones)
+    if step < config.warmup_steps:
+        factor *= config.warmup_start + (1 - config.warmup_start) * step / config.warmup_steps
+    return factor

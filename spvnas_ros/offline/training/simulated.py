@@ -1,0 +1,53 @@
+"""The simulated drives a recipe asks for, made where they are not there yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from spvnas_ros.offline.simulation.command import default_processes, run
+from spvnas_ros.offline.simulation.drive import Plan, is_finished
+from spvnas_ros.offline.training.config import SimulateConfig
+
+
+@dataclass(frozen=True)
+class SimulatedFolder:
+    """Drives of one sensor.
+
+    validates: they are for validation: their streets are made from another seed
+    """
+
+    path: Path
+    plan: Plan
+    scenes: int
+    validates: bool
+
+    @property
+    def finished(self) -> bool:
+        """Whether all scenes are there."""
+        return all(is_finished(self.plan, number, self.path) for number in range(self.scenes))
+
+
+def folders(config: SimulateConfig) -> Iterator[SimulatedFolder]:
+    """The folders a recipe asks for. Raises ValueError for a sensor that is not known."""
+    for sensor in config.sensors:
+        for scenes, name, validates in (
+            (config.scenes, "train", False),
+            (config.validation_scenes, "validation", True),
+        ):
+            seed = 2 * config.seed + validates
+            if scenes:
+                plan = Plan(sensor, config.scans, config.interval, seed)
+                yield SimulatedFolder(Path(config.folder) / sensor / name, plan, scenes, validates)
+
+
+def make_missing(config: SimulateConfig, say: Callable[[str], None]) -> None:
+    """Simulate what is not there, with progress shown; `say` gets a line for each folder.
+
+    Raises SimulationError and OSError as `spvnas simulate`.
+    """
+    for folder in folders(config):
+        if not folder.finished:
+            say(f"simulating {folder.scenes * folder.plan.scans_per_scene} scans into {folder.path}")
+            run(folder.plan, folder.scenes, folder.path, default_processes())

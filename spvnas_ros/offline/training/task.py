@@ -1,0 +1,126 @@
+"""The network as Lightning trains it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel
+
+from spvnas_ros.nets.spec import NetSpec
+from spvnas_ros.nets.unet import PointVoxelUNet
+from spvnas_ros.offline.batch import Batch
+from spvnas_ros.offline.training.config import Recipe
+from spvnas_ros.offline.training.losses import cross_entropy_sum, lovasz_softmax
+from spvnas_ros.offline.training.schedules import build_optimiser, rate_factor
+from spvnas_ros.offline.training.shared_norm import share_norms
+
+_SEED_STRIDE = 1_000_003
+
+
+class TrainingError(ValueError):
+    """A training that cannot go on. Says why, and what to do."""
+
+
+class SegmentationTask(LightningModule):
+    """Steps of a recipe on a network.
+
+    steps:         of the whole training: the learning rate depends on it
+    class_weights: float32 `[C]`, None = 1
+
+    What is random inside the network is drawn from (seed, step), so a run that goes on from a checkpoint takes the
+    steps it would have taken.
+    """
+
+    def __init__(self, recipe: Recipe, spec: NetSpec, steps: int, class_weights: Tensor | None = None) -> None:
+        super().__init__()
+        self.recipe, self.steps = recipe, steps
+        self.net = PointVoxelUNet(spec)
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", class_weights)
+        self.average: AveragedModel | None = None
+
+    @property
+    def best_net(self) -> PointVoxelUNet:
+        """The network to validate and keep: the average of the weights, where there is one."""
+        net = self.net if self.average is None else self.average.module
+        assert isinstance(net, PointVoxelUNet)
+        return net
+
+    def configure_model(self) -> None:
+        """Called by Lightning when it is known how many processes train, more than once perhaps."""
+        if self.average is None and self.recipe.trainer.ema:
+            self.average = averaged(self.net, self.recipe.trainer.ema)
+        if self.recipe.trainer.shared_norm and self.trainer.world_size > 1:
+            share_norms(self.net)
+
+    def configure_optimizers(self) -> Any:
+        """The recipe's optimiser, its rate set at every step."""
+        optimiser = build_optimiser(self.recipe.optimiser, self.net.parameters())
+        schedule = LambdaLR(optimiser, lambda step: rate_factor(self.recipe.schedule, step, self.steps))
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, the first one is 0."""
+        return self.recipe.optimiser.learning_rate * rate_factor(self.recipe.schedule, step, self.steps)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        """Seed what is random in this step."""
+        step = self.recipe.seed * _SEED_STRIDE + self.global_step
+        torch.manual_seed(step * self.trainer.world_size + self.global_rank)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
+        """The loss of a batch. Its mean over the processes is the loss of all their scans together."""
+        return self.loss(self.net(batch.coords, batch.feats).float(), batch.labels)
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The recipe's loss of logits `[M, C]` and labels int64 `[M]`, 255 = left out.
+
+        The mean of the cross-entropy goes over the voxels of all processes; the Lovász loss, which is no mean over
+        voxels, is each process's own.
+        """
+        total, count = cross_entropy_sum(logits, labels, self.class_weights)
+        if self.trainer.world_size > 1:
+            torch.distributed.all_reduce(count)
+            count = count / self.trainer.world_size
+        loss = total / count.clamp(min=1e-6)
+        if self.recipe.loss.lovasz:
+            loss = loss + self.recipe.loss.lovasz * lovasz_softmax(logits, labels)
+        return loss
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """A step of the optimiser, and of the average."""
+        super().optimizer_step(*args, **kwargs)
+        if self.average is not None:
+            self.average.update_parameters(self.net)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remember how long the training is."""
+        checkpoint["steps"] = self.steps
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raises TrainingError where the checkpoint is of a training of another length: its rates would differ."""
+        if checkpoint["steps"] != self.steps:
+            raise TrainingError(
+                f"the run has {checkpoint['steps']} steps, now there are {self.steps}: are there other scans in the "
+                "data folder? Bring the old ones back, or train again in another folder"
+            )
+
+
+def averaged(net: PointVoxelUNet, decay: float) -> AveragedModel:
+    """A copy of the network that follows its weights: the exponential moving average of parameters and statistics.
+
+    decay: share of the average that stays at each step; after n steps at most (1 + n) / (10 + n), so that the random
+           weights of the beginning are soon forgotten
+    """
+
+    def follow(average: Tensor, value: Tensor, updates: Tensor | int) -> Tensor:
+        if not value.is_floating_point():
+            return value
+        kept = min(decay, (1 + int(updates)) / (10 + int(updates)))
+        return average.lerp(value, 1 - kept)
+
+    return AveragedModel(net, avg_fn=follow, use_buffers=True).requires_grad_(False).eval()
