@@ -19,11 +19,11 @@ from numba import njit
 import golden
 from spvnas_ros import Perception
 from spvnas_ros.engine.cpu import CpuEngine
-from spvnas_ros.engine.cpu.engine import place_slots
 from spvnas_ros.engine.cpu.kernels import microkernel
 from spvnas_ros.engine.cpu.octree import build_octree, voxels_of_coords, voxels_of_points
 from spvnas_ros.engine.cpu.shape import AVX2, AVX512, NEON, SSE, MicroShape
 from spvnas_ros.engine.cpu.team import Team
+from spvnas_ros.engine.plan import place_slots
 from spvnas_ros.engine.reference import ReferenceEngine
 from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.nets.unet import PointVoxelUNet

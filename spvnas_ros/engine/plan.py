@@ -6,6 +6,7 @@ parts of the convolution that produces the result, so that no intermediate is wr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
@@ -128,6 +129,29 @@ def build_plan(net: PointVoxelUNet) -> Plan:
     """Fold and fuse a network (its weights as they are in eval mode, BatchNorm's running statistics)."""
     with torch.no_grad():
         return _Planner().plan(net)
+
+
+def place_slots(sizes: Sequence[int], lifetimes: Sequence[tuple[int, int]]) -> tuple[list[int], int]:
+    """Offsets of blocks in one arena, and its length: blocks that are alive at the same time do not overlap.
+
+    lifetimes: (first step, last step) of each block, both included. Greedy by size: the largest block is placed first,
+    every other in the lowest gap between the blocks alive with it.
+    """
+    offsets = [0] * len(sizes)
+    placed: list[int] = []
+    for block in sorted(range(len(sizes)), key=lambda b: -sizes[b]):
+        start, stop = lifetimes[block]
+        rivals = sorted(
+            (b for b in placed if lifetimes[b][0] <= stop and start <= lifetimes[b][1]), key=offsets.__getitem__
+        )
+        end = 0
+        for rival in rivals:
+            if offsets[rival] - end >= sizes[block]:
+                break
+            end = max(end, offsets[rival] + sizes[rival])
+        offsets[block] = end
+        placed.append(block)
+    return offsets, max((o + s for o, s in zip(offsets, sizes, strict=True)), default=0)
 
 
 def fold(conv: Tensor, norm: nn.BatchNorm1d, bias: Tensor | None = None) -> tuple[Array, Array]:

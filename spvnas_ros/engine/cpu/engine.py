@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -17,7 +16,7 @@ from spvnas_ros.engine.cpu.kernels import SHAPE, Pairs, Term, aligned, pack_kern
 from spvnas_ros.engine.cpu.octree import Cloud, voxels_of_coords, voxels_of_points
 from spvnas_ros.engine.cpu.softmax import classify
 from spvnas_ros.engine.cpu.team import Team, default_threads
-from spvnas_ros.engine.plan import INPUT, Convolution, PointFusion, PointMean, Source, Step, build_plan
+from spvnas_ros.engine.plan import INPUT, Convolution, PointFusion, PointMean, Source, Step, build_plan, place_slots
 from spvnas_ros.frame import Points, Segmentation
 from spvnas_ros.nets.unet import PointVoxelUNet
 
@@ -162,29 +161,6 @@ class CpuEngine:
 
 def _cache_misses() -> int:
     return sum(kernels.mean_points.stats.cache_misses.values())
-
-
-def place_slots(sizes: Sequence[int], lifetimes: Sequence[tuple[int, int]]) -> tuple[list[int], int]:
-    """Offsets of blocks in one arena, and its length: blocks that are alive at the same time do not overlap.
-
-    lifetimes: (first step, last step) of each block, both included. Greedy by size: the largest block is placed first,
-    every other in the lowest gap between the blocks alive with it.
-    """
-    offsets = [0] * len(sizes)
-    placed: list[int] = []
-    for block in sorted(range(len(sizes)), key=lambda b: -sizes[b]):
-        start, stop = lifetimes[block]
-        rivals = sorted(
-            (b for b in placed if lifetimes[b][0] <= stop and start <= lifetimes[b][1]), key=offsets.__getitem__
-        )
-        end = 0
-        for rival in rivals:
-            if offsets[rival] - end >= sizes[block]:
-                break
-            end = max(end, offsets[rival] + sizes[rival])
-        offsets[block] = end
-        placed.append(block)
-    return offsets, max((o + s for o, s in zip(offsets, sizes, strict=True)), default=0)
 
 
 class _Clock:

@@ -1,0 +1,240 @@
+"""One capacity's buffers and the launches of a whole frame: the same for every scan that fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import triton
+from torch import Tensor
+
+from spvnas_ros.engine.cuda import feature_kernels as kernels
+from spvnas_ros.engine.cuda.geometry import LEVELS, Capacity, Gather, Geometry, cells_of_points
+from spvnas_ros.engine.cuda.layout import build_layout
+from spvnas_ros.engine.cuda.weights import TILE_ROWS, Packed, Precision, input_width, pack_step, split_input
+from spvnas_ros.engine.plan import INPUT, Convolution, Plan, PointFusion, PointMean
+
+_HEADER = 4
+"""Number of points, at the front of the input; the rest keeps the points aligned. In 4-byte words."""
+_ROW = 4
+"""Words per entry of the status, so that each can be handed to a kernel as an aligned address of its own."""
+_POINTS_BLOCK = 1024
+_MEAN_ROWS = 16
+_HALF_LIMIT = 65504.0
+"""Above this float16 is infinite."""
+
+
+class Network:
+    """A plan's weights on a device in one precision. Raises HalfRangeError for weights that do not fit."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        voxel_size: float,
+        precision: Precision,
+        device: torch.device,
+        tile_rows: tuple[int, ...] = TILE_ROWS,
+        capability: int | None = None,
+    ) -> None:
+        capability = _capability(device) if capability is None else capability
+        self.plan = plan
+        self.precision = precision
+        self.device = device
+        self.tile_rows = tile_rows
+        self.limit = _HALF_LIMIT if precision == "fp16" else 0.0
+        self.voxel_size = torch.tensor(voxel_size, dtype=torch.float32, device=device)
+        self.packed = [pack_step(plan, step, precision, device, tile_rows, capability) for step in plan.steps]
+
+
+def _capability(device: torch.device) -> int:
+    """The GPU's compute capability, 80 for 8.0; on the CPU the interpreter passes for such a one."""
+    if device.type != "cuda":
+        return 80
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a frame says of itself.
+
+    voxels: found at each level; extent: voxels spanned along the longest axis, less one; farthest: largest coordinate
+    in voxels; overflows: names of steps whose results half precision cannot hold
+    """
+
+    voxels: tuple[int, ...]
+    extent: float
+    farthest: float
+    overflows: tuple[str, ...]
+
+
+class Frame:
+    """Buffers on the device for scans of a capacity.
+
+    input:  int32 `[words]`: the number of points and the points' bits; what the host writes
+    output: int32 `[words]`: status, confidence and labels; what the host reads
+    logits: float32 `[voxels, classes]`
+    """
+
+    def __init__(self, network: Network, capacity: Capacity) -> None:
+        plan, device, channels = network.plan, network.device, network.plan.slots[INPUT].width
+        self.network = network
+        self.capacity = capacity
+        self.input = torch.zeros(_HEADER + capacity.points * channels, dtype=torch.int32, device=device)
+        self.points = self.input[_HEADER:].view(torch.float32).view(capacity.points, channels)
+        self._status_words = _ROW * (LEVELS + 1 + len(plan.steps) + 1)
+        words = self._status_words + capacity.points + capacity.points // 4
+        self.output = torch.zeros(words, dtype=torch.int32, device=device)
+        self._status = self.output[: self._status_words].view(-1, _ROW)
+        self.geometry = Geometry(capacity, network.tile_rows, device, self._status[:LEVELS])
+        self._extent = self._status[LEVELS].view(torch.float32)[:2]
+        self._flags = self._status[LEVELS + 1 :]
+        self._confidence, self._labels = self._results(self.output)
+        layout = build_layout(plan, capacity.voxels, network.precision)
+        self._arena = torch.zeros(layout.total, dtype=torch.uint8, device=device)
+        self._features = layout.views(self._arena, capacity.voxels, network.precision)
+        self.logits = torch.zeros(capacity.voxels[0], plan.num_classes, device=device)
+        self._voxel_labels = torch.zeros(capacity.voxels[0], dtype=torch.uint8, device=device)
+        self._voxel_confidence = torch.zeros(capacity.voxels[0], device=device)
+
+    def _results(self, output: Tensor) -> tuple[Tensor, Tensor]:
+        """Confidence float32 and labels uint8 `[points capacity]` in an output buffer, on either side."""
+        start = self._status_words
+        confidence, labels = torch.split(output[start:], [self.capacity.points, self.capacity.points // 4])
+        return confidence.view(torch.float32), labels.view(torch.uint8)
+
+    def write(self, staging: Tensor, points: Tensor) -> Tensor:
+        """Pack a scan float32 `[N, C]` into a host buffer like `input`; the part of it that must be sent."""
+        used = _HEADER + points.numel()
+        staging[0] = len(points)
+        staging[_HEADER:used] = points.reshape(-1).view(torch.int32)
+        return staging[:used]
+
+    def read(self, staging: Tensor, number: int) -> tuple[Status, Tensor, Tensor]:
+        """Status, labels uint8 and confidence float32 `[number]` from a host buffer like `output`."""
+        status = staging[: self._status_words].view(-1, _ROW)
+        extent, farthest = status[LEVELS].view(torch.float32)[:2].tolist()
+        names = ["the input", *(step.name for step in self.network.plan.steps)]
+        flags = status[LEVELS + 1 :, 0].tolist()
+        overflows = tuple(name for name, flag in zip(names, flags, strict=True) if flag)
+        confidence, labels = self._results(staging)
+        found = Status(tuple(status[:LEVELS, 0].tolist()), extent, farthest, overflows)
+        return found, labels[:number], confidence[:number]
+
+    def run(self) -> None:
+        """From `input` to `output`: only launches, nothing that waits for the device."""
+        self.find_voxels()
+        self.geometry.find_neighbours()
+        self.compute()
+        grid = (triton.cdiv(self.capacity.points, _POINTS_BLOCK),)
+        kernels.label_points[grid](
+            self._voxel_labels, self._voxel_confidence, self.geometry.inverse, self.geometry.number, self._labels,
+            self._confidence, BLOCK=_POINTS_BLOCK,
+        )  # fmt: skip
+
+    def run_voxels(self, cells: Tensor, feats: Tensor) -> None:
+        """From distinct voxels `[N, 4]` (batch, x, y, z) with features `[N, C]`, both on the host, to `logits`.
+
+        The cells count from a corner that is aligned to the coarsest voxel.
+        """
+        geometry, number = self.geometry, len(cells)
+        geometry.number.fill_(number)
+        geometry.cells[:number] = cells.int().to(self.network.device)
+        self.points[:number] = feats.to(self.network.device)
+        geometry.find_voxels()
+        geometry.find_neighbours()
+        self.compute()
+
+    def find_voxels(self) -> None:
+        """The first part of `run`: after it the status tells how many voxels there are."""
+        geometry = self.geometry
+        geometry.number.copy_(self.input[:1])
+        cells_of_points(
+            self.points, geometry.number, self.network.voxel_size, geometry.cells, geometry.low, self._extent
+        )
+        geometry.find_voxels()
+
+    def compute(self) -> None:
+        """From the geometry and `points` to the voxels' logits, labels and confidence."""
+        self._flags.zero_()
+        self._gather_inputs()
+        for index, (step, packed) in enumerate(zip(self.network.plan.steps, self.network.packed, strict=True)):
+            if isinstance(step, PointMean):
+                self._mean(step)
+            elif packed is None:
+                raise ValueError(f"step {step.name} has no weights")
+            elif isinstance(step, PointFusion):
+                self._fuse(step, packed, self._flags[index + 1])
+            elif index == len(self.network.plan.steps) - 1:
+                self._classify(step, packed)
+            else:
+                self._convolve(step, packed, self._flags[index + 1])
+
+    def _gather_inputs(self) -> None:
+        plan, rows = self.network.plan, 64
+        kernels.gather_inputs[(triton.cdiv(self.capacity.voxels[0], rows),)](
+            self.points, self.geometry.first, self.geometry.sizes[0], self._features[INPUT], self._flags[0],
+            plan.slots[INPUT].width, SPLIT=split_input(self.network.precision),
+            WIDTH=input_width(plan, self.network.precision), LIMIT=self.network.limit, BLOCK=rows,
+        )  # fmt: skip
+
+    def _convolve(self, step: Convolution, packed: Packed, flag: Tensor) -> None:
+        voxels, blocks, out = self.capacity.voxels[step.level], packed.blocks, self._features[step.out]
+        gather = self._gather(step)
+        sources = step.sources if step.kind != "pointwise" else ()
+        skips = step.pointwise if step.kind != "pointwise" else step.sources
+        # What a step has not is stood in for by its output, and never read.
+        features = self._features[sources[0].slot] if sources else out
+        skip = self._features[skips[0].slot] if skips else out
+        residual = out if step.residual is None else self._features[step.residual]
+        inputs = self.geometry.cells if gather is None else gather.inputs
+        order = (None, None, None) if gather is None else (gather.rows, gather.lists, gather.lengths)
+        rows, lists, lengths = (inputs if tensor is None else tensor for tensor in order)
+        kernels.convolve[(triton.cdiv(voxels, blocks.rows), packed.out // blocks.columns)](
+            features, packed.kernel, inputs, rows, lists, lengths, self.geometry.sizes[step.level], skip, packed.skip,
+            packed.bias, residual, out, flag,
+            voxels, features.stride(0), skip.stride(0), residual.stride(0), out.stride(0), packed.out_width,
+            VOLUME=len(packed.kernel), SORTED=order[0] is not None, WIDTH=packed.width,
+            SKIP_WIDTH=packed.skip_width, OUT=packed.out, RESIDUAL=step.residual is not None, RELU=step.relu,
+            LIMIT=self.network.limit, ROWS=blocks.rows, COLUMNS=blocks.columns, DEPTH=blocks.depth, **blocks.options,
+        )  # fmt: skip
+
+    def _gather(self, step: Convolution) -> Gather | None:
+        """What the step's convolution reads, None for a pointwise one."""
+        geometry, level = self.geometry, step.level
+        gathers: dict[str, Callable[[], Gather | None]] = {
+            "neighbours": lambda: geometry.neighbours[level],
+            "halving": lambda: geometry.halvings[level],
+            "doubling": lambda: geometry.doublings[level],
+        }
+        return gathers[step.kind]() if step.kind in gathers else None
+
+    def _fuse(self, step: PointFusion, packed: Packed, flag: Tensor) -> None:
+        geometry, blocks, level = self.geometry, packed.blocks, step.level
+        points, voxels, out = (self._features[slot] for slot in (step.points, step.voxels, step.out))
+        grid = (triton.cdiv(self.capacity.voxels[0], blocks.rows), packed.out // blocks.columns)
+        kernels.fuse_points[grid](
+            points, packed.kernel, packed.bias, voxels, geometry.keys[0], geometry.ancestors[level],
+            geometry.tables[level], geometry.sizes[0], out, flag,
+            self.capacity.voxels[level], points.stride(0), voxels.stride(0), out.stride(0), packed.out_width,
+            LEVEL=level, WIDTH=packed.width, OUT=packed.out, LIMIT=self.network.limit,
+            ROWS=blocks.rows, COLUMNS=blocks.columns, DEPTH=blocks.depth, **blocks.options,
+        )  # fmt: skip
+
+    def _mean(self, step: PointMean) -> None:
+        points, out = self._features[step.points], self._features[step.out]
+        columns = min(64, triton.next_power_of_2(out.shape[1]))
+        grid = (triton.cdiv(self.capacity.voxels[step.level], _MEAN_ROWS), triton.cdiv(out.shape[1], columns))
+        kernels.mean_points[grid](
+            points, self.geometry.starts[step.level], self.geometry.sizes[step.level], self.geometry.sizes[0], out,
+            points.stride(0), out.stride(0), out.shape[1], ROWS=_MEAN_ROWS, COLUMNS=columns,
+        )  # fmt: skip
+
+    def _classify(self, step: Convolution, packed: Packed) -> None:
+        features, blocks = self._features[step.sources[0].slot], packed.blocks
+        kernels.classify[(triton.cdiv(self.capacity.voxels[0], blocks.rows),)](
+            features, packed.skip, packed.bias, self.geometry.sizes[0], self.logits, self._voxel_labels,
+            self._voxel_confidence, features.stride(0), self.network.plan.num_classes,
+            WIDTH=packed.skip_width, OUT=packed.out, ROWS=blocks.rows, DEPTH=blocks.depth, **blocks.options,
+        )  # fmt: skip

@@ -1,0 +1,173 @@
+"""A plan's weights on a device, padded to the blocks that the kernels work in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spvnas_ros.engine.plan import INPUT, Array, Convolution, Plan, PointFusion, Source, Step
+
+Precision = Literal["fp16", "bf16", "fp32"]
+
+DTYPES: dict[Precision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+UNIT = 16
+"""Feature rows are padded to multiples of this many channels: whole memory sectors, the matrix units' least depth."""
+
+TILE_ROWS = (64, 64, 64, 64, 32)
+"""Output rows per tile at each level: the coarsest has too few voxels to fill a large GPU with larger ones."""
+
+
+class HalfRangeError(ValueError):
+    """Weights or features that half precision cannot hold, by the name of the layer."""
+
+
+def half_range_error(names: list[str]) -> HalfRangeError:
+    """The one wording for values beyond half precision."""
+    limit = torch.finfo(torch.float16).max
+    return HalfRangeError(
+        f"values beyond {limit:.0f} in {', '.join(names)}: float16 cannot hold them; "
+        "run this network with precision 'bf16' or 'fp32'"
+    )
+
+
+def pad(width: int) -> int:
+    """Channels of a feature row that holds `width`."""
+    return -(-width // UNIT) * UNIT
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How a kernel cuts its work: output rows and columns of a tile, input channels at a time, warps, stages."""
+
+    rows: int
+    columns: int
+    depth: int
+    warps: int
+    stages: int
+
+    @property
+    def options(self) -> dict[str, int]:
+        """As keyword arguments of a launch."""
+        return {"num_warps": self.warps, "num_stages": self.stages}
+
+
+def choose_blocks(rows: int, widths: list[int], out: int, precision: Precision, capability: int = 80) -> Blocks:
+    """Blocks of a product of `rows` at a time, with inputs of `widths` channels and `out` output channels.
+
+    A block costs its size, padding included, and something for being there: inputs are gathered again for every block
+    of columns, and every step of the loop waits for its indices. capability: the GPU's, 75, 80, ...
+    """
+    # Triton knows the matrix units from capability 8.0 on, and has none for float32 that is not rounded: the rest is
+    # multiplied in registers, of which wide blocks would take too many.
+    matrix_units = precision != "fp32" and capability >= 80
+    columns = min((16, 32, 64, 128) if matrix_units else (16, 32, 64), key=lambda b: (-(-out // b) * (b + 64), -b))
+    depths = (16, 32, 64) if matrix_units else (16,)
+    depth = min(depths, key=lambda b: (sum(-(-pad(w) // b) * (b + 32) for w in widths), -b))
+    return Blocks(rows, columns, depth, warps=4 if matrix_units else 8, stages=3 if matrix_units else 2)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A step's weights in one precision.
+
+    kernel `[K, padded Cin, padded Cout]` (K is 0 for none); skip `[padded Cin, padded Cout]`
+    bias float32 `[padded Cout]`
+    width, skip_width: columns of the feature rows read; out: padded Cout; out_width: columns of the rows written
+    """
+
+    kernel: Tensor
+    skip: Tensor
+    bias: Tensor
+    width: int
+    skip_width: int
+    out: int
+    out_width: int
+    blocks: Blocks
+
+
+def split_input(precision: Precision) -> bool:
+    """Whether the input's features come with what half precision drops of them, as further channels.
+
+    Coordinates at 100 m would otherwise be rounded to centimetres.
+    """
+    return precision != "fp32"
+
+
+def input_width(plan: Plan, precision: Precision) -> int:
+    """Channels of the input's rows: a power of two, as one block of a kernel holds them all."""
+    channels = plan.slots[INPUT].width * (2 if split_input(precision) else 1)
+    return max(UNIT, 1 << (channels - 1).bit_length())
+
+
+def pack_step(
+    plan: Plan,
+    step: Step,
+    precision: Precision,
+    device: torch.device,
+    tile_rows: tuple[int, ...] = TILE_ROWS,
+    capability: int = 80,
+) -> Packed | None:
+    """The weights of a step, None for one without. Raises HalfRangeError for weights beyond the precision."""
+    none: tuple[Source, ...] = ()
+    sources: tuple[Source, ...]
+    if isinstance(step, PointFusion):
+        sources, skips, level = (Source(step.points, step.kernel),), none, 0
+    elif isinstance(step, Convolution):
+        sources, skips = (step.sources, step.pointwise) if step.kind != "pointwise" else (none, step.sources)
+        level = step.level
+    else:
+        return None
+    kernels = [_concatenated(plan, group, precision) for group in (sources, skips)]
+    widths = [kernel.shape[1] for kernel in kernels if kernel.size]
+    blocks = choose_blocks(tile_rows[level], widths, len(step.bias), precision, capability)
+    if isinstance(step, PointFusion):
+        # Interpolation needs registers too, and narrow tiles cost it nothing.
+        blocks = replace(blocks, columns=min(blocks.columns, 64))
+    if step.out == plan.steps[-1].out:
+        blocks = replace(blocks, columns=max(16, 1 << (len(step.bias) - 1).bit_length()), stages=2)
+    out = -(-len(step.bias) // blocks.columns) * blocks.columns
+    kernel, skip = (_padded(k, blocks.depth, out) for k in kernels)
+    limit = torch.finfo(DTYPES[precision]).max
+    if max(np.abs(kernel).max(initial=0), np.abs(skip).max(initial=0)) > limit:
+        raise half_range_error([f"the weights of {step.name}"])
+    bias = np.zeros(out, np.float32)
+    bias[: len(step.bias)] = step.bias
+
+    def move(array: Array) -> Tensor:
+        return torch.from_numpy(array).to(device, DTYPES[precision])
+
+    return Packed(
+        move(kernel),
+        move(skip[0] if len(skip) else np.zeros((0, out), np.float32)),
+        torch.from_numpy(bias).to(device),
+        kernels[0].shape[1],
+        kernels[1].shape[1],
+        out,
+        pad(len(step.bias)),
+        blocks,
+    )
+
+
+def _concatenated(plan: Plan, sources: tuple[Source, ...], precision: Precision) -> Array:
+    """One kernel `[K, channels of the feature rows, Cout]` over the sources, which lie side by side in one row."""
+    if not sources:
+        return np.zeros((0, 0, 0), np.float32)
+    parts = []
+    for source in sources:
+        kernel = source.kernel
+        width = pad(kernel.shape[1])
+        if source.slot == INPUT:
+            width = input_width(plan, precision)
+            kernel = np.concatenate([kernel, kernel], axis=1) if split_input(precision) else kernel
+        parts.append(np.pad(kernel, ((0, 0), (0, width - kernel.shape[1]), (0, 0))))
+    return np.concatenate(parts, axis=1)
+
+
+def _padded(kernel: Array, depth: int, out: int) -> Array:
+    rows = -(-kernel.shape[1] // depth) * depth
+    return np.pad(kernel, ((0, 0), (0, rows - kernel.shape[1]), (0, out - kernel.shape[2])))
