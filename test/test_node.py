@@ -126,6 +126,7 @@ def test_of_the_clouds_that_wait_only_the_newest_is_labelled(ros: str) -> None:
             assert eventually(lambda: node.statistics.received == points // 10)  # noqa: B023
             if points == 10:
                 assert gate.entered.acquire(timeout=60)
+        assert eventually(lambda: node.statistics.dropped == 2)
         gate.opened.release(2)
         answers.wait_until(lambda came: len(came) == 2)
     assert gate.seen == [10, 40]

@@ -157,7 +157,7 @@ def test_under_use_sim_time_the_clock_topic_is_the_clock_and_may_jump_back(ros: 
 def frame(at_ms: int, work_ms: int) -> FrameTimes:
     """A frame that was begun at once and took so long, the network all of it."""
     begun, ended = at_ms * 1_000_000, (at_ms + work_ms) * 1_000_000
-    return FrameTimes(0, begun, begun, begun, begun, ended, ended, ended)
+    return FrameTimes(0, begun, begun, begun, begun, begun, ended, ended, ended)
 
 
 BEFORE = Snapshot(received=10, published=10)

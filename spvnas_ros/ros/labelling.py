@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,8 +31,20 @@ class Received:
 
 
 @dataclass(frozen=True)
+class Decoded:
+    """A cloud and its points; `taken` and `at` are when decoding began and ended, in nanoseconds as above."""
+
+    received: Received
+    points: Points
+    taken: int
+    at: int
+
+
+@dataclass(frozen=True)
 class Labelling:
     """Labels clouds and publishes what comes of it. Whatever goes wrong with a cloud is counted, and concerns it only.
+
+    `decode` and `label` may run in two threads, one cloud each at a time; neither raises.
 
     settings: what counts at the moment of the call
     sweeps:   earlier clouds to label each with; None for each alone
@@ -46,10 +59,24 @@ class Labelling:
     logger: RcutilsLogger
     sweeps: Sweeps | None = None
 
-    def __call__(self, received: Received) -> None:
-        """One frame, in the worker's thread. Does not raise."""
+    def decode(self, received: Received) -> Decoded | None:
+        """The points of a cloud; None where they cannot be read, which is counted."""
+        decoded = None
+        with self._one_cloud():
+            taken = time.monotonic_ns()
+            points = to_points(decode(received.cloud), self.intensity)
+            decoded = Decoded(received, points, taken, time.monotonic_ns())
+        return decoded  # noqa: RET504 (None where the cloud could not be read)
+
+    def label(self, decoded: Decoded) -> None:
+        """Label a cloud and publish it."""
+        with self._one_cloud():
+            self._label(decoded)
+
+    @contextmanager
+    def _one_cloud(self) -> Iterator[None]:
         try:
-            self._frame(received)
+            yield
         except PointCloudError as error:
             self._skip(error.kind, error)
         except Exception as error:
@@ -66,10 +93,9 @@ class Labelling:
         if self.statistics.count_bad(kind):
             self.logger.warning(f"skipped a bad cloud ({kind}): {error}. More of this kind are counted, not logged.")
 
-    def _frame(self, received: Received) -> None:
-        settings, cloud, taken = self.settings(), received.cloud, time.monotonic_ns()
-        points = to_points(decode(cloud), self.intensity)
-        decoded = time.monotonic_ns()
+    def _label(self, decoded: Decoded) -> None:
+        resumed = time.monotonic_ns()
+        settings, cloud, points = self.settings(), decoded.received.cloud, decoded.points
         self.watch.add(points)
         seen = self._seen(cloud, points, settings)
         prepared = time.monotonic_ns()
@@ -81,7 +107,8 @@ class Labelling:
         for publisher, message in messages:
             publisher.publish(message)
         published = time.monotonic_ns()
-        times = FrameTimes(stamp_ns(cloud), received.at, taken, decoded, prepared, inferred, composed, published)
+        begun = (decoded.received.at, decoded.taken, decoded.at, resumed)
+        times = FrameTimes(stamp_ns(cloud), *begun, prepared, inferred, composed, published)
         self.statistics.count_published(times)
         self.outputs.publish_times(times)
         if self.sweeps is not None:

@@ -50,7 +50,12 @@ PARAMETERS: Mapping[str, Entry] = {
         Changes.CONFIGURE,
     ),
     "device": Entry("auto", "Where the network runs: auto, cpu, cuda or cuda:N", Changes.CONFIGURE),
-    "engine": Entry("auto", "What runs the network: auto, cpu (fused) or torch (reference)", Changes.CONFIGURE),
+    "engine": Entry(
+        "auto",
+        "What runs the network: auto, cpu or cuda (fused), torch (reference), or an installed spconv, spconv-triton, "
+        "torchsparse",
+        Changes.CONFIGURE,
+    ),
     "intensity": Entry(
         "auto",
         "The sensor's intensity scale: auto, unit, u8, u16, none or the value that stands for 1",

@@ -34,14 +34,14 @@ from sensor_msgs.msg import PointCloud2
 from spvnas_ros.pointcloud import Intensity
 from spvnas_ros.ros.diagnostics import Condition, Diagnostics
 from spvnas_ros.ros.intensity_watch import IntensityWatch
-from spvnas_ros.ros.labelling import Labelling, Received, stamp_ns
+from spvnas_ros.ros.labelling import Decoded, Labelling, Received, stamp_ns
 from spvnas_ros.ros.network import Network, Perceive, load_network, noise, release_memory
 from spvnas_ros.ros.outputs import Outputs
 from spvnas_ros.ros.parameters import NodeParameters, Settings, usage
 from spvnas_ros.ros.process import StartError, run
 from spvnas_ros.ros.statistics import FrameStatistics
 from spvnas_ros.ros.sweeps import SweepRules, Sweeps
-from spvnas_ros.ros.worker import LatestWorker
+from spvnas_ros.ros.worker import LatestPipeline
 
 NODE_NAME = "segmenter"
 INPUT_TOPIC = "~/input/points"
@@ -75,7 +75,7 @@ class SegmenterNode(LifecycleNode):
         self._network: Network | None = None
         self._outputs: Outputs | None = None
         self._sweeps: Sweeps | None = None
-        self._worker: LatestWorker[Received] | None = None
+        self._worker: LatestPipeline[Received, Decoded] | None = None
         self._input: Subscription[PointCloud2] | None = None
         super().__init__(NODE_NAME, **node_options)
         try:
@@ -178,7 +178,7 @@ class SegmenterNode(LifecycleNode):
         rules = SweepRules.of(self._settings.values())
         if rules.count:
             self._sweeps = Sweeps(self, rules, self.statistics)
-        label = Labelling(
+        labelling = Labelling(
             self._network.perceive,
             self._intensity,
             lambda: self._settings.settings,
@@ -188,7 +188,7 @@ class SegmenterNode(LifecycleNode):
             self.get_logger(),
             self._sweeps,
         )
-        self._worker = LatestWorker(label, "labelling")
+        self._worker = LatestPipeline(labelling.decode, labelling.label, self.statistics.count_dropped, "labelling")
         self._outputs.publish_label_info(self._settings.settings)
         self._input = self.create_subscription(
             PointCloud2,
@@ -204,8 +204,7 @@ class SegmenterNode(LifecycleNode):
             self.destroy_subscription(self._input)
             self._input = None
         if self._worker is not None:
-            if self._worker.stop():
-                self.statistics.count_dropped()
+            self._worker.stop()
             self._worker = None
         if self._sweeps is not None:
             self._sweeps.destroy()
@@ -228,8 +227,8 @@ class SegmenterNode(LifecycleNode):
             return
         if not self._outputs.wanted(self._settings.settings):
             self.statistics.count_unwatched()
-        elif self._worker.put(Received(cloud, at)):
-            self.statistics.count_dropped()
+        else:
+            self._worker.put(Received(cloud, at))
         self.statistics.count_received(at, age)
 
     def _on_settings(self, settings: Settings) -> None:

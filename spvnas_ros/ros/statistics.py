@@ -20,14 +20,16 @@ _REMEMBERED_ARRIVALS = 21
 class FrameTimes:
     """When a cloud passed the stages of a frame, in nanoseconds of the monotonic clock (one for all processes).
 
-    received: its callback ran; taken: the worker began; decoded: points are there; prepared: those that are to be
-    labelled; inferred: labels are there; composed: messages are there; published: `publish` returned
+    received: its callback ran; taken: decoding began; decoded: points are there; resumed: labelling began; prepared:
+    those that are to be labelled are there; inferred: labels are there; composed: messages are there; published:
+    `publish` returned
     """
 
     stamp: int
     received: int
     taken: int
     decoded: int
+    resumed: int
     prepared: int
     inferred: int
     composed: int
@@ -40,8 +42,8 @@ class FrameTimes:
 
     @property
     def work_ms(self) -> float:
-        """Worker began to published: what a cloud takes, however long it waited."""
-        return (self.published - self.taken) / 1e6
+        """Decoding, and labelling to published: what a cloud takes, however long it waited."""
+        return (self.decoded - self.taken + self.published - self.resumed) / 1e6
 
     @property
     def overhead_ms(self) -> float:
@@ -49,10 +51,10 @@ class FrameTimes:
         return self.work_ms - (self.inferred - self.prepared) / 1e6
 
     def stages_ms(self) -> dict[str, float]:
-        """Milliseconds by the names in `STAGES`; only `total` has the wait for the worker in it."""
-        marks = (self.taken, self.decoded, self.prepared, self.inferred, self.composed, self.published)
+        """Milliseconds by the names in `STAGES`; only `total` has the waits in it."""
+        marks = (self.resumed, self.prepared, self.inferred, self.composed, self.published)
         parts = [(after - before) / 1e6 for before, after in pairwise(marks)]
-        return dict(zip(STAGES, (*parts, self.total_ms), strict=True))
+        return dict(zip(STAGES, ((self.decoded - self.taken) / 1e6, *parts, self.total_ms), strict=True))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A thread that always works on the newest item and lets the older ones go."""
+"""Threads that always work on the newest item and let the older ones go."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from threading import Condition, Thread
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
+Prepared = TypeVar("Prepared")
 
 
 class LatestWorker(Generic[Item]):
@@ -51,3 +52,40 @@ class LatestWorker(Generic[Item]):
             self._changed.wait_for(lambda: self._waiting is not None or self._stopping)
             item, self._waiting = self._waiting, None
             return item
+
+
+class LatestPipeline(Generic[Item, Prepared]):
+    """Two workers in a row: the newest item is prepared while the one before is still handled.
+
+    prepare: what the first thread does with an item; None = there is nothing to handle
+    handle:  what the second thread does with what was prepared
+    dropped: called for each item that a newer one replaced, or that was still waiting at the end
+    Neither `prepare` nor `handle` may raise.
+    """
+
+    def __init__(
+        self,
+        prepare: Callable[[Item], Prepared | None],
+        handle: Callable[[Prepared], None],
+        dropped: Callable[[], None],
+        name: str,
+    ) -> None:
+        self._prepare, self._dropped = prepare, dropped
+        self._second = LatestWorker(handle, name)
+        self._first = LatestWorker(self._hand_on, f"{name}-prepare")
+
+    def put(self, item: Item) -> None:
+        """Hand over an item."""
+        if self._first.put(item):
+            self._dropped()
+
+    def stop(self) -> None:
+        """Let the items in work finish and end the threads."""
+        for worker in (self._first, self._second):
+            if worker.stop():
+                self._dropped()
+
+    def _hand_on(self, item: Item) -> None:
+        prepared = self._prepare(item)
+        if prepared is not None and self._second.put(prepared):
+            self._dropped()
