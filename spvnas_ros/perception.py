@@ -32,10 +32,11 @@ class Perception:
 
         weights: path of a `.safetensors` file, or the name of a fetched model (`spvnas zoo list`)
         device:  "auto" (a CUDA device where there is one), "cpu", "cuda", "cuda:1", ...
-        engine:  "auto", "cpu" (fused, numba) or "torch" (the reference, any device)
+        engine:  "auto", "cpu" (fused, numba), "torch" (the reference, any device), or another library by name, for
+                 comparing (see `spvnas_ros.engine.ENGINES`)
 
         Raises FetchError where there is no such file or fetched model, CheckpointError for a file that is not a
-        checkpoint, ValueError for an unknown engine or device.
+        checkpoint, ValueError for an unknown engine or device, or a library that is not installed.
         """
         net, facts = load_checkpoint(resolve_weights(weights))
         return cls.from_net(net, facts, device=device, engine=engine)

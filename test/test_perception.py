@@ -121,7 +121,7 @@ def test_a_stray_point_beyond_the_key_range_is_an_error(perception: Perception) 
 
 
 def test_unknown_engines_and_devices_are_named() -> None:
-    with pytest.raises(ValueError, match="unknown engine 'tpu', expected one of auto, cpu, torch"):
+    with pytest.raises(ValueError, match="unknown engine 'tpu', expected one of auto, cpu, cuda, torch"):
         Perception.from_net(network(), engine="tpu")
     with pytest.raises(ValueError, match="unknown device 'banana'"):
         Perception.from_net(network(), device="banana")

@@ -55,8 +55,12 @@ class Timing:
 
 
 def network(family: str, width: int) -> PointVoxelUNet:
+    """A seeded network of a published family and width."""
+    return seeded(NetSpec.spvcnn(width) if family == "spvcnn" else NetSpec.minkunet(width))
+
+
+def seeded(spec: NetSpec) -> PointVoxelUNet:
     """A seeded network: speed does not depend on what the weights say, but features must neither vanish nor explode."""
-    spec = NetSpec.spvcnn(width) if family == "spvcnn" else NetSpec.minkunet(width)
     torch.manual_seed(0)
     net = PointVoxelUNet(spec)
     for module in net.modules():
@@ -114,16 +118,10 @@ def _contender(job: Job, points: Points) -> tuple[Callable[[], np.ndarray], dict
 
         reference = ReferenceEngine(net, VOXEL_SIZE, torch.device("cpu"))
         return lambda: reference.segment(points, scores=False).labels, stages
-    cloud = torch.from_numpy(points)
-    if job.contender == "spconv":
-        from spvnas_ros.bench.spconv_net import SpconvNet
+    from spvnas_ros.engine.peers import build_peer
 
-        spconv_net = SpconvNet(net, VOXEL_SIZE)
-        return lambda: spconv_net.labels(cloud).numpy(), stages
-    from spvnas_ros.bench.torchsparse_net import TorchsparseNet
-
-    torchsparse_net = TorchsparseNet(net, VOXEL_SIZE)
-    return lambda: torchsparse_net.labels(cloud).numpy(), stages
+    peer = build_peer(job.contender, net, VOXEL_SIZE, torch.device("cpu"))
+    return lambda: peer.segment(points, scores=False).labels, stages
 
 
 if __name__ == "__main__":

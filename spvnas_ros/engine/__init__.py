@@ -3,6 +3,8 @@ together, and nothing outside this package knows which one runs."""
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 from typing import Protocol
 
 import torch
@@ -10,7 +12,13 @@ import torch
 from spvnas_ros.frame import Points, Segmentation
 from spvnas_ros.nets.unet import PointVoxelUNet
 
-ENGINES = ("auto", "cpu", "torch")
+logger = logging.getLogger(__name__)
+
+ENGINES = ("auto", "cpu", "cuda", "torch", "spconv", "spconv-triton", "torchsparse")
+"""The last three run the same weights through other libraries (`engine.peers`), where those are installed."""
+
+OLDEST_CAPABILITY = (7, 5)
+"""Compute capability of the oldest GPUs that the CUDA engine's kernels are compiled for in the tests."""
 
 
 class Engine(Protocol):
@@ -34,18 +42,31 @@ def build_engine(net: PointVoxelUNet, voxel_size: float, *, device: str = "auto"
     """The engine called `engine` for `net` (used in eval mode) on `device`.
 
     "auto" takes CUDA where torch finds a device and the CPU otherwise, and the fastest engine of that device.
-    Raises ValueError for a name that is unknown, or a device that is not there, and OSError where the CPU engine's
-    compiled kernels have no place to be kept.
+    Raises ValueError for a name that is unknown, a library that is not installed, or a device that is not there, and
+    OSError where the CPU engine's compiled kernels have no place to be kept.
     """
     if engine not in ENGINES:
         raise ValueError(f"unknown engine {engine!r}, expected one of {', '.join(ENGINES)}")
     place = resolve_device("cpu" if engine == "cpu" and device == "auto" else device)
     if engine == "cpu" and place.type != "cpu":
         raise ValueError(f"engine 'cpu' runs on the CPU, but device {device!r} was asked for; use engine 'torch' there")
+    if engine == "cuda" or (engine == "auto" and place.type == "cuda"):
+        problem = _cuda_engine_problem(place)
+        if not problem:
+            from spvnas_ros.engine.cuda import CudaEngine
+
+            return CudaEngine(net, voxel_size, place)
+        if engine == "cuda":
+            raise ValueError(problem)
+        logger.warning("%s; the reference engine runs instead, which is slower", problem)
     if engine == "torch" or (engine == "auto" and place.type != "cpu"):
         from spvnas_ros.engine.reference import ReferenceEngine
 
         return ReferenceEngine(net, voxel_size, place)
+    if engine not in ("auto", "cpu"):
+        from spvnas_ros.engine.peers import build_peer
+
+        return build_peer(engine, net, voxel_size, place)
     try:
         from spvnas_ros.engine.cpu import CpuEngine
     except RuntimeError as error:  # numba's, when it finds no folder to write to
@@ -55,6 +76,18 @@ def build_engine(net: PointVoxelUNet, voxel_size: float, *, device: str = "auto"
         ) from error
 
     return CpuEngine(net, voxel_size)
+
+
+def _cuda_engine_problem(place: torch.device) -> str:
+    """What keeps the CUDA engine from running on a device; nothing where it can run."""
+    if place.type != "cuda":
+        return f"engine 'cuda' runs on CUDA devices, not on {place}; use engine 'cpu' or 'torch' there"
+    if importlib.util.find_spec("triton") is None:
+        return "engine 'cuda' needs triton, which is not installed: python -m pip install triton"
+    if (found := torch.cuda.get_device_capability(place)) < OLDEST_CAPABILITY:
+        name = torch.cuda.get_device_name(place)
+        return f"engine 'cuda' needs compute capability {OLDEST_CAPABILITY}, {name} has {found}; use engine 'torch'"
+    return ""
 
 
 def resolve_device(device: str) -> torch.device:

@@ -6,31 +6,49 @@ import copy
 
 import torch
 
+from spvnas_ros.engine.laps import Laps
 from spvnas_ros.frame import Points, Segmentation
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.sparse.coords import quantize
+from spvnas_ros.sparse.kernel_map import build_levels
 
 
 class ReferenceEngine:
-    """Runs `PointVoxelUNet` as it is written."""
+    """Runs `PointVoxelUNet` as it is written, with features of type `dtype`."""
 
     name = "torch"
 
-    def __init__(self, net: PointVoxelUNet, voxel_size: float, device: torch.device) -> None:
+    def __init__(
+        self, net: PointVoxelUNet, voxel_size: float, device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> None:
         self.device = str(device)
         self.in_channels = net.spec.in_channels
-        self._net = copy.deepcopy(net).float().eval().to(device)
+        self._device = device
+        self._dtype = dtype
+        self._net = copy.deepcopy(net).to(device, dtype).eval()
         self._voxel_size = voxel_size
 
-    @torch.inference_mode()
     def segment(self, points: Points, scores: bool) -> Segmentation:
         """Label a cloud of finite points, as `Engine.segment` says."""
-        cloud = torch.from_numpy(points).to(self.device)
+        return self.segment_timed(points, scores)[0]
+
+    @torch.inference_mode()
+    def segment_timed(self, points: Points, scores: bool = False) -> tuple[Segmentation, dict[str, float]]:
+        """`segment`, and the seconds each stage took: voxels, geometry, network, labels."""
+        laps = Laps(self._device)
+        cloud = torch.from_numpy(points).to(self._device)
         voxels = quantize(cloud, self._voxel_size)
-        probabilities = self._net(voxels.coords, cloud[voxels.first]).softmax(dim=1)
+        laps.lap("voxels")
+        levels = build_levels(voxels.coords)
+        laps.lap("geometry")
+        logits = self._net(voxels.coords, cloud[voxels.first].to(self._dtype), levels)
+        laps.lap("network")
+        probabilities = logits.float().softmax(dim=1)
         confidence, labels = probabilities.max(dim=1)
-        return Segmentation(
+        result = Segmentation(
             labels[voxels.inverse].to(torch.uint8).cpu().numpy(),
             confidence[voxels.inverse].cpu().numpy(),
             probabilities[voxels.inverse].cpu().numpy() if scores else None,
         )
+        laps.lap("labels")
+        return result, laps.seconds()

@@ -14,7 +14,7 @@ from torch.autograd import Function
 from torch.nn import functional
 
 from spvnas_ros.sparse.coords import Level
-from spvnas_ros.sparse.kernel_map import KernelMap
+from spvnas_ros.sparse.kernel_map import Exchange, KernelMap, Levels
 
 CORNERS = tuple((k >> 2 & 1, k >> 1 & 1, k & 1) for k in range(8))
 """Corners of a cell in the order of a 2x2x2 kernel's rows: z runs fastest."""
@@ -52,6 +52,8 @@ def conv3d(feats: Tensor, kernel: Tensor, kernel_map: KernelMap) -> Tensor:
 
     feats `[num_in, Cin]`, kernel `[K, Cin, Cout]` -> `[num_out, Cout]`.
     """
+    if kernel_map.convolver is not None and kernel_map.convolver.fits(feats, kernel):
+        return kernel_map.convolver(feats, kernel)
     out: Tensor = _SparseConv3d.apply(feats, kernel, kernel_map)  # type: ignore[no-untyped-call]
     return out
 
@@ -99,3 +101,33 @@ def voxelize(feats: Tensor, rows: Tensor, num_voxels: int) -> Tensor:
     total = feats.new_zeros((num_voxels, feats.shape[1])).index_add(0, rows, feats)
     counts = torch.bincount(rows, minlength=num_voxels).clamp(min=1)
     return total / counts[:, None].to(feats.dtype)
+
+
+@dataclass(frozen=True)
+class PlainExchange:
+    """An `Exchange` in plain torch."""
+
+    where: Interpolation
+    ancestors: Tensor
+    num_voxels: int
+
+    def fits(self, feats: Tensor) -> bool:
+        """Whether the features are where the geometry is."""
+        return feats.device == self.ancestors.device
+
+    def to_points(self, voxels: Tensor) -> Tensor:
+        """As `devoxelize`."""
+        return devoxelize(voxels, self.where)
+
+    def to_voxels(self, points: Tensor) -> Tensor:
+        """As `voxelize`."""
+        return voxelize(points, self.ancestors, self.num_voxels)
+
+
+def exchange(levels: Levels, level: int, feats: Tensor) -> Exchange:
+    """How features like `feats` go between the points and the voxels of `level`."""
+    ready = levels.exchanges.get(level)
+    if ready is not None and ready.fits(feats):
+        return ready
+    where = interpolation(levels.levels[level], 1 << level, levels.levels[0].coords.float())
+    return PlainExchange(where, levels.ancestors(level), len(levels.levels[level]))

@@ -1,0 +1,232 @@
+"""The GPU benchmark's rows and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from spvnas_ros.bench.gpu_worker import Profile, Times
+from spvnas_ros.bench.roofline import Rates, Work, floor_ms
+
+OURS = ("cuda", "cpu")
+BEGIN, END = "<!-- bench-gpu: begin -->", "<!-- bench-gpu: end -->"
+
+_GEOMETRY = ("encode", "mark_levels", "build_levels", "search_neighbours", "refine_neighbours", "tile_")
+_POINTS = ("fuse_points", "mean_points")
+_LABELS = ("classify", "label_points")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contender on one network in one precision. Times in milliseconds; `error` says why the rest is missing.
+
+    wall: from points in the host's memory to labels there; device: between marks in the device's stream
+    agree: share of the points with the label of the reference in float32
+    """
+
+    network: str
+    precision: str
+    contender: str
+    error: str = ""
+    wall_p50: float = 0.0
+    wall_p95: float = 0.0
+    device_p50: float = 0.0
+    kernels: int = 0
+    launches: int = 0
+    waits: int = 0
+    peak_mb: float = 0.0
+    flop: int = 0
+    bytes: int = 0
+    floor: float = 0.0
+    agree: float = 0.0
+    stages: dict[str, float] | None = None
+    train_p50: float = 0.0
+    train_error: str = ""
+
+    def line(self) -> str:
+        """The row for people who wait for it."""
+        head = f"{self.network} {self.precision} {self.contender}:"
+        if self.error:
+            return f"{head} {self.error}"
+        return (
+            f"{head} p50 {self.wall_p50:.2f} ms, p95 {self.wall_p95:.2f} ms, device {self.device_p50:.2f} ms, "
+            f"{self.kernels} kernels, {self.waits} waits, {self.peak_mb:.0f} MB, labels agree {self.agree:.3%}"
+        )
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all rows of a report share. rates: by precision"""
+
+    machine: str
+    scan: str
+    points: int
+    voxels: int
+    frames: int
+    rates: dict[str, Rates]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Setting:
+        """The inverse of `to_dict`."""
+        return cls(**(dict(data) | {"rates": {name: Rates(**rates) for name, rates in data["rates"].items()}}))
+
+
+def row_of(
+    key: tuple[str, str, str],
+    times: Sequence[Times],
+    profile: Profile,
+    work: Sequence[Work],
+    rates: Rates,
+    agree: float,
+) -> Row:
+    """A contender's row from what was measured in all its turns. key: network, precision, contender"""
+    wall = [ms for turn in times for ms in turn.wall_ms]
+    device = [ms for turn in times for ms in turn.device_ms]
+    total = sum(work, Work(0, 0))
+    return Row(
+        *key,
+        wall_p50=percentile(wall, 50),
+        wall_p95=percentile(wall, 95),
+        device_p50=percentile(device, 50),
+        kernels=profile.kernels,
+        launches=profile.launches,
+        waits=profile.waits,
+        peak_mb=profile.peak_mb,
+        flop=total.flop,
+        bytes=total.bytes,
+        floor=floor_ms(work, rates),
+        agree=agree,
+        stages=stages_of(profile),
+    )
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """With linear interpolation, as numpy's."""
+    return float(np.percentile(np.asarray(values), share))
+
+
+def stages_of(profile: Profile) -> dict[str, float]:
+    """Milliseconds by stage: the engine's own laps, or its kernels by what they are for."""
+    stages: dict[str, float] = {}
+    for name, ms in (profile.stages_ms or profile.kernel_ms).items():
+        stage = _stage_of_lap(name) if profile.stages_ms else _stage_of_kernel(name)
+        stages[stage] = stages.get(stage, 0.0) + ms
+    return stages
+
+
+def _stage_of_lap(name: str) -> str:
+    parts = name.split(".")
+    return ".".join(parts[:2]) if parts[0] in ("encoder", "decoder") else parts[0]
+
+
+def _stage_of_kernel(name: str) -> str:
+    lowered = name.lower()
+    if name.startswith(_GEOMETRY) or any(word in lowered for word in ("sort", "scan", "reduce")):
+        return "geometry"
+    if name.startswith(_POINTS):
+        return "points"
+    if name.startswith(_LABELS):
+        return "labels"
+    if name.startswith("convolve"):
+        return "convolutions"
+    return "copies" if lowered.startswith(("memcpy", "memset")) else "other"
+
+
+def markdown(setting: Setting, rows: Sequence[Row]) -> str:
+    """The tables for the documentation."""
+    rates = "; ".join(
+        f"{name}: {r.flops / 1e12:.3g} TFLOP/s in matrix products, {r.bytes_per_second / 1e9:.4g} GB/s in copies"
+        for name, r in setting.rates.items()
+    )
+    title = f"{setting.machine}; {setting.scan}: {setting.points} points, {setting.voxels} finest voxels"
+    parts = [f"{title}; {setting.frames} frames a row. Measured rates: {rates}.", _frames_table(setting, rows)]
+    if any(row.stages for row in rows):
+        parts.append("Stages, in milliseconds of one frame:\n\n" + _stages_table(rows))
+    if any(row.train_p50 or row.train_error for row in rows):
+        parts.append("One training step on one scan, forward, backward and optimizer:\n\n" + _training_table(rows))
+    return "\n\n".join(parts)
+
+
+def _frames_table(setting: Setting, rows: Sequence[Row]) -> str:
+    columns = (
+        "network", "precision", "engine", "p50, ms", "p95, ms", "on device, ms", "x fastest other", "kernels",
+        "launches", "waits", "peak memory, MB", "of matrix rate", "of copy rate", "x floor", "labels agree",
+    )  # fmt: skip
+    lines = []
+    for _, group in groupby(rows, key=lambda row: (row.network, row.precision)):
+        members = list(group)
+        peers = [row.wall_p50 for row in members if not row.error and row.contender not in OURS]
+        for row in members:
+            cells = [row.network, row.precision, row.contender]
+            lines.append(_line([*cells, *_measured(row, setting.rates[row.precision], min(peers, default=0.0))]))
+    return "\n".join([_line(columns), "| --- " * len(columns) + "|", *lines])
+
+
+def _measured(row: Row, rates: Rates, best: float) -> list[str]:
+    if row.error:
+        return [_cell(row.error), *[""] * 11]
+    seconds = 1e-3 * row.wall_p50
+    return [
+        f"{row.wall_p50:.2f}",
+        f"{row.wall_p95:.2f}",
+        f"{row.device_p50:.2f}",
+        f"{best / row.wall_p50:.1f}" if best else "-",
+        str(row.kernels),
+        str(row.launches),
+        str(row.waits),
+        f"{row.peak_mb:.0f}",
+        f"{row.flop / seconds / rates.flops:.1%}",
+        f"{row.bytes / seconds / rates.bytes_per_second:.1%}",
+        f"{row.wall_p50 / row.floor:.1f}",
+        f"{row.agree:.2%}",
+    ]
+
+
+def _stages_table(rows: Sequence[Row]) -> str:
+    lines = [
+        _line(
+            [
+                row.network,
+                row.precision,
+                row.contender,
+                ", ".join(f"{name} {ms:.2f}" for name, ms in row.stages.items()),
+            ]
+        )
+        for row in rows
+        if row.stages
+    ]
+    return "\n".join([_line(("network", "precision", "engine", "stages")), "| --- " * 4 + "|", *lines])
+
+
+def _training_table(rows: Sequence[Row]) -> str:
+    lines = [
+        _line([row.network, row.precision, row.contender, _cell(row.train_error) or f"{row.train_p50:.1f}"])
+        for row in rows
+        if row.train_p50 or row.train_error
+    ]
+    return "\n".join([_line(("network", "precision", "engine", "step, ms")), "| --- " * 4 + "|", *lines])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "/").replace("\n", " ")
+
+
+def place(document: str, tables: str) -> str:
+    """The document with the tables between its two markers. Raises ValueError where it has not both, in order."""
+    before, begin, rest = document.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the document has no place for the tables: expected a line {BEGIN!r} and a later one {END!r}")
+    return f"{before}{BEGIN}\n\n{tables}\n\n{END}{after}"
