@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from subprocess import CalledProcessError
 from typing import Protocol
 
 import torch
@@ -55,7 +56,10 @@ def build_engine(net: PointVoxelUNet, voxel_size: float, *, device: str = "auto"
         if not problem:
             from spvnas_ros.engine.cuda import CudaEngine
 
-            return CudaEngine(net, voxel_size, place)
+            try:
+                return CudaEngine(net, voxel_size, place)
+            except (RuntimeError, OSError, CalledProcessError) as error:  # as where Triton finds no C compiler
+                problem = f"engine 'cuda' cannot start on {place}: {error} (see docs/gpu.md)"
         if engine == "cuda":
             raise ValueError(problem)
         logger.warning("%s; the reference engine runs instead, which is slower", problem)
