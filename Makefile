@@ -1,7 +1,9 @@
-# make demo   install into .venv and run the main job: a LiDAR bag through the real node
+# make demo   install into .venv and show it all: a simulated drive through the real node, its topics, score and viewer
+#             (BAG=drive for a recording of yours, WEIGHTS=net.safetensors for another network)
 # make test   install and run every check and test
 # make soak   hold the node under load, garbage and a dying driver for 10 minutes (SOAK_SECONDS)
 # make bench  the CPU benchmark (BENCH_SCAN=file.bin to choose the scan)
+# make bench-gpu  the GPU benchmark, on a machine with a CUDA build of torch (TORCH=torch)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,10 +17,10 @@ export PATH := $(abspath $(BIN)):$(PATH)
 
 # With a ROS distribution sourced, its packages serve; without one, ROS 2 comes from PyPI.
 ifdef ROS_DISTRO
-EXTRAS := test
+EXTRAS := simulate,view,train,test
 VENV_FLAGS := --system-site-packages
 else
-EXTRAS := ros,test
+EXTRAS := ros,simulate,view,train,test
 endif
 
 INSTALLED := $(VENV)/.installed
@@ -29,7 +31,7 @@ MESSAGE_SOURCES := $(wildcard $(addprefix spvnas_ros/ros/build_messages/,*.py de
 BENCH_SCAN ?= $(wildcard $(SPVNAS_SHARED)/golden/full_scan.bin)
 SOAK_SECONDS ?= 600
 
-.PHONY: install messages demo test lint unit soak bench clean
+.PHONY: install messages demo test lint unit soak bench bench-gpu clean
 
 install: $(INSTALLED)
 
@@ -48,7 +50,7 @@ $(MESSAGES): $(INSTALLED) $(MESSAGE_SOURCES)
 		[ $$? -eq 3 ] && echo "Going on without: what needs it, as the topic label_info, will be missing."; }
 
 demo: $(MESSAGES)
-	$(BIN)/python -m spvnas_ros.ros.demo $(BAG) $(if $(WEIGHTS),--weights $(WEIGHTS)) --out runs/demo
+	$(BIN)/python -m spvnas_ros.demo $(BAG) $(if $(WEIGHTS),--weights $(WEIGHTS)) --out runs/demo
 
 test: lint unit
 
@@ -59,13 +61,18 @@ lint: $(INSTALLED)
 	$(BIN)/lint-imports
 
 unit: $(MESSAGES)
-	$(BIN)/python -m pytest --durations=10
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --durations=15
 
 soak: $(MESSAGES)
 	$(BIN)/python -m spvnas_ros.ros.soak --seconds $(SOAK_SECONDS)
 
 bench: $(INSTALLED)
 	$(BIN)/spvnas bench $(if $(BENCH_SCAN),--scan $(BENCH_SCAN)) --out runs/bench
+	rm -rf runs/bench/simulated
+	$(BIN)/spvnas simulate --scenes 4 --scans-per-scene 25 --interval 0.4 --out runs/bench/simulated
+
+bench-gpu: $(INSTALLED)
+	$(BIN)/python -m spvnas_ros.bench.gpu $(if $(BENCH_SCAN),--scan $(BENCH_SCAN)) --docs docs/benchmarks.md
 
 clean:
 	rm -rf $(VENV) runs build install log *.egg-info

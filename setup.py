@@ -14,12 +14,18 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["spvnas_ros", "spvnas_ros.*"]),
-    package_data={"spvnas_ros": ["py.typed"], "spvnas_ros.ros.build_messages": ["definitions/*/msg/*.msg"]},
+    package_data={
+        "spvnas_ros": ["py.typed"],
+        "spvnas_ros.zoo": ["*.safetensors"],
+        "spvnas_ros.ros.build_messages": ["definitions/*/msg/*.msg"],
+    },
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{package_name}"]),
         (f"share/{package_name}", ["package.xml"]),
         (f"share/{package_name}/launch", glob("launch/*.launch.py")),
-        (f"share/{package_name}/config", glob("config/*")),
+        (f"share/{package_name}/config", glob("config/*.*")),
+        (f"share/{package_name}/config/train", glob("config/train/*.yaml")),
+        (f"share/{package_name}/rviz", glob("rviz/*.rviz")),
         # ros2 run and launch_ros look for executables here; pip puts console scripts in bin only.
         (f"lib/{package_name}", glob("scripts/*")),
     ],
@@ -48,10 +54,26 @@ setup(
             "ros-std-srvs",
             "ros-rosgraph-msgs",
         ],
+        # `spvnas simulate`: ray casting.
+        "simulate": ["embreex>=2.17.7"],
+        # `spvnas view`; the browser's page is inside the package, nothing is fetched when it is used.
+        "view": ["viser>=1.1"],
+        # `spvnas train`
+        "train": ["lightning>=2.4", "tensorboard>=2.14", "pydantic>=2.7", "pyyaml>=6"],
         "test": [
             "pytest>=8",
+            "pytest-xdist>=3.6",
             "hypothesis>=6.100",
             "jsonschema>=4.18",
+            "embreex>=2.17.7",
+            "viser>=1.1",
+            "playwright>=1.40",  # drives a Chromium that is installed already
+            "pyyaml>=6",
+            "lightning>=2.4",
+            "tensorboard>=2.14",
+            "pydantic>=2.7",
+            # Comes with torch's CUDA build; the kernels are tested without, where PyPI has wheels.
+            "triton>=3.3; sys_platform == 'linux' and platform_machine == 'x86_64'",
             "ruff>=0.6",
             "mypy>=1.11",
             "import-linter>=2.0",

@@ -105,10 +105,13 @@ def segment(
     source: Annotated[
         Path, typer.Argument(metavar="INPUT", help="A .bin, .npy, .pcd or .ply scan, a folder of them, or a rosbag2.")
     ],
-    weights: Annotated[str, typer.Option("-w", "--weights", help="A .safetensors file, or a fetched model's name.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for labels or bag, picture and summary.")],
+    weights: Annotated[
+        str,
+        typer.Option("-w", "--weights", help="A .safetensors file, a fetched model's name, or the package's own net."),
+    ] = "default",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    engine: Annotated[str, typer.Option(help="auto, cpu or torch.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, cpu, cuda or torch.")] = "auto",
     intensity: Annotated[
         str, typer.Option(help="The sensor's scale: auto, unit, u8, u16, none or the value that stands for 1.")
     ] = "auto",
@@ -153,21 +156,42 @@ def bag(
         ),
     ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    engine: Annotated[str, typer.Option(help="auto, cpu or torch.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, cpu, cuda or torch.")] = "auto",
     intensity: Annotated[
         str, typer.Option(help="The sensor's scale: auto, unit, u8, u16, none or the value that stands for 1.")
     ] = "auto",
     topic: Annotated[str | None, typer.Option(help="The clouds' topic, where the bag has several.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Start again, and replace results that are there.")] = False,
+    realtime: Annotated[
+        bool,
+        typer.Option(
+            "--realtime",
+            help="Instead play it through the live node over ROS, at the bag's rate: latency, drops, age, report.json.",
+        ),
+    ] = False,
+    rate: Annotated[float | None, typer.Option(help="With --realtime: times as fast as recorded (default 1).")] = None,
 ) -> None:
     """Label a whole bag and score it: a new bag, and with a truth the IoU by class, a picture and report.json.
 
     Interrupted or killed, it goes on where it stopped when the same command is given again.
     """
-    from spvnas_ros.offline.bag_evaluation import run
-
     if labels_field and labels:
         raise typer.BadParameter("the truth comes from a field (--labels-field) or from files (--labels), not both")
+    if rate is not None and not (realtime and 0 < rate < float("inf")):
+        raise typer.BadParameter("--rate is a number above 0, and goes with --realtime")
+    if realtime:
+        from spvnas_ros.ros.available import need_ros
+
+        need_ros("--realtime")
+        from spvnas_ros.replay_command import RealtimeOptions
+        from spvnas_ros.replay_command import run as play
+
+        options = RealtimeOptions(
+            source, weights, out, rate or 1.0, topic, labels_field, labels, label_ids, device, engine, intensity
+        )
+        raise typer.Exit(play(options, force=force))
+    from spvnas_ros.offline.bag_evaluation import run
+
     status = run(
         source,
         weights,
@@ -186,13 +210,163 @@ def bag(
 
 @app.command()
 @readable_errors()
+def view(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="BAG|DIR",
+            help="A rosbag2, a scan, a folder of scans (a SemanticKITTI sequence), or a folder of `spvnas segment`.",
+        ),
+    ],
+    weights: Annotated[
+        str | None, typer.Option("-w", "--weights", help="Label what is shown with these weights, as it is shown.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="A folder of .label files, where they do not lie beside the scans.")
+    ] = None,
+    labels_field: Annotated[
+        str | None, typer.Option(help="The field of a bag's clouds with the labels; default `label`.")
+    ] = None,
+    topic: Annotated[str | None, typer.Option(help="The clouds' topic, where a bag has several.")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0 takes a free one.")] = 8080,
+    host: Annotated[
+        str, typer.Option(help="Address to serve at. Whoever can reach it can see and control the viewer.")
+    ] = "127.0.0.1",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, cpu, cuda or torch.")] = "auto",
+    intensity: Annotated[
+        str, typer.Option(help="The sensor's scale: auto, unit, u8, u16, none or the value that stands for 1.")
+    ] = "auto",
+) -> None:
+    """Look at a recording in the browser, in class colours; the page is served here and fetches nothing elsewhere."""
+    from spvnas_ros.viewer.command import run
+
+    status = run(
+        source,
+        weights,
+        labels=labels,
+        labels_field=labels_field,
+        topic=topic,
+        host=host,
+        port=port,
+        device=device,
+        engine=engine,
+        intensity=intensity,
+    )
+    raise typer.Exit(status)
+
+
+@app.command()
+@readable_errors()
+def evaluate(
+    weights: Annotated[
+        str, typer.Argument(help="A .safetensors file, a fetched model's name, or default: the package's own network.")
+    ],
+    data: Annotated[
+        Path,
+        typer.Argument(
+            help="Labelled scans: SemanticKITTI's folder or a sequence of it (simulated drives too), KITTI, a folder "
+            "of .bin and .label files, or a bag with a label field."
+        ),
+    ],
+    tta: Annotated[
+        bool,
+        typer.Option(
+            "--tta", help="Test-time augmentation: average 36 views of each scan, which takes 36 times as long."
+        ),
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the report as one JSON object, and only that.")
+    ] = False,
+    label_map: Annotated[
+        str | None,
+        typer.Option(help="What raw ids mean: semantic-kitti or mit-han-lab.", show_default="the network's own"),
+    ] = None,
+    sequences: Annotated[
+        str | None,
+        typer.Option(
+            "--sequences",
+            "--split",
+            help="Of a folder with sequences: numbers (08 or 00,02,04-07), or SemanticKITTI's train or val.",
+            show_default="all",
+        ),
+    ] = None,
+    topic: Annotated[str | None, typer.Option(help="The clouds' topic, where a bag has several.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for report.json and confusion.png.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, cpu, cuda or torch.")] = "auto",
+) -> None:
+    """Score weights on labelled scans: how well their labels agree with the true ones.
+
+    Shows IoU (intersection over union) by class and by distance, its mean (mIoU), and how far the confidences can be
+    trusted.
+    """
+    from spvnas_ros.offline.evaluation.dataset_evaluation import run
+
+    run(
+        weights,
+        data,
+        out=out,
+        tta=tta,
+        as_json=as_json,
+        label_map=label_map,
+        sequences=sequences,
+        topic=topic,
+        device=device,
+        engine=engine,
+    )
+
+
+@app.command()
+@readable_errors()
+def train(
+    config: Annotated[
+        Path,
+        typer.Argument(metavar="RECIPE", help="A YAML file, such as config/train/sim_tiny.yaml or fine_tune.yaml."),
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="Values that replace the recipe's, such as data.train=FOLDER or trainer.epochs=3.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Folder for the run.", show_default="runs/train/NAME")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in the folder, if there is one.")
+    ] = False,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="The same numbers each time, also on a GPU; slower.")
+    ] = False,
+) -> None:
+    """Train a network, or fine-tune one: a recipe names the data, the network or weights to start from, and how long.
+
+    The run's folder gets best.safetensors, which every command takes as --weights, a log, and a checkpoint from which a
+    killed run goes on. Exit status 75: the recipe's trainer.max_minutes were over first; go on with --resume.
+
+    Several GPUs or machines: torchrun --nproc_per_node=N --no-python spvnas train RECIPE ...
+    """
+    try:
+        from spvnas_ros.offline.training.command import run
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("spvnas_ros"):
+            raise
+        package = (error.name or "").split(".")[0]
+        raise ValueError(f"training needs {package}; install it: pip install 'spvnas_ros[train]'") from error
+    raise typer.Exit(run(config, overrides or [], out, resume=resume, deterministic=deterministic))
+
+
+@app.command()
+@readable_errors()
 def doctor(
     source: Annotated[
         Path,
         typer.Argument(
-            metavar="BAG",
-            help="A rosbag2, a scan or a folder of scans. Live topics are not looked at yet: record a few seconds "
-            "(ros2 bag record /topic) and give the bag.",
+            metavar="BAG|/TOPIC",
+            help="A rosbag2, a scan or a folder of scans; or a live topic: a name with a slash in front that is no "
+            "file's (needs ROS 2).",
         ),
     ],
     weights: Annotated[
@@ -201,18 +375,73 @@ def doctor(
     ] = None,
     frames: Annotated[int, typer.Option(min=1, help="How many clouds to label with --weights.")] = 5,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    engine: Annotated[str, typer.Option(help="auto, cpu or torch.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, cpu, cuda or torch.")] = "auto",
     intensity: Annotated[
         str, typer.Option(help="The scale to check: auto, unit, u8, u16, none or the value that stands for 1.")
     ] = "auto",
     topic: Annotated[str | None, typer.Option(help="The clouds' topic, where a bag has several.")] = None,
+    seconds: Annotated[float, typer.Option(min=0.5, help="How long to listen to a live topic.")] = 5.0,
 ) -> None:
-    """Look at clouds and say what fits the networks and what does not, with advice. Status 1 if something is bad."""
-    from spvnas_ros.doctor import run
+    """Look at clouds and say what fits the networks and what does not, with advice. Status 1 if something is bad.
 
-    raise typer.Exit(
-        run(source, weights, frames=frames, device=device, engine=engine, intensity=intensity, topic=topic)
-    )
+    Of a live topic also QoS, transport and whether clouds are lost on the way.
+    """
+    live = source.is_absolute() and not source.exists()
+    if live:
+        from spvnas_ros.ros.available import need_ros
+
+        need_ros(f"there is no file {source}; looking at a live topic")
+    from spvnas_ros.doctor import Looking, run
+
+    looking = Looking(weights, frames, device, engine, intensity)
+    if not live:
+        raise typer.Exit(run(source, looking, topic=topic))
+    from spvnas_ros.ros import topic_doctor
+
+    raise typer.Exit(topic_doctor.run(str(source), looking, seconds=seconds))
+
+
+@app.command()
+@readable_errors()
+def simulate(
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the scans, or for the report of --compare.")],
+    sensor: Annotated[str, typer.Option(help="hdl64, vlp16, vlp32c, os1-64 or os1-128.")] = "hdl64",
+    scenes: Annotated[int, typer.Option(help="How many streets; each is a sequence.")] = 10,
+    scans_per_scene: Annotated[int, typer.Option(help="Revolutions in each street.")] = 10,
+    interval: Annotated[
+        float | None,
+        typer.Option(help="Seconds between them; default 1, for a bag one revolution.", show_default=False),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Everything follows from it, to the byte.")] = 0,
+    kind: Annotated[
+        str | None, typer.Option(help="urban, residential, suburban, highway or rural; default a mix.")
+    ] = None,
+    formats: Annotated[
+        str, typer.Option("--format", help="semantic-kitti, kitti (boxes), bag, or several with commas.")
+    ] = "semantic-kitti",
+    processes: Annotated[int | None, typer.Option(help="Default: one for each processor.", show_default=False)] = None,
+    compare: Annotated[
+        Path | None, typer.Option(help="Measure realism against these real scans (SemanticKITTI's layout) instead.")
+    ] = None,
+    sim: Annotated[
+        Path | None, typer.Option(help="With --compare: scans simulated earlier; without it, they are made.")
+    ] = None,
+) -> None:
+    """Make labelled LiDAR drives in streets that do not exist, or measure how close such drives are to real ones.
+
+    Interrupted or killed, it goes on with the scenes that are missing when the same command is given again.
+    """
+    from spvnas_ros.offline.simulation.command import default_processes, make_plan, run
+
+    plan = make_plan(sensor, scans_per_scene, interval, seed, kind, formats)
+    if compare:
+        from spvnas_ros.offline.simulation.compare_command import run_comparison
+
+        run_comparison(compare, sim, plan, scenes, out, processes or default_processes())
+    elif sim:
+        raise typer.BadParameter("--sim goes with --compare")
+    else:
+        run(plan, scenes, out, default_processes() if processes is None else processes)
 
 
 @app.command()

@@ -18,12 +18,23 @@ PARTS = (
     "config",
     "launch",
     "resource",
+    "rviz",
     "scripts",
     "package.xml",
     "setup.py",
     "setup.cfg",
     "pyproject.toml",
 )
+
+SHARED = (
+    "package.xml",
+    "config/fastdds_shm.xml",
+    "config/segmenter.param.yaml",
+    "launch/segment.launch.py",
+    "launch/replay.launch.py",
+    "rviz/segment.rviz",
+)
+COMMANDS = {"spvnas", "segmenter_node", "bag_player"}
 
 needs_colcon = pytest.mark.skipif(
     shutil.which("colcon") is None, reason="colcon is not installed; pip install colcon-common-extensions brings it"
@@ -64,8 +75,10 @@ def check_installed(prefix: Path, python_path: Path) -> None:
     """The commands and shared files under a prefix are there and work."""
     share = prefix / "share" / "spvnas_ros"
     assert (prefix / "share" / "ament_index" / "resource_index" / "packages" / "spvnas_ros").is_file()
-    for file in ("package.xml", "config/fastdds_shm.xml", "config/segmenter.param.yaml", "launch/segment.launch.py"):
+    for file in SHARED:
         assert (share / file).is_file(), file
+    assert list((share / "config" / "train").glob("*.yaml"))
+    assert {command.name for command in (prefix / "lib" / "spvnas_ros").iterdir()} >= COMMANDS
 
     environment = os.environ | {
         "PYTHONPATH": str(python_path),

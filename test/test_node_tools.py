@@ -1,15 +1,13 @@
-"""What comes with the node: transport, worker, bag player, demo, overhead measurement."""
+"""What comes with the node: transport, worker, bag player, overhead measurement."""
 
 from __future__ import annotations
 
-import json
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event, Semaphore, active_count
 
-import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed; pip install 'spvnas_ros[ros]' brings it")
@@ -20,8 +18,7 @@ from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import PointCloud2
 
 from ros_harness import Process, collect, private_domain, ros, weights
-from spvnas_ros.bags import LABELLED_TOPIC, BagReader
-from spvnas_ros.pointcloud import decode
+from spvnas_ros.bags import BagReader
 from spvnas_ros.ros.overhead import measure
 from spvnas_ros.ros.process import spinning
 from spvnas_ros.ros.transport import cloud_transport, share_file
@@ -142,67 +139,14 @@ def test_a_bag_that_cannot_be_played_is_refused_with_its_name(tmp_path: Path) ->
     assert "Traceback" not in player.output
 
 
-# -- demo -------------------------------------------------------------------------------------------------------------
-
-
-def demo(*arguments: str) -> Process:
-    return Process(sys.executable, "-m", "spvnas_ros.ros.demo", *arguments)
+# -- overhead ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def domain() -> Iterator[None]:
-    """Only the environment: the demo brings its own ROS."""
+    """Only the environment: the measurement brings its own ROS."""
     with private_domain():
         yield
-
-
-@pytest.mark.usefixtures("domain")
-def test_the_demo_leaves_the_labelled_bag_a_picture_and_a_summary(shared: Path, weights: Path, tmp_path: Path) -> None:
-    bag, out = shared / "data" / "bags" / "vlp16_pointcloud2_mcap", tmp_path / "out"
-    with demo(str(bag), "--weights", str(weights), "--out", str(out)) as process:
-        assert process.wait() == 0, process.output
-
-    with BagReader(bag) as sent, BagReader(out / "labelled") as came:
-        assert (came.topic, came.storage, len(came)) == (LABELLED_TOPIC, "mcap", 4)
-        labels = []
-        for before, after in zip(sent, came, strict=True):
-            assert after.stamp == before.stamp
-            cloud, labelled = before.decode(), after.decode()
-            assert labelled.header == cloud.header
-            for name in ("x", "y", "z", "intensity", "ring", "time"):
-                np.testing.assert_array_equal(decode(labelled)[name], decode(cloud)[name])
-            labels.append(decode(labelled)["label"])
-
-    summary = json.loads((out / "summary.json").read_text())
-    assert (summary["clouds"], summary["points"], summary["bad"]) == (4, 116_827, {})
-    assert sum(summary["classes"].values()) == 116_827
-    assert len(summary["classes"]) == len(np.unique(np.concatenate(labels)))
-    assert 0 < summary["ms_p50"] <= summary["ms_p95"]
-    assert (out / "picture.png").read_bytes().startswith(b"\x89PNG")
-    assert "4 clouds, 116827 points" in process.output
-    assert "The network is not trained" in process.output
-
-
-@pytest.mark.usefixtures("domain")
-def test_the_demo_says_why_there_is_none(shared: Path, weights: Path, tmp_path: Path) -> None:
-    bag = str(shared / "data" / "bags" / "vlp16_pointcloud2_mcap")
-    cases = {
-        "no such weights": (["--weights", "nowhere"], "nowhere"),
-        "the node does not start": (
-            ["--weights", str(weights), "--engine", "steam"],
-            "segmenter_node ended with status 1",
-        ),
-    }
-    for name, (arguments, reason) in cases.items():
-        out = tmp_path / name
-        with demo(bag, *arguments, "--out", str(out)) as process:
-            assert process.wait() == 1, process.output
-        assert f"demo: {reason}" in process.output or reason in process.output
-        assert "Traceback" not in process.output
-        assert not list(out.glob("*labelled*"))
-
-
-# -- overhead ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("domain")

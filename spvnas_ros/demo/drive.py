@@ -1,0 +1,107 @@
+"""What the demo labels: a simulated drive, a drawn street where the simulator cannot run, or the user's own bag."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spvnas_ros.bags import BagReader, BagWriter, cloud_message, encode
+from spvnas_ros.labels import SEMANTIC_KITTI
+from spvnas_ros.pointcloud import CONFIDENCE_FIELD, LABEL_FIELD
+
+if TYPE_CHECKING:
+    from spvnas_ros.offline.evaluation.truth import Truth
+    from spvnas_ros.zoo.checkpoint import Facts
+
+SEED = 2026
+"""Of the streets. The recipes' seeds are small numbers: no network that ships was trained in this street."""
+
+_INTERVAL = 0.5
+"""Seconds between clouds, so that ten of them see more than one corner."""
+
+_STREET = "street"
+_STREET_STEP, _STREET_NS = 5.0, 500_000_000
+_STREET_FIELDS = [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("intensity", "<f4"), (LABEL_FIELD, "<u2")]
+
+
+@dataclass(frozen=True)
+class Drive:
+    """A recording to label.
+
+    topic: of its clouds; None where it has but one
+    what:  it is, in words
+    ids:   what the numbers of its field `label` are, as `truth_from_field` has them; None where there is no truth
+    """
+
+    bag: Path
+    what: str
+    topic: str | None = None
+    ids: str | None = None
+
+    def truth(self, facts: Facts) -> Truth | None:
+        """How to read the truth as classes of these weights. Raises what `truth_from_field` raises."""
+        from spvnas_ros.offline.evaluation.truth import truth_from_field
+        from spvnas_ros.scans import open_source
+
+        if self.ids is None:
+            return None
+        with open_source(self.bag, intensity="none", topic=self.topic) as source:
+            return truth_from_field(source, LABEL_FIELD, facts, self.ids)
+
+
+def given_drive(bag: Path, topic: str | None) -> Drive:
+    """The user's bag. Its clouds' field `label` is the truth, if they have one and no network wrote it.
+
+    Raises BagError and PointCloudError where the bag, or its first cloud, cannot be read.
+    """
+    with BagReader(bag, topic) as reader:
+        names = next(({field.name for field in cloud.decode().fields} for cloud in reader), set())
+        what = f"{len(reader)} clouds of {reader.topic} in {bag}"
+    known = LABEL_FIELD in names and CONFIDENCE_FIELD not in names
+    return Drive(bag, what, topic, "auto" if known else None)
+
+
+def simulated_drive(out: Path, sensor: str, clouds: int, say: Callable[[str], None]) -> Drive:
+    """A drive in a new street, below `out`; without Embree a drawn one, and `say` gets the reason.
+
+    Raises SimulationError, BagError or OSError where it cannot be written, ValueError for an unknown sensor.
+    """
+    from spvnas_ros.offline.simulation.cast import SimulationError, check_embree
+    from spvnas_ros.offline.simulation.drive import CONFIGURATION, Plan, simulate
+
+    plan = Plan(sensor, clouds, _INTERVAL, SEED, formats=("bag",))
+    try:
+        check_embree()
+    except SimulationError as error:
+        say(f"{error}; going on with a street of boxes")
+        return _street_drive(out / _STREET, clouds)
+    folder = out / "simulated"
+    if (folder / CONFIGURATION).is_file():
+        # Made by an earlier demo, and perhaps by an older simulator.
+        shutil.rmtree(folder)
+    for _ in simulate(plan, 1, folder):
+        pass
+    what = (
+        f"{clouds} clouds of a simulated {sensor} in a street of seed {SEED}, which no shipped network was trained in"
+    )
+    return Drive(folder / "bags" / "00", what, ids="raw")
+
+
+def _street_drive(bag: Path, clouds: int) -> Drive:
+    from spvnas_ros.synthetic import FRAME_ID, TOPIC, street_scan
+
+    with BagWriter(bag, "mcap", force=True) as writer:
+        for number in range(clouds):
+            points, labels = street_scan(0, position=number * _STREET_STEP)
+            record = np.empty(len(points), _STREET_FIELDS)
+            for column, name in enumerate(("x", "y", "z", "intensity")):
+                record[name] = points[:, column]
+            record[LABEL_FIELD] = SEMANTIC_KITTI.decode(labels)
+            stamp = number * _STREET_NS
+            writer.write(TOPIC, encode(cloud_message(record, stamp, FRAME_ID)), stamp)
+    return Drive(bag, f"{clouds} clouds of a drawn street", ids="raw")

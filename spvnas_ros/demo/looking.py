@@ -1,0 +1,155 @@
+"""The viewer as a user starts it, asked for its page and, where there is a browser, photographed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from io import BytesIO
+from pathlib import Path
+from urllib.request import ProxyHandler, build_opener
+
+import numpy as np
+from PIL import Image
+
+_PATIENCE = 120.0
+"""Seconds. A browser without a GPU draws slowly, more so on a busy machine."""
+
+_SIZE = (1440, 810)
+_MIDDLE = (260, 200, 1080, 780)
+"""The part of the picture between the panels."""
+
+_SWITCHES = (
+    "--use-gl=angle",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+    "--ignore-gpu-blocklist",
+    "--no-proxy-server",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+_NO_NOTICE = ".mantine-Notification-root {display: none}"
+"""The page tells a browser without a GPU that it has none."""
+
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+_BRIGHT, _ENOUGH = 90, 0.01
+"""Points are brighter than the page (of 255); so large a share of the middle is a scene."""
+
+
+class LookError(Exception):
+    """The viewer did not start, or its page did not come."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the viewer showed.
+
+    title:      of its page, as HTTP gave it
+    screenshot: the picture, None where none was taken
+    why_not:    then the reason
+    """
+
+    title: str
+    screenshot: Path | None = None
+    why_not: str = ""
+
+
+def missing_viewer() -> str:
+    """What is not installed for the viewer and how to get it; "" where all is there."""
+    if find_spec("viser") is None:
+        return "viser is not installed: pip install 'spvnas_ros[view]'"
+    return ""
+
+
+def look(bag: Path, picture: Path) -> Look:
+    """Start `spvnas view` on a bag, get its page, photograph it, and end the viewer. Raises LookError."""
+    with _viewer(bag) as address:
+        title = _ask(address)
+        browser = next(filter(None, map(shutil.which, _BROWSERS)), None)
+        if find_spec("playwright") is None:
+            return Look(title, why_not="playwright is not installed: pip install 'spvnas_ros[test]'")
+        if browser is None:
+            return Look(title, why_not="no Chromium is installed (Debian, Ubuntu: apt install chromium)")
+        try:
+            _photograph(browser, address, picture)
+        except LookError as error:
+            return Look(title, why_not=str(error))
+        return Look(title, picture)
+
+
+@contextmanager
+def _viewer(bag: Path) -> Iterator[str]:
+    command = [sys.executable, "-m", "spvnas_ros.cli", "view", str(bag), "--port", "0"]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as run:
+        assert run.stdout is not None
+        try:
+            address = re.search(r"http://\S+", run.stdout.readline())
+            if address is None:
+                raise LookError(f"the viewer did not start: {run.communicate()[1].strip()}")
+            yield address.group()
+        finally:
+            run.send_signal(signal.SIGINT)
+            try:
+                run.communicate(timeout=_PATIENCE)
+            except subprocess.TimeoutExpired:
+                run.kill()
+
+
+def _ask(address: str) -> str:
+    """The title of the page, asked for without the proxies that the environment may name."""
+    try:
+        with build_opener(ProxyHandler({})).open(address, timeout=_PATIENCE) as answer:
+            page = answer.read().decode(errors="replace")
+    except OSError as error:
+        raise LookError(f"{address} did not answer: {error}") from error
+    title = re.search(r"<title>(.*?)</title>", page, re.DOTALL)
+    if title is None:
+        raise LookError(f"{address} answered with something that is no page")
+    return title.group(1).strip()
+
+
+def _photograph(browser: str, address: str, picture: Path) -> None:
+    """Raises LookError where the browser or the page fails, or no points are drawn in time."""
+    from playwright.sync_api import Error, sync_playwright
+
+    switches = [*_SWITCHES, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+    try:
+        with sync_playwright() as driver:
+            window = driver.chromium.launch(executable_path=browser, args=switches, timeout=_PATIENCE * 1e3)
+            try:
+                page = window.new_page(viewport={"width": _SIZE[0], "height": _SIZE[1]})
+                page.set_default_timeout(_PATIENCE * 1e3)
+                page.goto(address)
+                page.add_style_tag(content=_NO_NOTICE)
+                end, before = time.monotonic() + _PATIENCE, 0.0
+                while True:
+                    shot = page.screenshot()
+                    lit = _lit(shot)
+                    # Twice the same: the scene is not being built up any more.
+                    if lit > _ENOUGH and lit == before:
+                        break
+                    if time.monotonic() > end:
+                        raise LookError(f"the browser drew no scene in {_PATIENCE:.0f} s")
+                    before = lit
+            finally:
+                window.close()
+    except Error as error:
+        raise LookError(f"the browser failed: {error.message.splitlines()[0]}") from error
+    picture.write_bytes(shot)
+
+
+def _lit(png: bytes) -> float:
+    """Which share of the picture's middle is bright."""
+    pixels = np.asarray(Image.open(BytesIO(png)).convert("RGB").crop(_MIDDLE))
+    return float((pixels.max(axis=2) > _BRIGHT).mean())

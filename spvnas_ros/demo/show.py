@@ -1,0 +1,222 @@
+"""The demo from beginning to end."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spvnas_ros.bags import LABELLED_TOPIC, BagError, BagReader, BagWriter, RecordedCloud
+from spvnas_ros.demo.drive import Drive, given_drive, simulated_drive
+from spvnas_ros.demo.looking import LookError, look, missing_viewer
+from spvnas_ros.demo.network import Weights, choose_weights
+from spvnas_ros.demo.tally import Tally
+from spvnas_ros.ros.replay import NodeOptions
+from spvnas_ros.ros.tour import Tour, tour
+
+if TYPE_CHECKING:
+    from spvnas_ros.offline.evaluation.metrics import Score
+
+Say = Callable[[str, str], None]
+"""Takes a subject and what there is to say about it, at once."""
+
+_WITHOUT_LABELS = "label_info is missing: vision_msgs is not built (make messages) or not installed"
+_MEANINGLESS = "The network is not trained: its labels mean nothing."
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to play into which node. `intensity`, `device` and `engine` are the node's parameters.
+
+    bag:            of the user; None: simulate `clouds` clouds of a `sensor`
+    weights:        file or name; None: those that ship
+    """
+
+    out: Path
+    bag: Path | None = None
+    weights: str | None = None
+    topic: str | None = None
+    device: str = "auto"
+    engine: str = "auto"
+    intensity: str = "auto"
+    sensor: str = "hdl64"
+    clouds: int = 10
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What came of it; `summary.json` has the same fields.
+
+    bad:      clouds that could not be labelled, by kind
+    ms_*:     from publishing a cloud to having its labels, milliseconds
+    classes:  number of points by class name, the most frequent first
+    miou:     against the truth, over the classes that occur; None without one
+    iou:      by class name, of those that occur
+    files:    what was left behind, by what it is
+    """
+
+    bag: str
+    weights: str
+    trained: bool
+    clouds: int
+    points: int
+    bad: Mapping[str, int]
+    ms_p50: float
+    ms_p95: float
+    classes: Mapping[str, int]
+    node: Tour
+    miou: float | None = None
+    iou: Mapping[str, float] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+def show(options: Options, say: Say) -> Summary:
+    """Label a drive with the real node, and tell and keep what it did, below `options.out`. ROS must run.
+
+    Raises ExchangeError where the node fails, and ValueErrors and OSErrors with a reason for what cannot be read or
+    written; then no labelled bag is left behind.
+    """
+    out = options.out
+    out.mkdir(parents=True, exist_ok=True)
+    weights = choose_weights(options.weights, out, lambda text: say("network", text))
+    say("network", str(weights))
+    drive = _drive(options, say)
+    say("drive", drive.what)
+    tally = Tally(weights.facts, drive.truth(weights.facts), options.intensity)
+    say("node", "starting; on a machine's first run it compiles its kernels, a minute or two")
+    node = _play(drive, weights, options, tally)
+    for line in _node_lines(node, out / "node.log"):
+        say(*line)
+    found = tally.score()
+    for line in _label_lines(tally, found, trained=weights.facts.trained):
+        say(*line)
+    name = options.bag.name if options.bag else f"simulated {options.sensor}"
+    pictures = tally.save_pictures(name, out / "picture.png", out / "truth.png")
+    files = {"labelled bag": str(out / "labelled"), **{path.stem: str(path) for path in pictures}}
+    files |= _view(out / "labelled", out / "viewer.png", say)
+    for kind, path in files.items():
+        say(kind, path)
+    say("look", f"{_command()} view {out / 'labelled'}")
+    summary = _summary(options, drive, weights, tally, found, node, files)
+    (out / "summary.json").write_text(json.dumps(asdict(summary), indent=2) + "\n")
+    return summary
+
+
+def _drive(options: Options, say: Say) -> Drive:
+    if options.bag is not None:
+        return given_drive(options.bag, options.topic)
+    say("drive", f"simulating {options.clouds} clouds of a street")
+    return simulated_drive(options.out, options.sensor, options.clouds, lambda text: say("drive", text))
+
+
+def _play(drive: Drive, weights: Weights, options: Options, tally: Tally) -> Tour:
+    parameters = NodeOptions(str(weights.path.absolute()), options.device, options.engine, options.intensity)
+    with (
+        BagReader(drive.bag, drive.topic) as reader,
+        BagWriter(options.out / "labelled", reader.storage, force=True) as writer,
+    ):
+
+        def on_answer(recorded: RecordedCloud, labelled: RecordedCloud, ms: float) -> None:
+            tally.count(recorded, labelled, ms)
+            writer.write(LABELLED_TOPIC, labelled.raw, labelled.stamp)
+
+        node = tour(tally.readable(reader), parameters, options.out / "node.log", on_answer)
+        if not tally.ms:
+            raise BagError(f"{drive.bag} has no cloud that can be labelled; skipped: {dict(tally.bad) or 'none'}")
+    return node
+
+
+def _node_lines(node: Tour, log: Path) -> Iterator[tuple[str, str]]:
+    yield "node", f"{' > '.join(node.states)}, ended with status {node.status} ({log})"
+    came = ", ".join(f"{count} {topic}" for topic, count in node.clouds.items())
+    yield "topics", f"{came}, {node.reports} diagnostics; filtered_points keeps {node.kept:.0%} (no ground)"
+    yield "times", ", ".join(f"{stage} {ms:.1f}" for stage, ms in node.times_ms.items()) + " ms (median)"
+    counts = ", ".join(f"{node.counts.get(name, '?')} {name}" for name in ("dropped", "bad"))
+    yield "health", f"node: {node.health.get('node', '?')}; intensity: {node.health.get('intensity', '?')}; {counts}"
+    if node.labels is None:
+        yield "classes", _WITHOUT_LABELS
+    else:
+        entries = [f"{label} {name}" for label, name in node.labels.items()]
+        yield "classes", f"label_info (vision_msgs, latched): {len(entries)} names, {entries[0]} .. {entries[-1]}"
+
+
+def _label_lines(tally: Tally, found: Score | None, *, trained: bool) -> Iterator[tuple[str, str]]:
+    p50, p95 = np.percentile(tally.ms, [50, 95])
+    iou = _occurring(found) if found else {}
+    classes = dict.fromkeys(iou, 0) | tally.classes()
+    points = sum(classes.values())
+    yield "labels", f"{len(tally.ms)} clouds, {points} points; {p50:.0f} ms from publishing a cloud (p95 {p95:.0f})"
+    for kind, count in tally.bad.items():
+        yield "skipped", f"{count} clouds that cannot be labelled ({kind})"
+    if found is None:
+        yield "score", "no truth to compare with: the clouds have no field 'label'"
+    elif found.miou is not None:
+        yield "score", f"mIoU {found.miou:.1%} over the {len(iou)} classes that occur in the truth"
+    for name, count in sorted(classes.items(), key=lambda each: -each[1]):
+        right = f"  IoU {iou[name]:6.1%}" if name in iou else ""
+        yield "", f"{name:<14}{count / max(points, 1):6.1%} of the points{right}"
+    if not trained:
+        yield "", _MEANINGLESS
+
+
+def _occurring(found: Score) -> dict[str, float]:
+    return {name: value for name, value in found.iou.items() if value is not None}
+
+
+def _view(bag: Path, picture: Path, say: Say) -> dict[str, str]:
+    """The screenshot, by what it is, if there is one."""
+    if problem := missing_viewer():
+        say("viewer", f"left out: {problem}")
+        return {}
+    try:
+        seen = look(bag, picture)
+    except LookError as error:
+        say("viewer", f"did not work: {error}")
+        return {}
+    if seen.screenshot is None:
+        say("viewer", f"its page answered; no screenshot: {seen.why_not}")
+        return {}
+    say("viewer", "its page answered, and Chromium drew it")
+    return {"screenshot": str(seen.screenshot)}
+
+
+def _command() -> str:
+    """How to call `spvnas` from here."""
+    beside = Path(sys.executable).with_name("spvnas")
+    if not beside.is_file():
+        return f"{Path(sys.executable).name} -m spvnas_ros.cli"
+    return os.path.relpath(beside) if beside.is_relative_to(Path.cwd()) else str(beside)
+
+
+def _summary(
+    options: Options,
+    drive: Drive,
+    weights: Weights,
+    tally: Tally,
+    found: Score | None,
+    node: Tour,
+    files: Mapping[str, str],
+) -> Summary:
+    p50, p95 = np.percentile(tally.ms, [50, 95])
+    classes = tally.classes()
+    return Summary(
+        bag=str(drive.bag),
+        weights=str(options.weights or weights.path),
+        trained=weights.facts.trained,
+        clouds=len(tally.ms),
+        points=sum(classes.values()),
+        bad=dict(tally.bad),
+        ms_p50=round(float(p50), 2),
+        ms_p95=round(float(p95), 2),
+        classes=classes,
+        node=node,
+        miou=found.miou if found else None,
+        iou=_occurring(found) if found else {},
+        files=files,
+    )
