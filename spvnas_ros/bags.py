@@ -146,7 +146,7 @@ class BagReader:
         return self.since(None)
 
     def since(self, stamp: int | None) -> Iterator[RecordedCloud]:
-        """The clouds recorded at `stamp` (nanoseconds since 1970) or later, without reading the earlier ones; None: all.
+        """The clouds recorded at `stamp` (nanoseconds since 1970) or later, without reading earlier ones; None = all.
 
         Raises BagError where the bag turns out to be damaged on the way.
         """

@@ -99,7 +99,7 @@ def test_every_recipe_of_the_project_can_be_used(path: Path) -> None:
     recipe.net.spec(19)
 
 
-def test_the_shipped_network_fits_in_6_megabytes() -> None:
+def test_the_shipped_network_has_1_to_3_million_parameters() -> None:
     spec = load_recipe(next(path for path in RECIPES if path.stem == "sim_default")).net.spec(19)
     with torch.device("meta"):
         count = sum(parameter.numel() for parameter in PointVoxelUNet(spec).parameters())

@@ -92,7 +92,7 @@ class _Scans(Source):
     def __len__(self) -> int:
         return len(self._files)
 
-    def resume(self, number: int, stamp: int | None) -> Iterator[Frame]:
+    def resume(self, number: int, stamp: int | None) -> Iterator[Frame]:  # noqa: ARG002
         return (Frame(file.stem, partial(self._load, file)) for file in self._files[number:])
 
     def _load(self, file: Path) -> Cloud:
@@ -111,8 +111,8 @@ class _Bag(Source):
         return len(self._reader)
 
     def resume(self, number: int, stamp: int | None) -> Iterator[Frame]:
-        for number, recorded in enumerate(self._reader.since(stamp), number):
-            name = f"{number:06d}"
+        for index, recorded in enumerate(self._reader.since(stamp), number):
+            name = f"{index:06d}"
             yield Frame(name, partial(self._load, name, recorded), recorded.stamp)
 
     def _load(self, name: str, recorded: RecordedCloud) -> Cloud:

@@ -46,6 +46,7 @@ class TrainingRecord:
     steps:  the weights are those after so many
     data:   what it was trained on
     scores: mean IoU over the classes that occur, 0..1, by what it was measured on
+    start:  what was trained further, and the sha256 of its weights; None where training began with random weights
     """
 
     recipe: str
@@ -53,6 +54,8 @@ class TrainingRecord:
     steps: int
     data: str
     scores: Mapping[str, float] = field(default_factory=dict)
+    start: str | None = None
+    start_sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -215,7 +218,7 @@ def _parse(path: Path, metadata: Mapping[str, str]) -> Facts:
 def _facts(document: Mapping[str, Any]) -> Facts:
     """Facts from the header's document. Every type is checked: the file may come from anywhere."""
     values = {f.name: document[f.name] for f in fields(Facts) if f.name not in _LATER}
-    values |= {name: document.get(name) for name in _LATER}
+    values |= {name: document.get(name) for name in _KINDS if name in _LATER}
     _check_kinds(values, _KINDS)
     values["spec"] = _spec(values["spec"])
     values["classes"] = tuple(_all_are(str, "classes", values["classes"]))
@@ -234,7 +237,8 @@ def _check_kinds(values: Mapping[str, Any], expected: Mapping[str, tuple[type, .
 
 
 def _record(data: Mapping[str, Any]) -> TrainingRecord:
-    values = {name: data[name] for name in _RECORD_KINDS}
+    values = {name: data[name] for name in _RECORD_KINDS if name not in _LATER}
+    values |= {name: data.get(name) for name in _RECORD_KINDS if name in _LATER}
     _check_kinds(values, _RECORD_KINDS)
     _all_are(float, "the scores", values["scores"].values())
     return TrainingRecord(**values)
@@ -262,9 +266,11 @@ _RECORD_KINDS: Mapping[str, tuple[type, ...]] = {
     "steps": (int,),
     "data": (str,),
     "scores": (dict,),
+    "start": (str, type(None)),
+    "start_sha256": (str, type(None)),
 }
-_LATER = ("training",)
-"""Facts that the first files of this format do not have."""
+_LATER = ("training", "start", "start_sha256")
+"""What the first files of this format do not have."""
 
 
 def _spec(data: Mapping[str, Any]) -> NetSpec:

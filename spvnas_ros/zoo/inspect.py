@@ -12,7 +12,7 @@ from spvnas_ros.nets.cost import StageCost, count_parameters, stage_costs
 from spvnas_ros.scans import read_scan
 from spvnas_ros.sparse.coords import quantize
 from spvnas_ros.sparse.kernel_map import build_levels
-from spvnas_ros.zoo.checkpoint import Facts, load_checkpoint
+from spvnas_ros.zoo.checkpoint import Facts, TrainingRecord, load_checkpoint
 
 
 def describe(weights: Path, scan: Path | None = None) -> Iterator[Table]:
@@ -45,12 +45,20 @@ def _facts_table(weights: Path, facts: Facts) -> Table:
         ("classes", f"{len(facts.classes)}: {', '.join(facts.classes)}"),
         ("label map", facts.label_map),
         ("score", score if facts.trained else "untrained: its labels mean nothing"),
+        ("training", _training(facts.training)),
         ("provenance", facts.provenance or "-"),
         ("source sha256", facts.source_sha256 or "-"),
         ("weights sha256", facts.weights_sha256 or "-"),
     ):
         table.add_row(fact, value)
     return table
+
+
+def _training(record: TrainingRecord | None) -> str:
+    if record is None:
+        return "not by this program, or not recorded"
+    scores = "".join(f"; mIoU {score:.1%} in {what}" for what, score in record.scores.items())
+    return f"recipe {record.recipe}, seed {record.seed}, {record.steps} steps on {record.data}{scores}"
 
 
 def _cost_table(scan: Path, points: int, costs: list[StageCost]) -> Table:

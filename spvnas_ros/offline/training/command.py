@@ -7,6 +7,8 @@ OUT/last.ckpt            what `--resume` goes on from
 OUT/best.safetensors     the network that scored best in validation, with its facts and scores
 OUT/last.safetensors     the network of the last validation
 
+A recipe with a `start` goes on from the weights of a checkpoint: fine-tuning.
+
 A run that was killed goes on from its last checkpoint and takes the very steps it would have taken. Several processes
 or machines train one network when this command runs under torchrun.
 """
@@ -17,6 +19,7 @@ import logging
 import os
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,6 +46,7 @@ from spvnas_ros.offline.training.losses import inverse_sqrt_weights
 from spvnas_ros.offline.training.progress import ProgressLine
 from spvnas_ros.offline.training.recorder import BEST, CHECKPOINT, LAST, LOG, BudgetSpent, Plan, Recorder
 from spvnas_ros.offline.training.simulated import folders, make_missing
+from spvnas_ros.offline.training.start import Start, begin, spec_of
 from spvnas_ros.offline.training.task import SegmentationTask
 from spvnas_ros.zoo.checkpoint import Facts, TrainingRecord
 
@@ -63,18 +67,20 @@ def run(
 ) -> int:
     """Train. Returns the exit status: 0, or `UNFINISHED` where `trainer.max_minutes` were over first.
 
-    Raises ConfigError for a recipe that cannot be used or a folder of another run, DatasetError for data, TrainingError
-    where the training fails.
+    Raises ConfigError for a recipe that cannot be used or a folder of another run, FetchError and CheckpointError for
+    weights to begin from, DatasetError for data, TrainingError where the training fails.
     """
-    recipe = load_recipe(config, overrides)
+    recipe, beginning = begin(load_recipe(config, overrides))
     out = out or Path("runs") / "train" / recipe.name
     _check_folder(out, recipe, resume=resume)
     _prepare_data(recipe)
     scans, validation = open_training(recipe.data), open_validation(recipe.data)
     steps = steps_of(recipe, len(scans))
     torch.manual_seed(recipe.seed)
-    spec = recipe.net.spec(len(scans.label_map.classes))
+    spec = spec_of(recipe, beginning, scans.label_map)
     task = SegmentationTask(recipe, spec, steps, _class_weights(recipe, scans))
+    if beginning:
+        task.net.load_state_dict(beginning.net.state_dict())
     out.mkdir(parents=True, exist_ok=True)
     if _is_first():
         (out / CONFIG).write_text(yaml.safe_dump(recipe.document(), sort_keys=False))
@@ -82,7 +88,7 @@ def run(
         recorder = Recorder(
             out,
             _plan(recipe, steps),
-            _facts(recipe, task, scans),
+            _facts(recipe, task, scans, beginning),
             partial(validation_loader, recipe, validation) if validation else None,
             progress,
             half=recipe.trainer.half,
@@ -115,14 +121,14 @@ def _check_folder(out: Path, recipe: Recipe, *, resume: bool) -> None:
     if not resume:
         raise ConfigError(f"{out} holds a run; go on with --resume, or name another folder with --out")
     try:
-        begun = yaml.safe_load((out / CONFIG).read_text())
-    except (OSError, yaml.YAMLError) as error:
+        begun = load_recipe(out / CONFIG)
+    except (OSError, ConfigError) as error:
         raise ConfigError(f"{out / CONFIG} cannot be read ({error}), so the run cannot go on") from error
-    if differ := _differences(begun, recipe.document()):
+    if differ := _differences(begun.document(), recipe.document()):
         raise ConfigError(f"{out} holds a run with other settings: {'; '.join(differ)}; name another folder with --out")
 
 
-def _differences(begun: Any, now: dict[str, Any]) -> list[str]:
+def _differences(begun: dict[str, Any], now: dict[str, Any]) -> list[str]:
     before, after = _flat(begun), _flat(now)
     free = {f"{part}.{key}" for part, keys in _MAY_CHANGE.items() for key in keys}
     return [
@@ -165,11 +171,16 @@ def _plan(recipe: Recipe, steps: int) -> Plan:
     )
 
 
-def _facts(recipe: Recipe, task: SegmentationTask, scans: Joined) -> Facts:
+def _facts(recipe: Recipe, task: SegmentationTask, scans: Joined, start: Start | None) -> Facts:
     label_map, simulate = scans.label_map, recipe.data.simulate
     sources = [*recipe.data.train]
     if simulate.scenes:
         sources.append(f"{simulate.scenes} simulated streets, seed {simulate.seed}, by {', '.join(simulate.sensors)}")
+    provenance = f"trained with spvnas train, recipe {recipe.name}"
+    record = TrainingRecord(recipe.name, recipe.seed, 0, f"{len(scans)} scans: {'; '.join(sources)}")
+    if start:
+        provenance += f", {start.story}"
+        record = replace(record, start=start.name, start_sha256=start.sha256)
     return Facts(
         spec=task.net.spec,
         name=recipe.name,
@@ -177,8 +188,9 @@ def _facts(recipe: Recipe, task: SegmentationTask, scans: Joined) -> Facts:
         classes=label_map.classes,
         palette=label_map.palette,
         voxel_size=recipe.data.voxel_size,
-        provenance=f"trained with spvnas train, recipe {recipe.name}",
-        training=TrainingRecord(recipe.name, recipe.seed, 0, f"{len(scans)} scans: {'; '.join(sources)}"),
+        point_range=start.facts.point_range if start else None,
+        provenance=provenance,
+        training=record,
     )
 
 

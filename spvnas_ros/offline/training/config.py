@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,7 @@ import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from spvnas_ros.labels import SEMANTIC_KITTI
 from spvnas_ros.nets.spec import NetSpec
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -25,6 +27,8 @@ AtLeastOne = Annotated[int, Field(ge=1)]
 Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 """Several names, or one by itself."""
 
+_WIDTH, _VOXEL_SIZE = 16, 0.05
+
 
 class ConfigError(ValueError):
     """A recipe that cannot be used. Names the file and every key that is wrong."""
@@ -32,9 +36,12 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True, config=_STRICT)
 class NetConfig:
-    """The network: a published one by its `width`, or one of one's own by `widths` and `depths` (see `NetSpec.of`)."""
+    """The network: a published one by its `width`, or one of one's own by `widths` and `depths` (see `NetSpec.of`).
 
-    width: Annotated[int, Field(ge=2)] = 16
+    width: 0 = 16, or that of the recipe's `start`
+    """
+
+    width: Count = 0
     widths: tuple[AtLeastOne, ...] = ()
     depths: tuple[AtLeastOne, ...] = ()
     point_branch: bool = True
@@ -45,8 +52,8 @@ class NetConfig:
             depths = (self.depths,) if self.depths else ()
             return NetSpec.of(self.widths, *depths, point_branch=self.point_branch, num_classes=num_classes)
         if self.point_branch:
-            return NetSpec.spvcnn(self.width, num_classes=num_classes)
-        return NetSpec.minkunet(self.width, num_classes=num_classes)
+            return NetSpec.spvcnn(self.width or _WIDTH, num_classes=num_classes)
+        return NetSpec.minkunet(self.width or _WIDTH, num_classes=num_classes)
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -75,6 +82,8 @@ class DataConfig:
 
     train, validation: anything `spvnas evaluate` takes, beside the simulated drives; several sources become one
     sequences, validation_sequences: of a SemanticKITTI folder; none = all
+    label_map:        what raw ids mean; "" = semantic-kitti, or that of the recipe's `start`
+    voxel_size:       metres; 0 = 0.05, or that of the recipe's `start`
     max_voxels:       random choice of a training scan's voxels; 0 = all
     validation_scans: use so many, evenly spread; 0 = all
     workers:          processes that read, augment and voxelise; 0 = none but the training itself
@@ -84,8 +93,8 @@ class DataConfig:
     sequences: Names = ()
     validation: Names = ()
     validation_sequences: Names = ()
-    label_map: str = "semantic-kitti"
-    voxel_size: Positive = 0.05
+    label_map: str = ""
+    voxel_size: Annotated[float, Field(ge=0)] = 0.0
     max_voxels: Count = 80_000
     validation_scans: Count = 0
     workers: Count = 2
@@ -158,10 +167,16 @@ class TrainerConfig:
 
 @dataclass(frozen=True, config=_STRICT)
 class Recipe:
-    """A whole training. `augment` is read by `spvnas_ros.offline.augment.Augmentation.from_config`."""
+    """A whole training. `augment` is read by `spvnas_ros.offline.augment.Augmentation.from_config`.
+
+    start:        weights to begin from: a .safetensors file, a fetched model's name, or `default`; "" = random ones
+    start_sha256: what `spvnas inspect` says of them, so that no others are taken; "" = any
+    """
 
     name: str
     seed: Count = 0
+    start: str = ""
+    start_sha256: str = ""
     net: NetConfig = NetConfig()
     data: DataConfig = DataConfig()
     augment: dict[str, Any] = Field(default_factory=dict)
@@ -175,11 +190,21 @@ class Recipe:
         document: dict[str, Any] = TypeAdapter(Recipe).dump_python(self, mode="json")
         return document
 
+    def settled(self, voxel_size: float = _VOXEL_SIZE, label_map: str = SEMANTIC_KITTI.name) -> Recipe:
+        """With these where it leaves them open, and the width of a network that is not its start's."""
+        data = replace(
+            self.data, voxel_size=self.data.voxel_size or voxel_size, label_map=self.data.label_map or label_map
+        )
+        net = self.net if self.start or self.net.widths else replace(self.net, width=self.net.width or _WIDTH)
+        return replace(self, data=data, net=net)
+
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe. Raises ConfigError, which names every wrong key, and OSError where there is no such file.
 
     overrides: `key=value` with dots in the key; the value as in YAML
+
+    What a recipe with a `start` leaves open stays so, see `start.begin`.
     """
     try:
         document = yaml.safe_load(path.read_text())
@@ -193,7 +218,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         recipe = TypeAdapter(Recipe).validate_json(json.dumps(document, default=str))
     except ValidationError as error:
         raise ConfigError(f"{path} cannot be used:{_lines(error)}") from error
-    return recipe
+    return recipe if recipe.start else recipe.settled()
 
 
 def _apply(document: dict[str, Any], override: str) -> None:
