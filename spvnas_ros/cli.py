@@ -34,6 +34,14 @@ def readable_errors() -> Iterator[None]:
 zoo = typer.Typer(help="Published models: list them, fetch them into the cache.", no_args_is_help=True)
 app.add_typer(zoo, name="zoo")
 
+EngineOption = Annotated[
+    str, typer.Option(help="auto, cpu, cuda or torch; or an installed spconv, spconv-triton, torchsparse.")
+]
+IntensityOption = Annotated[
+    str, typer.Option(help="The sensor's scale: auto, unit, u8, u16, none or the value that stands for 1.")
+]
+WEIGHTS = "A .safetensors file, a fetched model's name, or `default`, the package's own network."
+
 CacheOption = Annotated[
     Path | None, typer.Option("--cache", help="Cache folder; default $SPVNAS_CACHE, else ~/.cache/spvnas_ros.")
 ]
@@ -111,10 +119,8 @@ def segment(
         typer.Option("-w", "--weights", help="A .safetensors file, a fetched model's name, or the package's own net."),
     ] = "default",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    engine: Annotated[str, typer.Option(help="auto, cpu, cuda or torch.")] = "auto",
-    intensity: Annotated[
-        str, typer.Option(help="The sensor's scale: auto, unit, u8, u16, none or the value that stands for 1.")
-    ] = "auto",
+    engine: EngineOption = "auto",
+    intensity: IntensityOption = "auto",
     topic: Annotated[str | None, typer.Option(help="The clouds' topic, where a bag has several.")] = None,
     scores: Annotated[bool, typer.Option("--scores", help="Also save the probabilities of all classes.")] = False,
     force: Annotated[
@@ -142,7 +148,7 @@ def segment(
 @readable_errors()
 def bag(
     source: Annotated[Path, typer.Argument(metavar="BAG", help="A rosbag2: its folder, or an .mcap or .db3 file.")],
-    weights: Annotated[str, typer.Option("-w", "--weights", help="A .safetensors file, or a fetched model's name.")],
+    weights: Annotated[str, typer.Option("-w", "--weights", help=WEIGHTS)],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the labelled bag, report and picture.")],
     labels_field: Annotated[str | None, typer.Option(help="The truth: a field of the clouds.")] = None,
     labels: Annotated[
@@ -156,10 +162,8 @@ def bag(
         ),
     ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    engine: Annotated[str, typer.Option(help="auto, cpu, cuda or torch.")] = "auto",
-    intensity: Annotated[
-        str, typer.Option(help="The sensor's scale: auto, unit, u8, u16, none or the value that stands for 1.")
-    ] = "auto",
+    engine: EngineOption = "auto",
+    intensity: IntensityOption = "auto",
     topic: Annotated[str | None, typer.Option(help="The clouds' topic, where the bag has several.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Start again, and replace results that are there.")] = False,
     realtime: Annotated[
@@ -227,16 +231,17 @@ def view(
     labels_field: Annotated[
         str | None, typer.Option(help="The field of a bag's clouds with the labels; default `label`.")
     ] = None,
+    label_map: Annotated[
+        str, typer.Option(help="What raw ids of labels mean: semantic-kitti or mit-han-lab.")
+    ] = "semantic-kitti",
     topic: Annotated[str | None, typer.Option(help="The clouds' topic, where a bag has several.")] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0 takes a free one.")] = 8080,
     host: Annotated[
         str, typer.Option(help="Address to serve at. Whoever can reach it can see and control the viewer.")
     ] = "127.0.0.1",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    engine: Annotated[str, typer.Option(help="auto, cpu, cuda or torch.")] = "auto",
-    intensity: Annotated[
-        str, typer.Option(help="The sensor's scale: auto, unit, u8, u16, none or the value that stands for 1.")
-    ] = "auto",
+    engine: EngineOption = "auto",
+    intensity: IntensityOption = "auto",
 ) -> None:
     """Look at a recording in the browser, in class colours; the page is served here and fetches nothing elsewhere."""
     from spvnas_ros.viewer.command import run
@@ -246,6 +251,7 @@ def view(
         weights,
         labels=labels,
         labels_field=labels_field,
+        label_map=label_map,
         topic=topic,
         host=host,
         port=port,
@@ -259,9 +265,7 @@ def view(
 @app.command()
 @readable_errors()
 def evaluate(
-    weights: Annotated[
-        str, typer.Argument(help="A .safetensors file, a fetched model's name, or default: the package's own network.")
-    ],
+    weights: Annotated[str, typer.Argument(help=WEIGHTS)],
     data: Annotated[
         Path,
         typer.Argument(
@@ -292,9 +296,16 @@ def evaluate(
         ),
     ] = None,
     topic: Annotated[str | None, typer.Option(help="The clouds' topic, where a bag has several.")] = None,
+    intensity: Annotated[
+        str | None,
+        typer.Option(
+            help="The sensor's scale, as for `spvnas segment`.",
+            show_default="unit in SemanticKITTI's and KITTI's layout, else auto",
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for report.json and confusion.png.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    engine: Annotated[str, typer.Option(help="auto, cpu, cuda or torch.")] = "auto",
+    engine: EngineOption = "auto",
 ) -> None:
     """Score weights on labelled scans: how well their labels agree with the true ones.
 
@@ -312,6 +323,7 @@ def evaluate(
         label_map=label_map,
         sequences=sequences,
         topic=topic,
+        intensity=intensity,
         device=device,
         engine=engine,
     )
@@ -375,7 +387,7 @@ def doctor(
     ] = None,
     frames: Annotated[int, typer.Option(min=1, help="How many clouds to label with --weights.")] = 5,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    engine: Annotated[str, typer.Option(help="auto, cpu, cuda or torch.")] = "auto",
+    engine: EngineOption = "auto",
     intensity: Annotated[
         str, typer.Option(help="The scale to check: auto, unit, u8, u16, none or the value that stands for 1.")
     ] = "auto",
@@ -447,7 +459,7 @@ def simulate(
 @app.command()
 @readable_errors()
 def inspect(
-    weights: Annotated[str, typer.Argument(help="A .safetensors file, or a fetched model's name.")],
+    weights: Annotated[str, typer.Argument(help=WEIGHTS)],
     scan: Annotated[Path | None, typer.Option(help="Count multiply-accumulates on this scan.")] = None,
 ) -> None:
     """Show what a checkpoint holds: network, classes, provenance, and what it costs on a scan."""

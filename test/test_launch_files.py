@@ -29,7 +29,7 @@ def replay(**given: str) -> dict[str, str]:
     return {each.name: each.default for each in launching.replay_arguments()} | given
 
 
-def test_the_arguments_are_those_that_the_issue_of_a_vehicle_needs() -> None:
+def test_the_arguments_are_those_that_a_vehicle_needs() -> None:
     names = {each.name for each in launching.segment_arguments()}
     assert names >= {"points", "weights", "device", "params_file", "namespace", "rviz", "use_sim_time", "bag"}
     for arguments in FILES.values():

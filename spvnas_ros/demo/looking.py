@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryFile
 from urllib.request import ProxyHandler, build_opener
 
 import numpy as np
@@ -91,12 +92,18 @@ def look(bag: Path, picture: Path) -> Look:
 def _viewer(bag: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "spvnas_ros.cli", "view", str(bag), "--port", "0"]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as run:
+    with (
+        TemporaryFile("w+") as complaints,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints, text=True, env=environment) as run,
+    ):
         assert run.stdout is not None
         try:
             address = re.search(r"http://\S+", run.stdout.readline())
             if address is None:
-                raise LookError(f"the viewer did not start: {run.communicate()[1].strip()}")
+                run.terminate()
+                run.wait(_PATIENCE)
+                complaints.seek(0)
+                raise LookError(f"the viewer did not start: {complaints.read().strip()}")
             yield address.group()
         finally:
             run.send_signal(signal.SIGINT)

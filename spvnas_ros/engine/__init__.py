@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from subprocess import CalledProcessError
 from typing import Protocol
 
 import torch
@@ -54,13 +53,15 @@ def build_engine(net: PointVoxelUNet, voxel_size: float, *, device: str = "auto"
     if engine == "cuda" or (engine == "auto" and place.type == "cuda"):
         problem = _cuda_engine_problem(place)
         if not problem:
-            from spvnas_ros.engine.cuda import CudaEngine
-
             try:
+                from spvnas_ros.engine.cuda import CudaEngine
+
                 return CudaEngine(net, voxel_size, place)
-            except (RuntimeError, OSError, CalledProcessError) as error:  # as where Triton finds no C compiler
-                problem = f"engine 'cuda' cannot start on {place}: {error} (see docs/gpu.md)"
-        if engine == "cuda":
+            except Exception as error:  # Triton has many: no C compiler, a kernel it cannot compile, an old version
+                if engine == "cuda":
+                    raise
+                problem = f"engine 'cuda' cannot start on {place}: {type(error).__name__}: {error} (see docs/gpu.md)"
+        elif engine == "cuda":
             raise ValueError(problem)
         logger.warning("%s; the reference engine runs instead, which is slower", problem)
     if engine == "torch" or (engine == "auto" and place.type != "cpu"):

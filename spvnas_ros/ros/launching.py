@@ -53,7 +53,9 @@ def segment_arguments() -> tuple[Argument, ...]:
     """Of segment.launch.py."""
     return (
         Argument("points", "/points", "Topic of the clouds (sensor_msgs/PointCloud2)"),
-        Argument("weights", "", "Checkpoint (.safetensors) or name of a fetched model; empty: as in params_file"),
+        Argument(
+            "weights", "", "Checkpoint (.safetensors), name of a fetched model, or default; empty: as in params_file"
+        ),
         Argument("device", "", "auto, cpu, cuda or cuda:N; empty: as in params_file"),
         Argument("autostart", "", "Whether the node configures and activates itself; empty: as in params_file"),
         Argument("params_file", str(share_file("config/segmenter.param.yaml") or ""), "Parameters of the node (YAML)"),
@@ -69,7 +71,7 @@ def replay_arguments() -> tuple[Argument, ...]:
     """Of replay.launch.py."""
     return (
         Argument("bag", "", "The rosbag2 to evaluate: its folder, or an .mcap or .db3 file"),
-        Argument("weights", "", "Checkpoint (.safetensors) or name of a fetched model"),
+        Argument("weights", "", "Checkpoint (.safetensors), name of a fetched model, or default"),
         Argument("out", "runs/replay", "Folder for report.json"),
         Argument("rate", "1.0", "Times as fast as recorded"),
         Argument("device", "auto", "auto, cpu, cuda or cuda:N"),

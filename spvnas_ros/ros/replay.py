@@ -199,7 +199,10 @@ class _Driver(Node):
             self._ready = True
             self._changed.notify_all()
         if passage is not None and self._on_labels is not None:
-            self._on_labels(passage.number, decode(cloud)["label"])
+            try:
+                self._on_labels(passage.number, decode(cloud)["label"])
+            except (ValueError, OSError) as error:  # as on a full disk
+                self.fail(f"the labels of cloud {passage.number} could not be kept: {error}")
 
     def _on_time(self, stage: str, milliseconds: float) -> None:
         self._stages[stage].append(milliseconds)

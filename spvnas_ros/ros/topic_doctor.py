@@ -9,7 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
 
 from rclpy.node import Node
 from rclpy.qos import HistoryPolicy, QoSCompatibility, QoSProfile, ReliabilityPolicy, qos_check_compatible
@@ -69,7 +69,7 @@ def _watch(topic: str, seconds: float, bag: Path, older: frozenset[Path]) -> Lin
         arrivals = _Arrivals(topic, writer)
         node.create_subscription(PointCloud2, topic, arrivals.add, _NODE_QOS, raw=True)
         Event().wait(seconds)
-        arrivals.closed = True
+        arrivals.close()
         publishers = node.get_publishers_info_by_topic(topic)
         everybody = node.get_subscriptions_info_by_topic(topic)
         own = next((each for each in everybody if each.node_name == node.get_name()), None)
@@ -96,16 +96,18 @@ class _Arrivals:
 
     def __init__(self, topic: str, writer: BagWriter) -> None:
         self.count = self.bytes = 0
-        self.closed = False
+        self._closed = False
+        self._lock = Lock()
         self._topic, self._writer = topic, writer
         self._numbers: defaultdict[bytes, list[int]] = defaultdict(list)
         self._numbered = True
 
     def add(self, raw: bytes, info: MessageInfo) -> None:
         """A serialised cloud."""
-        if self.closed:
-            return
-        self._writer.write(self._topic, raw, time.time_ns())
+        with self._lock:
+            if self._closed:
+                return
+            self._writer.write(self._topic, raw, time.time_ns())
         self.count += 1
         self.bytes += len(raw)
         number, publisher = info["publication_sequence_number"], info["publisher_gid"]
@@ -113,6 +115,11 @@ class _Arrivals:
             self._numbered = False
         else:
             self._numbers[bytes(publisher["data"])].append(number)
+
+    def close(self) -> None:
+        """Write nothing more: the bag is about to be closed."""
+        with self._lock:
+            self._closed = True
 
     def lost(self) -> int | None:
         """Between the first and the last that came; None where they are not numbered."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from spvnas_ros.labels import SEMANTIC_KITTI
+from spvnas_ros.labels import LABEL_MAPS, SEMANTIC_KITTI
 from spvnas_ros.results import BAG, LABELS, SUMMARY
 from spvnas_ros.scans import ScanError, open_source
 from spvnas_ros.segment_command import check_names
@@ -40,6 +40,7 @@ def run(
     device: str = "auto",
     engine: str = "auto",
     intensity: str = "auto",
+    label_map: str = SEMANTIC_KITTI.name,
 ) -> int:
     """Serve the viewer until it is interrupted (SIGINT, SIGTERM). Returns the exit status, 0.
 
@@ -47,13 +48,16 @@ def run(
     """
     if find_spec("viser") is None:
         raise ViserMissing("the viewer needs viser; install it: pip install 'spvnas_ros[view]' (or pip install viser)")
+    if label_map not in LABEL_MAPS:
+        raise ValueError(f"unknown label map {label_map!r}, expected one of {', '.join(LABEL_MAPS)}")
     path, labels = results_of_a_run(path, labels)
     check_names(device, engine)
     if weights is not None:
         resolve_weights(weights)
     with open_source(path, intensity=intensity, topic=topic) as source:
-        labelling = Labelling(SEMANTIC_KITTI, labels_field, labels)
-        classes = Classes(SEMANTIC_KITTI.classes, SEMANTIC_KITTI.palette)
+        known = LABEL_MAPS[label_map]
+        labelling = Labelling(known, labels_field, labels)
+        classes = Classes(known.classes, known.palette)
         perception = None
         if weights is not None:
             from spvnas_ros.perception import Perception

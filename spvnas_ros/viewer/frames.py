@@ -136,10 +136,10 @@ class Frames:
         if not 0 <= index < len(self):
             raise IndexError(index)
         if index not in self._cache:
-            # ValueError covers all named errors of scans, bags, clouds and label maps.
+            # ValueError covers all named errors of scans, bags, clouds and label maps, RuntimeError those of a network.
             try:
                 self._cache[index] = self._read(self._find(index))
-            except (ValueError, OSError) as error:
+            except (ValueError, OSError, RuntimeError) as error:
                 raise FrameError(str(error)) from error
             if len(self._cache) > _CACHED:
                 self._cache.popitem(last=False)

@@ -144,6 +144,7 @@ def run(
     label_map: str | None = None,
     sequences: str | None = None,
     topic: str | None = None,
+    intensity: str | None = None,
     device: str = "auto",
     engine: str = "auto",
 ) -> None:
@@ -158,7 +159,7 @@ def run(
         raise DatasetError(
             f"label map is {label_map!r}, expected one of {', '.join(LABEL_MAPS)}; name one with --label-map"
         )
-    dataset = open_dataset(source, label_map=label_map, sequences=sequences, topic=topic)
+    dataset = open_dataset(source, label_map=label_map, sequences=sequences, topic=topic, intensity=intensity)
     if out and out.exists() and not out.is_dir():
         raise DatasetError(f"{out} is a file, expected a folder for the report")
     with progress_bar(len(dataset)) as on_scan:

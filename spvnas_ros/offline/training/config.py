@@ -83,6 +83,7 @@ class DataConfig:
     train, validation: anything `spvnas evaluate` takes, beside the simulated drives; several sources become one
     sequences, validation_sequences: of a SemanticKITTI folder; none = all
     label_map:        what raw ids mean; "" = semantic-kitti, or that of the recipe's `start`
+    intensity:        scale of the sources' intensities, as of `spvnas segment`; "" = as `spvnas evaluate` guesses it
     voxel_size:       metres; 0 = 0.05, or that of the recipe's `start`
     max_voxels:       random choice of a training scan's voxels; 0 = all
     validation_scans: use so many, evenly spread; 0 = all
@@ -94,6 +95,7 @@ class DataConfig:
     validation: Names = ()
     validation_sequences: Names = ()
     label_map: str = ""
+    intensity: str = ""
     voxel_size: Annotated[float, Field(ge=0)] = 0.0
     max_voxels: Count = 80_000
     validation_scans: Count = 0

@@ -57,8 +57,7 @@ class Joined:
 
 def open_training(config: DataConfig) -> Joined:
     """The scans to train on. Raises DatasetError where there are none, or a source is none."""
-    parts = _open(config.train, config.sequences, config)
-    parts += _open([str(folder.path) for folder in folders(config.simulate) if not folder.validates], (), config)
+    parts = _open(config.train, config.sequences, config) + _open_simulated(config, validates=False)
     if not any(map(len, parts)):
         raise DatasetError("the recipe names no scans to train on; add data.train=FOLDER")
     return Joined(parts)
@@ -66,13 +65,25 @@ def open_training(config: DataConfig) -> Joined:
 
 def open_validation(config: DataConfig) -> Joined | None:
     """The scans to validate on; None where the recipe names none. Raises as `open_training`."""
-    parts = _open(config.validation, config.validation_sequences, config)
-    parts += _open([str(folder.path) for folder in folders(config.simulate) if folder.validates], (), config)
+    parts = _open(config.validation, config.validation_sequences, config) + _open_simulated(config, validates=True)
     return Joined(parts).spread(config.validation_scans) if any(map(len, parts)) else None
 
 
 def _open(sources: Sequence[str], sequences: Sequence[str], config: DataConfig) -> list[ScanDataset]:
-    return [open_dataset(Path(source), label_map=config.label_map, sequences=sequences or None) for source in sources]
+    return [
+        open_dataset(
+            Path(source),
+            label_map=config.label_map,
+            sequences=sequences or None,
+            intensity=config.intensity or None,
+        )
+        for source in sources
+    ]
+
+
+def _open_simulated(config: DataConfig, *, validates: bool) -> list[ScanDataset]:
+    paths = [folder.path for folder in folders(config.simulate) if folder.validates == validates]
+    return [open_dataset(path, label_map=config.label_map) for path in paths]
 
 
 class StepSampler(Sampler[list[Key]]):
