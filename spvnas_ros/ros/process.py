@@ -20,6 +20,9 @@ from rclpy.signals import SignalHandlerOptions
 from spvnas_ros.ros.memory import keep_freed_memory
 from spvnas_ros.ros.transport import use_cloud_transport
 
+_LONGEST_WAIT = 0.5
+"""Seconds after which a thread that waits for callbacks looks whether it should end, should nobody have woken it."""
+
 
 class StartError(Exception):
     """A node cannot start, for a reason that is the user's to mend. Says which."""
@@ -89,12 +92,14 @@ def spinning(node: Node) -> Iterator[Event]:
     """
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    ended = Event()
+    stopping, ended = Event(), Event()
     failures: list[Exception] = []
 
     def spin() -> None:
         try:
-            executor.spin()
+            # Not executor.spin(): its shutdown destroys the wake-up call that a thread about to wait would need.
+            while not stopping.is_set():
+                executor.spin_once(timeout_sec=_LONGEST_WAIT)
         except ExternalShutdownException:
             pass
         except Exception as error:
@@ -107,8 +112,10 @@ def spinning(node: Node) -> Iterator[Event]:
     try:
         yield ended
     finally:
-        executor.shutdown()
+        stopping.set()
+        executor.wake()
         thread.join()
+        executor.shutdown()
         node.destroy_node()
         if failures:
             raise failures[0]
