@@ -1,4 +1,4 @@
-"""The launch file under launch_testing, where launch is installed: `segmenter_launch_test.py` has what is tested.
+"""The launch file under launch_testing, where launch is installed: `segmenter_launch.py` has what is tested.
 
 As a program of its own, not by launch_testing's plugin: that one takes over how pytest collects all other tests.
 """
@@ -33,7 +33,7 @@ def test_launch_walks_the_states_and_a_cloud_comes_back(weights: Path, tmp_path:
     parameters.write_text("/**:\n  ros__parameters:\n    engine: torch\n")
     with private_domain() as namespace:
         environment = os.environ | {"NAMESPACE": namespace, "WEIGHTS": str(weights), "PARAMETERS": str(parameters)}
-        command = [sys.executable, "-m", "launch_testing.launch_test", str(HERE / "segmenter_launch_test.py")]
+        command = [sys.executable, "-m", "launch_testing.launch_test", str(HERE / "segmenter_launch.py")]
         done = subprocess.run(
             command, cwd=HERE, env=environment, capture_output=True, text=True, timeout=300, check=False
         )

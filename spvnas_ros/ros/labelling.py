@@ -101,6 +101,9 @@ class Labelling:
         prepared = time.monotonic_ns()
         segmentation = _first(self.perceive(seen), len(points))
         inferred = time.monotonic_ns()
+        # Before the answer goes out: whoever hears it may turn the clock back, and then this cloud is to be forgotten.
+        if self.sweeps is not None:
+            self.sweeps.remember(_sweep(cloud, points))
         sure = _without_doubtful(segmentation, settings.confidence_threshold)
         messages = self.outputs.compose(cloud, points, sure, settings)
         composed = time.monotonic_ns()
@@ -111,8 +114,6 @@ class Labelling:
         times = FrameTimes(stamp_ns(cloud), *begun, prepared, inferred, composed, published)
         self.statistics.count_published(times)
         self.outputs.publish_times(times)
-        if self.sweeps is not None:
-            self.sweeps.remember(_sweep(cloud, points))
 
     def _seen(self, cloud: PointCloud2, points: Points, settings: Settings) -> Points:
         """What the network is given: the cloud's points, and those of earlier clouds behind them."""
