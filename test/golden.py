@@ -98,3 +98,16 @@ _RULES = (
     (r"^point_transforms\.(\d)\.net\.conv\.", r"points.\1.linear."),
     (r"^point_transforms\.(\d)\.net\.bn\.", r"points.\1.norm."),
 )
+
+
+def trained_looking(spec: NetSpec, seed: int = 0) -> PointVoxelUNet:
+    """A network whose BatchNorm statistics are not those of a fresh one, so that folding is put to the test."""
+    torch.manual_seed(seed)
+    net = PointVoxelUNet(spec)
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm1d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.05, 0.3)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, 0, 0.2)
+    return net.eval()

@@ -34,19 +34,6 @@ AGREEMENT = 0.9999
 VOXEL_SIZE = 0.05
 
 
-def trained_looking(spec: NetSpec, seed: int = 0) -> PointVoxelUNet:
-    """A network whose BatchNorm statistics are not those of a fresh one, so that folding is put to the test."""
-    torch.manual_seed(seed)
-    net = PointVoxelUNet(spec)
-    for module in net.modules():
-        if isinstance(module, torch.nn.BatchNorm1d):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.05, 0.3)
-            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
-            torch.nn.init.normal_(module.bias, 0, 0.2)
-    return net.eval()
-
-
 def compare(net: PointVoxelUNet, points: np.ndarray, threads: int = 2) -> None:
     """Same labels and probabilities from the CPU engine and from the reference."""
     ours = CpuEngine(net, VOXEL_SIZE, threads).segment(points, scores=True)
@@ -82,11 +69,11 @@ def test_raw_points_are_labelled_as_upstream_labelled_them(shared: Path, model: 
     ids=["spvcnn-w16", "spvcnn-w20", "minkunet-w16", "spvcnn-w5"],
 )
 def test_full_scans_match_the_reference(full_scan: np.ndarray, spec: NetSpec) -> None:
-    compare(trained_looking(spec), full_scan)
+    compare(golden.trained_looking(spec), full_scan)
 
 
 def test_other_real_scans_match_the_reference(shared: Path) -> None:
-    net = trained_looking(NetSpec.spvcnn(8))
+    net = golden.trained_looking(NetSpec.spvcnn(8))
     scans = sorted((shared / "data" / "semantickitti").glob("sequences/*/velodyne/*.bin"))
     assert scans
     for scan in scans[::4]:
@@ -98,11 +85,11 @@ def test_other_real_scans_match_the_reference(shared: Path) -> None:
 def test_small_clouds_match_the_reference(count: int, threads: int) -> None:
     rng = np.random.default_rng(count)
     points = rng.uniform(-3, 3, (count, 4)).astype(np.float32)
-    compare(trained_looking(NetSpec.spvcnn(6)), points, threads)
+    compare(golden.trained_looking(NetSpec.spvcnn(6)), points, threads)
 
 
 def test_frames_do_not_disturb_each_other(full_scan: np.ndarray) -> None:
-    engine = CpuEngine(trained_looking(NetSpec.spvcnn(4)), VOXEL_SIZE)
+    engine = CpuEngine(golden.trained_looking(NetSpec.spvcnn(4)), VOXEL_SIZE)
     first = engine.segment(full_scan[:20000], scores=True)
     for size in (500, 60000, 1, 20000):
         again = engine.segment(full_scan[:size], scores=True)
@@ -145,7 +132,7 @@ def test_voxels_are_the_reference_voxels(seed: int, count: int, voxel_size: floa
 
 @pytest.mark.parametrize("far", [0.05 * 2**18, 1e6, 1e30])
 def test_clouds_beyond_the_key_range_are_refused(far: float) -> None:
-    engine = CpuEngine(trained_looking(NetSpec.spvcnn(4)), VOXEL_SIZE)
+    engine = CpuEngine(golden.trained_looking(NetSpec.spvcnn(4)), VOXEL_SIZE)
     with pytest.raises(KeyRangeError, match="at most 262144"):
         engine.segment(np.array([[0, 0, 0, 0], [far, 0, 0, 0]], np.float32), scores=False)
     with pytest.raises(KeyRangeError, match="from the origin"):
@@ -153,7 +140,7 @@ def test_clouds_beyond_the_key_range_are_refused(far: float) -> None:
 
 
 def test_unusable_input_is_named() -> None:
-    net = trained_looking(NetSpec.spvcnn(4))
+    net = golden.trained_looking(NetSpec.spvcnn(4))
     with pytest.raises(ValueError, match="at least one thread, found 0"):
         CpuEngine(net, VOXEL_SIZE, threads=0)
     engine = CpuEngine(net, VOXEL_SIZE)

@@ -51,19 +51,6 @@ def narrow(point_branch: bool) -> NetSpec:
     return NetSpec("narrow", (5, 6), encoder, decoder, point_branch, num_classes=7)
 
 
-def trained_looking(spec: NetSpec) -> PointVoxelUNet:
-    """A network whose BatchNorm statistics are not those of a fresh one, so that folding is put to the test."""
-    torch.manual_seed(0)
-    net = PointVoxelUNet(spec)
-    for module in net.modules():
-        if isinstance(module, torch.nn.BatchNorm1d):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.05, 0.3)
-            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
-            torch.nn.init.normal_(module.bias, 0, 0.2)
-    return net.eval()
-
-
 def engine(net: PointVoxelUNet, precision: str = "auto") -> CudaEngine:
     return CudaEngine(net, VOXEL_SIZE, DEVICE, precision, tile_rows=TILE_ROWS)  # type: ignore[arg-type]
 
@@ -97,12 +84,12 @@ def compare(
 def test_a_network_matches_the_reference(
     full_scan: np.ndarray, point_branch: bool, precision: str, limit: float
 ) -> None:
-    net = trained_looking(narrow(point_branch))
+    net = golden.trained_looking(narrow(point_branch))
     compare(engine(net, precision), net, crop(full_scan, 80), limit)
 
 
 def test_batches_match_the_reference_in_the_callers_order(full_scan: np.ndarray) -> None:
-    net = trained_looking(narrow(True))
+    net = golden.trained_looking(narrow(True))
     cells = np.unique((crop(full_scan, 30)[:, :3] / VOXEL_SIZE).round().astype(np.int64), axis=0)
     other = cells[::2, [1, 0, 2]] - 40
     coords = np.concatenate([np.insert(cells, 0, 0, axis=1), np.insert(other, 0, 1, axis=1)])
@@ -119,7 +106,7 @@ def test_scans_that_do_not_fit_are_answered_and_make_room(
 ) -> None:
     """First more voxels than there is room for, found on the device; then more points, which the host sees."""
     monkeypatch.setattr(Capacity, "UNIT", 64)
-    net = trained_looking(narrow(False))
+    net = golden.trained_looking(narrow(False))
     ours = engine(net, "fp32")
     compare(ours, net, np.repeat(lonely(30), 4, axis=0))
     assert ours.capacity == Capacity(192, (64,) * LEVELS)
@@ -136,7 +123,7 @@ def test_scans_that_do_not_fit_are_answered_and_make_room(
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the interpreter's, of the infinities that are meant
 def test_values_that_half_precision_cannot_hold_are_named(caplog: pytest.LogCaptureFixture) -> None:
     """They are found in any layer: here the next ReLU would have hidden the infinity."""
-    net, points = trained_looking(narrow(False)), lonely(20)
+    net, points = golden.trained_looking(narrow(False)), lonely(20)
     with torch.no_grad():
         net.encoder[1].blocks[0].first.norm.bias.fill_(1e5)
     with pytest.raises(HalfRangeError, match=r"values beyond 65504 in encoder\.1\.blocks\.0\.first.*'bf16' or 'fp32'"):
@@ -154,7 +141,7 @@ def test_values_that_half_precision_cannot_hold_are_named(caplog: pytest.LogCapt
 
 
 def test_unusable_input_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    net = trained_looking(narrow(False))
+    net = golden.trained_looking(narrow(False))
     ours = engine(net)
     for far in (0.05 * 2**18, 1e6, 1e30, 3e38):
         with pytest.raises(KeyRangeError, match="at most 262144"):
@@ -175,7 +162,7 @@ def test_unusable_input_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_cloud_without_points_has_no_labels() -> None:
-    result = engine(trained_looking(narrow(False))).segment(np.zeros((0, 4), np.float32), scores=True)
+    result = engine(golden.trained_looking(narrow(False))).segment(np.zeros((0, 4), np.float32), scores=True)
     assert result.scores is not None
     assert (len(result), result.scores.shape) == (0, (0, 7))
 
@@ -228,14 +215,14 @@ class TestOnTheDevice:
     pytestmark = NEEDS_GPU
 
     def test_full_scans_match_the_reference(self, full_scan: np.ndarray, spec: NetSpec, precision: str) -> None:
-        net = trained_looking(spec)
+        net = golden.trained_looking(spec)
         ours = CudaEngine(net, VOXEL_SIZE, DEVICE, precision)  # type: ignore[arg-type]
         limit, agreement = (1e-3, 0.9999) if precision == "fp32" else (0.1, 0.999)
         for count in (len(full_scan), 40000, 3, 120000):
             compare(ours, net, full_scan[:count], limit, agreement)
 
     def test_a_frame_never_waits_but_for_its_result(self, full_scan: np.ndarray, spec: NetSpec, precision: str) -> None:
-        ours = CudaEngine(trained_looking(spec), VOXEL_SIZE, DEVICE, precision, sample=full_scan)  # type: ignore[arg-type]
+        ours = CudaEngine(golden.trained_looking(spec), VOXEL_SIZE, DEVICE, precision, sample=full_scan)  # type: ignore[arg-type]
         first = ours.segment(full_scan, scores=False)
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

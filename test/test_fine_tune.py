@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+from drives import write_drive
 from spvnas_ros.cli import app
 from spvnas_ros.labels import MIT_HAN_LAB, SEMANTIC_KITTI
 from spvnas_ros.nets.spec import NetSpec
@@ -20,7 +21,6 @@ from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.offline.training.command import UNFINISHED, run
 from spvnas_ros.offline.training.config import ConfigError, load_recipe
 from spvnas_ros.offline.training.start import begin, spec_of
-from spvnas_ros.synthetic import street_scan
 from spvnas_ros.zoo.cache import FetchError
 from spvnas_ros.zoo.checkpoint import FORMAT, Facts, load_checkpoint, save_checkpoint
 
@@ -41,12 +41,7 @@ def one_thread() -> Iterator[None]:
 def drive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three small labelled scans in SemanticKITTI's layout."""
     folder = tmp_path_factory.mktemp("drive")
-    for sub in ("velodyne", "labels"):
-        (folder / sub).mkdir()
-    for index in range(3):
-        points, labels = street_scan(seed=index, beams=16, columns=300)
-        points.tofile(folder / "velodyne" / f"{index:06d}.bin")
-        SEMANTIC_KITTI.decode(labels).tofile(folder / "labels" / f"{index:06d}.label")
+    write_drive(folder, 3)
     return folder
 
 

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from drives import write_drive
 from spvnas_ros.nets.spec import NetSpec, SpecError
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.offline.augment import Augmentation
@@ -43,15 +44,8 @@ REACH = 8.0
 @pytest.fixture(scope="module")
 def drive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five small labelled scans in SemanticKITTI's layout."""
-    from spvnas_ros.labels import SEMANTIC_KITTI
-
     folder = tmp_path_factory.mktemp("drive")
-    for sub in ("velodyne", "labels"):
-        (folder / sub).mkdir()
-    for index in range(5):
-        points, labels = street_scan(seed=index, beams=16, columns=300)
-        points.tofile(folder / "velodyne" / f"{index:06d}.bin")
-        SEMANTIC_KITTI.decode(labels).tofile(folder / "labels" / f"{index:06d}.label")
+    write_drive(folder, 5)
     return folder
 
 
