@@ -21,6 +21,7 @@ from spvnas_ros.bags import BagReader
 from spvnas_ros.cli import app
 from spvnas_ros.labels import SEMANTIC_KITTI
 from spvnas_ros.offline.datasets import open_dataset
+from spvnas_ros.offline.simulation.compare import measure
 from spvnas_ros.pointcloud import decode
 from spvnas_ros.scans import read_scan
 from spvnas_ros.transforms import Transform
@@ -152,6 +153,12 @@ def test_the_comparison_measures_and_draws(drives: Path, tmp_path: Path) -> None
     for name in ("classes.png", "panoramas.png"):
         with Image.open(out / name) as picture:
             assert len(picture.convert("RGB").resize((200, 200)).getcolors(40_000)) > 50
+
+
+def test_real_roads_are_measured_smoother_than_real_terrain(shared: Path) -> None:
+    real = measure(open_dataset(shared / "data" / "semantickitti", sequences=["00"]))
+    road, terrain = (real.classes[name].roughness for name in ("road", "terrain"))
+    assert 0.003 < road < 0.01 < terrain < 0.04, "metres"
 
 
 @pytest.mark.parametrize(

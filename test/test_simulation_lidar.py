@@ -30,15 +30,15 @@ def exact(sensor: Sensor, **changes: object) -> Sensor:
     """The sensor without noise, losses and vehicle."""
     receiver = replace(sensor.receiver, reach=1e6, speckle=0.0, gain_spread=0.0, weak_beams=0.0)
     still = replace(sensor, jitter=0.0, half_steps=0.0, body=(), receiver=receiver)
-    return replace(still, noise=0.0, divergence=0.0, least=0.0, **changes)  # type: ignore[arg-type]
+    return replace(still, noise=0.0, bias=0.0, divergence=0.0, least=0.0, **changes)  # type: ignore[arg-type]
 
 
-def ground(height: float = 0.0, of: str = "asphalt", label: int = 40) -> Mesh:
+def ground(height: float = 0.0, of: str = "painted metal", label: int = 40) -> Mesh:
     corners = [(-500, -500, height), (500, -500, height), (500, 500, height), (-500, 500, height)]
     return mesh(corners, [(0, 1, 2), (0, 2, 3)], of, label)
 
 
-def wall(x: float, of: str = "plaster", label: int = 50) -> Mesh:
+def wall(x: float, of: str = "bark", label: int = 50) -> Mesh:
     corners = [(x, -50, -5), (x, 50, -5), (x, 50, 50), (x, -50, 50)]
     return mesh(corners, [(0, 1, 2), (0, 2, 3)], of, label)
 
@@ -187,7 +187,7 @@ def test_what_moves_stands_where_the_beams_pass_it(bearing: float, speed: float,
 
 
 def test_glass_lets_its_share_of_the_rays_through() -> None:
-    scan = take(scene(merge([wall(10, "glass", 50), wall(15, "brick", 51)])), exact(VLP16))
+    scan = take(scene(merge([wall(10, "glass", 50), wall(15, "bark", 51)])), exact(VLP16))
     ahead = np.abs(np.arctan2(scan.points[:, 1], scan.points[:, 0])) < 0.8
     behind = scan.labels[ahead] == 51
     np.testing.assert_allclose(scan.points[ahead, 0], np.where(behind, 15, 10), atol=_FINE)
@@ -229,6 +229,13 @@ def test_an_edge_gives_ranges_between_its_sides_and_changes_nothing_else(near: f
     assert not np.delete(changed, (19, 29), axis=1).any()
     assert (mixed[:, (19, 29)] >= near - 1e-4).all()
     assert (mixed[:, (19, 29)] <= near + gap + 1e-4).all()
+
+
+@pytest.mark.parametrize("of", ["lane paint", "lawn", "tall grass"])
+def test_ground_is_as_rough_as_what_it_is_made_of(of: str) -> None:
+    scan = take(scene(ground(of=of)), exact(VLP16))
+    near = np.linalg.norm(scan.points[:, :3], axis=1) < 12
+    assert in_world(scan)[near, 2].std() == pytest.approx(MATERIALS[material(of)].grain, rel=0.1)
 
 
 def test_a_retroreflector_spills_over_into_the_rays_beside_it() -> None:

@@ -181,6 +181,23 @@ def test_the_lovasz_loss_is_the_extension_of_the_jaccard_loss(seed: int, voxels:
     assert float(loss) == pytest.approx(lovasz_by_definition(probabilities, labels))
 
 
+@given(st.integers(1, 60), st.integers(0, 2**32 - 1), st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_lovasz_in_single_precision_is_that_in_double(count: int, seed: int, ties: bool) -> None:
+    drawn = torch.randn(count, 4, generator=torch.Generator().manual_seed(seed))
+    exact = (drawn.round() if ties else drawn).double().requires_grad_()
+    single = exact.detach().float().requires_grad_()
+    labels = torch.randint(0, 4, (count,), generator=torch.Generator().manual_seed(seed + 1))
+    losses = [lovasz_softmax(logits, labels) for logits in (exact, single)]
+    torch.testing.assert_close(losses[1].double(), losses[0], rtol=1e-5, atol=1e-6)
+    for loss in losses:
+        loss.backward()
+    assert single.grad is not None
+    assert exact.grad is not None
+    if not ties:
+        torch.testing.assert_close(single.grad.double(), exact.grad, rtol=1e-4, atol=1e-6)
+
+
 def test_losses_without_any_truth_are_zero_and_have_a_gradient() -> None:
     logits = torch.randn(4, 3, requires_grad=True)
     nothing = torch.full((4,), 255)

@@ -34,17 +34,25 @@ _QUERIES = 60
 """Points of a class in each scan whose nearest neighbour is looked for."""
 _WINDOW = 1.0
 """Neighbours are looked for up to here, metres."""
+_PATCH = 0.4
+"""A surface is taken for flat this far around a point, metres."""
+_PATCH_POINTS = 10
+_PATCH_WIDTH = 0.05
+"""Points of one beam alone lie on a line, which says nothing of the surface: standard deviation across it, metres."""
+_PATCH_RANGE = 20.0
+"""Up to here, metres, a patch has points enough."""
 
 Counts = npt.NDArray[np.float64]
 
 
 @dataclass
 class ClassMeasures:
-    """Of one class over all scans: points in total, histograms by `EDGES`, neighbours and spacings.
+    """Of one class over all scans: points in total, histograms by `EDGES`, neighbours, spacings and roughnesses.
 
     scans:      how many scans have it
     neighbours: occupied voxels among the 27 of a kernel, mean over the class's voxels of 5 cm
     spacing:    distance to the nearest other point of the scan, median, metres
+    roughness:  standard deviation from the plane through the points of the class within 40 cm, median, metres
     """
 
     points: int = 0
@@ -55,6 +63,7 @@ class ClassMeasures:
     voxels: int = 0
     voxel_neighbours: float = 0.0
     spacings: list[float] = field(default_factory=list)
+    roughnesses: list[float] = field(default_factory=list)
 
     @property
     def neighbours(self) -> float:
@@ -65,6 +74,11 @@ class ClassMeasures:
     def spacing(self) -> float:
         """Median, metres."""
         return float(np.median(self.spacings)) if self.spacings else float("nan")
+
+    @property
+    def roughness(self) -> float:
+        """Median, metres."""
+        return float(np.median(self.roughnesses)) if self.roughnesses else float("nan")
 
     def mean(self, name: str) -> float:
         """Of a histogram."""
@@ -99,6 +113,7 @@ def measure(dataset: ScanDataset, progress: Callable[[], None] = lambda: None) -
         _add_histograms(measures, names, scan)
         _add_geometry(measures, names, scan)
         _add_spacings(measures, names, scan, np.random.default_rng(index))
+        _add_roughness(measures, names, scan, np.random.default_rng(index))
         progress()
     return measures
 
@@ -162,6 +177,33 @@ def _nearest(points: Points, row: int) -> float:
     return float(np.sqrt(square.min(initial=_WINDOW**2)))
 
 
+def _add_roughness(measures: Measures, names: tuple[str, ...], scan: LabelledScan, rng: np.random.Generator) -> None:
+    near = scan.take(np.linalg.norm(scan.points[:, :3], axis=1) < _PATCH_RANGE)
+    order = np.argsort(near.points[:, 0], kind="stable")
+    points, labels = near.points[order, :3], near.labels[order]
+    for index, name in enumerate(names):
+        of_class = points[labels == index]
+        chosen = rng.permutation(len(of_class))[:_QUERIES]
+        patches = [_patch(of_class, int(row)) for row in chosen]
+        spreads = [_spread(patch) for patch in patches if len(patch) >= _PATCH_POINTS]
+        measures.classes[name].roughnesses += [across for across, along in spreads if along > _PATCH_WIDTH]
+
+
+def _patch(points: Points, row: int) -> Points:
+    """The points around a point; points are sorted by x."""
+    here = points[row]
+    low, high = np.searchsorted(points[:, 0], (here[0] - _PATCH, here[0] + _PATCH))
+    around: Points = points[low:high]
+    return around.compress(np.square(around - here).sum(axis=1) < _PATCH**2, axis=0)
+
+
+def _spread(patch: Points) -> tuple[float, float]:
+    """Standard deviations of points `[N, 3]`, metres: from the plane that fits them best, and within it the smaller."""
+    centred = np.asarray(patch - patch.mean(axis=0), np.float64)
+    least, middle, _ = np.sqrt(np.maximum(np.linalg.eigvalsh(centred.T @ centred / len(patch)), 0))
+    return float(least), float(middle)
+
+
 def distance(name: str, one: ClassMeasures, other: ClassMeasures) -> float:
     """Wasserstein's distance between two histograms of `EDGES`, in their unit; NaN where one is empty."""
     first, second = one.histograms[name], other.histograms[name]
@@ -175,8 +217,8 @@ def distance(name: str, one: ClassMeasures, other: ClassMeasures) -> float:
 def table(real: Measures, simulated: Measures) -> str:
     """Markdown: one row a class, real | simulated, and the distances between the histograms."""
     head = (
-        "| class | points a scan | range, m | height, m | intensity | of 27 neighbours | spacing, cm "
-        "| range differs, m | height differs, m | intensity differs |\n" + "| --- " * 10 + "|"
+        "| class | points a scan | range, m | height, m | intensity | of 27 neighbours | spacing, cm | roughness, mm "
+        "| range differs, m | height differs, m | intensity differs |\n" + "| --- " * 11 + "|"
     )
     rows = [_row(name, real, simulated) for name in real.classes]
     strides = ["| stride | voxels, real | simulated | of 27 neighbours, real | simulated |\n" + "| --- " * 5 + "|"]
@@ -204,6 +246,7 @@ def _row(name: str, real: Measures, simulated: Measures) -> str:
         *(both(_mean(one, kind), _mean(other, kind), style) for kind, style in _STYLES.items()),
         both(one.neighbours, other.neighbours, ".2f"),
         both(one.spacing * 100, other.spacing * 100, ".1f"),
+        both(one.roughness * 1000, other.roughness * 1000, ".0f"),
         *(_number(distance(kind, one, other), style) for kind, style in _STYLES.items()),
     ]
     return f"| {name} | " + " | ".join(cells) + " |"

@@ -10,6 +10,9 @@ from spvnas_ros.offline.simulation.mesh import Mesh, merge, place
 from spvnas_ros.offline.simulation.shapes import blob, boxes, disc, loft, tubes, wheel
 from spvnas_ros.offline.simulation.vehicles import PAINTS, panel_van
 
+_LIGHT = (0.2, 0.8)
+"""Chances of dark and light paint: trucks and buses are mostly light."""
+
 
 def truck(rng: np.random.Generator) -> Mesh:
     """A delivery van, or a lorry with box, tank, tipper, or open bed; centred on the origin, facing x."""
@@ -37,7 +40,7 @@ def _axles(places: list[float], width: float, radius: float) -> list[Mesh]:
 
 def _cab(rng: np.random.Generator, length: float, width: float, height: float) -> Mesh:
     """A lorry's cab with a sloping front."""
-    paint = str(rng.choice(PAINTS))
+    paint = str(rng.choice(PAINTS, p=_LIGHT))
     low, high = 0.45, height
     slope = float(rng.uniform(0.05, 0.35))
     edge = np.array([[0.5, low], [0.5, 0.52 * high], [0.5 - slope / length, high], [-0.5, high], [-0.5, low]])
@@ -69,7 +72,11 @@ def _cab(rng: np.random.Generator, length: float, width: float, height: float) -
 
 
 def _box(rng: np.random.Generator, length: float, width: float) -> Mesh:
-    return boxes((length, width, float(rng.uniform(1.9, 2.7))), [0, 0, 0.95], str(rng.choice(["tarpaulin", *PAINTS])))
+    return boxes(
+        (length, width, float(rng.uniform(1.9, 2.7))),
+        [0, 0, 0.95],
+        str(rng.choice(["tarpaulin", "painted metal", *PAINTS])),
+    )
 
 
 def _tank(rng: np.random.Generator, length: float, width: float) -> Mesh:
@@ -110,7 +117,7 @@ LOADS: tuple[Callable[[np.random.Generator, float, float], Mesh], ...] = (_box, 
 def bus(rng: np.random.Generator) -> Mesh:
     """A city bus."""
     length, width, height = (float(rng.uniform(*b)) for b in ((8.5, 12.5), (2.45, 2.55), (2.9, 3.3)))
-    paint = str(rng.choice(PAINTS, p=[0.2, 0.8]))
+    paint = str(rng.choice(PAINTS, p=_LIGHT))
     panes = int(length / 1.5)
     x = (np.arange(panes) + 0.5) * (length - 0.6) / panes - length / 2 + 0.3
     windows = [[at, side * (width / 2 + 0.005), 1.25] for at in x for side in (-1, 1)]

@@ -77,7 +77,7 @@ class Lidar:
         hits, label = self._behind_body(rays, hits, label, rng)
         spacing = 2 * np.pi / sensor.columns
         hits = replace(hits, distance=mix_edges(hits.distance, sensor.divergence, spacing, rng))
-        distance, intensity, kept = receive(hits, sensor, self.unit.gains, rng)
+        distance, intensity, kept = receive(hits, self.unit, rng)
         points = np.empty((*distance.shape, 4), np.float32)
         points[..., :3] = rays.points(np.where(kept, distance, 0), sensor.deskew)
         points[..., 3] = intensity

@@ -12,24 +12,28 @@ class Material:
     reflectivity: share of the light that comes back from a matt surface hit straight on, 0..1
     specular:     share that leaves like from a mirror, away from the sensor unless hit straight on, 0..1
     transmission: share of rays that pass through, as through glass, 0..1
+    grain:        standard deviation of what stands out of the surface, metres: blades of grass, stones
     """
 
     name: str
     reflectivity: float
     specular: float = 0.0
     transmission: float = 0.0
+    grain: float = 0.0
 
 
 MATERIALS = (
-    Material("asphalt", 0.22, 0.05),
-    Material("lane paint", 0.62, 0.05),
-    Material("paving", 0.30, 0.03),
-    Material("gravel", 0.33),
-    Material("grass", 0.40),
-    Material("soil", 0.24),
-    Material("plaster", 0.42),
-    Material("brick", 0.32),
-    Material("concrete", 0.34),
+    Material("asphalt", 0.22, 0.05, grain=0.003),
+    Material("lane paint", 0.62, 0.05, grain=0.003),
+    Material("paving", 0.31, 0.03, grain=0.004),
+    Material("gravel", 0.30, grain=0.01),
+    Material("lawn", 0.38, grain=0.014),
+    Material("grass", 0.40, grain=0.022),
+    Material("tall grass", 0.40, grain=0.045),
+    Material("soil", 0.28, grain=0.025),
+    Material("plaster", 0.42, grain=0.012),
+    Material("brick", 0.32, grain=0.012),
+    Material("concrete", 0.33, grain=0.003),
     Material("roof tiles", 0.26),
     Material("glass", 0.08, 0.75, 0.55),
     Material("car glass", 0.07, 0.70, 0.60),
@@ -38,11 +42,11 @@ MATERIALS = (
     Material("chrome", 0.45, 0.5),
     Material("tyre", 0.06),
     Material("plastic", 0.25, 0.1),
-    Material("wood", 0.35),
+    Material("wood", 0.35, grain=0.012),
     Material("bare metal", 0.42, 0.3),
     Material("painted metal", 0.35, 0.15),
-    Material("leaves", 0.38),
-    Material("needles", 0.26),
+    Material("leaves", 0.26),
+    Material("needles", 0.20),
     Material("bark", 0.28),
     Material("retroreflector", 0.75),
     Material("clothes, dark", 0.14),

@@ -11,7 +11,6 @@ from spvnas_ros.offline.simulation.plan import Junction, Parcel, Plan
 
 ROAD = Surface(40, "asphalt", 0.0, 0.004)
 MARKING = Surface(60, "lane paint", 0.0, 0.004)
-PARKING = Surface(44, "asphalt", 0.0, 0.004)
 _CORNER = 5
 
 
@@ -19,10 +18,11 @@ def pave(plan: Plan, rng: np.random.Generator) -> list[Patch]:
     """All patches, those that cover others later."""
     start, end = -MARGIN, plan.length + MARGIN
     kerb = plan.kerb_height
-    walk = Surface(48, str(rng.choice(["paving", "asphalt", "concrete"])), kerb, 0.004)
-    parking = Surface(44, str(rng.choice(["paving", "asphalt"])), float(rng.choice([0.0, 0.02])), 0.004)
-    verge = Surface(72, "grass", kerb, 0.03)
-    patches = [Patch(start, end, -REACH, REACH, Surface(72, "grass", kerb, 0.05))]
+    walk = Surface(48, str(rng.choice(["paving", "concrete", "asphalt"], p=[0.6, 0.25, 0.15])), kerb, 0.004)
+    parking = _parking(float(rng.choice([0.03, 0.05])), rng)
+    verge = Surface(72, str(rng.choice(["lawn", "grass"])), kerb, 0.03)
+    land = Surface(72, str(rng.choice(["lawn", "grass", "tall grass"], p=[0.4, 0.4, 0.2])), kerb, 0.05)
+    patches = [Patch(start, end, -REACH, REACH, land)]
     patches.append(Patch(start, end, -plan.right.kerb, plan.left.kerb, ROAD))
     for sign in (-1, 1):
         side = plan.side(sign)
@@ -40,6 +40,11 @@ def pave(plan: Plan, rng: np.random.Generator) -> list[Patch]:
         for sign in junction.sides:
             patches += _side_street(plan, junction, sign, walk)
     return [*patches, *_markings(plan, rng)]
+
+
+def _parking(level: float, rng: np.random.Generator) -> Surface:
+    """Places to park are mostly paved with stones where the road is not."""
+    return Surface(44, str(rng.choice(["paving", "asphalt"], p=[0.75, 0.25])), level, 0.004)
 
 
 def _band(start: float, end: float, sign: int, inner: float, outer: float, surface: Surface) -> Patch:
@@ -63,23 +68,28 @@ def _median(plan: Plan) -> list[Patch]:
 
 
 def _yard(plan: Plan, parcel: Parcel, walk: Surface, rng: np.random.Generator) -> Iterator[Patch]:
-    """What is paved of a parcel."""
+    """What is paved or tilled of a parcel. Driveways are sidewalk: that is how SemanticKITTI labels them."""
     lot = plan.side(parcel.side).lot
-    paved = Surface(int(rng.choice([44, 44, 49])), str(rng.choice(["paving", "asphalt", "gravel"])), walk.level, 0.006)
+    paved = Surface(48, str(rng.choice(["paving", "concrete", "asphalt"], p=[0.7, 0.15, 0.15])), walk.level, 0.006)
+    yard = Surface(49, str(rng.choice(["gravel", "concrete", "asphalt"])), walk.level, 0.01)
+    places = _parking(0.03, rng)
     if parcel.use == "row":
         yield _band(parcel.start, parcel.end, parcel.side, lot, lot + 30, walk if rng.random() < 0.7 else paved)
     elif parcel.use == "parking":
-        yield _band(parcel.start + 0.5, parcel.end - 0.5, parcel.side, lot + 1, lot + 19, PARKING)
+        yield _band(parcel.start + 0.5, parcel.end - 0.5, parcel.side, lot + 1, lot + 19, places)
     elif parcel.use == "works":
-        yield _band(parcel.start, parcel.end, parcel.side, lot + 4, lot + 30, paved)
+        yield _band(parcel.start, parcel.end, parcel.side, lot + 2, lot + 30, yard)
     elif parcel.use == "field":
         yield _band(parcel.start, parcel.end, parcel.side, lot + 3, REACH, Surface(72, "soil", walk.level, 0.08))
+    elif parcel.use == "meadow":
+        yield _band(parcel.start, parcel.end, parcel.side, lot, REACH, Surface(72, "tall grass", walk.level, 0.06))
     elif parcel.use == "house" and rng.random() < 0.2:
         yield _band(parcel.start, parcel.end, parcel.side, lot, lot + max(parcel.setback, 1), paved)
     if parcel.driveway:
         inner = plan.side(parcel.side).inner
         depth = max(parcel.setback, 2.0) + 7 if parcel.use == "house" else 6
-        yield _band(*parcel.driveway, parcel.side, lot, lot + depth, PARKING if parcel.use == "parking" else paved)
+        ways = {"parking": places, "works": yard}
+        yield _band(*parcel.driveway, parcel.side, lot, lot + depth, ways.get(parcel.use, paved))
         lowered = Surface(walk.label, walk.material, min(walk.level, 0.03), walk.roughness)
         yield _band(*parcel.driveway, parcel.side, plan.side(parcel.side).kerb, inner + 0.5, lowered)
 

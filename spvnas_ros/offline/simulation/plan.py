@@ -148,15 +148,15 @@ class _Flavour:
 _FLAVOURS = {
     "urban": _Flavour(
         (3.1, 3.9), (1, 1, 2), 0.6, 0.25, (2.4, 5.5), 1.0, (0.2, 0.75), (11, 22), (0.0, 1.5),
-        {"row": 0.7, "house": 0.12, "parking": 0.08, "garden": 0.1},
-        {"none": 0.6, "hedge": 0.12, "low wall": 0.1, "bars": 0.1, "wall": 0.08}, 0.2, 0.1, 0.0,
+        {"row": 0.63, "house": 0.12, "parking": 0.09, "garden": 0.1, "works": 0.06},
+        {"none": 0.6, "hedge": 0.12, "low wall": 0.1, "bars": 0.1, "wall": 0.08}, 0.35, 0.1, 0.0,
     ),
     "residential": _Flavour(
         (3.1, 4.4), (1,), 0.4, 0.3, (1.8, 4.4), 1.0, (0.1, 0.65), (9, 18), (2.0, 7.5),
         {"row": 0.2, "house": 0.62, "parking": 0.06, "garden": 0.12},
         {"hedge": 0.4, "low wall": 0.16, "picket": 0.07, "bars": 0.07, "mesh": 0.05, "panel": 0.04,
          "thicket": 0.1, "none": 0.14},
-        0.04, 0.5, 0.4,
+        0.1, 0.5, 0.4,
     ),
     "suburban": _Flavour(
         (3.2, 4.8), (1,), 0.25, 0.5, (1.8, 4.5), 0.95, (0.05, 0.45), (14, 26), (4.0, 13.0),
@@ -186,11 +186,11 @@ def draw_plan(kind: str, length: float, rng: np.random.Generator) -> Plan:
     median = float(rng.uniform(0.6, 6.5)) if rng.random() < flavour.median else 0.0
     road = lanes * float(rng.uniform(*flavour.road))
     right, left = (_draw_side(flavour, road, median, rng) for _ in range(2))
-    use = str(rng.choice(["terrain", "terrain", "island", "tram"] if 1.5 < median < 4 else ["terrain", "island"]))
-    use = "terrain" if median > 4 else use
+    uses = ["terrain", "island", "tram"] if 1.5 < median < 4 else ["terrain", "island"]
+    use = "terrain" if median > 4 else str(rng.choice(uses))
     junctions = _draw_junctions(kind, length, rng)
     plan = Plan(
-        kind, length, right, left, median, use, lanes, float(rng.choice([0.03, 0.08, 0.12, 0.15])), junctions, ()
+        kind, length, right, left, median, use, lanes, float(rng.choice([0.05, 0.08, 0.12, 0.15])), junctions, ()
     )
     parcels = tuple(parcel for sign in (-1, 1) for parcel in _draw_parcels(flavour, plan, sign, rng))
     return Plan(kind, length, right, left, median, use, lanes, plan.kerb_height, junctions, parcels)

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from spvnas_ros.offline.simulation.materials import MATERIALS, material
-from spvnas_ros.offline.simulation.sensors import Receiver, Sensor
+from spvnas_ros.offline.simulation.sensors import Receiver
+from spvnas_ros.offline.simulation.sweep import Unit
 
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -25,6 +26,9 @@ _RETRO = 2.0
 _REFLECTIVITY = np.array([m.reflectivity for m in MATERIALS], np.float32)
 _REFLECTIVITY[material("retroreflector")] *= _RETRO
 _SPECULAR = np.array([m.specular for m in MATERIALS], np.float32)
+_GRAIN = np.array([m.grain for m in MATERIALS], np.float32)
+_FLATTEST = 0.1
+"""Cosine of incidence below which grain draws an echo out no further: a flat beam meets the tips only."""
 _BELOW_GLOSS = (1 - _SPECULAR) ** 2
 """Light passes a glossy coat twice, in and out."""
 _GLOSS = 24
@@ -89,20 +93,22 @@ def heard(hits: Hits, receiver: Receiver, fill: Floats | float = 1.0) -> Floats:
     return np.asarray(1 / (1 + lost), np.float32)
 
 
-def receive(hits: Hits, sensor: Sensor, gains: Floats, rng: np.random.Generator) -> tuple[Floats, Floats, Mask]:
+def receive(hits: Hits, unit: Unit, rng: np.random.Generator) -> tuple[Floats, Floats, Mask]:
     """Ranges with noise, intensities 0..1 and which of the rays come back, all `[B, C]`.
 
-    hits: `[B, C]`, beams and columns; gains: `[B]`
+    hits: `[B, C]`, beams and columns
     """
-    receiver, shape = sensor.receiver, hits.distance.shape
+    sensor, shape = unit.sensor, hits.distance.shape
+    receiver = sensor.receiver
     met = np.nonzero(hits.distance < sensor.most + 1)
     one = hits.at(met)
     count = len(one.distance)
     fill = beam_fill(hits.distance, rng)[met]
-    told = brightness(one, receiver) * gains[met[0]] * fill
+    told = brightness(one, receiver) * unit.gains[met[0]] * fill
     told *= 1 + receiver.speckle * rng.standard_normal(count, np.float32)
     told = np.clip(told - receiver.floor, 0, 1 - receiver.step)
-    ranges = one.distance + np.float32(sensor.noise) * rng.standard_normal(count, np.float32)
+    spread = np.hypot(np.float32(sensor.noise), _GRAIN[one.material] / np.maximum(one.cosine, _FLATTEST))
+    ranges = one.distance + unit.biases[met[0]] + spread * rng.standard_normal(count, np.float32)
     back = rng.random(count, np.float32) < heard(one, receiver, fill)
     back &= (ranges > sensor.least) & (ranges < sensor.most)
     distance, intensity, kept = np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.zeros(shape, np.bool_)

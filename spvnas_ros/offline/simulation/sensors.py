@@ -59,6 +59,7 @@ class Sensor:
     height:       over the ground, metres
     least, most:  range, metres
     noise:        standard deviation of the range, metres
+    bias:         standard deviation of what a beam tells too far or too near, always the same, metres
     divergence:   full angle of the beam, radians
     jitter:       standard deviation of the elevations from their table, degrees: no two sensors are alike
     clockwise:    sense of rotation, seen from above
@@ -82,6 +83,7 @@ class Sensor:
     least: float = 0.5
     most: float = 100.0
     noise: float = 0.01
+    bias: float = 0.0
     divergence: float = 0.003
     jitter: float = 0.02
     clockwise: bool = True
@@ -146,6 +148,8 @@ HDL64 = _sensor(
     half_steps=0.17,
     least=1.3,
     most=80.0,
+    noise=0.012,
+    bias=0.015,
     jitter=0.06,
     clockwise=False,
     order="ring",

@@ -19,22 +19,24 @@ _SAMPLES = 5
 class Unit:
     """One built sensor of a kind: no two are alike.
 
-    elevations: radians `[B]`; gains: `[B]`
+    elevations: radians `[B]`; gains: `[B]`; biases: of the ranges, metres `[B]`
     """
 
     sensor: Sensor
     elevations: npt.NDArray[np.float64]
     gains: npt.NDArray[np.float32]
+    biases: npt.NDArray[np.float32]
 
 
 def build_unit(sensor: Sensor, rng: np.random.Generator) -> Unit:
-    """A sensor whose beams are a little off their table, and not equally bright."""
+    """A sensor whose beams are a little off their table, and neither equally bright nor equally true."""
     receiver = sensor.receiver
     elevations = np.radians(np.array(sensor.elevations) + rng.normal(0, sensor.jitter, sensor.beams))
     gains = np.exp(rng.normal(0, receiver.gain_spread, sensor.beams))
     weak = rng.random(sensor.beams) < receiver.weak_beams
     gains[weak] *= rng.uniform(0.35, 0.7, int(weak.sum()))
-    return Unit(sensor, elevations, gains.astype(np.float32))
+    biases = rng.normal(0, sensor.bias, sensor.beams)
+    return Unit(sensor, elevations, gains.astype(np.float32), biases.astype(np.float32))
 
 
 @dataclass(frozen=True)

@@ -45,13 +45,25 @@ def lovasz_softmax(logits: Tensor, labels: Tensor) -> Tensor:
 def _lovasz_of_class(is_class: Tensor, probability: Tensor) -> Tensor:
     """The loss of one class: errors, largest first, times how much the Jaccard loss grows with each (algorithm 1)."""
     errors = torch.where(is_class, 1 - probability, probability)
-    errors, order = torch.sort(errors, descending=True)
+    order = _descending(errors)
+    errors = errors[order]
     # Whole numbers: sums of floats on a GPU differ from run to run.
     truth = is_class[order].long()
     total = truth.sum()
     jaccard = 1 - (total - truth.cumsum(0)).to(errors.dtype) / (total + (1 - truth).cumsum(0))
     growth = torch.cat([jaccard[:1], jaccard[1:] - jaccard[:-1]])
     return torch.dot(errors, growth)
+
+
+def _descending(errors: Tensor) -> Tensor:
+    """The order int64 `[M]` that sorts errors, none of them negative, the largest first."""
+    if errors.device.type != "cpu" or errors.dtype != torch.float32:
+        return torch.argsort(errors, descending=True)
+    # The bits of floats that are not negative are in the order of the floats, and NumPy sorts whole numbers six times
+    # as fast as PyTorch sorts pairs: with the rows in the lower half, the numbers tell the order.
+    bits = np.abs(errors.detach().numpy()).view(np.uint32).astype(np.uint64)
+    keys = np.sort((bits << np.uint64(32)) | np.arange(len(bits), dtype=np.uint64))
+    return torch.from_numpy((keys[::-1] & np.uint64(0xFFFFFFFF)).astype(np.int64))
 
 
 def inverse_sqrt_weights(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
