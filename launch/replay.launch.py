@@ -5,33 +5,24 @@ ros2 launch spvnas_ros replay.launch.py bag:=drive weights:=default out:=runs/dr
 The same as `spvnas bag BAG --realtime`; what an earlier run left in `out` is replaced.
 """
 
-from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction, Shutdown
-from launch.substitutions import LaunchConfiguration
+from collections.abc import Mapping
+
+from launch.actions import ExecuteProcess, Shutdown
 from launch_ros.substitutions import ExecutableInPackage
 
-from launch import Action, LaunchContext, LaunchDescription
+from launch import Action, LaunchDescription
 from spvnas_ros.ros import launching
+from spvnas_ros.ros.launch_description import launch_description
 from spvnas_ros.ros.transport import PACKAGE
-
-ARGUMENTS = launching.replay_arguments()
 
 
 def generate_launch_description() -> LaunchDescription:
     """Called by launch."""
-    return LaunchDescription(
-        [
-            *(
-                DeclareLaunchArgument(each.name, default_value=each.default, description=each.text)
-                for each in ARGUMENTS
-            ),
-            OpaqueFunction(function=processes),
-        ]
-    )
+    return launch_description(launching.replay_arguments(), processes)
 
 
-def processes(context: LaunchContext) -> list[Action]:
+def processes(given: Mapping[str, str]) -> list[Action]:
     """The evaluation, which sets the middleware up itself and starts the node as a process of its own."""
-    given = {each.name: LaunchConfiguration(each.name).perform(context) for each in ARGUMENTS}
     spvnas = ExecutableInPackage(executable="spvnas", package=PACKAGE)
     return [
         ExecuteProcess(

@@ -8,38 +8,28 @@ it. A bag waits until the node is active. `spvnas_ros.ros.launching` has what is
 """
 
 import os
+from collections.abc import Mapping
 
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, RegisterEventHandler, SetEnvironmentVariable
-from launch.substitutions import LaunchConfiguration
+from launch.actions import RegisterEventHandler, SetEnvironmentVariable
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.event_handlers import OnStateTransition
 from launch_ros.parameter_descriptions import ParameterValue
 
-from launch import Action, LaunchContext, LaunchDescription
+from launch import Action, LaunchDescription
 from spvnas_ros.ros import launching
+from spvnas_ros.ros.launch_description import launch_description
 from spvnas_ros.ros.transport import cloud_transport
-
-ARGUMENTS = launching.segment_arguments()
 
 
 def generate_launch_description() -> LaunchDescription:
     """Called by launch."""
-    return LaunchDescription(
-        [
-            *(
-                DeclareLaunchArgument(each.name, default_value=each.default, description=each.text)
-                for each in ARGUMENTS
-            ),
-            # Also for the driver, where it is included in the same launch: without it best-effort clouds get lost.
-            *(SetEnvironmentVariable(name, value) for name, value in cloud_transport(os.environ).items()),
-            OpaqueFunction(function=processes),
-        ]
-    )
+    # Also for the driver, where it is included in the same launch: without it best-effort clouds get lost.
+    transport = (SetEnvironmentVariable(name, value) for name, value in cloud_transport(os.environ).items())
+    return launch_description(launching.segment_arguments(), processes, *transport)
 
 
-def processes(context: LaunchContext) -> list[Action]:
+def processes(given: Mapping[str, str]) -> list[Action]:
     """What the arguments ask for. The node's process ends with status 1 where it starts by itself and cannot."""
-    given = {each.name: LaunchConfiguration(each.name).perform(context) for each in ARGUMENTS}
     segmenter = action(LifecycleNode, launching.segmenter(given))
     actions = [segmenter]
     if viewer := launching.viewer(given):

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from spvnas_ros.bags import BagReader
 from spvnas_ros.offline.evaluation.metrics import Labels, Score, confusion_matrix, score
-from spvnas_ros.offline.evaluation.truth import Truth, truth_from_field, truth_from_files
+from spvnas_ros.offline.evaluation.truth import Truth, open_truth
 from spvnas_ros.ros.available import RosMissingError
 from spvnas_ros.scans import Source, open_source
 from spvnas_ros.segment import INTERRUPTED, OutputError, frames_until_damage, progress_bar
@@ -24,6 +24,7 @@ from spvnas_ros.zoo.checkpoint import load_checkpoint
 from spvnas_ros.zoo.files import replacing
 
 if TYPE_CHECKING:
+    from spvnas_ros.offline.datasets import LabelField
     from spvnas_ros.ros.replay_statistics import Replay, Spread
     from spvnas_ros.zoo.checkpoint import Facts
 
@@ -32,16 +33,17 @@ REPORT = "report.json"
 
 @dataclass(frozen=True)
 class RealtimeOptions:
-    """Which bag through which node; the node's parameters `device`, `engine` and `intensity`."""
+    """Which bag through which node; the node's parameters `device`, `engine` and `intensity`.
+
+    truth: a field of the clouds, or a folder of .label files
+    """
 
     bag: Path
     weights: str
     out: Path
     rate: float = 1.0
     topic: str | None = None
-    labels_field: str | None = None
-    labels: Path | None = None
-    label_ids: str = "auto"
+    truth: LabelField | Path | None = None
     device: str = "auto"
     engine: str = "auto"
     intensity: str = "auto"
@@ -81,7 +83,7 @@ def run(options: RealtimeOptions, *, force: bool = False) -> int:
         _check(source, options.out, force=force)
         weights = resolve_weights(options.weights)
         _, facts = load_checkpoint(weights)
-        truth = _truth(source, facts, options)
+        truth = open_truth(source.path, source.topic, options.truth, facts) if options.truth else None
         options.out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=options.out) as file:
             labels = KeptLabels(file)
@@ -157,14 +159,6 @@ def _check(source: Source, out: Path, *, force: bool) -> None:
         raise OutputError(f"{out} is a file, expected a folder for the report")
     if (out / REPORT).exists() and not force:
         raise OutputError(f"{out / REPORT} would be replaced; name another folder, or replace with --force")
-
-
-def _truth(source: Source, facts: Facts, options: RealtimeOptions) -> Truth | None:
-    if options.labels_field is not None:
-        return truth_from_field(source, options.labels_field, facts, options.label_ids)
-    if options.labels is not None:
-        return truth_from_files(source, options.labels, facts)
-    return None
 
 
 def _score(source: Source, truth: Truth, kept: KeptLabels, facts: Facts) -> Score:

@@ -28,6 +28,7 @@ from spvnas_ros.zoo.checkpoint import (
     save_checkpoint,
     weights_sha256,
 )
+from spvnas_ros.zoo.intensity import TrainingIntensity
 
 Tensors = dict[str, torch.Tensor]
 
@@ -75,6 +76,7 @@ def test_a_network_and_its_facts_come_back(tmp_path: Path, spec: NetSpec) -> Non
         provenance="a test",
         published_miou=12.5,
         source_sha256="ab" * 32,
+        training_intensity=TrainingIntensity(0.0, 0.25),
     )
     net = PointVoxelUNet(spec).half().float()
     save_checkpoint(tmp_path / "net.safetensors", net, facts)
@@ -215,9 +217,13 @@ def test_half_the_precision_is_half_the_file_and_comes_back_in_float32(tmp_path:
         load_checkpoint(half)
 
 
+LATER = ("training", "training_intensity")
+
+
 def test_a_file_from_before_there_was_a_training_record_is_read(saved: Path) -> None:
-    rewrite(saved, document=lambda document: [document.pop(key) for key in ("training", "dtype")])
-    assert load_checkpoint(saved)[1].training is None
+    rewrite(saved, document=lambda document: [document.pop(key) for key in (*LATER, "dtype")])
+    facts = load_checkpoint(saved)[1]
+    assert (facts.training, facts.training_intensity) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -243,6 +249,11 @@ def test_a_file_from_before_there_was_a_training_record_is_read(saved: Path) -> 
         ({"training": {}}, "malformed header"),
         ({"training": {"recipe": "r", "seed": "1", "steps": 1, "data": "", "scores": {}}}, "seed is '1', expected int"),
         ({"training": {"recipe": "r", "seed": 1, "steps": 1, "data": "", "scores": {"a": "b"}}}, "scores must be"),
+        ({"training_intensity": 0.5}, "training_intensity is 0.5, expected dict"),
+        ({"training_intensity": {"median": 0.5}}, "malformed header"),
+        ({"training_intensity": {"median": "0", "p95": 1.0}}, "training_intensity must be of type float"),
+        ({"training_intensity": {"median": 0.5, "p95": 0.25}}, "found median 0.5, p95 0.25"),
+        ({"training_intensity": {"median": 0.5, "p95": float("nan")}}, "intensities need 0 <= median <= p95"),
     ],
 )
 def test_a_header_that_cannot_be_used_says_what_is_wrong(saved: Path, change: dict[str, Any], message: str) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from spvnas_ros.bags import BagWriter, cloud_message, encode
 from spvnas_ros.labels import MIT_HAN_LAB, SEMANTIC_KITTI
-from spvnas_ros.offline.datasets import DatasetError, LabelledScan, open_dataset
+from spvnas_ros.offline.datasets import DatasetError, LabelField, LabelledScan, open_dataset
 from spvnas_ros.offline.datasets.kitti import Box, KittiDataset
 from spvnas_ros.synthetic import street_scan
 
@@ -166,6 +166,7 @@ def test_a_scan_does_not_depend_on_which_were_read_before(tmp_path: Path) -> Non
     [
         ({"sequences": "train"}, "not in SemanticKITTI's layout"),
         ({"topic": "/points"}, "no bag"),
+        ({"field": LabelField("truth")}, "no bag"),
         ({"intensity": "bright"}, "intensity rule must be"),
     ],
 )
@@ -309,13 +310,13 @@ def test_a_bag_gives_its_clouds_in_any_order(
 def test_what_is_wrong_with_a_bag_is_named(tmp_path: Path) -> None:
     write_bag(tmp_path / "bag", label="<u4")
     with pytest.raises(DatasetError, match="no field 'truth'"):
-        open_dataset(tmp_path / "bag", field="truth")
+        open_dataset(tmp_path / "bag", field=LabelField("truth"))
     with pytest.raises(DatasetError, match="no cloud topic /other; found /points"):
         open_dataset(tmp_path / "bag", topic="/other")
     with pytest.raises(DatasetError, match="class indices must be 0 to 18"):
-        open_dataset(tmp_path / "bag", ids="class")
-    with pytest.raises(DatasetError, match="expected one of auto, raw, class"):
-        open_dataset(tmp_path / "bag", ids="colours")
+        open_dataset(tmp_path / "bag", field=LabelField(ids="class"))
+    with pytest.raises(ValueError, match="expected one of auto, raw, class"):
+        LabelField(ids="colours")
 
 
 def test_data_sets_pickle_and_read_the_same_afterwards(drive: Path, tmp_path: Path) -> None:

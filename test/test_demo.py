@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from spvnas_ros.bags import LABELLED_TOPIC, BagReader
 from spvnas_ros.demo.__main__ import main
 from spvnas_ros.demo.drive import given_drive, simulated_drive
 from spvnas_ros.labels import SEMANTIC_KITTI
+from spvnas_ros.offline.datasets import LabelField
 from spvnas_ros.offline.evaluation.metrics import confusion_matrix, score
 from spvnas_ros.pointcloud import decode
 from spvnas_ros.ros.statistics import STAGES
@@ -66,13 +68,15 @@ def test_the_demo_shows_a_simulated_drive_and_scores_it(
         }
 
     # The score is that of the labelled bag, whose clouds keep the truth beside the labels.
-    confusion = np.zeros((19, 20), np.int64)
+    confusion, predictions = np.zeros((19, 20), np.int64), np.zeros(256, np.int64)
     with BagReader(out / "labelled") as reader:
         for recorded in reader:
             cloud = decode(recorded.decode())
+            predictions += np.bincount(cloud["label"], minlength=256)
             confusion += confusion_matrix(SEMANTIC_KITTI.encode(cloud["input_label"]), cloud["label"], 19)
     assert summary["clouds"] == 3
-    assert summary["miou"] == pytest.approx(score(confusion, SEMANTIC_KITTI.classes).miou)
+    found = score(confusion, SEMANTIC_KITTI.classes)
+    assert summary["miou"] == pytest.approx(found.miou)
     assert f"mIoU {summary['miou']:.1%}" in said
 
     assert "its page answered" in said
@@ -81,9 +85,24 @@ def test_the_demo_shows_a_simulated_drive_and_scores_it(
         assert Path(summary["files"][name]).read_bytes().startswith(b"\x89PNG")
     assert f"spvnas view {out / 'labelled'}" in said
 
+    # The table has every class that occurs on either side, with its points on both.
+    rows = {
+        line.split()[0]: line.split()[1:] for line in said[said.index("predicted") :].splitlines() if line[:1] == " "
+    }
+    for index, name in enumerate(SEMANTIC_KITTI.classes):
+        predicted, known = int(predictions[index]), int(confusion[index].sum())
+        if predicted or known:
+            assert rows[name][0] == f"{predicted:,}"
+            assert rows[name][2] == (f"{known:,}" if known else "absent")
+            assert (rows[name][3] == "-") == (known == 0)
+    assert summary["truth"] == {name: n for name, n in found.truth_points.items() if n}
+    neither = re.search("neither predicted nor in the truth: (.*)", said)
+    silent = [n for i, n in enumerate(SEMANTIC_KITTI.classes) if not predictions[i] and not confusion[i].any()]
+    assert (neither.group(1).split(", ") if neither else []) == silent
+
     # A field of labels is taken for the truth, unless a network wrote it.
-    assert given_drive(out / "simulated" / "bags" / "00", None).ids == "auto"
-    assert given_drive(out / "labelled", None).ids is None
+    assert given_drive(out / "simulated" / "bags" / "00", None).field == LabelField("label")
+    assert given_drive(out / "labelled", None).field == LabelField("input_label")
 
 
 def test_a_bag_of_ones_own_comes_back_labelled_also_without_a_viewer(
@@ -116,6 +135,24 @@ def test_a_bag_of_ones_own_comes_back_labelled_also_without_a_viewer(
     assert "The network is not trained" in said
     assert "pip install 'spvnas_ros[view]'" in said
     assert "no truth" in said
+
+
+def test_a_viewer_that_does_not_start_fails_the_demo_after_everything_else(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken" / "viser").mkdir(parents=True)
+    (tmp_path / "broken" / "viser" / "__init__.py").write_text("raise RuntimeError('no viewer today')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "broken"), prepend=os.pathsep)
+    labelled_bag(tmp_path / "bag", 1)
+    out = tmp_path / "out"
+    assert demo(tmp_path / "bag", "--weights", weights, "--out", out) == 1
+    said = capsys.readouterr().out
+    assert re.search("^viewer +did not work: the viewer did not start: ", said, re.MULTILINE)
+    summary = json.loads((out / "summary.json").read_text())
+    assert "no viewer today" in summary["viewer"]
+    assert (summary["clouds"], summary["miou"]) == (1, None)
+    assert "no truth to compare with" in said  # a network wrote the labels of that bag, and nothing else did
+    assert (out / "picture.png").is_file()
 
 
 @pytest.mark.parametrize(

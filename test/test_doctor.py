@@ -21,6 +21,7 @@ from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.synthetic import street_scan, write_drive_bag
 from spvnas_ros.zoo.checkpoint import Facts, save_checkpoint
+from spvnas_ros.zoo.intensity import TrainingIntensity
 
 PERIOD = 10**8
 START = 1_700_000_000 * 10**9
@@ -158,6 +159,24 @@ def test_what_does_not_fit_is_found_and_comes_with_advice(name: str, street: np.
     assert finding.advice
     assert "\n" not in finding.advice
     assert invoke(path)[0] == (level == "bad")
+
+
+@pytest.mark.parametrize(
+    ("trained", "level", "said"),
+    [
+        (None, "ok", "SemanticKITTI's scans have 0.26 to 0.32"),
+        (TrainingIntensity(0.25, 0.6), "ok", "the weights' training data has 0.25"),
+        (TrainingIntensity(0.05, 0.2), "warn", "the weights' training data has 0.05; try intensity: "),
+        (TrainingIntensity(0.0, 0.2), "ok", "the weights' training data has 0.00"),
+    ],
+)
+def test_intensities_are_held_to_what_the_weights_were_trained_on(
+    shared: Path, trained: TrainingIntensity | None, level: str, said: str
+) -> None:
+    clouds = observe(shared / "data/semantickitti/sequences/00")
+    finding = about(examine(clouds, Facts(FACTS.spec, training_intensity=trained)), "intensity")
+    assert finding.level == level
+    assert said in finding.found + finding.advice
 
 
 def test_an_intensity_rule_that_does_not_fit_is_told_with_the_one_that_does(street: np.ndarray, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ import torch
 from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.perception import Perception
-from spvnas_ros.zoo.cache import FetchError, cache_folder, resolve_weights
+from spvnas_ros.zoo.cache import FetchError, cache_folder, resolve_weights, shipped_path
 from spvnas_ros.zoo.cards import CARDS, Card, find_card
 from spvnas_ros.zoo.checkpoint import CheckpointError, Facts, load_checkpoint, save_checkpoint
 from spvnas_ros.zoo.download import download
@@ -390,7 +390,16 @@ def test_the_zoo_commands(site: Site, tmp_path: Path) -> None:
     assert unfinished(tmp_path) == []
 
     listing = command("list", cache=tmp_path)
-    rows = {line.split()[0]: line for line in listing.communicate(timeout=60)[0].splitlines() if line.strip()}
+    table, _, note = listing.communicate(timeout=60)[0].partition("All published")
+    rows = {line.split()[0]: line for line in table.splitlines()}
+    assert list(rows)[:2] == ["name", "default"]
+    net, _ = load_checkpoint(shipped_path())
+    millions = sum(parameter.numel() for parameter in net.parameters()) / 1e6
+    assert rows["default"].split()[1:] == [f"{millions:.1f}", "M", "semantic-kitti", "Apache-2.0", "shipped"]
+    assert "simulated streets" in " ".join(note.split())
+    nothing = command("fetch", "default", cache=tmp_path)
+    assert "nothing to fetch" in nothing.communicate(timeout=60)[0]
+    assert nothing.returncode == 0
     assert all(card.name in rows and f"{card.miou:.1f} %" in rows[card.name] for card in CARDS)
     assert [name for name, row in rows.items() if row.rstrip().endswith("yes")] == ["spvcnn-30g"]
 

@@ -135,4 +135,4 @@ def test_launch_takes_the_files(file: Path, arguments: tuple[Argument, ...]) -> 
     context = LaunchContext()
     given = {each.name: each.default for each in arguments} | {"bag": "drive", "weights": "default"}
     context.launch_configurations.update(given)
-    assert module["processes"](context)
+    assert description.entities[-1].execute(context)

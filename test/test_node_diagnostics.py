@@ -36,6 +36,7 @@ from spvnas_ros.ros.intensity_watch import IntensityWatch
 from spvnas_ros.ros.network import Network
 from spvnas_ros.ros.process import spinning
 from spvnas_ros.ros.statistics import FrameTimes, Snapshot
+from spvnas_ros.zoo.intensity import TrainingIntensity, reference
 
 __all__ = ["ros", "weights"]  # fixtures
 
@@ -248,5 +249,31 @@ def test_the_scale_of_a_real_scan_is_right_and_others_are_told(
     watch.add(points[:0])
     spread = watch.spread()
     assert spread is not None
-    assert spread.complaint().startswith(complaint)
-    assert bool(spread.complaint()) == bool(complaint)
+    assert spread.complaint(reference(None)).startswith(complaint)
+    assert bool(spread.complaint(reference(None))) == bool(complaint)
+
+
+@pytest.mark.parametrize(
+    ("trained", "scale", "said"),
+    [
+        ((0.3, 0.5), 1.0, ""),
+        ((0.04, 0.2), 1.0, "that of the network's training data 0.2: the sensor has another scale"),
+        ((0.04, 0.2), 0.3, ""),
+        ((0.5, 0.9), 2.2, "that of the network's training data 0.9"),
+        ((0.0, 0.0), 1.0, "the clouds have intensities, the network's training data had none; set"),
+        ((0.0, 0.0), 0.0, ""),
+    ],
+)
+def test_weights_that_say_what_they_were_trained_on_are_taken_at_their_word(
+    full_scan: np.ndarray[Any, Any], trained: tuple[float, float], scale: float, said: str
+) -> None:
+    watch = IntensityWatch()
+    watch.add(full_scan * np.array([1, 1, 1, scale], np.float32))
+    network = Network(lambda points: Segmentation(*points), training_intensity=TrainingIntensity(*trained))
+    finding = intensity_finding(watch, State("active", "", network, "unit"))
+    assert (finding.level == DiagnosticStatus.WARN) == bool(said)
+    assert (said or "like those of the network's training data") in finding.message
+    assert finding.values["compared with"] == "the network's training data"
+    assert float(finding.values["training p95"]) == trained[1]
+    silent = intensity_finding(watch, State("active", "", replace(network, training_intensity=None), "unit"))
+    assert (silent.values["compared with"], silent.values["training p95"]) == ("SemanticKITTI's scans", "0.5")

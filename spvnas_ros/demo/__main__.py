@@ -33,7 +33,7 @@ def main(args: list[str] | None = None) -> int:
         return _INTERRUPTED
     except (ValueError, OSError, ExchangeError, StartError) as error:
         return _fail(error)
-    return 1 if summary.node.status else 0
+    return 1 if summary.failed else 0
 
 
 def _parser() -> argparse.ArgumentParser:

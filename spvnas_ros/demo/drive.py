@@ -12,7 +12,8 @@ import numpy as np
 
 from spvnas_ros.bags import BagReader, BagWriter, cloud_message, encode
 from spvnas_ros.labels import SEMANTIC_KITTI
-from spvnas_ros.pointcloud import CONFIDENCE_FIELD, LABEL_FIELD
+from spvnas_ros.offline.datasets.label_field import LabelField, truth_field
+from spvnas_ros.pointcloud import LABEL_FIELD
 
 if TYPE_CHECKING:
     from spvnas_ros.offline.evaluation.truth import Truth
@@ -35,35 +36,31 @@ class Drive:
 
     topic: of its clouds; None where it has but one
     what:  it is, in words
-    ids:   what the numbers of its field `label` are, as `truth_from_field` has them; None where there is no truth
+    field: of its clouds with the truth; None where there is none
     """
 
     bag: Path
     what: str
     topic: str | None = None
-    ids: str | None = None
+    field: LabelField | None = None
 
     def truth(self, facts: Facts) -> Truth | None:
-        """How to read the truth as classes of these weights. Raises what `truth_from_field` raises."""
-        from spvnas_ros.offline.evaluation.truth import truth_from_field
-        from spvnas_ros.scans import open_source
+        """How to read the truth as classes of these weights. Raises what `open_truth` raises."""
+        from spvnas_ros.offline.evaluation.truth import open_truth
 
-        if self.ids is None:
-            return None
-        with open_source(self.bag, intensity="none", topic=self.topic) as source:
-            return truth_from_field(source, LABEL_FIELD, facts, self.ids)
+        return open_truth(self.bag, self.topic, self.field, facts) if self.field else None
 
 
 def given_drive(bag: Path, topic: str | None) -> Drive:
-    """The user's bag. Its clouds' field `label` is the truth, if they have one and no network wrote it.
+    """The user's bag. The truth is its clouds' field `label`, or `input_label` where a network wrote the former.
 
     Raises BagError and PointCloudError where the bag, or its first cloud, cannot be read.
     """
     with BagReader(bag, topic) as reader:
         names = next(({field.name for field in cloud.decode().fields} for cloud in reader), set())
         what = f"{len(reader)} clouds of {reader.topic} in {bag}"
-    known = LABEL_FIELD in names and CONFIDENCE_FIELD not in names
-    return Drive(bag, what, topic, "auto" if known else None)
+    known = truth_field(names)
+    return Drive(bag, what, topic, LabelField(known) if known else None)
 
 
 def simulated_drive(out: Path, sensor: str, clouds: int, say: Callable[[str], None]) -> Drive:
@@ -89,7 +86,7 @@ def simulated_drive(out: Path, sensor: str, clouds: int, say: Callable[[str], No
     what = (
         f"{clouds} clouds of a simulated {sensor} in a street of seed {SEED}, which no shipped network was trained in"
     )
-    return Drive(folder / "bags" / "00", what, ids="raw")
+    return Drive(folder / "bags" / "00", what, field=LabelField(ids="raw"))
 
 
 def _street_drive(bag: Path, clouds: int) -> Drive:
@@ -104,4 +101,4 @@ def _street_drive(bag: Path, clouds: int) -> Drive:
             record[LABEL_FIELD] = SEMANTIC_KITTI.decode(labels)
             stamp = number * _STREET_NS
             writer.write(TOPIC, encode(cloud_message(record, stamp, FRAME_ID)), stamp)
-    return Drive(bag, f"{clouds} clouds of a drawn street", ids="raw")
+    return Drive(bag, f"{clouds} clouds of a drawn street", field=LabelField(ids="raw"))

@@ -16,12 +16,16 @@ from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import TYPE_CHECKING
 from urllib.request import ProxyHandler, build_opener
 
 import numpy as np
 from PIL import Image
 
-_PATIENCE = 120.0
+if TYPE_CHECKING:
+    from playwright.sync_api import Error, Page
+
+_PATIENCE = 240.0
 """Seconds. A browser without a GPU draws slowly, more so on a busy machine."""
 
 _SIZE = (1440, 810)
@@ -48,7 +52,11 @@ _BRIGHT, _ENOUGH = 90, 0.01
 
 
 class LookError(Exception):
-    """The viewer did not start, or its page did not come."""
+    """The viewer did not start, its page did not come, or it drew no scene."""
+
+
+class BrowserError(Exception):
+    """The browser of this machine cannot be used, which is no fault of the viewer."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,10 @@ def missing_viewer() -> str:
 
 
 def look(bag: Path, picture: Path) -> Look:
-    """Start `spvnas view` on a bag, get its page, photograph it, and end the viewer. Raises LookError."""
+    """Start `spvnas view` on a bag, get its page, photograph it where a browser runs here, and end the viewer.
+
+    Raises LookError.
+    """
     with _viewer(bag) as address:
         title = _ask(address)
         browser = next(filter(None, map(shutil.which, _BROWSERS)), None)
@@ -83,7 +94,7 @@ def look(bag: Path, picture: Path) -> Look:
             return Look(title, why_not="no Chromium is installed (Debian, Ubuntu: apt install chromium)")
         try:
             _photograph(browser, address, picture)
-        except LookError as error:
+        except BrowserError as error:
             return Look(title, why_not=str(error))
         return Look(title, picture)
 
@@ -127,33 +138,41 @@ def _ask(address: str) -> str:
 
 
 def _photograph(browser: str, address: str, picture: Path) -> None:
-    """Raises LookError where the browser or the page fails, or no points are drawn in time."""
+    """Raises BrowserError where the browser does not start, LookError where no points are drawn in time."""
     from playwright.sync_api import Error, sync_playwright
 
     switches = [*_SWITCHES, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
-    try:
-        with sync_playwright() as driver:
+    with sync_playwright() as driver:
+        try:
             window = driver.chromium.launch(executable_path=browser, args=switches, timeout=_PATIENCE * 1e3)
-            try:
-                page = window.new_page(viewport={"width": _SIZE[0], "height": _SIZE[1]})
-                page.set_default_timeout(_PATIENCE * 1e3)
-                page.goto(address)
-                page.add_style_tag(content=_NO_NOTICE)
-                end, before = time.monotonic() + _PATIENCE, 0.0
-                while True:
-                    shot = page.screenshot()
-                    lit = _lit(shot)
-                    # Twice the same: the scene is not being built up any more.
-                    if lit > _ENOUGH and lit == before:
-                        break
-                    if time.monotonic() > end:
-                        raise LookError(f"the browser drew no scene in {_PATIENCE:.0f} s")
-                    before = lit
-            finally:
-                window.close()
-    except Error as error:
-        raise LookError(f"the browser failed: {error.message.splitlines()[0]}") from error
-    picture.write_bytes(shot)
+        except Error as error:
+            raise BrowserError(f"{browser} does not start: {_first_line(error)}") from error
+        try:
+            picture.write_bytes(_scene(window.new_page(viewport={"width": _SIZE[0], "height": _SIZE[1]}), address))
+        except Error as error:
+            raise LookError(f"the page does not work in {browser}: {_first_line(error)}") from error
+        finally:
+            window.close()
+
+
+def _scene(page: Page, address: str) -> bytes:
+    """The page as PNG once it has drawn its points. Raises LookError where it does not."""
+    page.set_default_timeout(_PATIENCE * 1e3)
+    page.goto(address)
+    page.add_style_tag(content=_NO_NOTICE)
+    end, before = time.monotonic() + _PATIENCE, 0.0
+    while time.monotonic() < end:
+        shot = page.screenshot()
+        lit = _lit(shot)
+        # Twice the same: the scene is not being built up any more.
+        if lit > _ENOUGH and lit == before:
+            return shot
+        before = lit
+    raise LookError(f"the browser drew no scene in {_PATIENCE:.0f} s")
+
+
+def _first_line(error: Error) -> str:
+    return error.message.partition("\n")[0]
 
 
 def _lit(png: bytes) -> float:

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,7 +58,9 @@ class Summary:
     classes:  number of points by class name, the most frequent first
     miou:     against the truth, over the classes that occur; None without one
     iou:      by class name, of those that occur
+    truth:    number of points by class name, as the truth has them; of the classes that occur
     files:    what was left behind, by what it is
+    viewer:   what did not work in the viewer; "" where it did, or is not installed
     """
 
     bag: str
@@ -73,7 +75,14 @@ class Summary:
     node: Tour
     miou: float | None = None
     iou: Mapping[str, float] = field(default_factory=dict)
+    truth: Mapping[str, int] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
+    viewer: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether something could not be shown that is here to be shown."""
+        return bool(self.node.status or self.viewer)
 
 
 def show(options: Options, say: Say) -> Summary:
@@ -99,11 +108,13 @@ def show(options: Options, say: Say) -> Summary:
     name = options.bag.name if options.bag else f"simulated {options.sensor}"
     pictures = tally.save_pictures(name, out / "picture.png", out / "truth.png")
     files = {"labelled bag": str(out / "labelled"), **{path.stem: str(path) for path in pictures}}
-    files |= _view(out / "labelled", out / "viewer.png", say)
+    screenshot, problem = _view(out / "labelled", out / "viewer.png", say)
+    if screenshot:
+        files["screenshot"] = str(screenshot)
     for kind, path in files.items():
         say(kind, path)
     say("look", f"{_command()} view {out / 'labelled'}")
-    summary = _summary(options, drive, weights, tally, found, node, files)
+    summary = replace(_summary(options, drive, weights, tally, found, node), files=files, viewer=problem)
     (out / "summary.json").write_text(json.dumps(asdict(summary), indent=2) + "\n")
     return summary
 
@@ -148,42 +159,56 @@ def _node_lines(node: Tour, log: Path) -> Iterator[tuple[str, str]]:
 
 def _label_lines(tally: Tally, found: Score | None, *, trained: bool) -> Iterator[tuple[str, str]]:
     p50, p95 = np.percentile(tally.ms, [50, 95])
-    iou = _occurring(found) if found else {}
-    classes = dict.fromkeys(iou, 0) | tally.classes()
-    points = sum(classes.values())
+    points = sum(tally.classes().values())
     yield "labels", f"{len(tally.ms)} clouds, {points} points; {p50:.0f} ms from publishing a cloud (p95 {p95:.0f})"
     for kind, count in tally.bad.items():
         yield "skipped", f"{count} clouds that cannot be labelled ({kind})"
     if found is None:
-        yield "score", "no truth to compare with: the clouds have no field 'label'"
+        yield "score", "no truth to compare with: the clouds have no label field, or only a network's"
     elif found.miou is not None:
-        yield "score", f"mIoU {found.miou:.1%} over the {len(iou)} classes that occur in the truth"
-    for name, count in sorted(classes.items(), key=lambda each: -each[1]):
-        right = f"  IoU {iou[name]:6.1%}" if name in iou else ""
-        yield "", f"{name:<14}{count / max(points, 1):6.1%} of the points{right}"
+        yield "score", f"mIoU {found.miou:.1%} over the {len(_occurring(found))} classes that occur in the truth"
+    for line in _class_lines(tally.classes(), found):
+        yield "", line
     if not trained:
         yield "", _MEANINGLESS
+
+
+def _class_lines(predicted: Mapping[str, int], found: Score | None) -> Iterator[str]:
+    """A table of the classes that the network or the truth has, most points first."""
+    total = max(sum(predicted.values()), 1)
+    header = f"{'class':<14}{'predicted':>12}{'share':>8}"
+    yield header + (f"{'in the truth':>14}{'IoU':>8}" if found else "")
+    iou = _occurring(found) if found else {}
+    for name, count in sorted((dict.fromkeys(iou, 0) | dict(predicted)).items(), key=lambda each: -each[1]):
+        line = f"{name:<14}{count:>12,}{count / total:>8.1%}"
+        if found and name in iou:
+            line += f"{found.truth_points[name]:>14,}{iou[name]:>8.1%}"
+        elif found and name in found.iou:
+            line += f"{'absent':>14}{'-':>8}"
+        yield line
+    if found and (missing := [name for name in found.iou if name not in iou and name not in predicted]):
+        yield f"neither predicted nor in the truth: {', '.join(missing)}"
 
 
 def _occurring(found: Score) -> dict[str, float]:
     return {name: value for name, value in found.iou.items() if value is not None}
 
 
-def _view(bag: Path, picture: Path, say: Say) -> dict[str, str]:
-    """The screenshot, by what it is, if there is one."""
+def _view(bag: Path, picture: Path, say: Say) -> tuple[Path | None, str]:
+    """The screenshot, if there is one, and what did not work. What is not installed is no failure."""
     if problem := missing_viewer():
         say("viewer", f"left out: {problem}")
-        return {}
+        return None, ""
     try:
         seen = look(bag, picture)
     except LookError as error:
         say("viewer", f"did not work: {error}")
-        return {}
+        return None, str(error)
     if seen.screenshot is None:
         say("viewer", f"its page answered; no screenshot: {seen.why_not}")
-        return {}
-    say("viewer", "its page answered, and Chromium drew it")
-    return {"screenshot": str(seen.screenshot)}
+    else:
+        say("viewer", "its page answered, and Chromium drew it")
+    return seen.screenshot, ""
 
 
 def _command() -> str:
@@ -201,7 +226,6 @@ def _summary(
     tally: Tally,
     found: Score | None,
     node: Tour,
-    files: Mapping[str, str],
 ) -> Summary:
     p50, p95 = np.percentile(tally.ms, [50, 95])
     classes = tally.classes()
@@ -218,5 +242,5 @@ def _summary(
         node=node,
         miou=found.miou if found else None,
         iou=_occurring(found) if found else {},
-        files=files,
+        truth={name: count for name, count in found.truth_points.items() if count} if found else {},
     )

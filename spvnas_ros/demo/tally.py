@@ -54,7 +54,7 @@ class Tally:
             yield recorded
 
     def count(self, recorded: RecordedCloud, labelled: RecordedCloud, ms: float) -> None:
-        """A cloud as it was recorded, and as it came back. Raises TruthError where its truth cannot be read."""
+        """A cloud as it was recorded, and as it came back. Raises LabelFieldError where its truth cannot be read."""
         array = decode(labelled.decode())
         labels = array[LABEL_FIELD]
         truth = self._truth.read(len(self.ms), recorded.decode()) if self._truth else None

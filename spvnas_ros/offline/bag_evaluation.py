@@ -31,7 +31,7 @@ from spvnas_ros.bags import LABELLED_TOPIC, BagWriter, check_free, encode, label
 from spvnas_ros.offline.evaluation.metrics import Score, confusion_matrix, score
 from spvnas_ros.offline.evaluation.picture import save_confusion
 from spvnas_ros.offline.evaluation.report import Report, describe
-from spvnas_ros.offline.evaluation.truth import Truth, truth_from_field, truth_from_files
+from spvnas_ros.offline.evaluation.truth import Truth, open_truth
 from spvnas_ros.offline.predictions import RUN, Prediction, Predictions
 from spvnas_ros.scans import Source, open_source
 from spvnas_ros.segment import (
@@ -45,8 +45,8 @@ from spvnas_ros.segment import (
 )
 
 if TYPE_CHECKING:
+    from spvnas_ros.offline.datasets import LabelField
     from spvnas_ros.perception import Perception
-    from spvnas_ros.zoo.checkpoint import Facts
 
 BAG, REPORT, CONFUSION, UNFINISHED = "bag", "report.json", "confusion.png", "unfinished"
 
@@ -217,16 +217,17 @@ def run(
     weights: str,
     out: Path,
     *,
-    labels_field: str | None = None,
-    labels: Path | None = None,
-    label_ids: str = "auto",
+    truth: LabelField | Path | None = None,
     device: str = "auto",
     engine: str = "auto",
     intensity: str = "auto",
     topic: str | None = None,
     force: bool = False,
 ) -> int:
-    """`BagRun` as a command: loads what is named, shows progress, prints the report. Returns the exit status."""
+    """`BagRun` as a command: loads what is named, shows progress, prints the report. Returns the exit status.
+
+    truth: a field of the clouds, or a folder of .label files
+    """
     console = Console(soft_wrap=True, highlight=False, markup=False)
     with open_source(path, intensity=intensity, topic=topic) as source:
         if source.kind != "bag":
@@ -234,8 +235,8 @@ def run(
         from spvnas_ros.perception import Perception
 
         perception = Perception.load(weights, device=device, engine=engine)
-        truth = _open_truth(source, perception.facts, labels_field, labels, label_ids)
-        job = BagRun(source, perception, out, Path(weights).name, intensity, truth)
+        known = open_truth(source.path, source.topic, truth, perception.facts) if truth else None
+        job = BagRun(source, perception, out, Path(weights).name, intensity, known)
         report = None if force else job.finished()
         if report:
             console.print(f"{out} is finished: nothing to do (--force labels again)")
@@ -263,16 +264,6 @@ def _work(job: BagRun, console: Console, *, force: bool) -> Report | None:
         done = sum(1 for _ in predictions.folder.glob("*.npz"))
         console.print(f"Interrupted: {done} of {len(job.source)} clouds are labelled; the same command goes on there.")
         return None
-
-
-def _open_truth(source: Source, facts: Facts, field: str | None, folder: Path | None, ids: str) -> Truth | None:
-    if field is None and folder is None:
-        return None
-    with open_source(source.path, intensity="none", topic=source.topic) as bag:
-        if field is not None:
-            return truth_from_field(bag, field, facts, ids)
-        assert folder is not None
-        return truth_from_files(bag, folder, facts)
 
 
 def _files(path: Path) -> list[Path]:

@@ -10,10 +10,11 @@ import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 
-from spvnas_ros.ros.intensity_watch import TRAINING_MEDIAN, TRAINING_P95, IntensityWatch
+from spvnas_ros.ros.intensity_watch import IntensityWatch
 from spvnas_ros.ros.memory import resident_bytes
 from spvnas_ros.ros.network import Network
 from spvnas_ros.ros.statistics import STAGES, FrameStatistics, Snapshot
+from spvnas_ros.zoo.intensity import reference
 
 PERIOD_SECONDS = 1.0
 
@@ -163,8 +164,15 @@ def processing_finding(now: Snapshot, before: Snapshot, since_ns: int) -> Findin
 def intensity_finding(watch: IntensityWatch, condition: Condition) -> Finding:
     """What the network is given as intensities, against its training."""
     spread = watch.spread()
-    values = {"rule": condition.rule, "training median": f"{TRAINING_MEDIAN}", "training p95": f"{TRAINING_P95}"}
-    if condition.rule == "none" or (condition.network is not None and condition.network.intensity == "none"):
+    network = condition.network
+    against = reference(network.training_intensity if network else None)
+    values = {
+        "rule": condition.rule,
+        "compared with": against.whose,
+        "training median": f"{against.intensity.median:.4g}",
+        "training p95": f"{against.intensity.p95:.4g}",
+    }
+    if condition.rule == "none" or (network is not None and network.intensity == "none"):
         return Finding("intensity", "not used", values)
     if spread is None:
         return Finding("intensity", "no clouds yet", values)
@@ -173,9 +181,9 @@ def intensity_finding(watch: IntensityWatch, condition: Condition) -> Finding:
         "p95": f"{spread.p95:.4g}",
         "largest": f"{spread.largest:.4g}",
     }
-    if complaint := spread.complaint():
+    if complaint := spread.complaint(against):
         return Finding("intensity", complaint, values, DiagnosticStatus.WARN)
-    return Finding("intensity", "as in the training", values)
+    return Finding("intensity", f"like those of {against.whose}", values)
 
 
 def _status(node: str, hardware: str, finding: Finding) -> DiagnosticStatus:

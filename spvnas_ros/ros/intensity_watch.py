@@ -1,4 +1,4 @@
-"""Whether a sensor's intensities look like those the networks were trained on."""
+"""Whether a sensor's intensities look like those the network was trained on."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from spvnas_ros.frame import Points
+from spvnas_ros.zoo.intensity import Reference
 
-TRAINING_MEDIAN, TRAINING_P95 = 0.3, 0.5
-"""Of SemanticKITTI's scans (HDL-64E), on the scale 0..1."""
-
-BRIGHTEST_P95, DARKEST_P95 = 1.0, 0.05
-"""Beyond, it is not another sensor but another scale: twice the training's, which ends at 1, and a tenth of it."""
+BRIGHTEST, DARKEST = 2.0, 0.1
+"""Times the training's 95th percentile. Beyond, it is not another sensor but another scale, and so it is above 1."""
 
 _SAMPLES_PER_CLOUD = 512
 _CLOUDS = 20
@@ -29,15 +27,19 @@ class IntensitySpread:
     p95: float
     largest: float
 
-    def complaint(self) -> str:
+    def complaint(self, reference: Reference) -> str:
         """What is wrong with the scale, and what to do; "" where nothing is."""
+        trained = reference.intensity.p95
+        if trained == 0:
+            text = f"the clouds have intensities, {reference.whose} had none; set the parameter intensity to none"
+            return text if self.largest else ""
         if self.largest == 0:
             return "all intensities are 0: the clouds have no intensity field that is known, or nothing in it"
-        if DARKEST_P95 <= self.p95 <= BRIGHTEST_P95:
+        if DARKEST * trained <= self.p95 <= min(BRIGHTEST * trained, 1.0):
             return ""
         return (
-            f"the 95th percentile of the intensities is {self.p95:.3g}, {TRAINING_P95} in the training: the sensor has "
-            "another scale; set the parameter intensity to unit, u8, u16 or the value that stands for 1"
+            f"the 95th percentile of the intensities is {self.p95:.3g}, that of {reference.whose} {trained:.3g}: the "
+            "sensor has another scale; set the parameter intensity to unit, u8, u16 or the value that stands for 1"
         )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from spvnas_ros.frame import Points, Segmentation
 from spvnas_ros.labels import SEMANTIC_KITTI
+from spvnas_ros.zoo.intensity import TrainingIntensity
 
 Perceive = Callable[[Points], Segmentation]
 """What labels points: a `Perception`, or anything that is called like one."""
@@ -23,6 +24,7 @@ class Network:
     classes:    their names, in the order of the labels
     palette:    `(r, g, b)` 0..255 of each class
     intensity:  the rule of its training data; "none" where it had none
+    training_intensity: what that rule gave; None where the weights do not say
     trained:    False for random weights
     """
 
@@ -35,6 +37,7 @@ class Network:
     classes: tuple[str, ...] = SEMANTIC_KITTI.classes
     palette: tuple[tuple[int, int, int], ...] = SEMANTIC_KITTI.palette
     intensity: str = "unit"
+    training_intensity: TrainingIntensity | None = None
     trained: bool = True
 
     def __str__(self) -> str:
@@ -72,6 +75,7 @@ def load_network(weights: str, device: str, engine: str) -> Network:
         classes=facts.classes,
         palette=facts.palette,
         intensity=facts.intensity,
+        training_intensity=facts.training_intensity,
         trained=facts.trained,
     )
 

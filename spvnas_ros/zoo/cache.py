@@ -30,6 +30,16 @@ def cached_path(card: Card, folder: Path) -> Path:
     return folder / f"{card.name}.safetensors"
 
 
+def shipped_path() -> Path:
+    """The file of `default`. Raises FetchError where the package was installed without it."""
+    if not _DEFAULT_FILE.is_file():
+        raise FetchError(
+            f"this installation lacks the default network ({_DEFAULT_FILE} is not there); install the package again, "
+            "or name a .safetensors file or a fetched model (spvnas zoo list)"
+        )
+    return _DEFAULT_FILE
+
+
 def resolve_weights(weights: str | Path) -> Path:
     """The file that `weights` means: a path, the name of a fetched model of the zoo, or "default".
 
@@ -40,12 +50,7 @@ def resolve_weights(weights: str | Path) -> Path:
     if path.is_file():
         return path
     if str(weights) == DEFAULT:
-        if not _DEFAULT_FILE.is_file():
-            raise FetchError(
-                f"this installation lacks the default network ({_DEFAULT_FILE} is not there); install the package "
-                "again, or name a .safetensors file or a fetched model (spvnas zoo list)"
-            )
-        return _DEFAULT_FILE
+        return shipped_path()
     try:
         card = find_card(str(weights))
     except UnknownModel as error:

@@ -22,6 +22,7 @@ from spvnas_ros.labels import SEMANTIC_KITTI
 from spvnas_ros.nets.spec import NetSpec, SpecError, StageSpec
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.zoo.files import replacing
+from spvnas_ros.zoo.intensity import TrainingIntensity
 
 FORMAT = "spvnas_ros"
 """The metadata key that marks a `.safetensors` file as ours; `save_checkpoint` writes the JSON document there."""
@@ -75,6 +76,7 @@ class Facts:
     source_sha256:  sha256 of the file the weights were imported from
     weights_sha256: sha256 of the weights as they are stored; filled by `load_checkpoint`, not part of a comparison
     training:       how a network of our own was trained; None for one from elsewhere
+    training_intensity: what intensities its training data had; None where nobody recorded them
 
     Raises CheckpointError where the facts contradict the spec or each other.
     """
@@ -93,6 +95,7 @@ class Facts:
     source_sha256: str | None = None
     weights_sha256: str | None = field(default=None, compare=False)
     training: TrainingRecord | None = None
+    training_intensity: TrainingIntensity | None = None
 
     def __post_init__(self) -> None:
         if len(self.classes) != self.num_classes or len(self.palette) != self.num_classes:
@@ -227,6 +230,10 @@ def _facts(document: Mapping[str, Any]) -> Facts:
         values["point_range"] = tuple(float(value) for value in values["point_range"])
     if values["training"] is not None:
         values["training"] = _record(values["training"])
+    if (found := values["training_intensity"]) is not None:
+        values["training_intensity"] = TrainingIntensity(
+            *_all_are(float, "training_intensity", (found["median"], found["p95"]))
+        )
     return Facts(**values)
 
 
@@ -259,6 +266,7 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "source_sha256": (str, type(None)),
     "weights_sha256": (str,),
     "training": (dict, type(None)),
+    "training_intensity": (dict, type(None)),
 }
 _RECORD_KINDS: Mapping[str, tuple[type, ...]] = {
     "recipe": (str,),
@@ -269,7 +277,7 @@ _RECORD_KINDS: Mapping[str, tuple[type, ...]] = {
     "start": (str, type(None)),
     "start_sha256": (str, type(None)),
 }
-_LATER = ("training", "start", "start_sha256")
+_LATER = ("training", "training_intensity", "start", "start_sha256")
 """What the first files of this format do not have."""
 
 

@@ -41,7 +41,7 @@ def _facts_table(weights: Path, facts: Facts) -> Table:
         ("residual blocks", " ".join(map(str, depths))),
         ("voxel size", f"{facts.voxel_size} m"),
         ("range", limits),
-        ("intensity", facts.intensity),
+        ("intensity", _intensity(facts)),
         ("classes", f"{len(facts.classes)}: {', '.join(facts.classes)}"),
         ("label map", facts.label_map),
         ("score", score if facts.trained else "untrained: its labels mean nothing"),
@@ -52,6 +52,12 @@ def _facts_table(weights: Path, facts: Facts) -> Table:
     ):
         table.add_row(fact, value)
     return table
+
+
+def _intensity(facts: Facts) -> str:
+    if (trained := facts.training_intensity) is None:
+        return facts.intensity
+    return f"{facts.intensity}; in the training data {trained.median:.3g} (median), 95% up to {trained.p95:.3g}"
 
 
 def _training(record: TrainingRecord | None) -> str:

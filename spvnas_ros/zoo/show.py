@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -9,23 +11,52 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
+from safetensors import safe_open
 
-from spvnas_ros.zoo.cache import cached_path
+from spvnas_ros.zoo.cache import DEFAULT, FetchError, cached_path, shipped_path
 from spvnas_ros.zoo.cards import CARDS, DATA_TERMS
 from spvnas_ros.zoo.download import Progress as Report
 
+_LICENCE = "Apache-2.0"
+"""Of this package and what it ships."""
+
+_FORMAT = "spvnas_ros"
+"""`checkpoint.FORMAT`, which cannot be had without torch."""
+
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+"""What normalisation keeps beside its parameters."""
+
 
 def zoo_table(folder: Path) -> Table:
-    """All published models, and whether they are in this cache folder."""
-    note = f"All {DATA_TERMS}. Scores of different label maps cannot be compared."
-    table = Table(box=None, padding=(0, 1, 0, 0), caption=note, caption_justify="left")
+    """The network that ships, then all published models, and whether they are in this cache folder."""
+    table = Table(box=None, padding=(0, 1, 0, 0), caption_justify="left")
     for title in ("name", "params", "GMACs", "mIoU", "label map", "licence", "cached"):
         table.add_column(title, justify="right" if title in ("params", "GMACs", "mIoU") else "left", no_wrap=True)
+    note = f"All published models were {DATA_TERMS}; scores of different label maps cannot be compared."
+    if shipped := _shipped():
+        parameters, label_map, trained = shipped
+        table.add_row(DEFAULT, f"{parameters / 1e6:.1f} M", "", "", label_map, _LICENCE, "shipped")
+        note += f" {DEFAULT} comes with the package, {trained}; its scores are of other data."
     for card in CARDS:
         cached = "yes" if cached_path(card, folder).is_file() else ""
         numbers = (f"{card.parameters / 1e6:.1f} M", f"{card.gmacs:.1f}", f"{card.miou:.1f} %")
         table.add_row(card.name, *numbers, card.label_map, card.licence, cached)
+    table.caption = note
     return table
+
+
+def _shipped() -> tuple[int, str, str] | None:
+    """Parameters, label map and training of `default`, from its header alone; None where it is not installed."""
+    try:
+        path = shipped_path()
+    except FetchError:
+        return None
+    with safe_open(path, framework="numpy") as file:
+        document = json.loads(file.metadata()[_FORMAT])
+        keys = [key for key in file.keys() if not key.endswith(_BUFFERS)]  # noqa: SIM118
+        parameters = sum(math.prod(file.get_slice(key).get_shape()) for key in keys)
+    record = document.get("training")
+    return parameters, document["label_map"], f"trained on {record['data']}" if record else document["provenance"]
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from spvnas_ros.offline.datasets.open import open_dataset
+from spvnas_ros.offline.datasets.label_field import LabelField
+from spvnas_ros.offline.datasets.open import is_bag, open_dataset
 from spvnas_ros.offline.datasets.scan import DatasetError, LabelledScan, ScanDataset
 
-__all__ = ["DatasetError", "LabelledScan", "ScanDataset", "open_dataset"]
+__all__ = ["DatasetError", "LabelField", "LabelledScan", "ScanDataset", "is_bag", "open_dataset"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from spvnas_ros.frame import UNLABELLED
 from spvnas_ros.labels import LabelMap
-from spvnas_ros.offline.datasets.scan import SEMANTIC_BITS, DatasetError, Instances, LabelledScan, finite
-from spvnas_ros.offline.evaluation.truth import IDS, class_indices, field_values
-from spvnas_ros.pointcloud import LABEL_FIELD, Intensity, decode
-from spvnas_ros.scans import open_source
+from spvnas_ros.offline.datasets.label_field import Ids, LabelField, class_indices
+from spvnas_ros.offline.datasets.scan import SEMANTIC_BITS, DatasetError, Instances, LabelledScan, Labels, finite
+from spvnas_ros.pointcloud import Intensity, decode
+from spvnas_ros.scans import Source, open_source
 
 if TYPE_CHECKING:
     from rosbags.typesys.stores.ros2_humble import sensor_msgs__msg__PointCloud2 as PointCloud2
@@ -29,13 +29,12 @@ class BagDataset:
     """A `ScanDataset` of a bag. It holds no open file: each cloud is found by its time in a bag opened anew.
 
     stamps: when each cloud was recorded, nanoseconds since 1970, in order
-    ids:    "raw" or "class", what the numbers of the field are
+    field:  with the labels, its ids "raw" or "class"
     """
 
     path: Path
     topic: str
-    field: str
-    ids: str
+    field: LabelField
     label_map: LabelMap
     intensity: Intensity
     stamps: tuple[int, ...]
@@ -56,48 +55,49 @@ class BagDataset:
                 else:
                     raise DatasetError(f"{self.path} has lost cloud {index:06d}; was it recorded anew meanwhile?")
             assert cloud.message is not None
-            values = field_values(self.field, index, cloud.message)
-            classes = len(self.label_map.classes)
-            labels = self.label_map.encode(values) if self.ids == "raw" else class_indices(classes, values)
+            labels = _classes(self.field, self.label_map, self.field.read(index, cloud.message))
         except (ValueError, OSError) as error:
             raise _named(self.path, error) from error
-        return finite(LabelledScan(frame.name, cloud.points, labels, _instances(cloud.message, self.field)))
+        return finite(LabelledScan(frame.name, cloud.points, labels, _instances(cloud.message, self.field.name)))
 
 
 def open_bag(
     path: Path,
     label_map: LabelMap,
     topic: str | None = None,
-    field: str = LABEL_FIELD,
-    ids: str = "auto",
+    field: LabelField | None = None,
     intensity: str = "auto",
 ) -> BagDataset:
     """The clouds of one topic. All are read once here, to know their ids and the scale of their intensities.
 
-    ids: "raw" (SemanticKITTI's), "class" (indices, 255 = none), or "auto": class indices where every number in the bag
-         is one. (Raw road, building and vegetation are 40, 50 and 70; a drive without all of them must say.)
+    field: with the labels; None: `label`
 
-    Raises DatasetError for a bag, a topic or a field that cannot be read, and for ids that the map does not list.
+    Raises DatasetError for a bag, a topic or a field that cannot be read, for labels that a network wrote where `field`
+    does not allow them, and for ids that the map does not list.
     """
-    if ids not in IDS:
-        raise DatasetError(f"label ids are {ids!r}, expected one of {', '.join(IDS)}")
-    seen, stamps = np.zeros(1 << SEMANTIC_BITS, np.bool_), []
+    field, stamps = field or LabelField(), list[int]()
+
+    def clouds(source: Source) -> Iterator[tuple[int, PointCloud2]]:
+        for number, frame in enumerate(source):
+            message = frame.load().message
+            assert message is not None
+            stamps.append(frame.stamp)
+            yield number, message
+
     try:
         rule = Intensity(intensity)
         with open_source(path, intensity=rule, topic=topic) as source:
-            for number, frame in enumerate(source):
-                message = frame.load().message
-                assert message is not None
-                seen[field_values(field, number, message)] = True
-                stamps.append(frame.stamp)
+            found = field.survey(clouds(source))
             found_topic = source.topic
-        found = np.flatnonzero(seen)
-        if ids == "auto":
-            ids = "class" if ((found < len(label_map.classes)) | (found == UNLABELLED)).all() else "raw"
-        _ = label_map.encode(found) if ids == "raw" else class_indices(len(label_map.classes), found)
+        field = field.settled(found, len(label_map.classes))
+        _classes(field, label_map, found)
     except (ValueError, OSError) as error:
         raise _named(path, error) from error
-    return BagDataset(path, found_topic, field, ids, label_map, rule, tuple(stamps))
+    return BagDataset(path, found_topic, field, label_map, rule, tuple(stamps))
+
+
+def _classes(field: LabelField, label_map: LabelMap, ids: Ids) -> Labels:
+    return label_map.encode(ids) if field.ids == "raw" else class_indices(len(label_map.classes), ids)
 
 
 def _instances(message: PointCloud2, field: str) -> Instances:

@@ -7,9 +7,9 @@ from pathlib import Path
 from spvnas_ros.labels import LabelMap
 from spvnas_ros.offline.datasets.folder import open_folder
 from spvnas_ros.offline.datasets.kitti import is_kitti, open_kitti
+from spvnas_ros.offline.datasets.label_field import LabelField
 from spvnas_ros.offline.datasets.scan import DatasetError, ScanDataset, find_label_map
 from spvnas_ros.offline.datasets.semantic_kitti import Sequences, is_semantic_kitti, open_semantic_kitti
-from spvnas_ros.pointcloud import LABEL_FIELD
 from spvnas_ros.scans import SUFFIXES
 
 
@@ -19,8 +19,7 @@ def open_dataset(
     label_map: LabelMap | str = "semantic-kitti",
     sequences: Sequences = None,
     topic: str | None = None,
-    field: str = LABEL_FIELD,
-    ids: str = "auto",
+    field: LabelField | None = None,
     intensity: str | None = None,
 ) -> ScanDataset:
     """Open labelled scans, guessed from what is there: SemanticKITTI's layout, KITTI's, a folder of scans, or a bag.
@@ -28,8 +27,7 @@ def open_dataset(
     label_map: `semantic-kitti`, `mit-han-lab`, or a map of your own
     sequences: of SemanticKITTI's layout: `train`, `val`, `test`, or numbers (`8`, `00,02,04-07`, a list); None for all
     topic:     of a bag's clouds, where it has several
-    field:     of a bag's clouds, the one with the labels
-    ids:       what its numbers are: `raw`, `class` or `auto`
+    field:     of a bag's clouds, the one with the labels; None for `label`
     intensity: the scale of the sensor's intensity, a rule of `spvnas_ros.pointcloud.Intensity`; None for 0..1 in
                SemanticKITTI's and KITTI's layout and `auto` elsewhere
 
@@ -39,25 +37,27 @@ def open_dataset(
     path, known = Path(source), find_label_map(label_map)
     if not path.exists():
         raise DatasetError(f"{path} does not exist; expected labelled scans: SemanticKITTI, KITTI, a folder, or a bag")
-    semantic = path.is_dir() and is_semantic_kitti(path)
-    bag = not semantic and not (path.is_dir() and is_kitti(path)) and _is_bag(path)
+    semantic, bag = path.is_dir() and is_semantic_kitti(path), is_bag(path)
     if sequences is not None and not semantic:
         raise DatasetError(f"{path} is not in SemanticKITTI's layout, so it has no sequences {sequences!r} to choose")
-    if not bag and (topic is not None or ids != "auto" or field != LABEL_FIELD):
-        raise DatasetError(f"{path} is no bag, so topic, field and ids of its clouds cannot be chosen")
+    if not bag and (topic is not None or field is not None):
+        raise DatasetError(f"{path} is no bag, so topic and label field of its clouds cannot be chosen")
     if semantic:
         return open_semantic_kitti(path, known, sequences, intensity or "unit")
     if bag:
         from spvnas_ros.offline.datasets.bag import open_bag  # rosbags takes a while to import
 
-        return open_bag(path, known, topic, field, ids, intensity or "auto")
+        return open_bag(path, known, topic, field, intensity or "auto")
     if is_kitti(path):
         return open_kitti(path, known, intensity or "unit")
     return open_folder(path, known, intensity or "auto")
 
 
-def _is_bag(path: Path) -> bool:
-    """A file that is no scan, or a folder with a bag's files; `open_bag` says what is wrong with it, if anything."""
+def is_bag(path: Path) -> bool:
+    """Whether `open_dataset` takes this for a bag: a file that is no scan, or a folder with a bag's files and no other
+    data set's. What is wrong with it, if anything, is said when it is opened."""
     if path.is_file():
         return path.suffix.lower() not in SUFFIXES
+    if not path.is_dir() or is_semantic_kitti(path) or is_kitti(path):
+        return False
     return any(file.name == "metadata.yaml" or file.suffix in (".mcap", ".db3") for file in path.iterdir())

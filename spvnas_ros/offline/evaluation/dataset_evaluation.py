@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,12 +18,13 @@ from rich.text import Text
 from spvnas_ros.frame import Segmentation
 from spvnas_ros.labels import LABEL_MAPS
 from spvnas_ros.offline.augment import View, tta_views
-from spvnas_ros.offline.datasets import DatasetError, LabelledScan, ScanDataset, open_dataset
+from spvnas_ros.offline.datasets import DatasetError, LabelField, LabelledScan, ScanDataset, open_dataset
 from spvnas_ros.offline.evaluation.metrics import Score, score
 from spvnas_ros.offline.evaluation.picture import save_confusion
 from spvnas_ros.offline.evaluation.report import score_table
 from spvnas_ros.offline.evaluation.tally import Bin, Ring, Tally, averaged
 from spvnas_ros.perception import Perception
+from spvnas_ros.results import LABELS, SUMMARY
 from spvnas_ros.segment import Skipped, progress_bar
 from spvnas_ros.zoo.files import replacing
 
@@ -33,6 +35,7 @@ REPORT, CONFUSION = "report.json", "confusion.png"
 class DatasetReport:
     """How good the labels of a network are on a data set.
 
+    truth:          the field of a bag's clouds that was chosen, in words; None where none was
     label_map:      of the truth: scores of different maps cannot be compared
     views:          how each scan was looked at: 1, or the views of test-time augmentation
     ms_p50, ms_p95: milliseconds a scan, of the network alone
@@ -46,6 +49,7 @@ class DatasetReport:
     weights: str
     weights_sha256: str | None
     trained: bool
+    truth: str | None
     label_map: str
     engine: str
     device: str
@@ -73,11 +77,13 @@ def evaluate(
     tta: bool = False,
     source: str = "",
     weights: str = "",
+    truth: str | None = None,
     on_scan: Callable[[Skipped | None], None] = lambda _: None,
 ) -> DatasetReport:
     """Label all scans of a data set and compare.
 
     tta: average the probabilities of the 36 views of `tta_views`
+    source, weights, truth: for the report
 
     Raises DatasetError where the data set is empty, its classes are not the network's or a scan cannot be read;
     KeyRangeError for a scan that is too large.
@@ -107,6 +113,7 @@ def evaluate(
         weights=weights,
         weights_sha256=facts.weights_sha256,
         trained=facts.trained,
+        truth=truth,
         label_map=dataset.label_map.name,
         engine=engine.name,
         device=str(engine.device),
@@ -144,6 +151,7 @@ def run(
     label_map: str | None = None,
     sequences: str | None = None,
     topic: str | None = None,
+    field: LabelField | None = None,
     intensity: str | None = None,
     device: str = "auto",
     engine: str = "auto",
@@ -152,6 +160,7 @@ def run(
 
     out:       a folder for report.json and confusion.png
     label_map: of the truth; None = the network's own
+    topic, field: of a bag's clouds, see `open_dataset`
     """
     perception = Perception.load(weights, device=device, engine=engine)
     label_map = label_map or perception.facts.label_map
@@ -159,11 +168,18 @@ def run(
         raise DatasetError(
             f"label map is {label_map!r}, expected one of {', '.join(LABEL_MAPS)}; name one with --label-map"
         )
-    dataset = open_dataset(source, label_map=label_map, sequences=sequences, topic=topic, intensity=intensity)
+    dataset = open_dataset(
+        source, label_map=label_map, sequences=sequences, topic=topic, field=field, intensity=intensity
+    )
     if out and out.exists() and not out.is_dir():
         raise DatasetError(f"{out} is a file, expected a folder for the report")
+    if warning := prelabelled(source):
+        print(warning, file=sys.stderr)
+    truth = str(field) if field else None
     with progress_bar(len(dataset)) as on_scan:
-        report = evaluate(perception, dataset, tta=tta, source=str(source), weights=Path(weights).name, on_scan=on_scan)
+        report = evaluate(
+            perception, dataset, tta=tta, source=str(source), weights=Path(weights).name, truth=truth, on_scan=on_scan
+        )
     if out:
         _save(report, perception, out)
     if as_json:
@@ -174,6 +190,17 @@ def run(
         console.print(part)
     if out:
         console.print(f"{out / REPORT}, {out / CONFUSION}")
+
+
+def prelabelled(source: Path) -> str | None:
+    """What to say of a folder whose labels `spvnas segment` has written: nothing in them tells whether someone has
+    corrected them since. None for any other source."""
+    if not ((source / SUMMARY).is_file() and (source / LABELS).is_dir()):
+        return None
+    return (
+        f"Warning: the labels in {source / LABELS} were written by `spvnas segment`. Where nobody has corrected them, "
+        f"this compares a network with a network. (Once they are corrected, remove {source / SUMMARY}.)"
+    )
 
 
 def _save(report: DatasetReport, perception: Perception, out: Path) -> None:
@@ -196,8 +223,9 @@ def describe(report: DatasetReport) -> Iterable[Table | Text]:
         f"{_percent(report.ece)}"
     )
     views = f", {report.views} views each" if report.views > 1 else ""
+    truth = f", truth: {report.truth}" if report.truth else ""
     yield Text(
-        f"{report.scans} scan(s) of {report.source}{views}, label map {report.label_map}; "
+        f"{report.scans} scan(s) of {report.source}{views}{truth}, label map {report.label_map}; "
         f"{report.network or report.weights} (engine {report.engine}, device {report.device}): "
         f"{report.ms_p50:.1f} ms a scan (p50), {report.ms_p95:.1f} ms (p95)"
     )

@@ -11,16 +11,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from spvnas_ros.frame import UNLABELLED
 from spvnas_ros.labels import LABEL_MAPS
+from spvnas_ros.offline.datasets.label_field import Ids, LabelField, class_indices
+from spvnas_ros.offline.datasets.scan import SEMANTIC_BITS
 from spvnas_ros.offline.evaluation.metrics import Labels
-from spvnas_ros.pointcloud import decode
-from spvnas_ros.scans import ScanError, Source
+from spvnas_ros.scans import ScanError, Source, open_source
 from spvnas_ros.segment import frames_until_damage
 
 if TYPE_CHECKING:
@@ -28,13 +27,6 @@ if TYPE_CHECKING:
 
     from spvnas_ros.zoo.checkpoint import Facts
 
-IDS: Final = ("auto", "raw", "class")
-"""What the numbers of a label field may be."""
-
-_SEMANTIC = 0xFFFF
-"""SemanticKITTI keeps the instance in the upper half of a label."""
-
-Ids = npt.NDArray[np.int64]
 _Encode = Callable[[Ids], Labels]
 
 
@@ -46,38 +38,41 @@ class TruthError(ValueError):
 class Truth:
     """Where the truth comes from, in words, and how to read it.
 
-    read: cloud's number in the bag and its message -> uint8 `[N]`, class indices, 255 = none; raises TruthError
+    read: cloud's number in the bag and its message -> uint8 `[N]`, class indices, 255 = none; raises TruthError and
+          LabelFieldError
     """
 
     description: str
     read: Callable[[int, PointCloud2], Labels]
 
 
-def truth_from_field(source: Source, field: str, facts: Facts, ids: str = "auto") -> Truth:
-    """The truth in a field of the bag's clouds: any numeric type, whole numbers, the low 16 bits of each.
+def open_truth(path: Path, topic: str | None, where: LabelField | Path, facts: Facts) -> Truth:
+    """The truth about a bag's clouds in a field of theirs, or in a folder of .label files.
 
-    ids: "raw" for SemanticKITTI's ids, which the weights' label map turns into classes; "class" for class indices,
-         255 = none; "auto" looks at the whole bag: where every number is a class index or 255 they are class indices,
-         else raw ids. (Raw road, building and vegetation are 40, 50 and 70; a drive without all of them must say.)
-
-    Raises TruthError, which names the cloud, and ValueError for raw ids that the label map does not list.
+    Raises what `truth_from_field`, `truth_from_files` and `open_source` raise.
     """
-    if ids not in IDS:
-        raise TruthError(f"label ids are {ids!r}, expected one of {', '.join(IDS)}")
-    seen = np.zeros(_SEMANTIC + 1, np.bool_)
-    for number, message in _messages(source):
-        seen[field_values(field, number, message)] = True
-    found = np.flatnonzero(seen)
-    if ids == "auto":
-        ids = "class" if ((found < facts.num_classes) | (found == UNLABELLED)).all() else "raw"
-    encode = _raw_encoder(facts) if ids == "raw" else partial(class_indices, facts.num_classes)
+    with open_source(path, intensity="none", topic=topic) as source:
+        if isinstance(where, LabelField):
+            return truth_from_field(source, where, facts)
+        return truth_from_files(source, where, facts)
+
+
+def truth_from_field(source: Source, field: LabelField, facts: Facts) -> Truth:
+    """The truth in a field of the bag's clouds. The weights' label map turns raw ids into classes.
+
+    Raises LabelFieldError, which names the cloud, TruthError where the weights do not say what raw ids mean, and
+    ValueError for raw ids that their label map does not list.
+    """
+    found = field.survey(_messages(source))
+    field = field.settled(found, facts.num_classes)
+    encode = _raw_encoder(facts) if field.ids == "raw" else partial(class_indices, facts.num_classes)
     encode(found)
-    meaning = "class indices" if ids == "class" else f"raw ids, label map {facts.label_map}"
+    meaning = "class indices" if field.ids == "class" else f"raw ids, label map {facts.label_map}"
 
     def read(number: int, message: PointCloud2) -> Labels:
-        return encode(field_values(field, number, message))
+        return encode(field.read(number, message))
 
-    return Truth(f"field {field!r} ({meaning})", read)
+    return Truth(f"{field} ({meaning})", read)
 
 
 def truth_from_files(source: Source, folder: Path, facts: Facts) -> Truth:
@@ -105,7 +100,7 @@ def truth_from_files(source: Source, folder: Path, facts: Facts) -> Truth:
                 "expected 4 bytes a point"
             )
         try:
-            return encode((np.frombuffer(raw, "<u4") & _SEMANTIC).astype(np.int64))
+            return encode((np.frombuffer(raw, "<u4") & ((1 << SEMANTIC_BITS) - 1)).astype(np.int64))
         except ValueError as error:
             raise TruthError(f"{files[number]}: {error}") from error
 
@@ -133,20 +128,6 @@ def _messages(source: Source) -> Iterator[tuple[int, PointCloud2]]:
             yield int(frame.name), message
 
 
-def field_values(field: str, number: int, message: PointCloud2) -> Ids:
-    """The low 16 bits of a field, int64 `[N]`. Raises TruthError, which names the cloud, where it holds no labels."""
-    points = decode(message)
-    if not len(points):
-        return np.empty(0, np.int64)
-    if field not in (points.dtype.names or ()) or points.dtype[field].shape:
-        found = ", ".join(points.dtype.names or ()) or "none"
-        raise TruthError(f"cloud {number:06d} has no field {field!r} with one number a point; found fields {found}")
-    values = points[field]
-    if values.dtype.kind == "f" and not (np.isfinite(values) & (values == np.floor(values))).all():
-        raise TruthError(f"field {field!r} of cloud {number:06d} holds numbers that are not whole; is it a label?")
-    return values.astype(np.int64) & _SEMANTIC
-
-
 def _raw_encoder(facts: Facts) -> _Encode:
     if facts.label_map not in LABEL_MAPS:
         raise TruthError(
@@ -154,10 +135,3 @@ def _raw_encoder(facts: Facts) -> _Encode:
             f"{', '.join(LABEL_MAPS)}, or a field with class indices"
         )
     return LABEL_MAPS[facts.label_map].encode
-
-
-def class_indices(num_classes: int, ids: Ids) -> Labels:
-    """Ids that are class indices already, or 255, as uint8 `[N]`. Raises TruthError where they are not."""
-    if wrong := sorted({int(i) for i in ids[(ids >= num_classes) & (ids != UNLABELLED)]}):
-        raise TruthError(f"class indices must be 0 to {num_classes - 1}, or 255 for none, found {wrong}")
-    return ids.astype(np.uint8)

@@ -36,6 +36,7 @@ from spvnas_ros.offline.training.config import ConfigError, Recipe, load_recipe
 from spvnas_ros.offline.training.data import (
     Joined,
     class_counts,
+    intensity_of,
     open_training,
     open_validation,
     steps_of,
@@ -191,6 +192,7 @@ def _facts(recipe: Recipe, task: SegmentationTask, scans: Joined, start: Start |
         point_range=start.facts.point_range if start else None,
         provenance=provenance,
         training=record,
+        training_intensity=intensity_of(scans),
     )
 
 

@@ -17,6 +17,7 @@ from pydantic.dataclasses import dataclass
 
 from spvnas_ros.labels import SEMANTIC_KITTI
 from spvnas_ros.nets.spec import NetSpec
+from spvnas_ros.pointcloud import LABEL_FIELD
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -83,6 +84,9 @@ class DataConfig:
     train, validation: anything `spvnas evaluate` takes, beside the simulated drives; several sources become one
     sequences, validation_sequences: of a SemanticKITTI folder; none = all
     label_map:        what raw ids mean; "" = semantic-kitti, or that of the recipe's `start`
+    topic, labels_field, label_ids: of sources that are bags: the clouds' topic ("" = the only one), the field with
+                      their labels, and what that holds ("raw", "class" or "auto", as of `spvnas bag`)
+    network_labels:   learn also from labels that a network wrote into a bag
     intensity:        scale of the sources' intensities, as of `spvnas segment`; "" = as `spvnas evaluate` guesses it
     voxel_size:       metres; 0 = 0.05, or that of the recipe's `start`
     max_voxels:       random choice of a training scan's voxels; 0 = all
@@ -95,6 +99,10 @@ class DataConfig:
     validation: Names = ()
     validation_sequences: Names = ()
     label_map: str = ""
+    topic: str = ""
+    labels_field: str = LABEL_FIELD
+    label_ids: Literal["auto", "raw", "class"] = "auto"
+    network_labels: bool = False
     intensity: str = ""
     voxel_size: Annotated[float, Field(ge=0)] = 0.0
     max_voxels: Count = 80_000

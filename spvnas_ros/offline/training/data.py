@@ -14,9 +14,20 @@ from torch.utils.data import DataLoader, Sampler
 from spvnas_ros.labels import LabelMap
 from spvnas_ros.offline.augment import Augmentation
 from spvnas_ros.offline.batch import EpochSampler, Sample, VoxelDataset, collate
-from spvnas_ros.offline.datasets import DatasetError, LabelledScan, ScanDataset, open_dataset
+from spvnas_ros.offline.datasets import (
+    DatasetError,
+    LabelField,
+    LabelledScan,
+    ScanDataset,
+    is_bag,
+    open_dataset,
+)
 from spvnas_ros.offline.training.config import DataConfig, Recipe
 from spvnas_ros.offline.training.simulated import folders
+from spvnas_ros.zoo.intensity import TrainingIntensity
+
+_INTENSITY_SCANS = 20
+"""As many as are read to record what intensities a network was trained on."""
 
 Key = tuple[int, int]
 """Epoch and number of a sample in its data set."""
@@ -57,6 +68,7 @@ class Joined:
 
 def open_training(config: DataConfig) -> Joined:
     """The scans to train on. Raises DatasetError where there are none, or a source is none."""
+    _check_choice(config)
     parts = _open(config.train, config.sequences, config) + _open_simulated(config, validates=False)
     if not any(map(len, parts)):
         raise DatasetError("the recipe names no scans to train on; add data.train=FOLDER")
@@ -69,16 +81,35 @@ def open_validation(config: DataConfig) -> Joined | None:
     return Joined(parts).spread(config.validation_scans) if any(map(len, parts)) else None
 
 
+def _check_choice(config: DataConfig) -> None:
+    """A choice among what bags hold is lost on other sources. Raises DatasetError where nothing is a bag."""
+    plain = DataConfig()
+    keys = ("topic", "labels_field", "label_ids", "network_labels")
+    if chosen := [key for key in keys if getattr(config, key) != getattr(plain, key)]:
+        sources = (*config.train, *config.validation)
+        if not any(is_bag(Path(source)) for source in sources):
+            raise DatasetError(
+                f"data.{chosen[0]} is {getattr(config, chosen[0])!r}, which chooses in bags, but none of "
+                f"{', '.join(sources) or 'no sources'} is a bag"
+            )
+
+
 def _open(sources: Sequence[str], sequences: Sequence[str], config: DataConfig) -> list[ScanDataset]:
-    return [
-        open_dataset(
-            Path(source),
-            label_map=config.label_map,
-            sequences=sequences or None,
-            intensity=config.intensity or None,
+    field = LabelField(config.labels_field, config.label_ids, config.network_labels)
+    parts = []
+    for path in map(Path, sources):
+        bag = is_bag(path)
+        parts.append(
+            open_dataset(
+                path,
+                label_map=config.label_map,
+                sequences=sequences or None,
+                topic=(config.topic or None) if bag else None,
+                field=field if bag else None,
+                intensity=config.intensity or None,
+            )
         )
-        for source in sources
-    ]
+    return parts
 
 
 def _open_simulated(config: DataConfig, *, validates: bool) -> list[ScanDataset]:
@@ -177,11 +208,21 @@ def _loader(
 
 def class_counts(scans: ScanDataset, at_most: int) -> npt.NDArray[np.int64]:
     """Points of each class, int64 `[C]`, in up to `at_most` evenly spread scans."""
-    classes = len(scans.label_map.classes)
     counts = np.zeros(256, np.int64)
-    for index in np.unique(np.linspace(0, len(scans) - 1, min(at_most, len(scans))).round().astype(int)).tolist():
-        counts += np.bincount(scans[index].labels, minlength=256)
-    return counts[:classes]
+    for scan in _some(scans, at_most):
+        counts += np.bincount(scan.labels, minlength=256)
+    return counts[: len(scans.label_map.classes)]
+
+
+def intensity_of(scans: ScanDataset, at_most: int = _INTENSITY_SCANS) -> TrainingIntensity | None:
+    """Of up to `at_most` evenly spread scans, as they are before augmentation; None where they have no points."""
+    values = np.concatenate([scan.points[:, 3] for scan in _some(scans, at_most)])
+    return TrainingIntensity(*np.percentile(values, (50, 95)).tolist()) if len(values) else None
+
+
+def _some(scans: ScanDataset, at_most: int) -> Iterator[LabelledScan]:
+    rows = np.linspace(0, len(scans) - 1, min(at_most, len(scans))).round().astype(int)
+    return (scans[index] for index in np.unique(rows).tolist())
 
 
 def steps_of(recipe: Recipe, scans: int) -> int:
