@@ -12,8 +12,6 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,13 +22,15 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 from triton.runtime.jit import JITFunction
 
-from spvnas_ros.engine.cuda import feature_kernels, geometry_kernels
 from spvnas_ros.engine.cuda.frame import Frame, Network
 from spvnas_ros.engine.cuda.geometry import Capacity
 from spvnas_ros.engine.cuda.weights import Precision
 from spvnas_ros.engine.plan import build_plan
 from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.nets.unet import PointVoxelUNet
+
+GENERATIONS = (75, 80, 90)
+"""One capability of each way that Triton multiplies matrices."""
 
 _OPTIONS = ("num_warps", "num_stages")
 _TYPES = {
@@ -67,14 +67,20 @@ class Launch:
             constexprs=dict(self.constants),
             attrs={(i,): [["tt.divisibility", 16]] for i in self.aligned},
         )
-        return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=dict(self.options))
+        options = {"enable_fp_fusion": True, **dict(self.options)}
+        return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
 
 
-def launches(net: PointVoxelUNet, precision: Precision, capability: int) -> list[Launch]:
-    """Every distinct launch of a frame of `net`, in order."""
-    with _recording() as found:
-        network = Network(build_plan(net), 0.05, precision, torch.device("cpu"), capability=capability)
-        Frame(network, Capacity(1024, (1024,) * 5)).run()
+def launches(net: PointVoxelUNet, precision: Precision, capability: int, multiprocessors: int = 0) -> list[Launch]:
+    """Every distinct launch of a frame of `net`, in order, on a GPU of so many multiprocessors."""
+    found: list[Launch] = []
+
+    def record(kernel: JITFunction[Any], _: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
+        found.append(_launch(kernel, arguments, constants))
+
+    cpu = torch.device("cpu")
+    network = Network(build_plan(net), 0.05, precision, cpu, capability=capability, multiprocessors=multiprocessors)
+    Frame(network, Capacity(1024, (1024,) * 5), record).run()
     return list(dict.fromkeys(found))
 
 
@@ -94,18 +100,6 @@ def spilled_bytes(compiled: CompiledKernel) -> int:
     return sum(map(int, sizes))
 
 
-@dataclass(frozen=True)
-class _Recorder:
-    kernel: JITFunction[Any]
-    found: list[Launch]
-
-    def __getitem__(self, grid: tuple[int, ...]) -> Any:
-        def launch(*args: Any, **keywords: Any) -> None:
-            self.found.append(_launch(self.kernel, args, keywords))
-
-        return launch
-
-
 def _launch(kernel: JITFunction[Any], args: tuple[Any, ...], keywords: dict[str, Any]) -> Launch:
     options = {k: v for k, v in keywords.items() if k in _OPTIONS}
     values = dict(zip(kernel.arg_names, args, strict=False)) | {k: v for k, v in keywords.items() if k not in _OPTIONS}
@@ -123,24 +117,6 @@ def _launch(kernel: JITFunction[Any], args: tuple[Any, ...], keywords: dict[str,
     return Launch(kernel, tuple(signature.items()), tuple(aligned), tuple(constants.items()), tuple(options.items()))
 
 
-@contextmanager
-def _recording() -> Iterator[list[Launch]]:
-    found: list[Launch] = []
-    originals = {
-        (module, name): value
-        for module in (geometry_kernels, feature_kernels)
-        for name, value in vars(module).items()
-        if isinstance(value, JITFunction)
-    }
-    for (module, name), kernel in originals.items():
-        setattr(module, name, _Recorder(kernel, found))
-    try:
-        yield found
-    finally:
-        for (module, name), kernel in originals.items():
-            setattr(module, name, kernel)
-
-
 def _heaviest(found: list[Launch]) -> Launch:
     return max(found, key=lambda launch: launch["ROWS"] * launch["COLUMNS"] * launch["DEPTH"] * launch["WIDTH"])
 
@@ -148,13 +124,17 @@ def _heaviest(found: list[Launch]) -> Launch:
 def chosen(precision: Precision, capability: int, everything: bool) -> list[Launch]:
     """The launches that need most registers and shared memory of an SPVCNN, or one of each kernel besides."""
     torch.manual_seed(0)
-    found = launches(PointVoxelUNet(NetSpec.spvcnn(32)).eval(), precision, capability)
-    convolutions = [launch for launch in found if launch.name == "convolve"]
+    net = PointVoxelUNet(NetSpec.spvcnn(32)).eval()
+    found = launches(net, precision, capability)
+    on_a_large_gpu = launches(net, precision, capability, multiprocessors=132)
+    convolutions = [launch for launch in (*found, *on_a_large_gpu) if launch.name == "convolve"]
     fusions = [launch for launch in found if launch.name == "fuse_points" and launch["LEVEL"] > 0]
-    heaviest = [_heaviest([c for c in convolutions if c["SKIP_WIDTH"]]), _heaviest(fusions)]
+    splits = (False, True) if capability in GENERATIONS else (False,)
+    skipping = [[c for c in convolutions if c["SKIP_WIDTH"] and c["SPLIT"] is split] for split in splits]
+    heaviest = [*map(_heaviest, skipping), _heaviest(fusions)]
     if not everything:
         return heaviest
-    others = {launch.name: launch for launch in found if launch.name not in ("convolve", "fuse_points")}
+    others = {launch.name: launch for launch in on_a_large_gpu if launch.name not in ("convolve", "fuse_points")}
     return [*heaviest, _heaviest([c for c in convolutions if not c["SORTED"]]), *others.values()]
 
 
@@ -175,8 +155,10 @@ def main(capabilities: list[int]) -> None:
     for capability in capabilities:
         for launch in chosen("fp16", capability, everything=capability == 90):
             print(json.dumps(_report(launch, "fp16", capability)), flush=True)
-    for launch in chosen("fp32", 80, everything=False):
-        print(json.dumps(_report(launch, "fp32", 80)), flush=True)
+    others: tuple[Precision, ...] = ("fp32", "bf16")
+    for precision in others:
+        for launch in chosen(precision, 80, everything=False):
+            print(json.dumps(_report(launch, precision, 80)), flush=True)
 
 
 if __name__ == "__main__":

@@ -17,5 +17,5 @@ if DEVICE.type == "cpu":
         raise RuntimeError("triton was imported before it could be told to interpret; import on_device first")
     os.environ["TRITON_INTERPRET"] = "1"
 
-TILE_ROWS = (256,) * 5
+TILE_ROWS = (256 if DEVICE.type == "cpu" else 64,) * 5
 """Larger tiles than on a GPU: the interpreter's time goes by operations, not by their size."""

@@ -13,6 +13,7 @@ import torch
 
 from spvnas_ros.bench import gpu
 from spvnas_ros.bench.gpu_report import BEGIN, END, Row, Setting, markdown, place, row_of, stages_of
+from spvnas_ros.bench.gpu_run import TIME_IS_UP, Book, Clock, Options, Run, gather, write
 from spvnas_ros.bench.gpu_worker import Case, ContenderError, Event, Profile, Times, Worker, summarise
 from spvnas_ros.bench.roofline import Rates, Work, floor_ms, measure_rates, plan_work
 from spvnas_ros.bench.worker import seeded
@@ -91,13 +92,19 @@ def test_a_row_has_the_percentiles_of_all_turns_together() -> None:
 
 
 def test_the_table_compares_with_the_fastest_other_and_keeps_failures() -> None:
-    rows = [row("cuda", 2.0), row("torch", 60.0), row("spconv", 8.0), Row("W16", "fp16", "torchsparse", error="a|b")]
+    rows = [
+        row("cuda", 2.0),
+        row("torch", 60.0),
+        row("spconv", 8.0, profile_error="no"),
+        Row("W16", "fp16", "torchsparse", error="a|b"),
+    ]
     lines = markdown(SETTING, rows).splitlines()
     table = [line.split(" | ") for line in lines if line.startswith("| W16 ")]
     assert [cells[2] for cells in table] == ["cuda", "torch", "spconv", "torchsparse"]
     assert [cells[6] for cells in table[:3]] == ["4.0", "0.1", "1.0"]
     assert table[0][11:14] == ["50.0%", "5.0%", "4.0"]
     assert table[3][3] == "a/b"
+    assert table[2][7:11] == ["-"] * 4
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
 
 
@@ -124,13 +131,37 @@ def test_parts_of_a_run_are_gathered_and_other_machines_left_out(tmp_path: Path)
         ("b", faster, []),
     ]
     for number, (name, setting, rows) in enumerate(written):
-        gpu.write(tmp_path / f"{name}.json", setting, rows)
+        write(tmp_path / f"{name}.json", setting, rows)
         os.utime(tmp_path / f"{name}.json", (number, number))
-    setting, rows = gpu.gather(tmp_path)
+    setting, rows = gather(tmp_path)
     assert rows == [row("cuda", 1.0, stages={"x": 1.0})]
     assert (setting.machine, setting.rates) == ("a device", {"fp16": RATES, "fp32": Rates(2e12, 3e11)})
     with pytest.raises(FileNotFoundError, match="run the benchmark first"):
-        gpu.gather(tmp_path / "empty")
+        gather(tmp_path / "empty")
+
+
+def test_a_row_is_in_the_files_before_the_next_one_is_measured(tmp_path: Path) -> None:
+    found: list[list[Row]] = []
+    book = Book(tmp_path / "out", SETTING, lambda _: found.append(gather(tmp_path / "out")[1]))
+    rows = [row("cuda", 2.0), row("torch", 60.0), row("cuda", 2.0, train_p50=70.0)]
+    for each in rows:
+        book.put(each)
+    assert found == [rows[:1], rows[:2], [rows[2], rows[1]]]
+    case = Case("W16", NetSpec.spvcnn(1), "fp16")
+    assert book.rows(case) == found[-1]
+    assert "training step 70.0 ms" in rows[2].line()
+
+
+def test_what_finds_no_time_is_in_the_table_as_such(tmp_path: Path) -> None:
+    reported: list[Row] = []
+    levels = build_levels(torch.tensor([[0, 1, 2, 3]]))
+    workers = {"torch": Worker("torch", "cpu")}
+    book = Book(tmp_path, SETTING, reported.append)
+    over = Run(Options("cpu"), np.zeros((1, 4), np.float32), levels, workers, Clock(0.0), book, {"fp16": RATES})
+    over.measure(Case("W1", NetSpec.spvcnn(1), "fp16"))
+    over.train(Case("W1", NetSpec.spvcnn(1), "fp16"))
+    assert [(r.contender, r.error) for r in reported] == [("torch", TIME_IS_UP)]
+    assert Clock(float("inf")).limit(5.0) == 5.0
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -19,15 +19,24 @@ SHARED_MEMORY = {75: 64, 80: 163, 87: 163, 89: 99, 90: 227, 120: 99}
 """KiB that a block can have (CUDA C++ Programming Guide, technical specifications per compute capability)."""
 
 
-@pytest.fixture(scope="module")
-def reports() -> list[dict[str, Any]]:
-    script = Path(__file__).parent / "cuda_launches.py"
+KERNELS = {
+    "encode", "mark_levels", "build_levels", "search_neighbours", "refine_neighbours", "tile_neighbours",
+    "tile_parents", "gather_inputs", "convolve", "add_parts", "fuse_points", "mean_points", "classify", "label_points",
+}  # fmt: skip
+
+
+def printed(script: str, *arguments: object) -> list[Any]:
+    """What a program beside this file prints, line by line, in a process in which Triton does not interpret."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    run = subprocess.run(
-        [sys.executable, script, *map(str, CAPABILITIES)], env=environment, capture_output=True, text=True
-    )
+    command = [sys.executable, Path(__file__).with_name(script), *map(str, arguments)]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     return [json.loads(line) for line in run.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def reports() -> list[dict[str, Any]]:
+    return printed("cuda_launches.py", *CAPABILITIES)
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
@@ -42,14 +51,18 @@ def test_the_heaviest_kernels_fit(reports: list[dict[str, Any]], capability: int
 def test_convolutions_load_while_they_multiply(reports: list[dict[str, Any]]) -> None:
     """From capability 8.0 on: the loop is pipelined with asynchronous copies, and half precision uses matrix units."""
     found = [report for report in reports if report["kernel"] == "convolve" and report["capability"] >= 80]
-    assert {report["precision"] for report in found} == {"fp16", "fp32"}
+    assert {report["precision"] for report in found} == {"fp16", "bf16", "fp32"}
     for report in found:
         assert report["copies"] > 0, report
         assert report["products"] > 0 or report["precision"] == "fp32", report
 
 
 def test_every_kernel_compiles(reports: list[dict[str, Any]]) -> None:
-    assert {report["kernel"] for report in reports if report["capability"] == 90} == {
-        "encode", "mark_levels", "build_levels", "search_neighbours", "refine_neighbours", "tile_neighbours",
-        "tile_parents", "gather_inputs", "convolve", "fuse_points", "mean_points", "classify", "label_points",
-    }  # fmt: skip
+    assert {report["kernel"] for report in reports if report["capability"] == 90} == KERNELS
+
+
+def test_triton_takes_every_launch_as_it_is_made() -> None:
+    """Names of arguments and options, types, constants: what the interpreter does not look at."""
+    pytest.importorskip("triton.knobs", reason="needs Triton 3.4 or newer")
+    (found,) = printed("cuda_binding.py")
+    assert set(found) == KERNELS | {"sum_outer_products", "add_partial"}

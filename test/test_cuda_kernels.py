@@ -12,7 +12,7 @@ from torch import Tensor
 import on_device  # isort: skip  # first: it decides how triton runs
 from spvnas_ros.engine.cuda.frame import Frame, Network
 from spvnas_ros.engine.cuda.geometry import LEVELS, Capacity, Gather, Geometry
-from spvnas_ros.engine.cuda.weights import Precision
+from spvnas_ros.engine.cuda.weights import Precision, split
 from spvnas_ros.engine.plan import INPUT, Convolution, Plan, PointFusion, PointMean, Slot, Source
 from spvnas_ros.sparse import Levels, build_levels, conv3d, devoxelize, interpolation, quantize, voxelize
 
@@ -104,8 +104,10 @@ def crop(scan: np.ndarray, number: int) -> np.ndarray:
     return RNG.permutation(ahead)
 
 
-def frame_of(plan: Plan, precision: Precision = "fp32", capacity: Capacity = CAPACITY) -> Frame:
-    return Frame(Network(plan, VOXEL_SIZE, precision, DEVICE), capacity)
+def frame_of(
+    plan: Plan, precision: Precision = "fp32", capacity: Capacity = CAPACITY, multiprocessors: int | None = None
+) -> Frame:
+    return Frame(Network(plan, VOXEL_SIZE, precision, DEVICE, multiprocessors=multiprocessors), capacity)
 
 
 def send(frame: Frame, points: np.ndarray) -> None:
@@ -114,13 +116,18 @@ def send(frame: Frame, points: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize(
-    ("precision", "limit"), [("fp32", 1e-5), ("fp16", 4e-3), ("bf16", 3e-2)], ids=["fp32", "fp16", "bf16"]
+    ("precision", "limit", "multiprocessors"),
+    [("fp32", 1e-5, 0), ("fp16", 4e-3, 3), ("bf16", 3e-2, 0)],
+    ids=["fp32", "fp16-split", "bf16"],
 )
-def test_every_kind_of_step_matches_the_reference(full_scan: np.ndarray, precision: Precision, limit: float) -> None:
+def test_every_kind_of_step_matches_the_reference(
+    full_scan: np.ndarray, precision: Precision, limit: float, multiprocessors: int
+) -> None:
+    """Split: 2 or 4 tiles share 3 multiprocessors, so their sums come in 4 or 3 parts, uneven ones too."""
     if precision == "bf16" and DEVICE.type == "cpu":
         pytest.skip("Triton's interpreter multiplies bfloat16 as the integers that it keeps them in; needs a GPU")
     points, plan = crop(full_scan, 80), every_kind_of_step()
-    frame = frame_of(plan, precision, Capacity(128, (128,) * LEVELS))
+    frame = frame_of(plan, precision, Capacity(128, (128,) * LEVELS), multiprocessors)
     send(frame, points)
     frame.run()
     voxels = quantize(torch.from_numpy(points), VOXEL_SIZE)
@@ -131,6 +138,26 @@ def test_every_kind_of_step_matches_the_reference(full_scan: np.ndarray, precisi
     assert status.overflows == ()
     assert (labels == logits.argmax(dim=1)[voxels.inverse]).all()
     torch.testing.assert_close(confidence, logits.softmax(dim=1).amax(dim=1)[voxels.inverse], rtol=1e-4, atol=1e-6)
+
+
+def test_only_few_programs_are_split() -> None:
+    assert [split(programs, 132) for programs in (1, 149, 250, 298, 1000)] == [4, 4, 2, 2, 1]
+    assert split(1, 0) == 1
+
+
+def test_a_frame_asks_the_device_nothing() -> None:
+    """On torch's device without data whatever the host would have to wait for is an error: a value, a count, a copy."""
+    device = torch.device("meta")
+    network = Network(every_kind_of_step(), VOXEL_SIZE, "fp16", device, capability=90, multiprocessors=132)
+    launched: list[str] = []
+    frame = Frame(network, CAPACITY, lambda kernel, *_, **__: launched.append(kernel.__name__))
+    frame.run()
+    assert launched[:3] == ["encode", "mark_levels", "build_levels"]
+    assert launched.count("add_parts") == 5  # 16 tiles each; the transposed convolutions are not split
+    assert launched[-2:] == ["classify", "label_points"]
+    for waits in (frame.output.sum().item, frame.output.cpu, frame.output.nonzero, frame.output.unique):
+        with pytest.raises((RuntimeError, NotImplementedError)):
+            waits()
 
 
 def test_the_geometry_is_the_references(full_scan: np.ndarray) -> None:

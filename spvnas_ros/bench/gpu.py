@@ -1,59 +1,31 @@
 """The GPU benchmark: `python -m spvnas_ros.bench.gpu [--scan SCAN.bin]`, as `make bench-gpu` runs it.
 
 Contenders take turns in rounds, each in a process of its own, on the same scan. A row is printed as soon as it is
-finished; what fails becomes a row that says why. Files of networks and precisions that were measured before are kept,
-so a run can be continued in parts: `--networks W16 --precisions fp16`.
+finished, and is in the files and tables by then; what fails, or finds no time, becomes a row that says why. Files of
+networks and precisions that were measured before are kept, so a run can be continued in parts:
+`--networks W16 --precisions fp16`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from statistics import median
-from time import monotonic
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
-from spvnas_ros.bench.gpu_report import OURS, Row, Setting, markdown, place, row_of
-from spvnas_ros.bench.gpu_worker import DTYPES, Case, ContenderError, Times, Worker
-from spvnas_ros.bench.roofline import Rates, plan_work
-from spvnas_ros.bench.worker import VOXEL_SIZE, seeded
+from spvnas_ros.bench.gpu_report import Row, markdown, place
+from spvnas_ros.bench.gpu_run import Options, gather, run
+from spvnas_ros.bench.gpu_worker import DTYPES, Case, ContenderError
 from spvnas_ros.engine.peers import PEERS
-from spvnas_ros.engine.plan import build_plan
-from spvnas_ros.frame import Points
 from spvnas_ros.nets.spec import BlockSpec, NetSpec, StageSpec
-from spvnas_ros.scans import read_scan
-from spvnas_ros.sparse.coords import quantize
-from spvnas_ros.sparse.kernel_map import Levels, build_levels
 
 NETWORKS = ("W16", "W32", "SPVNAS")
-PREPARE_S, FRAMES_S = 240.0, 120.0
-"""How long a contender may take to be ready (kernels are compiled and tuned), and for its turn."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """rounds, frames: turns of every contender, and frames in each; train_steps: training steps, 0 for none
-
-    seconds: after so long no further network is begun
-    """
-
-    device: str = "cuda"
-    contenders: tuple[str, ...] = ()
-    rounds: int = 5
-    frames: int = 20
-    train_steps: int = 5
-    seconds: float = float("inf")
+SECONDS = 450.0
 
 
 def spec_of(name: str) -> NetSpec:
@@ -89,133 +61,6 @@ def spvnas_like() -> NetSpec:
 def contenders(device: str) -> tuple[str, ...]:
     """Ours, the reference, and the libraries that are installed."""
     return (device.partition(":")[0], "torch", *(name for name, peer in PEERS.items() if peer.installed))
-
-
-@dataclass
-class Run:
-    """A benchmark under way: the scan, its geometry, the contenders' processes."""
-
-    options: Options
-    points: Points
-    levels: Levels
-    workers: dict[str, Worker]
-    report: Callable[[Row], None]
-
-    def measure(self, case: Case, rates: Rates, expected: npt.NDArray[np.uint8] | None) -> list[Row]:
-        """All contenders on one case, in turns. expected: the labels of the reference in float32, if there are any"""
-        labels: dict[str, npt.NDArray[np.uint8]] = {}
-        failed: dict[str, Row] = {}
-        times: dict[str, list[Times]] = {}
-        for name, worker in self.workers.items():
-            with self._failing(case, name, failed):
-                labels[name] = worker.ask("prepare", case, self.points, timeout_s=PREPARE_S)
-        for _ in range(self.options.rounds):
-            for name in [name for name in labels if name not in failed]:
-                with self._failing(case, name, failed):
-                    turn = self.workers[name].ask("frames", self.options.frames, timeout_s=FRAMES_S)
-                    times.setdefault(name, []).append(turn)
-        work = plan_work(build_plan(seeded(case.spec)), self.levels, DTYPES[case.precision].itemsize)
-        rows = []
-        for name in self.workers:
-            if name not in failed:
-                with self._failing(case, name, failed):
-                    profile = self.workers[name].ask("profile", timeout_s=FRAMES_S)
-                    agree = float("nan") if expected is None else float((labels[name] == expected).mean())
-                    key = (case.network, case.precision, name)
-                    rows.append(self._train(case, row_of(key, times[name], profile, work, rates, agree)))
-            if name in failed:
-                rows.append(failed[name])
-            self.report(rows[-1])
-        return rows
-
-    def reference_labels(self, case: Case) -> npt.NDArray[np.uint8] | None:
-        """What the reference says in float32, None where it fails."""
-        if "torch" not in self.workers:
-            return None
-        try:
-            labels: npt.NDArray[np.uint8] = self.workers["torch"].ask(
-                "prepare", replace(case, precision="fp32"), self.points, timeout_s=PREPARE_S
-            )
-        except ContenderError:
-            return None
-        return labels
-
-    def _train(self, case: Case, row: Row) -> Row:
-        """The row with the time of a training step: other libraries are not trained with."""
-        if not self.options.train_steps or row.contender not in (*OURS, "torch"):
-            return row
-        try:
-            arguments = (case, self.points, self.options.train_steps)
-            return replace(
-                row, train_p50=median(self.workers[row.contender].ask("train", *arguments, timeout_s=PREPARE_S))
-            )
-        except ContenderError as error:
-            return replace(row, train_error=str(error))
-
-    @contextmanager
-    def _failing(self, case: Case, name: str, failed: dict[str, Row]) -> Iterator[None]:
-        try:
-            yield
-        except ContenderError as error:
-            failed[name] = Row(case.network, case.precision, name, error=str(error))
-
-
-def run(
-    scan: Path, cases: Sequence[Case], options: Options, out: Path, report: Callable[[Row], None]
-) -> tuple[Setting, list[Row]]:
-    """Measure cases and write `out/<network>-<precision>.json` after each; the rows of all files there, in order.
-
-    Raises ContenderError where not even the device's rates can be measured.
-    """
-    start = monotonic()
-    points = read_scan(scan, "unit")
-    levels = build_levels(quantize(torch.from_numpy(points), VOXEL_SIZE).coords)
-    workers = {name: Worker(name, options.device) for name in options.contenders or contenders(options.device)}
-    this = Run(options, points, levels, workers, report)
-    try:
-        judge = workers.get("torch") or next(iter(workers.values()))
-        rates: dict[str, Rates] = {
-            precision: judge.ask("rates", precision, timeout_s=FRAMES_S)
-            for precision in dict.fromkeys(case.precision for case in cases)
-        }
-        frames = options.rounds * options.frames
-        setting = Setting(machine(options.device), scan.name, len(points), len(levels.levels[0]), frames, rates)
-        out.mkdir(parents=True, exist_ok=True)
-        for case in cases:
-            if monotonic() - start > options.seconds:
-                print(f"out of time before {case.network} {case.precision}", file=sys.stderr)
-                break
-            rows = this.measure(case, rates[case.precision], this.reference_labels(case))
-            write(out / f"{case.network}-{case.precision}.json", setting, rows)
-    finally:
-        for worker in workers.values():
-            worker.stop()
-    return gather(out)
-
-
-def write(path: Path, setting: Setting, rows: Sequence[Row]) -> None:
-    """One case as JSON."""
-    data = {"setting": setting.to_dict(), "rows": [asdict(row) for row in rows]}
-    path.write_text(json.dumps(data, indent=2) + "\n")
-
-
-def gather(folder: Path) -> tuple[Setting, list[Row]]:
-    """All cases in a folder, oldest file first, under the setting of the newest; other machines and scans are left out.
-
-    Raises FileNotFoundError for a folder without any.
-    """
-    files = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
-    if not files:
-        raise FileNotFoundError(f"no measurements in {folder}: run the benchmark first")
-    found = [json.loads(path.read_text()) for path in files]
-    settings = [Setting.from_dict(data["setting"]) for data in found]
-    newest = settings[-1]
-    alike = [(newest.machine, newest.scan) == (setting.machine, setting.scan) for setting in settings]
-    rates = {
-        name: r for setting, same in zip(settings, alike, strict=True) if same for name, r in setting.rates.items()
-    }
-    rows = [Row(**row) for data, same in zip(found, alike, strict=True) if same for row in data["rows"]]
-    return replace(newest, rates=rates), rows
 
 
 def machine(device: str) -> str:
@@ -254,20 +99,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ]
         if unknown := {case.precision for case in cases} - set(DTYPES):
             raise ValueError(f"unknown precision {', '.join(unknown)}, expected {' or '.join(DTYPES)}")
-        names = tuple(name for name in given.contenders.split(",") if name)
+        names = tuple(name for name in given.contenders.split(",") if name) or contenders(given.device)
         options = Options(given.device, names, given.rounds, given.frames, given.train_steps, given.seconds)
+        if given.docs:
+            place(given.docs.read_text(), "")  # before anything is measured
         with tempfile.TemporaryDirectory() as folder:
             scan = given.scan or _street(Path(folder))
-            setting, rows = run(scan, cases, options, given.out, lambda row: print(row.line(), flush=True))
-        tables = markdown(setting, rows)
-        (given.out / "bench-gpu.md").write_text(tables + "\n")
-        if given.docs:
-            given.docs.write_text(place(given.docs.read_text(), tables))
+            run(
+                scan, cases, options, machine(given.device), given.out, lambda row: _publish(row, given.out, given.docs)
+            )
+        print(markdown(*gather(given.out)))
     except (ValueError, OSError, ContenderError) as error:
         print(f"bench-gpu: {error}", file=sys.stderr)
         return 1
-    print(tables)
     return 0
+
+
+def _publish(row: Row, out: Path, docs: Path | None) -> None:
+    """Print a row, and bring the tables up to date."""
+    print(row.line(), flush=True)
+    tables = markdown(*gather(out))
+    (out / "bench-gpu.md").write_text(tables + "\n")
+    if docs:
+        docs.write_text(place(docs.read_text(), tables))
 
 
 def _street(folder: Path) -> Path:
@@ -287,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=5, help="turns of every contender (default %(default)s)")
     parser.add_argument("--frames", type=int, default=20, help="frames per turn (default %(default)s)")
     parser.add_argument("--train-steps", type=int, default=5, help="training steps, 0 for none (default %(default)s)")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no network after so long")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="end after so long (default %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("runs/bench-gpu"), help="default %(default)s")
     parser.add_argument("--docs", type=Path, help="a Markdown file with markers, whose tables are replaced")
     return parser

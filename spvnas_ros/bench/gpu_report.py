@@ -16,6 +16,7 @@ OURS = ("cuda", "cpu")
 BEGIN, END = "<!-- bench-gpu: begin -->", "<!-- bench-gpu: end -->"
 
 _GEOMETRY = ("encode", "mark_levels", "build_levels", "search_neighbours", "refine_neighbours", "tile_")
+_CONVOLUTIONS = ("convolve", "add_parts")
 _POINTS = ("fuse_points", "mean_points")
 _LABELS = ("classify", "label_points")
 
@@ -26,6 +27,7 @@ class Row:
 
     wall: from points in the host's memory to labels there; device: between marks in the device's stream
     agree: share of the points with the label of the reference in float32
+    profile_error, train_error: why counts, memory and stages, or the training step, are missing
     """
 
     network: str
@@ -44,6 +46,7 @@ class Row:
     floor: float = 0.0
     agree: float = 0.0
     stages: dict[str, float] | None = None
+    profile_error: str = ""
     train_p50: float = 0.0
     train_error: str = ""
 
@@ -52,10 +55,10 @@ class Row:
         head = f"{self.network} {self.precision} {self.contender}:"
         if self.error:
             return f"{head} {self.error}"
-        return (
-            f"{head} p50 {self.wall_p50:.2f} ms, p95 {self.wall_p95:.2f} ms, device {self.device_p50:.2f} ms, "
-            f"{self.kernels} kernels, {self.waits} waits, {self.peak_mb:.0f} MB, labels agree {self.agree:.3%}"
-        )
+        times = f"p50 {self.wall_p50:.2f} ms, p95 {self.wall_p95:.2f} ms, device {self.device_p50:.2f} ms"
+        counts = self.profile_error or f"{self.kernels} kernels, {self.waits} waits, {self.peak_mb:.0f} MB"
+        step = self.train_error or (f"training step {self.train_p50:.1f} ms" if self.train_p50 else "")
+        return ", ".join(filter(None, [f"{head} {times}", counts, f"labels agree {self.agree:.3%}", step]))
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ def _stage_of_kernel(name: str) -> str:
         return "points"
     if name.startswith(_LABELS):
         return "labels"
-    if name.startswith("convolve"):
+    if name.startswith(_CONVOLUTIONS):
         return "convolutions"
     return "copies" if lowered.startswith(("memcpy", "memset")) else "other"
 
@@ -179,10 +182,7 @@ def _measured(row: Row, rates: Rates, best: float) -> list[str]:
         f"{row.wall_p95:.2f}",
         f"{row.device_p50:.2f}",
         f"{best / row.wall_p50:.1f}" if best else "-",
-        str(row.kernels),
-        str(row.launches),
-        str(row.waits),
-        f"{row.peak_mb:.0f}",
+        *(["-"] * 4 if row.profile_error else map(str, [row.kernels, row.launches, row.waits, round(row.peak_mb)])),
         f"{row.flop / seconds / rates.flops:.1%}",
         f"{row.bytes / seconds / rates.bytes_per_second:.1%}",
         f"{row.wall_p50 / row.floor:.1f}",

@@ -85,6 +85,8 @@ class Bench:
     def __init__(self, contender: str, device: str) -> None:
         self._contender = contender
         self._device = torch.device(device)
+        if self._device.type == "cuda" and self._device.index is not None:
+            torch.cuda.set_device(self._device)
         self._engine: Engine | None = None
         self._points = np.zeros((0, 4), np.float32)
 
@@ -95,7 +97,7 @@ class Bench:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         self._points = points
-        self._engine = build(self._contender, case, self._device)
+        self._engine = build(self._contender, case, self._device, points)
         for _ in range(WARM_UP if self._device.type == "cuda" else 1):
             labels = self._engine.segment(points, scores=False).labels
         return labels
@@ -175,13 +177,13 @@ class Bench:
         return [Event(e.name, e.device_type.name == "CUDA", float(e.time_range.elapsed_us())) for e in events]
 
 
-def build(contender: str, case: Case, device: torch.device) -> Engine:
-    """The contender's engine for a case. Raises ValueError where it cannot be had."""
+def build(contender: str, case: Case, device: torch.device, sample: Points) -> Engine:
+    """The contender's engine for a case, ready for scans like the sample. Raises ValueError where it cannot be had."""
     net, dtype = seeded(case.spec), DTYPES[case.precision]
     if contender == "cuda":
         from spvnas_ros.engine.cuda import CudaEngine
 
-        return CudaEngine(net, VOXEL_SIZE, device, case.precision)
+        return CudaEngine(net, VOXEL_SIZE, device, case.precision, sample)
     if contender == "cpu":
         from spvnas_ros.engine.cpu import CpuEngine
 

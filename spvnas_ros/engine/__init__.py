@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from spvnas_ros.frame import Points, Segmentation
 from spvnas_ros.nets.unet import PointVoxelUNet
+from spvnas_ros.sparse.coords import MAX_EXTENT
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +22,12 @@ ENGINES = ("auto", "cpu", "cuda", "torch", "spconv", "spconv-triton", "torchspar
 
 OLDEST_CAPABILITY = (7, 5)
 """Compute capability of the oldest GPUs that the CUDA engine's kernels are compiled for in the tests."""
+
+CHECKED_POINTS = 20_000
+LEAST_AGREEMENT = 0.9
+"""How many of a sample's points the CUDA engine and the reference label before the first is trusted, and the share
+that must get the same label. Half precision alone changes one label in a thousand, more in a network without training.
+"""
 
 
 class Engine(Protocol):
@@ -38,10 +47,20 @@ class Engine(Protocol):
         ...
 
 
-def build_engine(net: PointVoxelUNet, voxel_size: float, *, device: str = "auto", engine: str = "auto") -> Engine:
+def build_engine(
+    net: PointVoxelUNet,
+    voxel_size: float,
+    *,
+    device: str = "auto",
+    engine: str = "auto",
+    sample: Points | None = None,
+) -> Engine:
     """The engine called `engine` for `net` (used in eval mode) on `device`.
 
     "auto" takes CUDA where torch finds a device and the CPU otherwise, and the fastest engine of that device.
+    sample: a scan float32 `[N, in_channels]` like those to come, on which the CUDA engine is made ready: compiled,
+            captured, checked for values beyond half precision and against the reference (default: a generated street)
+
     Raises ValueError for a name that is unknown, a library that is not installed, or a device that is not there, and
     OSError where the CPU engine's compiled kernels have no place to be kept.
     """
@@ -50,21 +69,11 @@ def build_engine(net: PointVoxelUNet, voxel_size: float, *, device: str = "auto"
     place = resolve_device("cpu" if engine == "cpu" and device == "auto" else device)
     if engine == "cpu" and place.type != "cpu":
         raise ValueError(f"engine 'cpu' runs on the CPU, but device {device!r} was asked for; use engine 'torch' there")
-    if engine == "cuda" or (engine == "auto" and place.type == "cuda"):
-        problem = _cuda_engine_problem(place)
-        if not problem:
-            try:
-                from spvnas_ros.engine.cuda import CudaEngine
-
-                return CudaEngine(net, voxel_size, place)
-            except Exception as error:  # Triton has many: no C compiler, a kernel it cannot compile, an old version
-                if engine == "cuda":
-                    raise
-                problem = f"engine 'cuda' cannot start on {place}: {type(error).__name__}: {error} (see docs/gpu.md)"
-        elif engine == "cuda":
-            raise ValueError(problem)
-        logger.warning("%s; the reference engine runs instead, which is slower", problem)
-    if engine == "torch" or (engine == "auto" and place.type != "cpu"):
+    if engine == "cuda":
+        return cuda_engine(net, voxel_size, place, sample)
+    if engine == "auto" and place.type == "cuda":
+        return gpu_engine(net, voxel_size, place, sample)
+    if engine == "torch":
         from spvnas_ros.engine.reference import ReferenceEngine
 
         return ReferenceEngine(net, voxel_size, place)
@@ -83,13 +92,74 @@ def build_engine(net: PointVoxelUNet, voxel_size: float, *, device: str = "auto"
     return CpuEngine(net, voxel_size)
 
 
+def gpu_engine(net: PointVoxelUNet, voxel_size: float, place: torch.device, sample: Points | None = None) -> Engine:
+    """The CUDA engine or, where it does not start or is not to be trusted, the reference, and a warning that says why.
+
+    Arguments as in `build_engine`.
+    """
+    try:
+        return cuda_engine(net, voxel_size, place, sample)
+    except Exception as error:  # Triton has many: no C compiler, a kernel it cannot compile, an old version
+        logger.warning(
+            "engine 'cuda' cannot start on %s: %s: %s (see docs/gpu.md); the reference engine runs instead, "
+            "which is slower", place, type(error).__name__, error,
+        )  # fmt: skip
+    from spvnas_ros.engine.reference import ReferenceEngine
+
+    return ReferenceEngine(net, voxel_size, place)
+
+
+def cuda_engine(net: PointVoxelUNet, voxel_size: float, place: torch.device, sample: Points | None = None) -> Engine:
+    """The CUDA engine, ready for scans like the sample. Arguments as in `build_engine`.
+
+    Raises ValueError where the device or the installation cannot run it, RuntimeError where it disagrees with the
+    reference, and whatever Triton and CUDA raise.
+    """
+    if problem := _cuda_engine_problem(place):
+        raise ValueError(problem)
+    from spvnas_ros.engine.cuda import CudaEngine
+    from spvnas_ros.engine.reference import ReferenceEngine
+
+    scan = _street(net.spec.in_channels, voxel_size) if sample is None else sample
+    engine = CudaEngine(net, voxel_size, place, sample=scan)
+    check_agreement(engine, ReferenceEngine(net, voxel_size, place), scan[:CHECKED_POINTS])
+    if place.type == "cuda":
+        torch.cuda.empty_cache()  # of what the reference took
+    return engine
+
+
+def check_agreement(engine: Engine, reference: Engine, points: Points) -> None:
+    """Raise RuntimeError where an engine's labels are not the reference's, beyond what rounding explains."""
+    if len(points) == 0:
+        return
+    found, expected = (each.segment(points, scores=False).labels for each in (engine, reference))
+    agreement = float(np.mean(found == expected))
+    if agreement < LEAST_AGREEMENT:
+        raise RuntimeError(
+            f"engine {engine.name!r} gives {agreement:.1%} of the points of a sample the reference's label, expected "
+            f"{LEAST_AGREEMENT:.0%} or more; please report this with the GPU and the versions of torch and triton"
+        )
+
+
+def _street(channels: int, voxel_size: float) -> Points:
+    """A generated scan of points with so many values, zero where it has none, that any voxel size can key."""
+    from spvnas_ros.synthetic import street_scan
+
+    street = street_scan(seed=0)[0]
+    street = street[np.abs(street[:, :3]).max(axis=1) < voxel_size * MAX_EXTENT / 4]
+    points = np.zeros((len(street), channels), np.float32)
+    points[:, : street.shape[1]] = street[:, :channels]
+    return points
+
+
 def _cuda_engine_problem(place: torch.device) -> str:
     """What keeps the CUDA engine from running on a device; nothing where it can run."""
-    if place.type != "cuda":
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if place.type != "cuda" and not interpreted:
         return f"engine 'cuda' runs on CUDA devices, not on {place}; use engine 'cpu' or 'torch' there"
     if importlib.util.find_spec("triton") is None:
         return "engine 'cuda' needs triton, which is not installed: python -m pip install triton"
-    if (found := torch.cuda.get_device_capability(place)) < OLDEST_CAPABILITY:
+    if place.type == "cuda" and (found := torch.cuda.get_device_capability(place)) < OLDEST_CAPABILITY:
         name = torch.cuda.get_device_name(place)
         return f"engine 'cuda' needs compute capability {OLDEST_CAPABILITY}, {name} has {found}; use engine 'torch'"
     return ""

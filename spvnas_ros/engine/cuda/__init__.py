@@ -11,6 +11,7 @@ capacity, one copy each way, and no synchronisation but the last.
    needs few kernel offsets, and lists them. The transposed convolutions order rows by child slot in the same sort.
 5. A convolution's tile gathers rows, multiplies and adds up in float32 over the listed offsets in one counted loop,
    then adds bias, residual and 1x1 skip, and applies ReLU. Concatenated inputs lie side by side in one array.
+   Where tiles are too few for the GPU, each one's loop is shared out, and a second kernel adds the parts in order.
 6. The point branch runs in Morton order; the classifier, argmax and softmax are one kernel.
 """
 

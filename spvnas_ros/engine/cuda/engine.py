@@ -15,7 +15,7 @@ from torch import Tensor
 
 from spvnas_ros.engine.cuda.frame import Frame, Network, Status
 from spvnas_ros.engine.cuda.geometry import LEVELS, Capacity
-from spvnas_ros.engine.cuda.session import Session, measure
+from spvnas_ros.engine.cuda.session import Answer, Session, capture_graph, measure
 from spvnas_ros.engine.cuda.weights import TILE_ROWS, HalfRangeError, Precision, half_range_error
 from spvnas_ros.engine.plan import build_plan
 from spvnas_ros.frame import Points, Segmentation
@@ -31,10 +31,12 @@ _FARTHEST = 2.0**31
 class CudaEngine:
     """Runs a network on a CUDA device with Triton kernels (or, in Triton's interpreter, slowly on the CPU, for tests).
 
-    The first scan, or `sample`, fixes the capacity; a larger scan makes it grow, once, and is answered all the same.
+    The first scan fixes the capacity; a larger scan makes it grow, once, and is answered all the same.
 
     precision: of features and weights; sums are float32. "auto" is fp16, until values turn up that it cannot hold:
                then fp32, with a warning that names the layers. "fp16" raises HalfRangeError there.
+    sample:    a scan to be labelled at once, as the first: what half precision cannot hold is found here and not in a
+               frame, and the frame is compiled and captured. Without one only the kernels are compiled and tried.
     tile_rows: output rows per tile at each level
     """
 
@@ -55,6 +57,8 @@ class CudaEngine:
         self.device = str(place)
         self.in_channels = net.spec.in_channels
         self.capacity: Capacity | None = None
+        if str(place) == "cuda":
+            place = torch.device("cuda", torch.cuda.current_device())  # threads have current devices of their own
         self._place, self._voxel_size, self._tile_rows = place, voxel_size, tile_rows
         self._plan = build_plan(net)
         self._falls_back = precision == "auto"
@@ -62,9 +66,11 @@ class CudaEngine:
         self._lock = threading.Lock()
         with self._on_device():
             self._network = self._first_network("fp16" if precision == "auto" else precision)
-            self._warm_up()
-        if sample is not None:
+        logger.info("compiling the CUDA kernels for %s, or loading them from Triton's cache", self.device)
+        if sample is not None and len(sample):
             self.segment(sample, scores=False)
+        else:
+            self._try_kernels()
 
     @property
     def precision(self) -> Precision:
@@ -78,17 +84,9 @@ class CudaEngine:
             return Segmentation(np.zeros(0, np.uint8), np.zeros(0, np.float32), none)
         with self._lock, self._on_device(), torch.inference_mode():
             cloud = torch.from_numpy(np.require(points, np.float32, ["C", "W"]))
-            while True:
-                session = self._session_for(cloud)
-                answer = session.label(cloud)
-                self._check_range(answer.status, cloud)
-                if not session.frame.capacity.holds(len(cloud), answer.status.voxels):
-                    self._resize(len(cloud), answer.status)
-                elif answer.status.overflows:
-                    self._network = self._wider(list(answer.status.overflows))
-                    self._session = None
-                else:
-                    break
+            while (found := self._attempt(cloud)) is None:
+                pass
+            session, answer = found
             probabilities = session.probabilities(len(cloud)).numpy() if scores else None
             return Segmentation(answer.labels.numpy().copy(), answer.confidence.numpy().copy(), probabilities)
 
@@ -121,6 +119,20 @@ class CudaEngine:
     def _on_device(self) -> AbstractContextManager[object]:
         return torch.cuda.device(self._place) if self._place.type == "cuda" else nullcontext()
 
+    def _attempt(self, cloud: Tensor) -> tuple[Session, Answer] | None:
+        """What a session answers, and the session; None where it did not suffice and the next one will."""
+        session = self._session_for(cloud)
+        answer = session.label(cloud)
+        self._check_range(answer.status, cloud)
+        if not session.frame.capacity.holds(len(cloud), answer.status.voxels):
+            self._resize(len(cloud), answer.status)
+        elif answer.status.overflows:
+            self._network = self._wider(list(answer.status.overflows))
+            self._session = None
+        else:
+            return session, answer
+        return None
+
     def _session_for(self, cloud: Tensor) -> Session:
         """The session, made or enlarged where the number of points alone asks for it."""
         if self.capacity is None or len(cloud) > self.capacity.points:
@@ -129,7 +141,7 @@ class CudaEngine:
             self._resize(len(cloud), status)
         if self._session is None:
             assert self.capacity is not None
-            self._session = Session(self._network, self.capacity)
+            self._session = self._new_session(self.capacity)
         return self._session
 
     def _resize(self, number: int, status: Status) -> None:
@@ -177,11 +189,14 @@ class CudaEngine:
         logger.warning("%s; using fp32 from now on, which is slower", error)
         return self._build("fp32")
 
-    def _warm_up(self) -> None:
-        """Compile every kernel, or load it from Triton's cache, so that the first scan does not wait for that."""
-        logger.info("compiling the CUDA kernels for %s, or loading them from Triton's cache", self.device)
-        with torch.inference_mode():
-            Frame(self._network, Capacity.with_room(0, (0,) * LEVELS)).run()  # of a scan without points
+    def _new_session(self, capacity: Capacity) -> Session:
+        return Session(self._network, capacity, capture_graph if self._place.type == "cuda" else None)
+
+    def _try_kernels(self) -> None:
+        """Compile and launch every kernel, of a scan without points: what keeps them from running is found now."""
+        with self._on_device(), torch.inference_mode():
+            session = self._new_session(Capacity.with_room(0, (0,) * LEVELS))
+            session.label(torch.zeros(0, self.in_channels))
 
 
 def _checked(coords: Tensor) -> Tensor:

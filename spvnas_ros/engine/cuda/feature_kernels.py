@@ -50,52 +50,36 @@ def gather_inputs(
 
 
 @triton.jit
-def convolve(
-    features, weights, inputs, rows, lists, lengths, size, skip, skip_weights, bias, residual, out, flag,
-    capacity, stride, skip_stride, residual_stride, out_stride, out_width,
-    VOLUME: tl.constexpr, SORTED: tl.constexpr, WIDTH: tl.constexpr, SKIP_WIDTH: tl.constexpr, OUT: tl.constexpr,
-    RESIDUAL: tl.constexpr, RELU: tl.constexpr, LIMIT: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
-):  # fmt: skip
-    """A tile `[ROWS, COLUMNS]` of a fused convolution (`plan.Convolution`).
-
-    inputs int32 `[VOLUME, capacity]`: input row at each kernel row, -1 where there is none
-    SORTED: `inputs` is in the order `rows` int32 `[capacity]`, and a tile visits only the kernel rows in its list
-    weights `[VOLUME, WIDTH padded to DEPTH, OUT]`, skip_weights `[SKIP_WIDTH padded to DEPTH, OUT]`
-    """
-    tile = tl.program_id(0)
-    number = tl.load(size)
-    if tile * ROWS >= number:
-        return
+def _tile(tile, number, rows, SORTED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """A program's places in the order of `rows`, the rows there, which of them are, and its columns."""
     s = tile * ROWS + tl.arange(0, ROWS)
-    columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    c = tl.arange(0, DEPTH)
     live = s < number
     row = s
     if SORTED:
         row = tl.load(rows + s, mask=live, other=0)
-    total = tl.zeros([ROWS, COLUMNS], tl.float32)
-    BLOCKS: tl.constexpr = (WIDTH + DEPTH - 1) // DEPTH
-    if VOLUME > 0:
-        length = VOLUME
-        if SORTED:
-            length = tl.load(lengths + tile)
-        # One counted loop over kernel rows and blocks of channels: what Triton can pipeline.
-        for j in range(length * BLOCKS):
-            k = j // BLOCKS
-            if SORTED:
-                k = tl.load(lists + tile * 32 + k)
-            start = (j % BLOCKS) * DEPTH
-            near = tl.load(inputs + k * capacity + s, mask=live, other=-1)
-            a = _rows(features, near, stride, start, near >= 0, WIDTH, DEPTH)
-            b = tl.load(weights + (k * (BLOCKS * DEPTH) + start + c)[:, None] * OUT + columns[None, :])
-            total = tl.dot(a, b, total, input_precision="ieee")
-    SKIP_BLOCKS: tl.constexpr = (SKIP_WIDTH + DEPTH - 1) // DEPTH
-    if SKIP_WIDTH > 0:
-        for j in range(SKIP_BLOCKS):
-            a = _rows(skip, row, skip_stride, j * DEPTH, live, SKIP_WIDTH, DEPTH)
-            b = tl.load(skip_weights + (j * DEPTH + c)[:, None] * OUT + columns[None, :])
-            total = tl.dot(a, b, total, input_precision="ieee")
+    return s, row, live, tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+
+
+@triton.jit
+def _multiply(
+    total, features, rows, stride, there, weights, columns, blocks, WIDTH: tl.constexpr, OUT: tl.constexpr,
+    DEPTH: tl.constexpr,
+):  # fmt: skip
+    """`total` and the product of some rows with the first blocks of weights `[WIDTH padded to DEPTH, OUT]`."""
+    c = tl.arange(0, DEPTH)
+    for j in range(blocks):
+        a = _rows(features, rows, stride, j * DEPTH, there, WIDTH, DEPTH)
+        b = tl.load(weights + (j * DEPTH + c)[:, None] * OUT + columns[None, :])
+        total = tl.dot(a, b, total, input_precision="ieee")
+    return total
+
+
+@triton.jit
+def _finish(
+    total, row, columns, live, bias, residual, out, flag, residual_stride, out_stride, out_width,
+    RESIDUAL: tl.constexpr, RELU: tl.constexpr, LIMIT: tl.constexpr,
+):  # fmt: skip
+    """A convolution's end: bias, residual and activation of its sums, and the rows written."""
     total += tl.load(bias + columns)[None, :]
     if RESIDUAL:
         there = live[:, None] & (columns < out_width)[None, :]
@@ -104,6 +88,93 @@ def convolve(
     if RELU:
         total = tl.maximum(total, 0.0)
     _store(total, out, row, columns, out_stride, out_width, live, flag, LIMIT)
+
+
+@triton.jit
+def convolve(
+    features, weights, inputs, rows, lists, lengths, size, skip, skip_weights, bias, residual, out, flag,
+    capacity, stride, skip_stride, residual_stride, out_stride, out_width,
+    VOLUME: tl.constexpr, SORTED: tl.constexpr, WIDTH: tl.constexpr, SKIP_WIDTH: tl.constexpr, OUT: tl.constexpr,
+    RESIDUAL: tl.constexpr, RELU: tl.constexpr, LIMIT: tl.constexpr, SPLIT: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    """A tile `[ROWS, COLUMNS]` of a fused convolution (`plan.Convolution`).
+
+    inputs int32 `[VOLUME, capacity]`: input row at each kernel row, -1 where there is none
+    SORTED: `inputs` is in the order `rows` int32 `[capacity]`, and a tile visits only the kernel rows in its list
+    weights `[VOLUME, WIDTH padded to DEPTH, OUT]`, skip_weights `[SKIP_WIDTH padded to DEPTH, OUT]`
+    SPLIT: each of `num_programs(2)` parts sums its share of the steps; `out` is what `add_parts` takes
+    """
+    tile = tl.program_id(0)
+    number = tl.load(size)
+    if tile * ROWS >= number:
+        return
+    s, row, live, columns = _tile(tile, number, rows, SORTED, ROWS, COLUMNS)
+    c = tl.arange(0, DEPTH)
+    total = tl.zeros([ROWS, COLUMNS], tl.float32)
+    BLOCKS: tl.constexpr = (WIDTH + DEPTH - 1) // DEPTH
+    skip_blocks = (SKIP_WIDTH + DEPTH - 1) // DEPTH
+    part = tl.program_id(2)
+    if VOLUME > 0:
+        length = VOLUME
+        if SORTED:
+            length = tl.load(lengths + tile)
+        first = 0
+        last = length * BLOCKS
+        if SPLIT:
+            first = last * part // tl.num_programs(2)
+            last = last * (part + 1) // tl.num_programs(2)
+        # One counted loop over kernel rows and blocks of channels: what Triton can pipeline.
+        for j in range(first, last):
+            k = j // BLOCKS
+            if SORTED:
+                k = tl.load(lists + tile * 32 + k)
+            start = (j % BLOCKS) * DEPTH
+            near = tl.load(inputs + k * capacity + s, mask=live, other=-1)
+            a = _rows(features, near, stride, start, near >= 0, WIDTH, DEPTH)
+            b = tl.load(weights + (k * (BLOCKS * DEPTH) + start + c)[:, None] * OUT + columns[None, :])
+            total = tl.dot(a, b, total, input_precision="ieee")
+    if SKIP_WIDTH > 0:
+        if SPLIT:
+            skip_blocks = tl.where(part == 0, skip_blocks, 0)
+        total = _multiply(
+            total, skip, row, skip_stride, live, skip_weights, columns, skip_blocks, SKIP_WIDTH, OUT, DEPTH
+        )
+    if SPLIT:
+        place = out + (part.to(tl.int64) * capacity + s)[:, None] * OUT + columns[None, :]
+        tl.store(place, total, mask=live[:, None])
+    else:
+        _finish(
+            total, row, columns, live, bias, residual, out, flag, residual_stride, out_stride, out_width,
+            RESIDUAL, RELU, LIMIT,
+        )  # fmt: skip
+
+
+@triton.jit
+def add_parts(
+    partial, parts, rows, size, bias, residual, out, flag, capacity, residual_stride, out_stride, out_width,
+    SORTED: tl.constexpr, OUT: tl.constexpr, RESIDUAL: tl.constexpr, RELU: tl.constexpr, LIMIT: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """The rest of a convolution that was split: sums float32 `[parts, capacity, OUT]`, in the order of `rows`.
+
+    They are added in one order always. Atomic additions would take the order in which programs end, and the same scan
+    would not get the same logits twice.
+    """
+    tile = tl.program_id(0)
+    number = tl.load(size)
+    if tile * ROWS >= number:
+        return
+    s, row, live, columns = _tile(tile, number, rows, SORTED, ROWS, COLUMNS)
+    total = tl.zeros([ROWS, COLUMNS], tl.float32)
+    place = partial + s.to(tl.int64)[:, None] * OUT + columns[None, :]
+    for _ in range(parts):
+        total += tl.load(place, mask=live[:, None], other=0.0)
+        place += capacity.to(tl.int64) * OUT
+    _finish(
+        total, row, columns, live, bias, residual, out, flag, residual_stride, out_stride, out_width,
+        RESIDUAL, RELU, LIMIT,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -139,15 +210,10 @@ def fuse_points(
     number = tl.load(size)
     if tile * ROWS >= number:
         return
-    row = tile * ROWS + tl.arange(0, ROWS)
-    columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    c = tl.arange(0, DEPTH)
-    live = row < number
+    _, row, live, columns = _tile(tile, number, keys, False, ROWS, COLUMNS)
     total = tl.zeros([ROWS, COLUMNS], tl.float32)
-    for j in range((WIDTH + DEPTH - 1) // DEPTH):
-        a = _rows(points, row, stride, j * DEPTH, live, WIDTH, DEPTH)
-        b = tl.load(weights + (j * DEPTH + c)[:, None] * OUT + columns[None, :])
-        total = tl.dot(a, b, total, input_precision="ieee")
+    BLOCKS: tl.constexpr = (WIDTH + DEPTH - 1) // DEPTH
+    total = _multiply(total, points, row, stride, live, weights, columns, BLOCKS, WIDTH, OUT, DEPTH)
     total = tl.maximum(total + tl.load(bias + columns)[None, :], 0.0)
     inside = columns < out_width
     if LEVEL == 0:
@@ -205,13 +271,10 @@ def classify(
         return
     row = tile * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, OUT)
-    c = tl.arange(0, DEPTH)
     live = row < number
     total = tl.zeros([ROWS, OUT], tl.float32)
-    for j in range((WIDTH + DEPTH - 1) // DEPTH):
-        a = _rows(features, row, stride, j * DEPTH, live, WIDTH, DEPTH)
-        b = tl.load(weights + (j * DEPTH + c)[:, None] * OUT + column[None, :])
-        total = tl.dot(a, b, total, input_precision="ieee")
+    BLOCKS: tl.constexpr = (WIDTH + DEPTH - 1) // DEPTH
+    total = _multiply(total, features, row, stride, live, weights, column, BLOCKS, WIDTH, OUT, DEPTH)
     total += tl.load(bias + column)[None, :]
     inside = column < classes
     place = logits + row.to(tl.int64)[:, None] * classes + column[None, :]

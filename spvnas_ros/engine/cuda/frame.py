@@ -11,8 +11,19 @@ from torch import Tensor
 
 from spvnas_ros.engine.cuda import feature_kernels as kernels
 from spvnas_ros.engine.cuda.geometry import LEVELS, Capacity, Gather, Geometry, cells_of_points
+from spvnas_ros.engine.cuda.launching import Launch, run
 from spvnas_ros.engine.cuda.layout import build_layout
-from spvnas_ros.engine.cuda.weights import TILE_ROWS, Packed, Precision, input_width, pack_step, split_input
+from spvnas_ros.engine.cuda.weights import (
+    TILE_ROWS,
+    Packed,
+    Precision,
+    capability_of,
+    input_width,
+    multiprocessors_of,
+    pack_step,
+    split,
+    split_input,
+)
 from spvnas_ros.engine.plan import INPUT, Convolution, Plan, PointFusion, PointMean
 
 _HEADER = 4
@@ -21,12 +32,18 @@ _ROW = 4
 """Words per entry of the status, so that each can be handed to a kernel as an aligned address of its own."""
 _POINTS_BLOCK = 1024
 _MEAN_ROWS = 16
+_SUM_ROWS = 16
+_NO_END = {"RESIDUAL": False, "RELU": False, "LIMIT": 0.0}
+"""Of a convolution whose sums `add_parts` ends."""
 _HALF_LIMIT = 65504.0
 """Above this float16 is infinite."""
 
 
 class Network:
-    """A plan's weights on a device in one precision. Raises HalfRangeError for weights that do not fit."""
+    """A plan's weights on a device in one precision. Raises HalfRangeError for weights that do not fit.
+
+    capability, multiprocessors: of the GPU that the kernels are for, where it is not the device
+    """
 
     def __init__(
         self,
@@ -36,8 +53,10 @@ class Network:
         device: torch.device,
         tile_rows: tuple[int, ...] = TILE_ROWS,
         capability: int | None = None,
+        multiprocessors: int | None = None,
     ) -> None:
-        capability = _capability(device) if capability is None else capability
+        capability = capability_of(device) if capability is None else capability
+        self.multiprocessors = multiprocessors_of(device) if multiprocessors is None else multiprocessors
         self.plan = plan
         self.precision = precision
         self.device = device
@@ -45,14 +64,6 @@ class Network:
         self.limit = _HALF_LIMIT if precision == "fp16" else 0.0
         self.voxel_size = torch.tensor(voxel_size, dtype=torch.float32, device=device)
         self.packed = [pack_step(plan, step, precision, device, tile_rows, capability) for step in plan.steps]
-
-
-def _capability(device: torch.device) -> int:
-    """The GPU's compute capability, 80 for 8.0; on the CPU the interpreter passes for such a one."""
-    if device.type != "cuda":
-        return 80
-    major, minor = torch.cuda.get_device_capability(device)
-    return 10 * major + minor
 
 
 @dataclass(frozen=True)
@@ -77,23 +88,25 @@ class Frame:
     logits: float32 `[voxels, classes]`
     """
 
-    def __init__(self, network: Network, capacity: Capacity) -> None:
+    def __init__(self, network: Network, capacity: Capacity, launch: Launch = run) -> None:
         plan, device, channels = network.plan, network.device, network.plan.slots[INPUT].width
         self.network = network
         self.capacity = capacity
+        self._launch = launch
         self.input = torch.zeros(_HEADER + capacity.points * channels, dtype=torch.int32, device=device)
         self.points = self.input[_HEADER:].view(torch.float32).view(capacity.points, channels)
         self._status_words = _ROW * (LEVELS + 1 + len(plan.steps) + 1)
         words = self._status_words + capacity.points + capacity.points // 4
         self.output = torch.zeros(words, dtype=torch.int32, device=device)
         self._status = self.output[: self._status_words].view(-1, _ROW)
-        self.geometry = Geometry(capacity, network.tile_rows, device, self._status[:LEVELS])
+        self.geometry = Geometry(capacity, network.tile_rows, device, self._status[:LEVELS], launch)
         self._extent = self._status[LEVELS].view(torch.float32)[:2]
         self._flags = self._status[LEVELS + 1 :]
         self._confidence, self._labels = self._results(self.output)
         layout = build_layout(plan, capacity.voxels, network.precision)
         self._arena = torch.zeros(layout.total, dtype=torch.uint8, device=device)
         self._features = layout.views(self._arena, capacity.voxels, network.precision)
+        self._partial = torch.empty(self._most_partial_sums(), device=device)
         self.logits = torch.zeros(capacity.voxels[0], plan.num_classes, device=device)
         self._voxel_labels = torch.zeros(capacity.voxels[0], dtype=torch.uint8, device=device)
         self._voxel_confidence = torch.zeros(capacity.voxels[0], device=device)
@@ -128,7 +141,8 @@ class Frame:
         self.geometry.find_neighbours()
         self.compute()
         grid = (triton.cdiv(self.capacity.points, _POINTS_BLOCK),)
-        kernels.label_points[grid](
+        self._launch(
+            kernels.label_points, grid,
             self._voxel_labels, self._voxel_confidence, self.geometry.inverse, self.geometry.number, self._labels,
             self._confidence, BLOCK=_POINTS_BLOCK,
         )  # fmt: skip
@@ -173,7 +187,8 @@ class Frame:
 
     def _gather_inputs(self) -> None:
         plan, rows = self.network.plan, 64
-        kernels.gather_inputs[(triton.cdiv(self.capacity.voxels[0], rows),)](
+        self._launch(
+            kernels.gather_inputs, (triton.cdiv(self.capacity.voxels[0], rows),),
             self.points, self.geometry.first, self.geometry.sizes[0], self._features[INPUT], self._flags[0],
             plan.slots[INPUT].width, SPLIT=split_input(self.network.precision),
             WIDTH=input_width(plan, self.network.precision), LIMIT=self.network.limit, BLOCK=rows,
@@ -181,7 +196,7 @@ class Frame:
 
     def _convolve(self, step: Convolution, packed: Packed, flag: Tensor) -> None:
         voxels, blocks, out = self.capacity.voxels[step.level], packed.blocks, self._features[step.out]
-        gather = self._gather(step)
+        gather, size = self._gather(step), self.geometry.sizes[step.level]
         sources = step.sources if step.kind != "pointwise" else ()
         skips = step.pointwise if step.kind != "pointwise" else step.sources
         # What a step has not is stood in for by its output, and never read.
@@ -191,14 +206,39 @@ class Frame:
         inputs = self.geometry.cells if gather is None else gather.inputs
         order = (None, None, None) if gather is None else (gather.rows, gather.lists, gather.lengths)
         rows, lists, lengths = (inputs if tensor is None else tensor for tensor in order)
-        kernels.convolve[(triton.cdiv(voxels, blocks.rows), packed.out // blocks.columns)](
-            features, packed.kernel, inputs, rows, lists, lengths, self.geometry.sizes[step.level], skip, packed.skip,
-            packed.bias, residual, out, flag,
+        parts, is_sorted = self._parts(step, packed), order[0] is not None
+        end = {"RESIDUAL": step.residual is not None, "RELU": step.relu, "LIMIT": self.network.limit}
+        self._launch(
+            kernels.convolve, (triton.cdiv(voxels, blocks.rows), packed.out // blocks.columns, parts),
+            features, packed.kernel, inputs, rows, lists, lengths, size, skip, packed.skip, packed.bias, residual,
+            out if parts == 1 else self._partial, flag,
             voxels, features.stride(0), skip.stride(0), residual.stride(0), out.stride(0), packed.out_width,
-            VOLUME=len(packed.kernel), SORTED=order[0] is not None, WIDTH=packed.width,
-            SKIP_WIDTH=packed.skip_width, OUT=packed.out, RESIDUAL=step.residual is not None, RELU=step.relu,
-            LIMIT=self.network.limit, ROWS=blocks.rows, COLUMNS=blocks.columns, DEPTH=blocks.depth, **blocks.options,
+            VOLUME=len(packed.kernel), SORTED=is_sorted, WIDTH=packed.width, SKIP_WIDTH=packed.skip_width,
+            OUT=packed.out, **(end if parts == 1 else _NO_END), SPLIT=parts > 1,
+            ROWS=blocks.rows, COLUMNS=blocks.columns, DEPTH=blocks.depth, **blocks.options,
         )  # fmt: skip
+        if parts > 1:
+            self._launch(
+                kernels.add_parts, (triton.cdiv(voxels, _SUM_ROWS), packed.out // blocks.columns),
+                self._partial, parts, rows, size, packed.bias, residual, out, flag,
+                voxels, residual.stride(0), out.stride(0), packed.out_width,
+                SORTED=is_sorted, OUT=packed.out, **end, ROWS=_SUM_ROWS, COLUMNS=blocks.columns,
+            )  # fmt: skip
+
+    def _parts(self, step: Convolution, packed: Packed) -> int:
+        """Into how many parts the sums of a convolution's tiles are split; one where a tile has few kernel rows."""
+        if step.kind not in ("neighbours", "halving"):
+            return 1
+        tiles = triton.cdiv(self.capacity.voxels[step.level], packed.blocks.rows)
+        return split(tiles * (packed.out // packed.blocks.columns), self.network.multiprocessors)
+
+    def _most_partial_sums(self) -> int:
+        """Values that the step with most partial sums needs room for."""
+        needs = [0]
+        for step, packed in zip(self.network.plan.steps, self.network.packed, strict=True):
+            if isinstance(step, Convolution) and packed is not None and (parts := self._parts(step, packed)) > 1:
+                needs.append(parts * self.capacity.voxels[step.level] * packed.out)
+        return max(needs)
 
     def _gather(self, step: Convolution) -> Gather | None:
         """What the step's convolution reads, None for a pointwise one."""
@@ -214,7 +254,8 @@ class Frame:
         geometry, blocks, level = self.geometry, packed.blocks, step.level
         points, voxels, out = (self._features[slot] for slot in (step.points, step.voxels, step.out))
         grid = (triton.cdiv(self.capacity.voxels[0], blocks.rows), packed.out // blocks.columns)
-        kernels.fuse_points[grid](
+        self._launch(
+            kernels.fuse_points, grid,
             points, packed.kernel, packed.bias, voxels, geometry.keys[0], geometry.ancestors[level],
             geometry.tables[level], geometry.sizes[0], out, flag,
             self.capacity.voxels[level], points.stride(0), voxels.stride(0), out.stride(0), packed.out_width,
@@ -226,14 +267,16 @@ class Frame:
         points, out = self._features[step.points], self._features[step.out]
         columns = min(64, triton.next_power_of_2(out.shape[1]))
         grid = (triton.cdiv(self.capacity.voxels[step.level], _MEAN_ROWS), triton.cdiv(out.shape[1], columns))
-        kernels.mean_points[grid](
+        self._launch(
+            kernels.mean_points, grid,
             points, self.geometry.starts[step.level], self.geometry.sizes[step.level], self.geometry.sizes[0], out,
             points.stride(0), out.stride(0), out.shape[1], ROWS=_MEAN_ROWS, COLUMNS=columns,
         )  # fmt: skip
 
     def _classify(self, step: Convolution, packed: Packed) -> None:
         features, blocks = self._features[step.sources[0].slot], packed.blocks
-        kernels.classify[(triton.cdiv(self.capacity.voxels[0], blocks.rows),)](
+        self._launch(
+            kernels.classify, (triton.cdiv(self.capacity.voxels[0], blocks.rows),),
             features, packed.skip, packed.bias, self.geometry.sizes[0], self.logits, self._voxel_labels,
             self._voxel_confidence, features.stride(0), self.network.plan.num_classes,
             WIDTH=packed.skip_width, OUT=packed.out, ROWS=blocks.rows, DEPTH=blocks.depth, **blocks.options,

@@ -14,6 +14,7 @@ import triton
 from torch import Tensor
 
 from spvnas_ros.engine.cuda import geometry_kernels as kernels
+from spvnas_ros.engine.cuda.launching import Launch, run
 from spvnas_ros.nets.spec import NUM_STAGES
 
 LEVELS = NUM_STAGES + 1
@@ -29,16 +30,25 @@ _POINTS_BLOCK = 1024
 _VOXELS_BLOCK = 32
 _HIGHEST = 2**31 - 128
 """The largest float32 that an int32 can hold."""
+_MOST = 2**31 // 27
+"""More rows than this, and the kernels' 32-bit places in tables of 27 columns would run over."""
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """How large a scan may be: points, and voxels at every level. Multiples of `UNIT`."""
+    """How large a scan may be: points, and voxels at every level. Multiples of `UNIT`.
+
+    Raises ValueError for more than 79 million of either.
+    """
 
     points: int
     voxels: tuple[int, ...]
 
     UNIT = 1024
+
+    def __post_init__(self) -> None:
+        if max(self.points, *self.voxels) > _MOST:
+            raise ValueError(f"found a scan that needs room for {self}, expected at most {_MOST} points and voxels")
 
     @classmethod
     def with_room(cls, points: int, voxels: Sequence[int], room: float = 1.25) -> Capacity:
@@ -88,9 +98,15 @@ class Geometry:
     """
 
     def __init__(
-        self, capacity: Capacity, tile_rows: tuple[int, ...], device: torch.device, counts: Tensor | None = None
+        self,
+        capacity: Capacity,
+        tile_rows: tuple[int, ...],
+        device: torch.device,
+        counts: Tensor | None = None,
+        launch: Launch = run,
     ) -> None:
         self.capacity = capacity
+        self._launch = launch
         self._tile_rows = tile_rows
         voxels = capacity.voxels
         total, finest = sum(voxels), voxels[0]
@@ -142,13 +158,18 @@ class Geometry:
         """Count the voxels of every level, and fill what does not need neighbours, from `cells` and `number`."""
         points = self.capacity.points
         grid = (triton.cdiv(points, _POINTS_BLOCK),)
-        kernels.encode[grid](self.cells, self.low, self.number, self._point_keys, points, BLOCK=_POINTS_BLOCK)
+        self._launch(
+            kernels.encode, grid, self.cells, self.low, self.number, self._point_keys, points, BLOCK=_POINTS_BLOCK
+        )
         keys, order = torch.sort(self._point_keys, stable=True)
-        kernels.mark_levels[grid](keys, self.number, self._flags, points, LEVELS=LEVELS, BLOCK=_POINTS_BLOCK)
+        self._launch(
+            kernels.mark_levels, grid, keys, self.number, self._flags, points, LEVELS=LEVELS, BLOCK=_POINTS_BLOCK
+        )
         # One flat running count for all levels: each begins where the one before it ended.
         ranks = torch.cumsum(self._flags, 0, dtype=torch.int32)
         self._all_children.fill_(-1)
-        kernels.build_levels[grid](
+        self._launch(
+            kernels.build_levels, grid,
             keys, order, ranks, self.number, self._capacities, self.counts, self.sizes, self._all_keys,
             self._all_parents, self._all_starts, self._all_children, self.ancestors, self.first, self.inverse, points,
             LEVELS=LEVELS, BLOCK=_POINTS_BLOCK,
@@ -158,12 +179,14 @@ class Geometry:
         """Fill the gathers, after `find_voxels`."""
         voxels, last = self.capacity.voxels, NUM_STAGES
         self._sort_keys.copy_(self._last_keys)
-        kernels.search_neighbours[(triton.cdiv(voxels[last], _VOXELS_BLOCK),)](
+        self._launch(
+            kernels.search_neighbours, (triton.cdiv(voxels[last], _VOXELS_BLOCK),),
             self.keys[last], self.sizes[last], self._bits, self.tables[last], self._segments[last], voxels[last],
             voxels[last].bit_length(), LEVEL=last, SEGMENT=last, BLOCK=_VOXELS_BLOCK,
         )  # fmt: skip
         for level in reversed(range(last)):
-            kernels.refine_neighbours[(triton.cdiv(voxels[level], _VOXELS_BLOCK),)](
+            self._launch(
+                kernels.refine_neighbours, (triton.cdiv(voxels[level], _VOXELS_BLOCK),),
                 self.keys[level], self._parents[level], self.sizes[level], self._bits, self.tables[level + 1],
                 self._children[level], self.tables[level], self._segments[level], self._segments[LEVELS + level],
                 voxels[level], voxels[level + 1], SEGMENT=level, SLOT_SEGMENT=LEVELS + level, BLOCK=_VOXELS_BLOCK,
@@ -171,13 +194,15 @@ class Geometry:
         order = torch.sort(self._sort_keys, stable=True).indices
         for level in range(LEVELS):
             gather, base = self.neighbours[level], self._bases[level]
-            kernels.tile_neighbours[(triton.cdiv(voxels[level], self._tile_rows[level]),)](
+            self._launch(
+                kernels.tile_neighbours, (triton.cdiv(voxels[level], self._tile_rows[level]),),
                 order[base:], self.sizes[level], self.tables[level], gather.rows, gather.inputs, gather.lists,
                 gather.lengths, voxels[level], base, BLOCK=self._tile_rows[level],
             )  # fmt: skip
         for level in range(last):
             gather, base = self.doublings[level], self._bases[LEVELS + level]
-            kernels.tile_parents[(triton.cdiv(voxels[level], self._tile_rows[level]),)](
+            self._launch(
+                kernels.tile_parents, (triton.cdiv(voxels[level], self._tile_rows[level]),),
                 order[base:], self.sizes[level], self.keys[level], self._parents[level], gather.rows, gather.inputs,
                 gather.lists, gather.lengths, voxels[level], base, BLOCK=self._tile_rows[level],
             )  # fmt: skip

@@ -196,8 +196,17 @@ def refine_neighbours(
 
 
 @triton.jit
-def _store_list(active, k, tile, lists, lengths):
-    """The numbers k where `active` is 1, packed at the front of the tile's 32 entries."""
+def _sorted_rows(order, rows, s, live, base):
+    """The voxel of each sorted place, which is kept in `rows` too."""
+    row = (tl.load(order + s, mask=live, other=0) - base).to(tl.int32)
+    tl.store(rows + s, row, mask=live)
+    return row
+
+
+@triton.jit
+def _store_list(near, k, tile, lists, lengths):
+    """The kernel rows k at which any of a tile's columns has an input, packed at the front of its 32 entries."""
+    active = tl.max((near >= 0).to(tl.int32), axis=1)
     place = tl.cumsum(active, axis=0) - active
     tl.store(lists + tile * 32 + place, k, mask=active > 0)
     tl.store(lengths + tile, tl.sum(active, axis=0))
@@ -219,12 +228,11 @@ def tile_neighbours(
     s = tile * BLOCK + tl.arange(0, BLOCK)
     k = tl.arange(0, 32)
     live = s < number
-    row = (tl.load(order + s, mask=live, other=0) - base).to(tl.int32)
+    row = _sorted_rows(order, rows, s, live, base)
     wanted = (k < 27)[:, None] & live[None, :]
     near = tl.load(table + k[:, None] * capacity + row[None, :], mask=wanted, other=-1)
-    tl.store(rows + s, row, mask=live)
     tl.store(inputs + k[:, None] * capacity + s[None, :], near, mask=wanted)
-    _store_list(tl.max((near >= 0).to(tl.int32), axis=1), k, tile, lists, lengths)
+    _store_list(near, k, tile, lists, lengths)
 
 
 @triton.jit
@@ -239,10 +247,9 @@ def tile_parents(
     s = tile * BLOCK + tl.arange(0, BLOCK)
     k = tl.arange(0, 32)
     live = s < number
-    row = (tl.load(order + s, mask=live, other=0) - base).to(tl.int32)
+    row = _sorted_rows(order, rows, s, live, base)
     slot = (tl.load(keys + row, mask=live, other=0) & 7).to(tl.int32)
     parent = tl.load(parents + row, mask=live, other=-1)
     near = tl.where((slot[None, :] == k[:, None]) & live[None, :], parent[None, :], -1)
-    tl.store(rows + s, row, mask=live)
     tl.store(inputs + k[:, None] * capacity + s[None, :], near, mask=(k < 8)[:, None] & live[None, :])
-    _store_list(tl.max((near >= 0).to(tl.int32), axis=1), k, tile, lists, lengths)
+    _store_list(near, k, tile, lists, lengths)

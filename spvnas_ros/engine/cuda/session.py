@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +11,12 @@ from torch import Tensor
 
 from spvnas_ros.engine.cuda.frame import Frame, Network, Status
 from spvnas_ros.engine.cuda.geometry import Capacity
+from spvnas_ros.engine.cuda.launching import compiling_together, only_compile
+
+logger = logging.getLogger(__name__)
+
+Capture = Callable[[Frame], Callable[[], None]]
+"""Makes what runs a frame as a whole. Raises RuntimeError where that cannot be made."""
 
 
 @dataclass(frozen=True)
@@ -20,25 +28,38 @@ class Answer:
     confidence: Tensor
 
 
-class Session:
-    """Labels scans that fit a capacity: one copy to the device, the frame, one copy back."""
+def capture_graph(frame: Frame) -> Callable[[], None]:
+    """All launches of a frame as one CUDA graph; what replays it on the current stream."""
+    graph = torch.cuda.CUDAGraph()
+    stream = torch.cuda.Stream(frame.network.device)  # type: ignore[no-untyped-call]
+    # The outer context restores the stream however the capture ends: the inner one does not where it ends badly.
+    # Other threads may use the device meanwhile: their calls are no business of this capture.
+    with torch.cuda.stream(stream), torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+        frame.run()
+    return graph.replay
 
-    def __init__(self, network: Network, capacity: Capacity) -> None:
+
+class Session:
+    """Labels scans that fit a capacity: one copy to the device, the frame, one copy back.
+
+    capture: how the frame's launches become one; where that fails they are made one by one, and a warning says so
+    """
+
+    def __init__(self, network: Network, capacity: Capacity, capture: Capture | None) -> None:
+        with compiling_together():
+            Frame(network, capacity, only_compile).run()
         self.frame = Frame(network, capacity)
-        pinned = network.device.type == "cuda"
-        self._outgoing = torch.zeros(self.frame.input.shape, dtype=torch.int32, pin_memory=pinned)
-        self._incoming = torch.zeros(self.frame.output.shape, dtype=torch.int32, pin_memory=pinned)
-        self._graph = _capture(self.frame) if network.device.type == "cuda" else None
-        self._done = torch.cuda.Event() if pinned else None  # type: ignore[no-untyped-call]
+        on_device = network.device.type == "cuda"
+        self._outgoing = torch.zeros(self.frame.input.shape, dtype=torch.int32, pin_memory=on_device)
+        self._incoming = torch.zeros(self.frame.output.shape, dtype=torch.int32, pin_memory=on_device)
+        self._done = torch.cuda.Event() if on_device else None  # type: ignore[no-untyped-call]
+        self._run = self.frame.run if capture is None else self._captured(capture)
 
     def label(self, points: Tensor) -> Answer:
         """Run a scan float32 `[N, C]` (on the CPU, N at most the capacity) and wait for what comes back."""
         used = self.frame.write(self._outgoing, points)
         self.frame.input[: len(used)].copy_(used, non_blocking=True)
-        if self._graph is None:
-            self.frame.run()
-        else:
-            self._graph.replay()
+        self._run()
         self._incoming.copy_(self.frame.output, non_blocking=True)
         if self._done is not None:
             self._done.record()
@@ -50,6 +71,24 @@ class Session:
         rows = self.frame.geometry.inverse[:number].long()
         return self.frame.logits[rows].softmax(dim=1).cpu()
 
+    def _captured(self, capture: Capture) -> Callable[[], None]:
+        """What runs the frame as a whole, or its launches where it cannot be captured."""
+        self.frame.run()  # a kernel's first launch loads it, which a capture does not allow
+        self._wait()
+        try:
+            return capture(self.frame)
+        except RuntimeError as error:
+            self._wait()  # an error that the device keeps is no matter of captures
+            logger.warning(
+                "the frame's launches cannot be captured as a CUDA graph (%s: %s) and are made one by one, which costs "
+                "the host time in every frame", type(error).__name__, error,
+            )  # fmt: skip
+            return self.frame.run
+
+    def _wait(self) -> None:
+        if self.frame.network.device.type == "cuda":
+            torch.cuda.synchronize(self.frame.network.device)
+
 
 def measure(network: Network, points: Tensor) -> Status:
     """Find out how many voxels a scan has, without room for them. Waits for the device."""
@@ -58,14 +97,3 @@ def measure(network: Network, points: Tensor) -> Status:
     frame.input[: len(used)].copy_(used)
     frame.find_voxels()
     return frame.read(frame.output.cpu(), 0)[0]
-
-
-def _capture(frame: Frame) -> torch.cuda.CUDAGraph:
-    """All launches of a frame as one graph."""
-    frame.run()  # a kernel's first launch loads it, which a capture does not allow
-    torch.cuda.synchronize(frame.network.device)
-    graph = torch.cuda.CUDAGraph()
-    # Other threads may use the device meanwhile: their calls are no business of this capture.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        frame.run()
-    return graph

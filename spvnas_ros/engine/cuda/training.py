@@ -22,7 +22,8 @@ from torch.nn import functional
 
 from spvnas_ros.engine.cuda import feature_kernels, gradient_kernels
 from spvnas_ros.engine.cuda.geometry import RARE_FIRST, Gather
-from spvnas_ros.engine.cuda.weights import DTYPES, TILE_ROWS, choose_blocks
+from spvnas_ros.engine.cuda.launching import run
+from spvnas_ros.engine.cuda.weights import DTYPES, TILE_ROWS, capability_of, choose_blocks
 from spvnas_ros.nets.spec import NUM_STAGES
 from spvnas_ros.sparse.kernel_map import KernelMap, Levels, build_levels
 
@@ -59,18 +60,19 @@ class Side:
         out = feats.new_empty((self.number, columns))
         if self.number == 0:
             return out
-        blocks = choose_blocks(self.tile_rows, [width], columns, _PRECISIONS[feats.dtype], _capability(feats.device))
+        blocks = choose_blocks(self.tile_rows, [width], columns, _PRECISIONS[feats.dtype], capability_of(feats.device))
         padded = -(-columns // blocks.columns) * blocks.columns
         more = (0, padded - columns, 0, -width % blocks.depth)
         weights = functional.pad(kernel.to(feats.dtype), more).contiguous()
         bias = torch.zeros(padded, device=feats.device)
         # The kernel's skip, residual and range check are not asked for; their places are taken by what is at hand.
-        feature_kernels.convolve[(triton.cdiv(self.number, blocks.rows), padded // blocks.columns)](
+        run(
+            feature_kernels.convolve, (triton.cdiv(self.number, blocks.rows), padded // blocks.columns),
             feats, weights, self.gather.inputs, self.gather.rows, self.gather.lists, self.gather.lengths, self.size,
             out, out, bias, out, out, bias,
             self.number, feats.stride(0), 0, 0, out.stride(0), columns,
             VOLUME=volume, SORTED=True, WIDTH=width, SKIP_WIDTH=0, OUT=padded, RESIDUAL=False, RELU=False, LIMIT=0.0,
-            ROWS=blocks.rows, COLUMNS=blocks.columns, DEPTH=blocks.depth, **blocks.options,
+            SPLIT=False, ROWS=blocks.rows, COLUMNS=blocks.columns, DEPTH=blocks.depth, **blocks.options,
         )  # fmt: skip
         return out
 
@@ -116,16 +118,16 @@ class TritonConvolution:
         partial = torch.empty((shares, width, columns), device=feats.device)
         inputs, outputs = (min(64, max(16, triton.next_power_of_2(n))) for n in (width, columns))
         if shares:
-            grid = (shares, triton.cdiv(width, inputs), triton.cdiv(columns, outputs))
-            gradient_kernels.sum_outer_products[grid](
+            run(
+                gradient_kernels.sum_outer_products,
+                (shares, triton.cdiv(width, inputs), triton.cdiv(columns, outputs)),
                 feats, grad, self.in_rows, self.out_rows, self.tasks, partial, feats.stride(0), grad.stride(0), width,
                 columns, PAIRS=PAIRS[feats.element_size()], INPUTS=inputs, OUTPUTS=outputs, num_warps=4, num_stages=2,
             )  # fmt: skip
         out = torch.empty(kernel.shape, dtype=kernel.dtype, device=kernel.device)
         size = width * columns
-        gradient_kernels.add_partial[(volume, triton.cdiv(size, _SUM_BLOCK))](
-            partial, self.starts, out, size, BLOCK=_SUM_BLOCK
-        )
+        grid = (volume, triton.cdiv(size, _SUM_BLOCK))
+        run(gradient_kernels.add_partial, grid, partial, self.starts, out, size, BLOCK=_SUM_BLOCK)
         return out
 
 
@@ -233,10 +235,3 @@ def _pairs(kernel_map: KernelMap) -> tuple[Tensor, Tensor, Tensor]:
 
 def _size(number: int, device: torch.device) -> Tensor:
     return torch.tensor([number], dtype=torch.int32, device=device)
-
-
-def _capability(device: torch.device) -> int:
-    if device.type != "cuda":
-        return 80
-    major, minor = torch.cuda.get_device_capability(device)
-    return 10 * major + minor

@@ -18,8 +18,12 @@ DTYPES: dict[Precision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfl
 UNIT = 16
 """Feature rows are padded to multiples of this many channels: whole memory sectors, the matrix units' least depth."""
 
-TILE_ROWS = (64, 64, 64, 64, 32)
-"""Output rows per tile at each level: the coarsest has too few voxels to fill a large GPU with larger ones."""
+TILE_ROWS = (64, 64, 64, 64, 64)
+"""Output rows per tile at each level."""
+
+PROGRAMS = 4
+"""Programs of a convolution that every multiprocessor should have: about as many as it holds at a time."""
+MOST_PARTS = 4
 
 
 class HalfRangeError(ValueError):
@@ -69,6 +73,27 @@ def choose_blocks(rows: int, widths: list[int], out: int, precision: Precision, 
     depths = (16, 32, 64) if matrix_units else (16,)
     depth = min(depths, key=lambda b: (sum(-(-pad(w) // b) * (b + 32) for w in widths), -b))
     return Blocks(rows, columns, depth, warps=4 if matrix_units else 8, stages=3 if matrix_units else 2)
+
+
+def capability_of(device: torch.device) -> int:
+    """The GPU's compute capability, 80 for 8.0; on the CPU the interpreter passes for such a one."""
+    if device.type != "cuda":
+        return 80
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
+def multiprocessors_of(device: torch.device) -> int:
+    """How many the GPU has; none on the CPU, where more programs only take longer."""
+    return int(torch.cuda.get_device_properties(device).multi_processor_count) if device.type == "cuda" else 0
+
+
+def split(programs: int, multiprocessors: int) -> int:
+    """Into how many parts each of so many programs divides its sum, so that there are enough for a GPU.
+
+    The coarsest voxels are few and their channels many: 149 tiles on a scan of 123 000 points.
+    """
+    return max(1, min(MOST_PARTS, round(PROGRAMS * multiprocessors / programs)))
 
 
 @dataclass(frozen=True)
