@@ -85,6 +85,17 @@ def test_the_recipe_for_fine_tuning_begins_with_the_weights_and_says_so(
     assert "from a friend, for research only" in new.provenance
 
 
+def test_training_on_what_a_network_said_is_warned_of(
+    start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_drive(tmp_path, 1)
+    (tmp_path / "summary.json").write_text("{}")  # as `spvnas segment` leaves it beside its labels
+    assert run(RECIPE, overrides(tmp_path, start, "trainer.steps=1"), tmp_path / "run") == 0
+    said = "".join(capsys.readouterr())
+    assert f"the labels in {tmp_path / 'labels'} were written by `spvnas segment`" in said
+    assert "fine_tune: 1 scans, 1 steps of 2" in said
+
+
 def test_a_network_that_was_trained_further_begins_where_it_was(drive: Path, start: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     run(RECIPE, overrides(drive, start, "trainer.steps=10", "optimiser.learning_rate=0.01", "trainer.ema=0"), first)

@@ -98,7 +98,7 @@ def show(options: Options, say: Say) -> Summary:
     drive = _drive(options, say)
     say("drive", drive.what)
     tally = Tally(weights.facts, drive.truth(weights.facts), options.intensity)
-    say("node", "starting; on a machine's first run it compiles its kernels, a minute or two")
+    say("node", "starting; on a machine's first run it compiles its kernels, up to a minute")
     node = _play(drive, weights, options, tally)
     for line in _node_lines(node, out / "node.log"):
         say(*line)

@@ -106,7 +106,10 @@ def check_beams(clouds: Clouds) -> Findings:
         return
     count, how = estimate
     if count < BEAMS * 3 // 4:
-        advice = f"the public weights know {BEAMS}: small things far away get too few points; expect worse labels"
+        advice = (
+            f"public weights, and the package's own, know {BEAMS}: small things far away get too few points; expect "
+            "worse labels"
+        )
         yield Finding(WARN, "beams", f"{count} {how}", advice)
     else:
         yield Finding(OK, "beams", f"{count} {how}")

@@ -32,7 +32,9 @@ def _facts_table(weights: Path, facts: Facts) -> Table:
     depths = [len(stage.blocks) for stage in (*spec.encoder, *spec.decoder)]
     score = "none published" if facts.published_miou is None else f"{facts.published_miou} mIoU"
     limits = "unlimited" if facts.point_range is None else " ".join(f"{v:g}" for v in facts.point_range) + " m"
-    table = Table("fact", "value", title=str(weights), title_justify="left")
+    table = Table(title=str(weights), title_justify="left")
+    for header in ("fact", "value"):
+        table.add_column(header, overflow="fold")
     for fact, value in (
         ("name", facts.name or "-"),
         ("network", f"{spec.family}, {'with' if spec.point_branch else 'without'} point branch"),

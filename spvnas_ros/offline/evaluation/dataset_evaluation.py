@@ -199,7 +199,7 @@ def prelabelled(source: Path) -> str | None:
         return None
     return (
         f"Warning: the labels in {source / LABELS} were written by `spvnas segment`. Where nobody has corrected them, "
-        f"this compares a network with a network. (Once they are corrected, remove {source / SUMMARY}.)"
+        f"they are a network's own and no truth. (Once they are corrected, remove {source / SUMMARY}.)"
     )
 
 

@@ -9,7 +9,7 @@ from time import perf_counter
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from spvnas_ros.offline.simulation.drive import Done, Plan, check_folder, simulate
+from spvnas_ros.offline.simulation.drive import Done, Plan, bag_path, check_folder, simulate
 from spvnas_ros.offline.simulation.sensors import find_sensor
 
 
@@ -54,6 +54,8 @@ def _report(plan: Plan, finished: list[Done], out: Path, seconds: float) -> None
     scans, points = sum(done.scans for done in finished), sum(done.points for done in finished)
     kept = sum(not done.scans for done in finished)
     lines = [f"{len(finished)} scene(s) of {plan.scans_per_scene} scan(s) by {plan.sensor} in {out}"]
+    if "bag" in plan.formats:
+        lines.append(f"a bag for each: {bag_path(out, 0)}" + (" ..." if len(finished) > 1 else ""))
     if kept:
         lines.append(f"{kept} of them had been there already")
     if scans:

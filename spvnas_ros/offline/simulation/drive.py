@@ -163,7 +163,7 @@ def _kitti_sink(plan: Plan, number: int, out: Path, lidar: Lidar) -> AbstractCon
 def _bag_sink(_: Plan, number: int, out: Path, lidar: Lidar) -> AbstractContextManager[_Write]:
     from spvnas_ros.offline.simulation.bag_writer import drive_writer
 
-    return drive_writer(_bag(out, number), lidar)
+    return drive_writer(bag_path(out, number), lidar)
 
 
 _SINKS = {"semantic-kitti": _sequence_sink, "kitti": _kitti_sink, "bag": _bag_sink}
@@ -173,7 +173,7 @@ def is_finished(plan: Plan, number: int, out: Path) -> bool:
     """Whether a scene is there in all formats."""
     there = {
         "semantic-kitti": _sequence(out, number).is_dir(),
-        "bag": _bag(out, number).is_dir(),
+        "bag": bag_path(out, number).is_dir(),
         "kitti": all(
             (out / "kitti" / "training" / "label_2" / f"{number * plan.scans_per_scene + index:06d}.txt").is_file()
             for index in range(plan.scans_per_scene)
@@ -186,7 +186,8 @@ def _sequence(out: Path, number: int) -> Path:
     return out / "sequences" / f"{number:02d}"
 
 
-def _bag(out: Path, number: int) -> Path:
+def bag_path(out: Path, number: int) -> Path:
+    """Where the bag of a scene lies."""
     return out / "bags" / f"{number:02d}"
 
 

@@ -32,6 +32,7 @@ from rich.console import Console
 from torch import Tensor
 
 from spvnas_ros.offline.datasets import DatasetError
+from spvnas_ros.offline.evaluation.dataset_evaluation import prelabelled
 from spvnas_ros.offline.training.config import ConfigError, Recipe, load_recipe
 from spvnas_ros.offline.training.data import (
     Joined,
@@ -86,6 +87,10 @@ def run(
     if _is_first():
         (out / CONFIG).write_text(yaml.safe_dump(recipe.document(), sort_keys=False))
     with ProgressLine(steps, silent=not _is_first()) as progress:
+        for source in (*recipe.data.train, *recipe.data.validation):
+            if warning := prelabelled(Path(source)):
+                progress.say(warning)
+        progress.say(f"{recipe.name}: {len(scans)} scans, {steps} steps of {recipe.trainer.batch_size}, into {out}")
         recorder = Recorder(
             out,
             _plan(recipe, steps),
