@@ -34,9 +34,10 @@ def bicycle(rng: np.random.Generator) -> Mesh:
         [seat, [-0.27, 0, 0.95]], [head, [0.34, 0, 1.0]],
     ]  # fmt: skip
     frame = np.array(bars, np.float64)
+    tyre = str(rng.choice(["tyre", "reflective tyre"]))
     parts = [
-        rim(0.33, 0.02, 0.53, 10),
-        rim(0.33, 0.02, -0.53, 10),
+        rim(0.33, 0.02, 0.53, 10, tyre),
+        rim(0.33, 0.02, -0.53, 10, tyre),
         tubes(frame[:, 0], frame[:, 1], 0.02, str(rng.choice(["bare metal", "painted metal"])), sides=5),
         polyline([[0.26, -0.29, 1.02], [0.37, -0.12, 1.03], [0.37, 0.12, 1.03], [0.26, 0.29, 1.02]], 0.015, "plastic"),
         boxes((0.26, 0.15, 0.07), [-0.29, 0, 0.95], "plastic"),

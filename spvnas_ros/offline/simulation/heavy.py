@@ -8,10 +8,7 @@ import numpy as np
 
 from spvnas_ros.offline.simulation.mesh import Mesh, merge, place
 from spvnas_ros.offline.simulation.shapes import blob, boxes, disc, loft, tubes, wheel
-from spvnas_ros.offline.simulation.vehicles import PAINTS, panel_van
-
-_LIGHT = (0.2, 0.8)
-"""Chances of dark and light paint: trucks and buses are mostly light."""
+from spvnas_ros.offline.simulation.vehicles import COACH_PAINTS, LIGHT_SHARES, panel_van
 
 
 def truck(rng: np.random.Generator) -> Mesh:
@@ -40,7 +37,7 @@ def _axles(places: list[float], width: float, radius: float) -> list[Mesh]:
 
 def _cab(rng: np.random.Generator, length: float, width: float, height: float) -> Mesh:
     """A lorry's cab with a sloping front."""
-    paint = str(rng.choice(PAINTS, p=_LIGHT))
+    paint = str(rng.choice(COACH_PAINTS, p=LIGHT_SHARES))
     low, high = 0.45, height
     slope = float(rng.uniform(0.05, 0.35))
     edge = np.array([[0.5, low], [0.5, 0.52 * high], [0.5 - slope / length, high], [-0.5, high], [-0.5, low]])
@@ -75,7 +72,7 @@ def _box(rng: np.random.Generator, length: float, width: float) -> Mesh:
     return boxes(
         (length, width, float(rng.uniform(1.9, 2.7))),
         [0, 0, 0.95],
-        str(rng.choice(["tarpaulin", "painted metal", *PAINTS])),
+        str(rng.choice(["tarpaulin", "painted metal", *COACH_PAINTS])),
     )
 
 
@@ -117,7 +114,7 @@ LOADS: tuple[Callable[[np.random.Generator, float, float], Mesh], ...] = (_box, 
 def bus(rng: np.random.Generator) -> Mesh:
     """A city bus."""
     length, width, height = (float(rng.uniform(*b)) for b in ((8.5, 12.5), (2.45, 2.55), (2.9, 3.3)))
-    paint = str(rng.choice(PAINTS, p=_LIGHT))
+    paint = str(rng.choice(COACH_PAINTS, p=LIGHT_SHARES))
     panes = int(length / 1.5)
     x = (np.arange(panes) + 0.5) * (length - 0.6) / panes - length / 2 + 0.3
     windows = [[at, side * (width / 2 + 0.005), 1.25] for at in x for side in (-1, 1)]
@@ -145,7 +142,7 @@ def caravan(rng: np.random.Generator) -> Mesh:
     length, width, height = (float(rng.uniform(*b)) for b in ((3.8, 6.5), (2.0, 2.4), (2.4, 2.7)))
     edge = np.array([[0.5, 0.5], [0.47, 0.62], [0.42, 1.0], [-0.46, 1.0], [-0.5, 0.55], [-0.47, 0.16], [0.46, 0.16]])
     outline = np.stack([edge[:, 0] * length, np.zeros(len(edge)), edge[:, 1] * height], axis=1)
-    skin = loft(np.stack([outline + [0, s * width / 2, 0] for s in (-1, 1)]), "car paint, light")
+    skin = loft(np.stack([outline + [0, s * width / 2, 0] for s in (-1, 1)]), "coach paint")
     panes = [[x * length, s * (width / 2 + 0.01), 0.5 * height] for x in (-0.25, 0.22) for s in (-1, 1)]
     return merge(
         [

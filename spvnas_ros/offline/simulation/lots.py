@@ -6,6 +6,7 @@ import numpy as np
 
 from spvnas_ros.offline.simulation import buildings, furniture, vegetation
 from spvnas_ros.offline.simulation.ground import MARGIN, REACH
+from spvnas_ros.offline.simulation.paving import BAY, PARKING_ROWS
 from spvnas_ros.offline.simulation.people import standing
 from spvnas_ros.offline.simulation.plan import Parcel, Plan
 from spvnas_ros.offline.simulation.planting import Nursery
@@ -109,7 +110,7 @@ def _garden(site: Site, plan: Plan, nursery: Nursery, parcel: Parcel, front: flo
     """Plants before and behind a house, and what divides it from its neighbour; `front` and `back` of the house."""
     rng, side = site.rng, plan.side(parcel.side)
     drive = parcel.driveway or (-1e6, -1e6)
-    if front - side.lot > 2.0:
+    if front - side.lot > 2.0 and parcel.use != "works":
         for _ in range(int(rng.integers(2, 8))):
             s, d = float(rng.uniform(parcel.start + 1, parcel.end - 1)), float(rng.uniform(side.lot + 1.4, front - 0.6))
             if not drive[0] - 1 < s < drive[1] + 1:
@@ -152,8 +153,8 @@ def _parking(site: Site, plan: Plan, nursery: Nursery, parcel: Parcel) -> None:
     """A parking lot with two rows of cars across."""
     rng, lot = site.rng, plan.side(parcel.side).lot
     taken = float(rng.uniform(0.3, 0.95))
-    for d in (lot + 10, lot + 16.4):
-        step = 2.6 / float(site.ground.stretch(parcel.middle, parcel.side * d))
+    for d in (lot + row for row in PARKING_ROWS):
+        step = BAY / float(site.ground.stretch(parcel.middle, parcel.side * d))
         for s in np.arange(parcel.start + 2, parcel.end - 2, step):
             if rng.random() < taken:
                 site.park(site.fleet.draw(car), 10, float(s), parcel.side * d, float(rng.choice([-1, 1])) * np.pi / 2)

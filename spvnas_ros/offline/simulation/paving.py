@@ -11,6 +11,11 @@ from spvnas_ros.offline.simulation.plan import Junction, Parcel, Plan
 
 ROAD = Surface(40, "asphalt", 0.0, 0.004)
 MARKING = Surface(60, "lane paint", 0.0, 0.004)
+BAY = 2.6
+"""Width of a place to park across, metres."""
+PARKING_ROWS = (10.0, 16.4)
+"""Where the two rows of cars of a parking lot stand, metres behind its front."""
+_BAY_LINE = 0.12
 _CORNER = 5
 
 
@@ -33,6 +38,8 @@ def pave(plan: Plan, rng: np.random.Generator) -> list[Patch]:
         ):
             if width:
                 patches.append(_band(start, end, sign, inner, inner + width, surface))
+        if side.parking and _painted(parking, rng):
+            patches += _strip_lines(plan, sign, start, end, _paint(parking))
     patches += _median(plan)
     for parcel in plan.parcels:
         patches += _yard(plan, parcel, walk, rng)
@@ -45,6 +52,31 @@ def pave(plan: Plan, rng: np.random.Generator) -> list[Patch]:
 def _parking(level: float, rng: np.random.Generator) -> Surface:
     """Places to park are mostly paved with stones where the road is not."""
     return Surface(44, str(rng.choice(["paving", "asphalt"], p=[0.75, 0.25])), level, 0.004)
+
+
+def _painted(places: Surface, rng: np.random.Generator) -> bool:
+    """What is paved like the road is a place to park by its lines only; stones often do without."""
+    return places.material == "asphalt" or rng.random() < 0.5
+
+
+def _paint(places: Surface) -> Surface:
+    """The lines on it: SemanticKITTI labels them like what they are on, those of a road aside."""
+    return Surface(places.label, "lane paint", places.level, places.roughness)
+
+
+def _strip_lines(plan: Plan, sign: int, start: float, end: float, paint: Surface) -> Iterator[Patch]:
+    """Along the road where cars stand along it, between them where they stand across."""
+    side = plan.side(sign)
+    if side.parking > 3:
+        yield from _bays(start + 3.0, end, sign, side.kerb, side.kerb + side.parking, paint)
+    else:
+        yield _band(start, end, sign, side.kerb, side.kerb + _BAY_LINE, paint)
+
+
+def _bays(first: float, end: float, sign: int, inner: float, outer: float, paint: Surface) -> Iterator[Patch]:
+    """Lines beside places across; `first` is the middle of the first place."""
+    for s in np.arange(first - BAY / 2, end - _BAY_LINE, BAY):
+        yield _band(float(s) - _BAY_LINE / 2, float(s) + _BAY_LINE / 2, sign, inner, outer, paint)
 
 
 def _band(start: float, end: float, sign: int, inner: float, outer: float, surface: Surface) -> Patch:
@@ -71,12 +103,18 @@ def _yard(plan: Plan, parcel: Parcel, walk: Surface, rng: np.random.Generator) -
     """What is paved or tilled of a parcel. Driveways are sidewalk: that is how SemanticKITTI labels them."""
     lot = plan.side(parcel.side).lot
     paved = Surface(48, str(rng.choice(["paving", "concrete", "asphalt"], p=[0.7, 0.15, 0.15])), walk.level, 0.006)
-    yard = Surface(49, str(rng.choice(["gravel", "concrete", "asphalt"])), walk.level, 0.01)
+    # One drives onto it, and real ones are flat and smooth.
+    yard = Surface(49, str(rng.choice(["gravel", "concrete", "asphalt"], p=[0.2, 0.4, 0.4])), 0.03, 0.006)
     places = _parking(0.03, rng)
     if parcel.use == "row":
         yield _band(parcel.start, parcel.end, parcel.side, lot, lot + 30, walk if rng.random() < 0.7 else paved)
     elif parcel.use == "parking":
         yield _band(parcel.start + 0.5, parcel.end - 0.5, parcel.side, lot + 1, lot + 19, places)
+        if _painted(places, rng):
+            for row in PARKING_ROWS:
+                yield from _bays(
+                    parcel.start + 2.0, parcel.end, parcel.side, lot + row - 2.4, lot + row + 2.4, _paint(places)
+                )
     elif parcel.use == "works":
         yield _band(parcel.start, parcel.end, parcel.side, lot + 2, lot + 30, yard)
     elif parcel.use == "field":

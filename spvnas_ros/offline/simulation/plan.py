@@ -148,22 +148,22 @@ class _Flavour:
 _FLAVOURS = {
     "urban": _Flavour(
         (3.1, 3.9), (1, 1, 2), 0.6, 0.25, (2.4, 5.5), 1.0, (0.2, 0.75), (11, 22), (0.0, 1.5),
-        {"row": 0.63, "house": 0.12, "parking": 0.09, "garden": 0.1, "works": 0.06},
-        {"none": 0.6, "hedge": 0.12, "low wall": 0.1, "bars": 0.1, "wall": 0.08}, 0.35, 0.1, 0.0,
+        {"row": 0.59, "house": 0.12, "parking": 0.09, "garden": 0.1, "works": 0.1},
+        {"none": 0.6, "hedge": 0.12, "low wall": 0.1, "bars": 0.1, "wall": 0.08}, 0.45, 0.1, 0.0,
     ),
     "residential": _Flavour(
         (3.1, 4.4), (1,), 0.4, 0.3, (1.8, 4.4), 1.0, (0.1, 0.65), (9, 18), (2.0, 7.5),
-        {"row": 0.2, "house": 0.62, "parking": 0.06, "garden": 0.12},
+        {"row": 0.2, "house": 0.57, "parking": 0.06, "garden": 0.12, "works": 0.05},
         {"hedge": 0.4, "low wall": 0.16, "picket": 0.07, "bars": 0.07, "mesh": 0.05, "panel": 0.04,
          "thicket": 0.1, "none": 0.14},
-        0.1, 0.5, 0.4,
+        0.2, 0.5, 0.4,
     ),
     "suburban": _Flavour(
         (3.2, 4.8), (1,), 0.25, 0.5, (1.8, 4.5), 0.95, (0.05, 0.45), (14, 26), (4.0, 13.0),
-        {"house": 0.68, "parking": 0.06, "garden": 0.14, "meadow": 0.06, "wood": 0.06},
+        {"house": 0.63, "parking": 0.06, "garden": 0.14, "meadow": 0.06, "wood": 0.06, "works": 0.05},
         {"hedge": 0.36, "picket": 0.08, "panel": 0.06, "mesh": 0.08, "boards": 0.05, "wall": 0.05,
          "thicket": 0.16, "none": 0.16},
-        0.1, 0.65, 0.8,
+        0.2, 0.65, 0.8,
     ),
     "highway": _Flavour(
         (3.4, 3.8), (1, 2, 2, 3), 0.0, 0.4, (2.0, 5.0), 0.4, (0.0, 0.02), (20, 45), (10.0, 25.0),
@@ -172,7 +172,7 @@ _FLAVOURS = {
     ),
     "rural": _Flavour(
         (2.8, 3.6), (1,), 0.0, 0.4, (1.5, 4.0), 0.5, (0.0, 0.08), (18, 45), (5.0, 16.0),
-        {"field": 0.2, "meadow": 0.34, "wood": 0.26, "house": 0.2},
+        {"field": 0.18, "meadow": 0.32, "wood": 0.24, "house": 0.2, "works": 0.06},
         {"none": 0.3, "boards": 0.1, "hedge": 0.14, "mesh": 0.1, "picket": 0.04, "rail": 0.04,
          "thicket": 0.28}, 0.0, 0.3, 1.0,
     ),
@@ -248,6 +248,9 @@ def _draw_parcel(
         at = start + 0.6 if rng.random() < 0.5 else end - 0.6 - wide
         driveway = (at, at + wide)
     back = setback if rng.random() < 0.7 else float(rng.uniform(*flavour.setback))
+    if use == "works":
+        back = max(back, float(rng.uniform(6, 16)))
+        front = "none" if rng.random() < 0.6 else front
     return Parcel(start, end, sign, use, back, driveway, front)
 
 

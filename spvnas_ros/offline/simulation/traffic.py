@@ -12,6 +12,7 @@ from spvnas_ros.offline.simulation.cycles import bicyclist, motorcycle, motorcyc
 from spvnas_ros.offline.simulation.ground import MARGIN, Ground
 from spvnas_ros.offline.simulation.heavy import other_vehicle, truck
 from spvnas_ros.offline.simulation.mesh import Mesh
+from spvnas_ros.offline.simulation.paving import BAY
 from spvnas_ros.offline.simulation.people import walking
 from spvnas_ros.offline.simulation.plan import Plan
 from spvnas_ros.offline.simulation.site import Site
@@ -102,7 +103,7 @@ def _parked(site: Site, wanted: frozenset[str]) -> tuple[Mesh, int, float]:
 
 def _park_across(site: Site, plan: Plan, sign: int) -> None:
     rng, side = site.rng, plan.side(sign)
-    for s in np.arange(-MARGIN + 3, plan.length + MARGIN - 3, 2.6):
+    for s in np.arange(-MARGIN + 3, plan.length + MARGIN - 3, BAY):
         if rng.random() < max(side.parked, 0.3) and plan.clear(float(s), sign, 1.6):
             turn = float(rng.choice([-1, 1])) * np.pi / 2
             site.park(site.fleet.draw(car), 10, float(s), sign * (side.kerb + side.parking / 2 + 0.1), turn)

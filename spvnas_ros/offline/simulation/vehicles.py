@@ -12,6 +12,10 @@ from spvnas_ros.offline.simulation.mesh import Floats, Mesh, merge
 from spvnas_ros.offline.simulation.shapes import boxes, loft, wheel
 
 PAINTS = ("car paint, dark", "car paint, light")
+COACH_PAINTS = ("car paint, dark", "coach paint")
+"""Of vans, lorries and buses."""
+LIGHT_SHARES = (0.2, 0.8)
+"""Chances of dark and light paint: they are mostly light."""
 
 
 @dataclass(frozen=True)
@@ -88,20 +92,20 @@ CAR_SHARES = (0.34, 0.22, 0.18, 0.13, 0.1, 0.03)
 
 def car(rng: np.random.Generator) -> Mesh:
     """A car on the origin that faces x."""
-    return _vehicle(CARS[int(rng.choice(len(CARS), p=CAR_SHARES))], rng)
+    return _vehicle(CARS[int(rng.choice(len(CARS), p=CAR_SHARES))], rng, str(rng.choice(PAINTS)))
 
 
 def panel_van(rng: np.random.Generator) -> Mesh:
     """A delivery van, which SemanticKITTI counts as a truck."""
-    return _vehicle(PANEL_VAN, rng)
+    return _vehicle(PANEL_VAN, rng, str(rng.choice(COACH_PAINTS, p=LIGHT_SHARES)))
 
 
-def _vehicle(shape: Body, rng: np.random.Generator) -> Mesh:
+def _vehicle(shape: Body, rng: np.random.Generator, paint: str) -> Mesh:
     length, width, height = (float(rng.uniform(*bounds)) for bounds in (shape.length, shape.width, shape.height))
     wheels = shape.wheel * float(rng.uniform(0.95, 1.08))
     share = _stations(shape, wheels / length)
     top = np.interp(share, *np.array(shape.roof).T)
-    sections, of = _sections(shape, share, top, (length, width, height), wheels, str(rng.choice(PAINTS)))
+    sections, of = _sections(shape, share, top, (length, width, height), wheels, paint)
     skin = loft(sections, of)
     axles = [length * (0.5 - place) for place in shape.axles]
     rolling = [
