@@ -41,6 +41,10 @@ _SIZE = {"width": 1000, "height": 440}
 _PICTURE = {"x": 240.0, "y": 160.0, "width": 420.0, "height": 270.0}
 """Between the panels and below the notice that there is no GPU."""
 _PATIENCE = 30.0
+_BLOCK, _NOTABLE = 10, 32
+"""Pixels to a side, and of 255: what is compared with an earlier picture."""
+_STILL = 4
+"""Pictures after which nothing changes any more."""
 _MATCH = 2
 """How far a channel may be off, of 255."""
 
@@ -130,8 +134,29 @@ class Looker:
             assert time.monotonic() < end, "the picture never came to look like that"
         return picture
 
+    def settles(self, what: Callable[[Picture], bool]) -> Picture:
+        """Wait until the picture is like this and several in a row are the same: classes are drawn one by one."""
+        end = time.monotonic() + _PATIENCE
+        before, same = self.picture(), 0
+        while same < _STILL:
+            assert time.monotonic() < end, "the picture never settled to look like that"
+            picture = self.picture()
+            same = same + 1 if what(picture) and np.array_equal(picture, before) else 0
+            before = picture
+        return before
+
 
 def share(picture: Picture, colour: tuple[int, int, int]) -> float:
     """How much of the picture has this colour."""
     off = np.abs(picture.astype(np.int16) - np.array(colour, np.int16)).max(axis=2)
     return float((off <= _MATCH).mean())
+
+
+def changed(picture: Picture, before: Picture) -> float:
+    """How much of the picture looks different. Sharpness does not count: viser draws fewer pixels on a slow machine."""
+    rows, columns = (size // _BLOCK * _BLOCK for size in picture.shape[:2])
+    coarse = [
+        shown[:rows, :columns].reshape(rows // _BLOCK, _BLOCK, columns // _BLOCK, _BLOCK, 3).mean(axis=(1, 3))
+        for shown in (picture, before)
+    ]
+    return float((np.abs(coarse[0] - coarse[1]).max(axis=2) > _NOTABLE).mean())

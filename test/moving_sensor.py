@@ -52,4 +52,4 @@ def _message(parent: str, child: str, stamp: float, pose: Transform) -> Transfor
 
 
 if __name__ == "__main__":
-    sys.exit(run(MovingSensor))
+    sys.exit(run(lambda _signals: MovingSensor()))

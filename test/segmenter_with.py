@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from threading import Event
@@ -48,9 +49,18 @@ def broken(_points: Points) -> Segmentation:
     raise KeyError("no such thing")
 
 
+def swallowing(_points: Points) -> Segmentation:
+    """What torch does with an exception that a signal raises beneath it: fails with another."""
+    try:
+        signal.raise_signal(signal.SIGTERM)
+    except BaseException:
+        raise TypeError("could not determine the shape") from None
+    raise AssertionError("the signal raised nothing")
+
+
 WARM_UP = 2000
 
 if __name__ == "__main__":
-    perceptions = (counting, slow, failing, recording, broken)
+    perceptions = (counting, slow, failing, recording, broken, swallowing)
     perception = {each.__name__: each for each in perceptions}[sys.argv[1]]
-    sys.exit(run(lambda: SegmenterNode(perception)))
+    sys.exit(run(lambda signals: SegmenterNode(perception, signals)))

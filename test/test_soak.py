@@ -17,7 +17,7 @@ import pytest
 pytest.importorskip("rclpy", reason="ROS 2 is not installed; pip install 'spvnas_ros[ros]' brings it")
 
 from conftest import REPOSITORY
-from ros_harness import Process, eventually, private_domain, weights
+from ros_harness import Process, eventually, private_domain, segmenter_with, weights
 from spvnas_ros.bags import BagReader, BagWriter, cloud_message, encode
 from spvnas_ros.frame import Segmentation
 from spvnas_ros.labels import SEMANTIC_KITTI
@@ -112,7 +112,7 @@ class Last:
     def __del__(self):
         signal.raise_signal(signal.SIGTERM)  # answered before this returns
 
-def make():
+def make(_signals):
     Last()
     print("made", flush=True)
     return Node("late")
@@ -126,6 +126,14 @@ def test_a_signal_that_meets_a_destructor_is_not_lost() -> None:
     with private_domain(), Process(sys.executable, "-c", IN_A_DESTRUCTOR) as node:
         assert node.wait() == 0
     assert "made" in node.output
+
+
+def test_a_signal_that_compiled_code_turns_into_an_error_is_no_failure() -> None:
+    """It met torch while the network was loaded."""
+    with private_domain() as namespace, segmenter_with(namespace, "swallowing") as node:
+        assert node.wait() == 0, node.output
+    assert "could not determine" not in node.output
+    assert "cannot" not in node.output
 
 
 @pytest.fixture

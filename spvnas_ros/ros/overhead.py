@@ -163,7 +163,7 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--node", type=Path, help=argparse.SUPPRESS)
     options, ros_args = parser.parse_known_args(args)
     if options.node:
-        return run(lambda: _TimedNode(options.node), [sys.argv[0], *ros_args])
+        return run(lambda _signals: _TimedNode(options.node), [sys.argv[0], *ros_args])
     overhead = measure(options.points, options.clouds)
     print(overhead)
     if options.json:

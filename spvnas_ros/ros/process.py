@@ -38,17 +38,27 @@ class Signals:
 
     requested_stop: bool = False
 
+    def stop_if_requested(self, error: Exception) -> None:
+        """Raise StopRequested where a signal came before this error.
 
-def run(make_node: Callable[[], Node], args: list[str] | None = None) -> int:
+        Compiled code that calls Python, torch's for one, swallows what is raised there and fails with an error of its
+        own in its stead.
+        """
+        if self.requested_stop:
+            raise StopRequested from error
+
+
+def run(make_node: Callable[[Signals], Node], args: list[str] | None = None) -> int:
     """Make a node and spin it until SIGINT or SIGTERM, which end it cleanly at any moment.
 
-    args: command line with ROS arguments; sys.argv where None
+    make_node: told of signals, lest it report as an error what they broke
+    args:      command line with ROS arguments; sys.argv where None
 
     Returns the exit status: 0, or 1 where the node could not start, with one line on stderr that says why.
     """
     try:
         # The main thread only waits: it stays free for signals, which Python delivers there.
-        with ros_process(args) as signals, spinning(_made(make_node)) as ended:
+        with ros_process(args) as signals, spinning(_made(make_node, signals)) as ended:
             # StopRequested is lost where the signal met a destructor, or a callback of Python's imports.
             if not signals.requested_stop:
                 ended.wait()
@@ -121,11 +131,14 @@ def spinning(node: Node) -> Iterator[Event]:
             raise failures[0]
 
 
-def _made(make_node: Callable[[], Node]) -> Node:
+def _made(make_node: Callable[[Signals], Node], signals: Signals) -> Node:
     try:
-        return make_node()
-    except (ParameterException, InvalidQosOverridesError) as error:
-        raise StartError(str(error)) from error
+        return make_node(signals)
+    except Exception as error:
+        signals.stop_if_requested(error)
+        if isinstance(error, ParameterException | InvalidQosOverridesError):
+            raise StartError(str(error)) from error
+        raise
 
 
 @contextmanager

@@ -38,7 +38,7 @@ from spvnas_ros.ros.labelling import Decoded, Labelling, Received, stamp_ns
 from spvnas_ros.ros.network import Network, Perceive, load_network, noise, release_memory
 from spvnas_ros.ros.outputs import Outputs
 from spvnas_ros.ros.parameters import NodeParameters, Settings, usage
-from spvnas_ros.ros.process import StartError, run
+from spvnas_ros.ros.process import Signals, StartError, run
 from spvnas_ros.ros.statistics import FrameStatistics
 from spvnas_ros.ros.sweeps import SweepRules, Sweeps
 from spvnas_ros.ros.worker import LatestPipeline
@@ -61,14 +61,16 @@ class SegmenterNode(LifecycleNode):
         statistics: counts what happened, since the node was made
     """
 
-    def __init__(self, perception: Perceive | None = None, **node_options: Any) -> None:
+    def __init__(self, perception: Perceive | None = None, signals: Signals | None = None, **node_options: Any) -> None:
         """perception: what labels the points, instead of the network that the parameters name
+        signals:    of the process, where it answers them; a transition that they break is no failure
 
         Raises StartError where a parameter is unusable, or autostart fails.
         """
         # Before everything else: a signal may come at any moment, and destroy_node reads them.
         self.statistics = FrameStatistics()
         self._perception = perception
+        self._signals = signals or Signals()
         self._watch = IntensityWatch()
         self._intensity = Intensity()
         self._failure = ""
@@ -142,6 +144,7 @@ class SegmenterNode(LifecycleNode):
         try:
             step()
         except Exception as error:
+            self._signals.stop_if_requested(error)
             self._failure = str(error)
             reason = self._failure
             if not isinstance(error, _FORESEEN):
@@ -255,7 +258,7 @@ def main(args: list[str] | None = None) -> int:
     if {"-h", "--help"} & set(sys.argv if args is None else args):
         print(f"{__doc__}\nusage: segmenter_node --ros-args -p weights:=FILE.safetensors\n\nparameters:\n{usage()}")
         return 0
-    return run(SegmenterNode, args)
+    return run(lambda signals: SegmenterNode(signals=signals), args)
 
 
 if __name__ == "__main__":

@@ -291,7 +291,7 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     options, ros_args = parser.parse_known_args(args)
     if options.node:
-        return run(lambda: _CountingNode(options.node), [sys.argv[0], *ros_args])
+        return run(lambda _signals: _CountingNode(options.node), [sys.argv[0], *ros_args])
     if options.driver:
         return _drive(options.driver, options.points, options.seed)
     report = soak(options.seconds, options.points)
