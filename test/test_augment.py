@@ -27,7 +27,7 @@ THINNING = ("beam_drop", "point_drop", "range_crop")
 DIMMING = ("intensity_scale", "intensity_gamma", "intensity_noise", "intensity_drop")
 
 seeds = st.integers(0, 2**32 - 1)
-fewer = settings(max_examples=20, deadline=None)
+fewer = settings(max_examples=20)
 
 
 def random_scan(seed: int, count: int) -> LabelledScan:

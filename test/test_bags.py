@@ -291,7 +291,7 @@ def test_damaged_bags_are_named(tmp_path: Path, storage: str) -> None:
         BagReader(tmp_path / "missing")
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_a_damaged_message_is_a_named_error_or_another_cloud(data: st.DataObject) -> None:
     raw = bytearray(CLOUD)

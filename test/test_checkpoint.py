@@ -311,7 +311,7 @@ def test_a_file_cut_short_is_refused(saved: Path, kept: float) -> None:
         load_checkpoint(saved)
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_damaged_file_is_refused_or_means_the_same(saved: Path, data: st.DataObject) -> None:
     raw = saved.read_bytes()

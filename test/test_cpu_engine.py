@@ -98,7 +98,7 @@ def test_frames_do_not_disturb_each_other(full_scan: np.ndarray) -> None:
     np.testing.assert_array_equal(first.scores, again.scores)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 400), st.sampled_from([2, 9, 60, 1000]), st.integers(1, 5))
 def test_the_octree_finds_the_reference_kernel_maps(seed: int, count: int, extent: int, scans: int) -> None:
     rng = np.random.default_rng(seed)
@@ -121,7 +121,7 @@ def test_the_octree_finds_the_reference_kernel_maps(seed: int, count: int, exten
         assert (family.parents == parents.numpy()).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 300), st.sampled_from([0.05, 0.1, 0.037]))
 def test_voxels_are_the_reference_voxels(seed: int, count: int, voxel_size: float) -> None:
     points = np.random.default_rng(seed).normal(0, 1, (count, 4)).astype(np.float32)

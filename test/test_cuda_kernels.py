@@ -228,7 +228,7 @@ def test_rows_with_the_same_neighbours_lie_together(full_scan: np.ndarray) -> No
     assert int(lengths[: -(-size // tile)].sum()) < 0.75 * unsorted
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 900), st.sampled_from([0.05, 0.1, 0.037]))
 def test_voxels_are_the_references_voxels(seed: int, count: int, voxel_size: float) -> None:
     """Points between two voxels included: which side they fall on, and which of a voxel's points is the first."""

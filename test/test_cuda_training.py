@@ -138,7 +138,7 @@ def test_shares_cover_every_kernel_rows_pairs_once(sizes: list[int]) -> None:
 
 
 @given(seed=st.integers(0, 2**32 - 1), number=st.integers(1, 90), volume=st.sampled_from([8, 27]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_gather_holds_every_pair_and_lists_what_a_tile_needs(seed: int, number: int, volume: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     rows, out_rows = torch.nonzero(torch.rand((volume, number), generator=generator) < 0.2, as_tuple=True)

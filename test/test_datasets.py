@@ -122,7 +122,7 @@ def test_a_file_that_vanished_is_named(drive: Path) -> None:
         dataset[2]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(raw=st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=20))
 def test_a_raw_label_is_its_class_or_ignored_or_an_error(
     tmp_path_factory: pytest.TempPathFactory, raw: list[int]
@@ -219,7 +219,7 @@ def test_kitti_boxes_stand_in_the_sensors_frame(tmp_path: Path) -> None:
     np.testing.assert_array_equal(dataset[0].instances, [1, 0, 0, 0])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(yaw=st.floats(-3, 3), along=st.floats(-2.5, 2.5), across=st.floats(-1.5, 1.5))
 def test_a_turned_box_holds_what_lies_within_its_length_and_width(yaw: float, along: float, across: float) -> None:
     assume(abs(abs(along) - 2) > 1e-3 and abs(abs(across) - 1) > 1e-3)

@@ -164,10 +164,10 @@ def test_what_does_not_fit_is_found_and_comes_with_advice(name: str, street: np.
 @pytest.mark.parametrize(
     ("trained", "level", "said"),
     [
-        (None, "ok", "SemanticKITTI's scans have 0.26 to 0.32"),
-        (TrainingIntensity(0.25, 0.6), "ok", "the weights' training data has 0.25"),
-        (TrainingIntensity(0.05, 0.2), "warn", "the weights' training data has 0.05; try intensity: "),
-        (TrainingIntensity(0.0, 0.2), "ok", "the weights' training data has 0.00"),
+        (None, "ok", "the median of SemanticKITTI's scans is 0.30"),
+        (TrainingIntensity(0.25, 0.6), "ok", "the median of the network's training data is 0.25"),
+        (TrainingIntensity(0.05, 0.2), "warn", "the median of the network's training data is 0.05; try intensity: "),
+        (TrainingIntensity(0.0, 0.2), "ok", "the median of the network's training data is 0.00"),
     ],
 )
 def test_intensities_are_held_to_what_the_weights_were_trained_on(

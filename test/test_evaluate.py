@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
@@ -180,7 +180,6 @@ def tally_of(rows: list[tuple[float, int, int, float]]) -> tuple[Tally, np.ndarr
     return tally, table[:, 0].astype(np.float32), truth, labels, confidence
 
 
-@settings(deadline=None)
 @given(POINTS)
 def test_rings_hold_what_lies_between_their_edges(rows: list[tuple[float, int, int, float]]) -> None:
     tally, distance, truth, labels, _ = tally_of(rows)
@@ -192,7 +191,6 @@ def test_rings_hold_what_lies_between_their_edges(rows: list[tuple[float, int, i
         assert ring.points == (truth[inside] != 255).sum()
 
 
-@settings(deadline=None)
 @given(POINTS)
 def test_the_calibration_error_is_that_of_the_paper(rows: list[tuple[float, int, int, float]]) -> None:
     tally, _, truth, labels, confidence = tally_of(rows)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -112,7 +112,6 @@ def test_options_that_would_be_lost_are_refused(weights: Path, tmp_path: Path) -
         assert "go with --labels-field" in found.stderr
 
 
-@settings(deadline=None)
 @given(
     own=st.lists(st.sampled_from(["ring", "label", "input_label", "semantic"]), unique=True),
     times=st.integers(0, 4),

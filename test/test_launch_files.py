@@ -84,9 +84,15 @@ def test_the_replay_is_a_command_of_ours() -> None:
 
     from spvnas_ros.cli import app
 
-    command = launching.replay(replay(bag="nowhere", weights="default", labels_field="label"))
+    given = replay(
+        bag="nowhere", weights="default", engine="cpu", labels_field="label", label_ids="class", network_labels="yes"
+    )
+    command = launching.replay(given)
     assert command[:2] == ("bag", "nowhere")
-    assert command[command.index("--labels-field") + 1] == "label"
+    for option, value in (("--engine", "cpu"), ("--labels-field", "label"), ("--label-ids", "class")):
+        assert command[command.index(option) + 1] == value
+    assert command[-1] == "--network-labels"
+    assert "--network-labels" not in launching.replay(given | {"network_labels": "false"})
     pytest.importorskip("rclpy", reason="ROS 2 is not installed; the replay says so before it looks for the bag")
     result = CliRunner().invoke(app, list(command))
     assert result.exit_code == 1

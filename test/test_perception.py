@@ -73,7 +73,7 @@ def test_a_cloud_of_nothing_but_nan_is_unlabelled(perception: Perception) -> Non
     assert_whole(perception(points, scores=True), points)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     hnp.arrays(np.float32, st.tuples(st.integers(0, 60), st.just(4)), elements=st.floats(-50, 50, width=32)),
     st.lists(st.tuples(st.integers(0, 59), st.integers(0, 3), st.sampled_from([np.nan, np.inf, -np.inf])), max_size=9),

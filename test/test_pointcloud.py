@@ -110,7 +110,7 @@ def layouts(draw: st.DrawFn) -> tuple[Cloud, np.ndarray]:
 
 
 @given(layouts())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_layout_decodes_to_the_values_that_were_written(case: tuple[Cloud, np.ndarray]) -> None:
     cloud, expected = case
     points = decode(cloud)
@@ -121,7 +121,7 @@ def test_any_layout_decodes_to_the_values_that_were_written(case: tuple[Cloud, n
 
 
 @given(layouts(), st.booleans())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_labelled_cloud_keeps_every_byte_and_reads_back_by_name(
     case: tuple[Cloud, np.ndarray], named_like_ours: bool
 ) -> None:
@@ -169,7 +169,7 @@ garbage_fields = st.lists(
         data=st.binary(max_size=300),
     )
 )
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_garbage_is_refused_by_name_or_read_but_never_crashes(cloud: Cloud) -> None:
     refused = None
     try:

@@ -136,7 +136,7 @@ def written(points: np.ndarray) -> dict[str, bytes]:
     }
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(points=scans)
 def test_every_format_gives_back_what_was_written(folder: Path, points: np.ndarray) -> None:
     expected = points.copy()
@@ -160,7 +160,7 @@ def test_a_real_scan_survives_every_format_and_quickly(folder: Path, full_scan: 
         np.testing.assert_array_equal(found, scan, err_msg=name)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_fields_are_found_by_name_among_others_of_any_type(folder: Path, data: st.DataObject) -> None:
     kinds = ("<i1", "<u1", "<i2", "<u2", "<i4", "<u4", "<f4", "<f8")
@@ -298,7 +298,7 @@ def test_no_real_scan_is_taken_for_nuscenes(shared: Path) -> None:
         np.testing.assert_array_equal(points, np.fromfile(file, np.float32).reshape(-1, 4))
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(data=st.data())
 def test_damaged_files_raise_scan_errors_only(folder: Path, data: st.DataObject) -> None:
     name, content = data.draw(st.sampled_from(sorted(written(POINTS).items())))
@@ -317,7 +317,6 @@ def test_damaged_files_raise_scan_errors_only(folder: Path, data: st.DataObject)
     assert points.shape == (len(points), 4)
 
 
-@settings(deadline=None)
 @given(text=st.binary(max_size=400), start=st.sampled_from([b"ply\n", b"FIELDS ", b"\x93NUMPY", b"# .PCD v0.7\n", b""]))
 def test_any_bytes_behind_a_format_mark_raise_scan_errors_only(folder: Path, text: bytes, start: bytes) -> None:
     try:
@@ -331,13 +330,11 @@ def test_lzf_agrees_with_what_liblzf_writes() -> None:
     assert lzf_decompress(bytes.fromhex("0361626361e0050206207370766e61736006016173"), len(text)) == text
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from([b"a", b"bc", b"\0" * 300, b"abcdefgh" * 5, b"xyz"]), max_size=60).map(b"".join))
 def test_lzf_gives_back_what_was_compressed(data: bytes) -> None:
     assert lzf_decompress(lzf_compress(data), len(data)) == data
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=60), st.integers(0, 500))
 def test_damaged_lzf_never_gives_another_size(data: bytes, size: int) -> None:
     try:

@@ -92,7 +92,7 @@ def off_surface(points: npt.NDArray[np.float64], at: tuple[float, float, float, 
     x=st.floats(-200, 200), y=st.floats(-200, 200), yaw=st.floats(-3.2, 3.2),
     bearing=st.floats(-3.1, 3.1), away=st.floats(5, 30), turned=st.floats(-3.2, 3.2),
 )  # fmt: skip
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_points_lie_on_the_ground_and_on_the_box_wherever_the_vehicle_stands(
     x: float, y: float, yaw: float, bearing: float, away: float, turned: float
 ) -> None:
@@ -168,7 +168,7 @@ def test_motion_bends_a_wall_unless_the_scan_is_deskewed(sensor: Sensor, straigh
 
 
 @given(bearing=st.floats(-3.1, 3.1), speed=st.floats(5, 30), direction=st.floats(-3.1, 3.1), t=st.floats(0, 20))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_what_moves_stands_where_the_beams_pass_it(bearing: float, speed: float, direction: float, t: float) -> None:
     def at(moment: float) -> tuple[float, float, float, float]:
         driven = speed * (moment - t)

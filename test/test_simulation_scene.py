@@ -127,7 +127,7 @@ def test_instances_are_numbered_and_labelled_as_their_actor(seed: int) -> None:
     assert not scene(seed).static.instance.any()
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(st.integers(0, 10_000), st.sampled_from(KINDS))
 def test_movable_things_have_the_size_of_their_class(seed: int, kind: str) -> None:
     for actor in build_scene(seed, kind, 60.0).actors:

@@ -84,7 +84,7 @@ CLOUDS = {
 }
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(kind=st.sampled_from(KINDS), channels=st.tuples(*[st.integers(1, 50)] * 2), threads=st.integers(1, 3), **CLOUDS)
 def test_convolutions_and_their_gradients_on_any_cloud(
     seed: int, count: int, extent: int, number: int, kind: str, channels: tuple[int, int], threads: int
@@ -96,7 +96,7 @@ def test_convolutions_and_their_gradients_on_any_cloud(
         assert_close(ours, theirs)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(**CLOUDS)
 def test_the_geometry_is_the_plain_one(seed: int, count: int, extent: int, number: int) -> None:
     coords = random_scans(seed, count, extent, number) + torch.tensor([20, 0, 0, 0])

@@ -19,7 +19,7 @@ from spvnas_ros.synthetic import BEAMS, TOPIC, street_scan, write_drive_bag
 CLASS = {name: index for index, name in enumerate(SEMANTIC_KITTI.classes)}
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 2**31), beams=st.sampled_from(sorted(BEAMS)), position=st.floats(-1e4, 1e4))
 def test_every_scan_is_what_its_sensor_could_return(seed: int, beams: int, position: float) -> None:
     points, labels = street_scan(seed, beams, 180, position)

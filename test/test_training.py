@@ -163,7 +163,7 @@ def lovasz_by_definition(probabilities: np.ndarray, labels: np.ndarray) -> float
     return float(np.mean(losses))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10**6), st.integers(1, 5))
 def test_the_lovasz_loss_is_the_extension_of_the_jaccard_loss(seed: int, voxels: int) -> None:
     rng = np.random.default_rng(seed)
@@ -175,7 +175,7 @@ def test_the_lovasz_loss_is_the_extension_of_the_jaccard_loss(seed: int, voxels:
 
 
 @given(st.integers(1, 60), st.integers(0, 2**32 - 1), st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_lovasz_in_single_precision_is_that_in_double(count: int, seed: int, ties: bool) -> None:
     drawn = torch.randn(count, 4, generator=torch.Generator().manual_seed(seed))
     exact = (drawn.round() if ties else drawn).double().requires_grad_()

@@ -53,7 +53,7 @@ def bags(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], tupl
 def test_a_bag_gives_every_frame_in_any_order(bags, storage: str, apart: int) -> None:
     path, clouds = bags[storage, apart]
 
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(st.lists(st.integers(0, len(clouds) - 1), min_size=1, max_size=30))
     def check(order: list[int]) -> None:
         frames = frames_of(path)

@@ -11,6 +11,7 @@ from spvnas_ros.doctor import sensor
 from spvnas_ros.doctor.finding import BAD, OK, WARN, Finding, Findings
 from spvnas_ros.doctor.observe import Clouds
 from spvnas_ros.frame import Points
+from spvnas_ros.zoo.intensity import reference
 
 if TYPE_CHECKING:
     from spvnas_ros.zoo.checkpoint import Facts
@@ -21,8 +22,6 @@ VIEW = (-24.5, 3.5)
 GROUND = -1.7
 """Metres: where the ground lies under SemanticKITTI's sensor."""
 POINTS = 122_000
-INTENSITY = (0.26, 0.32)
-"""Medians of SemanticKITTI's scans, in 0..1; what weights are held to that do not say what they were trained on."""
 
 _GROUND_OFF = 0.6
 _FEW_POINTS = 5_000
@@ -63,7 +62,8 @@ def check_intensity(clouds: Clouds, facts: Facts | None) -> Findings:
     scaled = np.concatenate([sample.points[:, 3] for sample in clouds.samples])
     median = float(np.median(scaled))
     found = f"{values.min():g} to {values.max():g} published; median {median:.2f} by the rule {clouds.intensity!r}"
-    (low, high), expected = _usual_medians(facts)
+    against = reference(facts.training_intensity if facts else None)
+    usual, expected = against.intensity.median, f"the median of {against.whose} is {against.intensity.median:.2f}"
     if values.min() == values.max():
         yield Finding(WARN, "intensity", f"always {values.min():g}", "the sensor or its driver does not measure it")
     elif values.min() < 0:
@@ -71,22 +71,14 @@ def check_intensity(clouds: Clouds, facts: Facts | None) -> Findings:
     elif scaled.max() > 1.0:
         divisor = "u8" if values.max() <= 255 else "u16" if values.max() <= 65535 else f"{values.max():g}"
         yield Finding(BAD, "intensity", found, f"the network expects 0..1; set intensity: {divisor} (or auto)")
-    elif high and not _MUCH_DARKER * low <= median <= _MUCH_BRIGHTER * high:
-        better = f"{2 * np.median(values) / (low + high):.3g}" if np.median(values) > 0 else "none"
+    elif usual and not _MUCH_DARKER * usual <= median <= _MUCH_BRIGHTER * usual:
+        better = f"{np.median(values) / usual:.3g}" if np.median(values) > 0 else "none"
         yield Finding(WARN, "intensity", found, f"{expected}; try intensity: {better}, and compare")
     elif _changes_scale(clouds, raw):
         fixed = "u8" if values.max() <= 255 else "u16"
         yield Finding(WARN, "intensity", found, f"the first clouds are too dark for auto; set intensity: {fixed}")
     else:
         yield Finding(OK, "intensity", f"{found}; {expected}")
-
-
-def _usual_medians(facts: Facts | None) -> tuple[tuple[float, float], str]:
-    """The medians that the weights know, lowest and highest, and that in words."""
-    if facts is None or facts.training_intensity is None:
-        return INTENSITY, f"SemanticKITTI's scans have {INTENSITY[0]} to {INTENSITY[1]}"
-    median = facts.training_intensity.median
-    return (median, median), f"the weights' training data has {median:.2f}"
 
 
 def _changes_scale(clouds: Clouds, raw: list[npt.NDArray[np.float32]]) -> bool:

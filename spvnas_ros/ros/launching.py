@@ -75,8 +75,12 @@ def replay_arguments() -> tuple[Argument, ...]:
         Argument("out", "runs/replay", "Folder for report.json"),
         Argument("rate", "1.0", "Times as fast as recorded"),
         Argument("device", "auto", "auto, cpu, cuda or cuda:N"),
+        Argument("engine", "auto", "auto, cpu, cuda or torch; or an installed spconv, spconv-triton, torchsparse"),
+        Argument("intensity", "auto", "Scale of the intensities, as the node's parameter"),
         Argument("topic", "", "The clouds' topic, where the bag has several"),
         Argument("labels_field", "", "The truth: a field of the clouds; empty: none"),
+        Argument("label_ids", "", "What labels_field holds: raw, class or auto; empty: auto"),
+        Argument("network_labels", "false", "Take labels that a network wrote into labels_field for the truth"),
         Argument("labels", "", "The truth: a folder of SemanticKITTI's .label files; empty: none"),
     )
 
@@ -132,9 +136,11 @@ def replay(given: Mapping[str, str]) -> tuple[str, ...]:
         if not given[name]:
             raise LaunchArgumentError(f"{name} is missing; add {name}:=...")
     command = ["bag", given["bag"], "--realtime", "--force", "--rate", _rate(given)]
-    for name in ("weights", "out", "device", "topic", "labels_field", "labels"):
+    for name in ("weights", "out", "device", "engine", "intensity", "topic", "labels_field", "label_ids", "labels"):
         if given[name]:
             command += [f"--{name.replace('_', '-')}", given[name]]
+    if flag(given, "network_labels"):
+        command.append("--network-labels")
     return tuple(command)
 
 
