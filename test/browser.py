@@ -40,7 +40,7 @@ _SWITCHES = (
 _SIZE = {"width": 1000, "height": 440}
 _PICTURE = {"x": 240.0, "y": 160.0, "width": 420.0, "height": 270.0}
 """Between the panels and below the notice that there is no GPU."""
-_PATIENCE = 30.0
+_PATIENCE = 60.0
 _BLOCK, _NOTABLE = 10, 32
 """Pixels to a side, and of 255: what is compared with an earlier picture."""
 _STILL = 4
