@@ -155,6 +155,7 @@ def test_a_frame_that_cannot_be_captured_is_launched_kernel_by_kernel(caplog: py
 
     session = Session(network, Capacity.with_room(20, (20,) * LEVELS), refuse)
     assert caplog.text.count("CUDA graph (RuntimeError: operation not permitted") == 1
+    assert not session.captured
     expected = ReferenceEngine(net, VOXEL_SIZE, DEVICE).segment(points, scores=False)
     np.testing.assert_array_equal(session.label(torch.from_numpy(points)).labels, expected.labels)
 

@@ -124,6 +124,14 @@ def test_voxelize_matches_torchsparse(recorded: dict[str, np.ndarray], batch: st
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_means_in_half_precision_are_summed_in_float32(dtype: torch.dtype) -> None:
+    feats = torch.full((2000, 3), 100.0, dtype=dtype)  # their sum is beyond float16
+    means = voxelize(feats, torch.arange(2000) % 2, 2)
+    assert means.dtype == dtype
+    torch.testing.assert_close(means, feats[:2])
+
+
 def small_scan() -> tuple[Levels, Tensor]:
     generator = torch.Generator().manual_seed(0)
     cells = torch.unique(torch.randint(0, 6, (40, 4), generator=generator) // torch.tensor([3, 1, 1, 1]), dim=0)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from spvnas_ros.bench.gpu_worker import Profile, Times
+from spvnas_ros.bench.gpu_worker import Profile
 from spvnas_ros.bench.roofline import Rates, Work, floor_ms
 
 OURS = ("cuda", "cpu")
@@ -25,7 +25,7 @@ _LABELS = ("classify", "label_points")
 class Row:
     """One contender on one network in one precision. Times in milliseconds; `error` says why the rest is missing.
 
-    wall: from points in the host's memory to labels there; device: between marks in the device's stream
+    wall: from points in the host's memory to labels there; device_ms: of it kernels and copies, by the profiler
     agree: share of the points with the label of the reference in float32
     profile_error, train_error: why counts, memory and stages, or the training step, are missing
     """
@@ -36,7 +36,7 @@ class Row:
     error: str = ""
     wall_p50: float = 0.0
     wall_p95: float = 0.0
-    device_p50: float = 0.0
+    device_ms: float = 0.0
     kernels: int = 0
     launches: int = 0
     waits: int = 0
@@ -55,10 +55,15 @@ class Row:
         head = f"{self.network} {self.precision} {self.contender}:"
         if self.error:
             return f"{head} {self.error}"
-        times = f"p50 {self.wall_p50:.2f} ms, p95 {self.wall_p95:.2f} ms, device {self.device_p50:.2f} ms"
-        counts = self.profile_error or f"{self.kernels} kernels, {self.waits} waits, {self.peak_mb:.0f} MB"
+        times = f"p50 {self.wall_p50:.2f} ms, p95 {self.wall_p95:.2f} ms"
+        counts = (
+            self.profile_error
+            or f"{self.device_ms:.2f} ms in {self.kernels} kernels, {self.waits} waits, {self.peak_mb:.0f} MB"
+        )
         step = self.train_error or (f"training step {self.train_p50:.1f} ms" if self.train_p50 else "")
-        return ", ".join(filter(None, [f"{head} {times}", counts, f"labels agree {self.agree:.3%}", step]))
+        return ", ".join(
+            filter(None, [f"{head} {times}", self.profile_error or counts, f"labels agree {self.agree:.3%}", step])
+        )
 
 
 @dataclass(frozen=True)
@@ -84,21 +89,20 @@ class Setting:
 
 def row_of(
     key: tuple[str, str, str],
-    times: Sequence[Times],
+    times: Sequence[Sequence[float]],
     profile: Profile,
     work: Sequence[Work],
     rates: Rates,
     agree: float,
 ) -> Row:
     """A contender's row from what was measured in all its turns. key: network, precision, contender"""
-    wall = [ms for turn in times for ms in turn.wall_ms]
-    device = [ms for turn in times for ms in turn.device_ms]
+    wall = [ms for turn in times for ms in turn]
     total = sum(work, Work(0, 0))
     return Row(
         *key,
         wall_p50=percentile(wall, 50),
         wall_p95=percentile(wall, 95),
-        device_p50=percentile(device, 50),
+        device_ms=sum(profile.kernel_ms.values()),
         kernels=profile.kernels,
         launches=profile.launches,
         waits=profile.waits,
@@ -180,7 +184,7 @@ def _measured(row: Row, rates: Rates, best: float) -> list[str]:
     return [
         f"{row.wall_p50:.2f}",
         f"{row.wall_p95:.2f}",
-        f"{row.device_p50:.2f}",
+        "-" if row.profile_error else f"{row.device_ms:.2f}",
         f"{best / row.wall_p50:.1f}" if best else "-",
         *(["-"] * 4 if row.profile_error else map(str, [row.kernels, row.launches, row.waits, round(row.peak_mb)])),
         f"{row.flop / seconds / rates.flops:.1%}",

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from spvnas_ros.bench.gpu_report import OURS, Row, Setting, row_of
-from spvnas_ros.bench.gpu_worker import DTYPES, Case, ContenderError, Precision, Profile, Times, Worker
+from spvnas_ros.bench.gpu_worker import DTYPES, Case, ContenderError, Precision, Profile, Worker
 from spvnas_ros.bench.roofline import Rates, plan_work
 from spvnas_ros.bench.worker import VOXEL_SIZE, seeded
 from spvnas_ros.engine.plan import build_plan
@@ -106,7 +106,7 @@ class Run:
         expected = self._reference_labels(case)
         labels: dict[str, npt.NDArray[np.uint8]] = {}
         failed: dict[str, str] = {}
-        times: dict[str, list[Times]] = {}
+        times: dict[str, list[list[float]]] = {}
         for name, worker in self.workers.items():
             with _failing(name, failed):
                 limit = self.clock.limit(PREPARE_S if name in TRAINED else PEER_PREPARE_S)
@@ -138,7 +138,7 @@ class Run:
             except ContenderError as error:
                 self.book.put(replace(row, train_error=str(error)))
 
-    def _row(self, case: Case, name: str, times: Sequence[Times], agree: float) -> Row:
+    def _row(self, case: Case, name: str, times: Sequence[Sequence[float]], agree: float) -> Row:
         """A contender's row; without what the profiler would have told where that fails."""
         work = plan_work(build_plan(seeded(case.spec)), self.levels, DTYPES[case.precision].itemsize)
         profile, problem = Profile(0, 0, 0, {}, {}, 0.0), ""

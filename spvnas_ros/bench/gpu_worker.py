@@ -21,7 +21,6 @@ from torch.nn import functional
 from spvnas_ros.bench.roofline import Rates, measure_rates
 from spvnas_ros.bench.worker import VOXEL_SIZE, seeded
 from spvnas_ros.engine import Engine
-from spvnas_ros.engine.laps import Laps
 from spvnas_ros.frame import Points
 from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.sparse.coords import quantize
@@ -44,14 +43,6 @@ class Case:
     network: str
     spec: NetSpec
     precision: Precision
-
-
-@dataclass(frozen=True)
-class Times:
-    """Milliseconds of every frame: from points to labels in the host's memory, and between marks on the device."""
-
-    wall_ms: list[float]
-    device_ms: list[float]
 
 
 @dataclass(frozen=True)
@@ -102,18 +93,16 @@ class Bench:
             labels = self._engine.segment(points, scores=False).labels
         return labels
 
-    def frames(self, count: int) -> Times:
-        """Time so many frames."""
-        wall, device = [], []
+    def frames(self, count: int) -> list[float]:
+        """Milliseconds of so many frames, from points to labels in the host's memory."""
+        times = []
         engine = self._ready()
         for _ in range(count):
             self._wait()
-            laps, start = Laps(self._device), perf_counter()
+            start = perf_counter()
             engine.segment(self._points, scores=False)
-            wall.append(1e3 * (perf_counter() - start))
-            laps.lap("frame")
-            device.append(1e3 * laps.seconds()["frame"])
-        return Times(wall, device)
+            times.append(1e3 * (perf_counter() - start))
+        return times
 
     def profile(self) -> Profile:
         """Run frames under the profiler, and once through the engine's own clock where it has one."""

@@ -11,7 +11,7 @@ class Laps:
     """Marks along a frame. On CUDA these are events in the stream: marking waits for nothing."""
 
     def __init__(self, device: torch.device) -> None:
-        self._on_device = device.type == "cuda"
+        self._device = device
         self._names: list[str] = []
         self._marks = [self._now()]
 
@@ -28,10 +28,11 @@ class Laps:
         return totals
 
     def _now(self) -> torch.cuda.Event | float:
-        if not self._on_device:
+        if self._device.type != "cuda":
             return perf_counter()
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
+        # Without a stream it would be that of the current device, which need not be this one.
+        event.record(torch.cuda.current_stream(self._device))
         return event
 
     @staticmethod

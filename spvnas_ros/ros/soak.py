@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from statistics import median
-from threading import Thread
+from threading import Event, Thread
 
 import numpy as np
 from rclpy.node import Node
@@ -181,15 +181,17 @@ class _Watch:
         self._samples: list[list[Sample]] = []
 
     def live(self, seconds: float, *, killed: bool) -> None:
-        """One life of the driver; its end is a SIGKILL or a SIGINT."""
+        """One life of the driver, so long from its first message on; its end is a SIGKILL or a SIGINT."""
         before = len(self._listener.milliseconds)
         seed = len(self.lives)
         driver = _start("--driver", self._topic, "--points", str(self._points), "--seed", str(seed), piped=True)
-        reader = Thread(target=self._count, args=(driver,), name="count")
+        begun = Event()
+        reader = Thread(target=self._count, args=(driver, begun), name="count")
         reader.start()
         samples = []
-        deadline = time.monotonic() + seconds
         try:
+            begun.wait(_START_SECONDS)
+            deadline = time.monotonic() + seconds
             while time.monotonic() < deadline:
                 time.sleep(_SAMPLE_SECONDS)
                 samples.append(Sample.of(self._pid))
@@ -205,9 +207,10 @@ class _Watch:
         first, last = (samples[len(samples) * 3 // 4 :] for samples in (self._samples[0], self._samples[-1]))
         return _typical(first), _typical(last)
 
-    def _count(self, driver: subprocess.Popen[bytes]) -> None:
+    def _count(self, driver: subprocess.Popen[bytes], begun: Event) -> None:
         assert driver.stdout is not None
         for line in driver.stdout:
+            begun.set()
             if line == b"cloud\n":
                 self.sent += 1
             else:

@@ -39,8 +39,8 @@ _CONFIGURE_SECONDS = 900.0
 
 _ANSWER_SECONDS = 60.0
 _GLANCE_SECONDS = 0.5
-_LAST_SECONDS = 5.0
-"""For what comes behind the last labelled cloud; diagnostics come once a second."""
+_LAST_SECONDS = 20.0
+"""At most, for what comes behind the last labelled cloud; diagnostics come once a second, from a busy machine later."""
 
 _CLOUD_TOPICS = (LABELLED_TOPIC, COLORED_TOPIC, FILTERED_TOPIC)
 _TRANSITIONS = {

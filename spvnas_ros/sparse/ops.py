@@ -97,10 +97,14 @@ def devoxelize(feats: Tensor, where: Interpolation) -> Tensor:
 
 
 def voxelize(feats: Tensor, rows: Tensor, num_voxels: int) -> Tensor:
-    """Mean feature `[num_voxels, C]` of the points `[P, C]` in each voxel; `rows` int64 `[P]` (point-to-voxel)."""
-    total = feats.new_zeros((num_voxels, feats.shape[1])).index_add(0, rows, feats)
+    """Mean feature `[num_voxels, C]` of the points `[P, C]` in each voxel; `rows` int64 `[P]` (point-to-voxel).
+
+    Sums of half precision are float32: hundreds of points may share a voxel.
+    """
+    exact = torch.promote_types(feats.dtype, torch.float32)
+    total = feats.new_zeros((num_voxels, feats.shape[1]), dtype=exact).index_add(0, rows, feats.to(exact))
     counts = torch.bincount(rows, minlength=num_voxels).clamp(min=1)
-    return total / counts[:, None].to(feats.dtype)
+    return (total / counts[:, None].to(exact)).to(feats.dtype)
 
 
 @dataclass(frozen=True)

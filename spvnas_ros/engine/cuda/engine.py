@@ -63,6 +63,7 @@ class CudaEngine:
         self._plan = build_plan(net)
         self._falls_back = precision == "auto"
         self._session: Session | None = None
+        self._capture = capture_graph if place.type == "cuda" else None
         self._lock = threading.Lock()
         with self._on_device():
             self._network = self._first_network("fp16" if precision == "auto" else precision)
@@ -190,7 +191,10 @@ class CudaEngine:
         return self._build("fp32")
 
     def _new_session(self, capacity: Capacity) -> Session:
-        return Session(self._network, capacity, capture_graph if self._place.type == "cuda" else None)
+        session = Session(self._network, capacity, self._capture)
+        if not session.captured:
+            self._capture = None  # what cannot be captured once is not tried again with every growth
+        return session
 
     def _try_kernels(self) -> None:
         """Compile and launch every kernel, of a scan without points: what keeps them from running is found now."""

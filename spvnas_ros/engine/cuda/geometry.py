@@ -38,7 +38,7 @@ _MOST = 2**31 // 27
 class Capacity:
     """How large a scan may be: points, and voxels at every level. Multiples of `UNIT`.
 
-    Raises ValueError for more than 79 million of either.
+    Raises ValueError for more than 79 million of either, or 268 million voxels above the finest level.
     """
 
     points: int
@@ -47,7 +47,8 @@ class Capacity:
     UNIT = 1024
 
     def __post_init__(self) -> None:
-        if max(self.points, *self.voxels) > _MOST:
+        children = 8 * sum(self.voxels[1:])  # their table is indexed in 32 bits, too
+        if max(self.points, *self.voxels) > _MOST or children >= 2**31:
             raise ValueError(f"found a scan that needs room for {self}, expected at most {_MOST} points and voxels")
 
     @classmethod

@@ -15,6 +15,9 @@ from spvnas_ros.engine.cuda.launching import compiling_together, only_compile
 
 logger = logging.getLogger(__name__)
 
+_unfinished: list[torch.cuda.CUDAGraph] = []
+"""Graphs whose capture broke off, kept for good: torch's allocator goes on asking them which streams they capture."""
+
 Capture = Callable[[Frame], Callable[[], None]]
 """Makes what runs a frame as a whole. Raises RuntimeError where that cannot be made."""
 
@@ -34,8 +37,12 @@ def capture_graph(frame: Frame) -> Callable[[], None]:
     stream = torch.cuda.Stream(frame.network.device)  # type: ignore[no-untyped-call]
     # The outer context restores the stream however the capture ends: the inner one does not where it ends badly.
     # Other threads may use the device meanwhile: their calls are no business of this capture.
-    with torch.cuda.stream(stream), torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-        frame.run()
+    try:
+        with torch.cuda.stream(stream), torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            frame.run()
+    except BaseException:
+        _unfinished.append(graph)
+        raise
     return graph.replay
 
 
@@ -43,6 +50,9 @@ class Session:
     """Labels scans that fit a capacity: one copy to the device, the frame, one copy back.
 
     capture: how the frame's launches become one; where that fails they are made one by one, and a warning says so
+
+    Attributes:
+        captured: whether they became one
     """
 
     def __init__(self, network: Network, capacity: Capacity, capture: Capture | None) -> None:
@@ -53,6 +63,7 @@ class Session:
         self._outgoing = torch.zeros(self.frame.input.shape, dtype=torch.int32, pin_memory=on_device)
         self._incoming = torch.zeros(self.frame.output.shape, dtype=torch.int32, pin_memory=on_device)
         self._done = torch.cuda.Event() if on_device else None  # type: ignore[no-untyped-call]
+        self.captured = False
         self._run = self.frame.run if capture is None else self._captured(capture)
 
     def label(self, points: Tensor) -> Answer:
@@ -76,14 +87,17 @@ class Session:
         self.frame.run()  # a kernel's first launch loads it, which a capture does not allow
         self._wait()
         try:
-            return capture(self.frame)
+            run = capture(self.frame)
         except RuntimeError as error:
             self._wait()  # an error that the device keeps is no matter of captures
+            cause = error.__context__ or error  # the end of the capture complains, too
             logger.warning(
                 "the frame's launches cannot be captured as a CUDA graph (%s: %s) and are made one by one, which costs "
-                "the host time in every frame", type(error).__name__, error,
+                "the host time in every frame", type(cause).__name__, cause,
             )  # fmt: skip
             return self.frame.run
+        self.captured = True
+        return run
 
     def _wait(self) -> None:
         if self.frame.network.device.type == "cuda":
