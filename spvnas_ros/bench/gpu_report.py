@@ -55,15 +55,11 @@ class Row:
         head = f"{self.network} {self.precision} {self.contender}:"
         if self.error:
             return f"{head} {self.error}"
-        times = f"p50 {self.wall_p50:.2f} ms, p95 {self.wall_p95:.2f} ms"
-        counts = (
-            self.profile_error
-            or f"{self.device_ms:.2f} ms in {self.kernels} kernels, {self.waits} waits, {self.peak_mb:.0f} MB"
-        )
+        times = f"{head} p50 {self.wall_p50:.2f} ms, p95 {self.wall_p95:.2f} ms"
+        counts = f"{self.device_ms:.2f} ms in {self.kernels} kernels, {self.waits} waits, {self.peak_mb:.0f} MB"
+        agree = f"labels agree {self.agree:.3%}"
         step = self.train_error or (f"training step {self.train_p50:.1f} ms" if self.train_p50 else "")
-        return ", ".join(
-            filter(None, [f"{head} {times}", self.profile_error or counts, f"labels agree {self.agree:.3%}", step])
-        )
+        return ", ".join(filter(None, [times, self.profile_error or counts, agree, step]))
 
 
 @dataclass(frozen=True)
