@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from spvnas_ros.labels import SEMANTIC_KITTI
 from spvnas_ros.offline.simulation.ground import MARGIN
+from spvnas_ros.offline.simulation.materials import material
 from spvnas_ros.offline.simulation.scene import KINDS, MATERIALS, Actor, Mesh, Scene, build_scene
 
 SIZES = {
@@ -25,6 +26,8 @@ SIZES = {
     "motorcyclist": ((1.6, 2.6), (0.6, 1.2), (1.4, 2.1)),
 }
 """Least and greatest length, width and height in metres."""
+PARKING = 44
+"""SemanticKITTI's raw label."""
 VEHICLE = (4.0, 1.8)
 """Length and width of the vehicle that carries the sensor, metres."""
 
@@ -109,6 +112,17 @@ def test_every_triangle_has_a_listed_label_a_material_and_finite_corners(seed: i
 @pytest.mark.parametrize("seed", range(5))
 def test_a_street_is_small_enough_to_cast_rays_at(seed: int) -> None:
     assert 100_000 < len(scene(seed).static) < 420_000
+
+
+def test_places_to_park_that_are_paved_like_the_road_have_lines() -> None:
+    met = 0
+    for seed in range(12):
+        land = build_scene(seed, "urban", 50.0).static
+        of = land.material[land.raw_label == PARKING]
+        if (of == material("asphalt")).any():
+            met += 1
+            assert (of == material("lane paint")).any(), seed
+    assert met > 2
 
 
 def test_a_handful_of_streets_has_every_class() -> None:

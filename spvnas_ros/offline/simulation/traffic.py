@@ -20,6 +20,8 @@ from spvnas_ros.offline.simulation.vehicles import car
 
 RARE = ("bicycle", "motorcycle", "truck", "other-vehicle", "person", "bicyclist", "motorcyclist")
 _SPEED = {"urban": 8.0, "residential": 6.5, "suburban": 9.0, "highway": 17.0, "rural": 12.0}
+_CAR_APART = 3.0
+"""Metres between the middles of two cars that stand side by side."""
 _MOVING_OTHER = {13: 257, 20: 259}
 
 
@@ -114,9 +116,11 @@ def _park_in_side_street(site: Site, plan: Plan, at: float, half: float, sign: i
     if half < 3.4:
         return
     taken = float(rng.uniform(0, 0.8))
+    apart = 2 * (half - 1.0)
     for edge in (-1, 1):
         for d in np.arange(lot + 9, 70, 6.4):
-            if rng.random() < taken:
+            # Inside a bend the side street gets narrower with every metre.
+            if rng.random() < taken and apart * float(site.ground.stretch(at, sign * d)) > _CAR_APART:
                 turn = np.pi / 2 * float(rng.choice([-1, 1]))
                 site.park(site.fleet.draw(car), 10, at + edge * (half - 1.0), sign * float(d), turn)
     if rng.random() < 0.35:
