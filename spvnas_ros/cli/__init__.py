@@ -6,7 +6,7 @@ import typer
 
 from spvnas_ros.cli.offline import bench, evaluate, simulate, train
 from spvnas_ros.cli.recordings import bag, doctor, segment, view
-from spvnas_ros.cli.weights import import_, inspect, zoo
+from spvnas_ros.cli.weights import blend, import_, inspect, zoo
 
 app = typer.Typer(
     name="spvnas",
@@ -16,7 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("import")(import_)
-for command in (segment, bag, view, evaluate, train, doctor, simulate, inspect, bench):
+for command in (segment, bag, view, evaluate, train, doctor, simulate, inspect, blend, bench):
     app.command()(command)
 app.add_typer(zoo, name="zoo")
 

@@ -88,3 +88,21 @@ def inspect(
     console = Console()
     for part in describe(resolve_weights(weights), scan):
         console.print(part)
+
+
+@readable_errors()
+def blend(
+    start: WeightsArgument,
+    tuned: Annotated[str, typer.Argument(help="What was trained from it; named like the first.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The .safetensors file to write.")],
+    share: Annotated[float, typer.Option(help="Of the second network, 0..1; 0 is the first.")] = 0.5,
+    half: Annotated[bool, typer.Option("--half", help="Store in half precision: half the file.")] = False,
+) -> None:
+    """Mix the weights of a network with those it was fine-tuned to, which keeps most of what either knows."""
+    from spvnas_ros.zoo.blend import blend as mix
+    from spvnas_ros.zoo.cache import resolve_weights
+    from spvnas_ros.zoo.checkpoint import load_checkpoint, save_checkpoint
+
+    net, facts = mix(load_checkpoint(resolve_weights(start)), load_checkpoint(resolve_weights(tuned)), share)
+    save_checkpoint(out, net, facts, half=half)
+    typer.echo(f"{out}: {facts.provenance}")

@@ -1,0 +1,61 @@
+"""Weights between a network and what further training made of it.
+
+Fine-tuning forgets some of what its data does not show. The weights on the straight line between start and result keep
+most of both: WiSE-FT (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022, equation 1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from spvnas_ros.nets.unet import PointVoxelUNet
+from spvnas_ros.zoo.checkpoint import Facts
+
+_ALIKE = ("spec", "label_map", "classes", "voxel_size", "point_range", "intensity")
+
+
+class BlendError(ValueError):
+    """Networks that have nothing between them. Says in what they differ."""
+
+
+def blend(
+    start: tuple[PointVoxelUNet, Facts], tuned: tuple[PointVoxelUNet, Facts], share: float = 0.5
+) -> tuple[PointVoxelUNet, Facts]:
+    """A network whose weights are `(1 - share)` of the start's and `share` of the tuned one's, and its facts.
+
+    The facts are the tuned network's, without the scores, which the blend does not have. One network must have come of
+    the other, or both of a third: weights that were trained apart mean nothing in between.
+
+    Raises BlendError where the two differ in more than weights, and for a share outside 0..1.
+    """
+    (first, before), (second, after) = start, tuned
+    if not 0 <= share <= 1:
+        raise BlendError(f"the share of the second network is {share}, expected 0 to 1")
+    for name in _ALIKE:
+        one, other = getattr(before, name), getattr(after, name)
+        if one != other:
+            raise BlendError(f"the networks differ in {name}: {one} and {other}; blend a network with its own start")
+    net = PointVoxelUNet(after.spec).eval()
+    weights = second.state_dict()
+    net.load_state_dict({
+        key: torch.lerp(value, weights[key], share) if value.is_floating_point() else weights[key]
+        for key, value in first.state_dict().items()
+    })  # fmt: skip
+    parts = ", ".join(
+        f"{part:.0%} of {facts.name} (weights sha256 {facts.weights_sha256}; {facts.provenance or 'of unknown origin'})"
+        for part, facts in ((1 - share, before), (share, after))
+    )
+    training = replace(after.training, scores={}) if after.training else None
+    facts = replace(
+        after,
+        name=f"{before.name}+{after.name}",
+        trained=before.trained and after.trained,
+        provenance=f"blended: {parts}",
+        published_miou=None,
+        source_sha256=None,
+        weights_sha256=None,
+        training=training,
+    )
+    return net, facts

@@ -1,0 +1,72 @@
+"""Weights between two networks, through the command and the function."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from spvnas_ros.cli import app
+from spvnas_ros.nets.spec import NetSpec
+from spvnas_ros.nets.unet import PointVoxelUNet
+from spvnas_ros.zoo.blend import BlendError, blend
+from spvnas_ros.zoo.checkpoint import Facts, TrainingRecord, load_checkpoint, save_checkpoint
+
+SPEC = NetSpec.of([4, 4, 8, 8, 8, 8, 8, 8, 8], [1] * 8, num_classes=19)
+
+
+def trained(seed: int, **facts: object) -> tuple[PointVoxelUNet, Facts]:
+    torch.manual_seed(seed)
+    record = TrainingRecord(f"recipe{seed}", seed, 10, "streets", {"validation": 0.5})
+    known = Facts(SPEC, f"net{seed}", training=record, provenance=f"origin {seed}")
+    return PointVoxelUNet(SPEC), replace(known, **facts)  # type: ignore[arg-type]
+
+
+@given(share=st.floats(0, 1))
+def test_every_weight_lies_between(share: float) -> None:
+    first, second = trained(1), trained(2)
+    net, facts = blend(first, second, share)
+    ends = first[0].state_dict(), second[0].state_dict()
+    for key, value in net.state_dict().items():
+        expected = (1 - share) * ends[0][key] + share * ends[1][key] if value.is_floating_point() else ends[1][key]
+        torch.testing.assert_close(value, expected)
+    assert facts.name == "net1+net2"
+    assert facts.training is not None
+    assert (facts.training.recipe, facts.training.scores) == ("recipe2", {})
+    assert "origin 1" in facts.provenance
+    assert "origin 2" in facts.provenance
+
+
+def test_the_command_writes_a_checkpoint_that_says_what_it_is(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{seed}.safetensors" for seed in (1, 2)]
+    for seed, path in enumerate(paths, 1):
+        save_checkpoint(path, *trained(seed))
+    out = tmp_path / "between.safetensors"
+    done = CliRunner().invoke(app, ["blend", *map(str, paths), "--share", "0.25", "--half", "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    _, facts = load_checkpoint(out)
+    _, start = load_checkpoint(paths[0])
+    assert facts.provenance.startswith(
+        f"blended: 75% of net1 (weights sha256 {start.weights_sha256}; origin 1), 25% of "
+    )
+    assert out.stat().st_size < 0.7 * paths[0].stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("facts", "share", "said"),
+    [
+        ({"voxel_size": 0.1}, 0.5, r"differ in voxel_size: 0\.05 and 0\.1"),
+        ({"label_map": "mit-han-lab"}, 0.5, "differ in label_map"),
+        ({"intensity": "u8"}, 0.5, "differ in intensity: unit and u8"),
+        ({}, 1.5, r"is 1\.5, expected 0 to 1"),
+        ({}, float("nan"), "is nan, expected 0 to 1"),
+    ],
+)
+def test_what_has_nothing_between_is_refused(facts: dict[str, object], share: float, said: str) -> None:
+    with pytest.raises(BlendError, match=said):
+        blend(trained(1), trained(2, **facts), share)
