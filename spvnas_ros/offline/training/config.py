@@ -65,7 +65,7 @@ class SimulateConfig:
     sensors:  presets of `spvnas simulate`; each of them drives through streets of its own
     scenes:   streets for training; `validation_scenes` are others, never trained on
     scans:    of each street, `interval` seconds apart
-    seed:     of the streets
+    seed:     of the streets: `spvnas simulate --seed` 2 x seed lays those of the training, the next those that validate
     """
 
     folder: str = "data/simulated"
