@@ -110,7 +110,7 @@ def spinning(node: Node) -> Iterator[Event]:
             # Not executor.spin(): its shutdown destroys the wake-up call that a thread about to wait would need.
             while not stopping.is_set():
                 executor.spin_once(timeout_sec=_LONGEST_WAIT)
-        except ExternalShutdownException:
+        except (ExternalShutdownException, StopRequested):  # the latter from a transition that the signal broke
             pass
         except Exception as error:
             failures.append(error)
