@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -27,6 +27,7 @@ def trained(seed: int, **facts: object) -> tuple[PointVoxelUNet, Facts]:
     return PointVoxelUNet(SPEC), replace(known, **facts)  # type: ignore[arg-type]
 
 
+@settings(max_examples=20)
 @given(share=st.floats(0, 1))
 def test_every_weight_lies_between(share: float) -> None:
     first, second = trained(1), trained(2)
