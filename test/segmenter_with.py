@@ -49,18 +49,23 @@ def broken(_points: Points) -> Segmentation:
     raise KeyError("no such thing")
 
 
-def swallowing(_points: Points) -> Segmentation:
-    """What torch does with an exception that a signal raises beneath it: fails with another."""
-    try:
-        signal.raise_signal(signal.SIGTERM)
-    except BaseException:
-        raise TypeError("could not determine the shape") from None
-    raise AssertionError("the signal raised nothing")
+def interrupted(_points: Points) -> Segmentation:
+    """What a network's compiler does when Ctrl-C ends it, too: fails."""
+    os.kill(os.getpid(), signal.SIGINT)
+    Event().wait(0.5)
+    raise RuntimeError("the compiler was interrupted")
+
+
+def endless(_points: Points) -> Segmentation:
+    """A network that is not ready for a long time."""
+    print("warming up", flush=True)
+    Event().wait(600)
+    raise AssertionError("nobody waits so long")
 
 
 WARM_UP = 2000
 
 if __name__ == "__main__":
-    perceptions = (counting, slow, failing, recording, broken, swallowing)
+    perceptions = (counting, slow, failing, recording, broken, interrupted, endless)
     perception = {each.__name__: each for each in perceptions}[sys.argv[1]]
     sys.exit(run(lambda signals: SegmenterNode(perception, signals)))

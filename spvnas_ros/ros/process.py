@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +23,8 @@ from spvnas_ros.ros.transport import use_cloud_transport
 
 _LONGEST_WAIT = 0.5
 """Seconds after which a thread that waits for callbacks looks whether it should end, should nobody have woken it."""
+_LAST_MOMENT = 3.0
+"""Seconds for a node that a signal finds half made; `ros2 launch` waits five before it insists."""
 
 
 class StartError(Exception):
@@ -39,11 +42,8 @@ class Signals:
     requested_stop: bool = False
 
     def stop_if_requested(self, error: Exception) -> None:
-        """Raise StopRequested where a signal came before this error.
-
-        Compiled code that calls Python, torch's for one, swallows what is raised there and fails with an error of its
-        own in its stead.
-        """
+        """Raise StopRequested where a signal came before this error: it may have met a child process, such as a
+        compiler."""
         if self.requested_stop:
             raise StopRequested from error
 
@@ -57,7 +57,8 @@ def run(make_node: Callable[[Signals], Node], args: list[str] | None = None) -> 
     Returns the exit status: 0, or 1 where the node could not start, with one line on stderr that says why.
     """
     try:
-        # The main thread only waits: it stays free for signals, which Python delivers there.
+        # The main thread only waits: it stays free for signals, which Python delivers there. What is raised in the
+        # midst of anything else can be lost, or end the process: compiled code, torch's for one, is not made for it.
         with ros_process(args) as signals, spinning(_made(make_node, signals)) as ended:
             # StopRequested is lost where the signal met a destructor, or a callback of Python's imports.
             if not signals.requested_stop:
@@ -132,13 +133,37 @@ def spinning(node: Node) -> Iterator[Event]:
 
 
 def _made(make_node: Callable[[Signals], Node], signals: Signals) -> Node:
+    """The node, made in a thread of its own.
+
+    A signal that comes meanwhile ends the making: the node is given a moment to be done and is destroyed; else the
+    process ends at once, with status 0.
+    """
+    nodes: list[Node] = []
+    errors: list[BaseException] = []
+    done = Event()
+
+    def make() -> None:
+        try:
+            nodes.append(make_node(signals))
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            done.set()
+
     try:
-        return make_node(signals)
-    except Exception as error:
-        signals.stop_if_requested(error)
+        Thread(target=make, name="make", daemon=True).start()
+        done.wait()
+    except StopRequested:
+        if not done.wait(_LAST_MOMENT):
+            os._exit(0)
+        for node in nodes:
+            node.destroy_node()
+        raise
+    for error in errors:
         if isinstance(error, ParameterException | InvalidQosOverridesError):
             raise StartError(str(error)) from error
-        raise
+        raise error
+    return nodes[0]
 
 
 @contextmanager

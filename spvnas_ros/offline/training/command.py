@@ -181,7 +181,8 @@ def _facts(recipe: Recipe, task: SegmentationTask, scans: Joined, start: Start |
     label_map, simulate = scans.label_map, recipe.data.simulate
     sources = [*recipe.data.train]
     if simulate.scenes:
-        sources.append(f"{simulate.scenes} simulated streets, seed {simulate.seed}, by {', '.join(simulate.sensors)}")
+        seed = next(folders(simulate)).plan.seed  # as `spvnas simulate` counts: nobody should score on it
+        sources.append(f"{simulate.scenes} simulated streets, seed {seed}, by {', '.join(simulate.sensors)}")
     provenance = f"trained with spvnas train, recipe {recipe.name}"
     record = TrainingRecord(recipe.name, recipe.seed, 0, f"{len(scans)} scans: {'; '.join(sources)}")
     if start:
