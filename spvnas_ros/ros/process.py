@@ -22,7 +22,7 @@ from spvnas_ros.ros.memory import keep_freed_memory
 from spvnas_ros.ros.transport import use_cloud_transport
 
 _LONGEST_WAIT = 0.5
-"""Seconds after which a thread that waits for callbacks looks whether it should end, should nobody have woken it."""
+"""Seconds after which a thread that waits looks whether it should end, should nobody have woken it."""
 _LAST_MOMENT = 3.0
 """Seconds for a node that a signal finds half made; `ros2 launch` waits five before it insists."""
 
@@ -62,7 +62,7 @@ def run(make_node: Callable[[Signals], Node], args: list[str] | None = None) -> 
         with ros_process(args) as signals, spinning(_made(make_node, signals)) as ended:
             # StopRequested is lost where the signal met a destructor, or a callback of Python's imports.
             if not signals.requested_stop:
-                ended.wait()
+                _await(ended)
     except StopRequested:
         return 0
     except StartError as error:
@@ -132,6 +132,13 @@ def spinning(node: Node) -> Iterator[Event]:
             raise failures[0]
 
 
+def _await(event: Event) -> None:
+    """Wait in the main thread, and wake now and then: a signal that the system hands to another thread, or at the very
+    moment the wait begins, does not end it, but is answered then."""
+    while not event.wait(_LONGEST_WAIT):
+        pass
+
+
 def _made(make_node: Callable[[Signals], Node], signals: Signals) -> Node:
     """The node, made in a thread of its own.
 
@@ -152,7 +159,7 @@ def _made(make_node: Callable[[Signals], Node], signals: Signals) -> Node:
 
     try:
         Thread(target=make, name="make", daemon=True).start()
-        done.wait()
+        _await(done)
     except StopRequested:
         if not done.wait(_LAST_MOMENT):
             os._exit(0)
