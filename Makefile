@@ -64,7 +64,7 @@ unit: $(MESSAGES)
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --durations=15
 
 soak: $(MESSAGES)
-	$(BIN)/python -m spvnas_ros.ros.soak --seconds $(SOAK_SECONDS)
+	$(BIN)/python -m spvnas_ros.trials.soak --seconds $(SOAK_SECONDS)
 
 bench: $(INSTALLED)
 	$(BIN)/spvnas bench $(if $(BENCH_SCAN),--scan $(BENCH_SCAN)) --out runs/bench

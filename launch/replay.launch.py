@@ -11,14 +11,14 @@ from launch.actions import ExecuteProcess, Shutdown
 from launch_ros.substitutions import ExecutableInPackage
 
 from launch import Action, LaunchDescription
-from spvnas_ros.ros import launching
-from spvnas_ros.ros.launch_description import launch_description
-from spvnas_ros.ros.transport import PACKAGE
+from spvnas_ros.ros.launching import launched
+from spvnas_ros.ros.launching.description import launch_description
+from spvnas_ros.ros.process.transport import PACKAGE
 
 
 def generate_launch_description() -> LaunchDescription:
     """Called by launch."""
-    return launch_description(launching.replay_arguments(), processes)
+    return launch_description(launched.replay_arguments(), processes)
 
 
 def processes(given: Mapping[str, str]) -> list[Action]:
@@ -26,7 +26,7 @@ def processes(given: Mapping[str, str]) -> list[Action]:
     spvnas = ExecutableInPackage(executable="spvnas", package=PACKAGE)
     return [
         ExecuteProcess(
-            cmd=[spvnas, *launching.replay(given)],
+            cmd=[spvnas, *launched.replay(given)],
             name="replay",
             output="screen",
             on_exit=Shutdown(reason="the replay has ended"),

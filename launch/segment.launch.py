@@ -4,7 +4,7 @@ ros2 launch spvnas_ros segment.launch.py points:=/velodyne_points weights:=defau
 ros2 launch spvnas_ros segment.launch.py points:=/points weights:=default bag:=drive use_sim_time:=true rviz:=true
 
 It is a managed node: with autostart:=false a lifecycle manager, or `ros2 lifecycle set /segmenter configure`, drives
-it. A bag waits until the node is active. `spvnas_ros.ros.launching` has what is started.
+it. A bag waits until the node is active. `spvnas_ros.ros.launching.launched` has what is started.
 """
 
 import os
@@ -16,25 +16,25 @@ from launch_ros.event_handlers import OnStateTransition
 from launch_ros.parameter_descriptions import ParameterValue
 
 from launch import Action, LaunchDescription
-from spvnas_ros.ros import launching
-from spvnas_ros.ros.launch_description import launch_description
-from spvnas_ros.ros.transport import cloud_transport
+from spvnas_ros.ros.launching import launched
+from spvnas_ros.ros.launching.description import launch_description
+from spvnas_ros.ros.process.transport import cloud_transport
 
 
 def generate_launch_description() -> LaunchDescription:
     """Called by launch."""
     # Also for the driver, where it is included in the same launch: without it best-effort clouds get lost.
     transport = (SetEnvironmentVariable(name, value) for name, value in cloud_transport(os.environ).items())
-    return launch_description(launching.segment_arguments(), processes, *transport)
+    return launch_description(launched.segment_arguments(), processes, *transport)
 
 
 def processes(given: Mapping[str, str]) -> list[Action]:
     """What the arguments ask for. The node's process ends with status 1 where it starts by itself and cannot."""
-    segmenter = action(LifecycleNode, launching.segmenter(given))
+    segmenter = action(LifecycleNode, launched.segmenter(given))
     actions = [segmenter]
-    if viewer := launching.viewer(given):
+    if viewer := launched.viewer(given):
         actions.append(action(Node, viewer))
-    if player := launching.player(given):
+    if player := launched.player(given):
         play = OnStateTransition(
             target_lifecycle_node=segmenter, goal_state="active", entities=[action(Node, player)], handle_once=True
         )
@@ -43,7 +43,7 @@ def processes(given: Mapping[str, str]) -> list[Action]:
     return actions
 
 
-def action(kind: type[Node], started: launching.Started) -> Node:
+def action(kind: type[Node], started: launched.Started) -> Node:
     """A process as launch has it."""
     parameters = {name: ParameterValue(value, value_type=type(value)) for name, value in started.parameters.items()}
     return kind(

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import spvnas_ros  # sets how idle OpenMP threads wait, before any test module loads torch
-
-REPOSITORY = Path(__file__).resolve().parent.parent
+from places import REPOSITORY
 
 # A machine may be busy with something else at any moment: how long an example takes says nothing of the code.
 settings.register_profile("untimed", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import REPOSITORY
+from places import REPOSITORY
 
 PARTS = (
     "spvnas_ros",
@@ -87,7 +87,7 @@ def check_installed(prefix: Path, python_path: Path) -> None:
     }
     commands = prefix / "lib" / "spvnas_ros"
     assert "Label LiDAR clouds" in run(str(commands / "spvnas"), "--help", cwd=prefix, environment=environment)
-    where = "import spvnas_ros.ros.transport as t; print(t.__file__, t.share_file('config/fastdds_shm.xml'))"
+    where = "import spvnas_ros.ros.process.transport as t; print(t.__file__, t.share_file('config/fastdds_shm.xml'))"
     code, profile = run(sys.executable, "-c", where, cwd=prefix, environment=environment).split()
     if (share / "config" / "fastdds_shm.xml").is_symlink():
         assert Path(code).samefile(Path(profile).parent.parent / "spvnas_ros" / "ros" / "transport.py")

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from conftest import REPOSITORY
+from places import REPOSITORY
 
 pytestmark = [pytest.mark.linter, pytest.mark.copyright]
 

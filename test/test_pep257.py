@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from conftest import REPOSITORY
+from places import REPOSITORY
 
 IGNORED = (
     # Those that ament leaves out by itself.

@@ -23,7 +23,7 @@ import torch
 
 from spvnas_ros.bench.worker import VOXEL_SIZE, Job, Timing, network
 from spvnas_ros.nets.cost import count_macs
-from spvnas_ros.scans import read_scan
+from spvnas_ros.recordings.scans import read_scan
 from spvnas_ros.sparse.coords import quantize
 from spvnas_ros.sparse.kernel_map import build_levels
 

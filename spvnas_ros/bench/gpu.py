@@ -125,7 +125,7 @@ def _publish(row: Row, out: Path, docs: Path | None) -> None:
 
 
 def _street(folder: Path) -> Path:
-    from spvnas_ros.synthetic import street_scan
+    from spvnas_ros.engine.sample_street import street_scan
 
     street_scan(seed=0)[0].tofile(folder / "street_scan.bin")
     return folder / "street_scan.bin"

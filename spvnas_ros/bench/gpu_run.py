@@ -21,7 +21,7 @@ from spvnas_ros.bench.roofline import Rates, plan_work
 from spvnas_ros.bench.worker import VOXEL_SIZE, seeded
 from spvnas_ros.engine.plan import build_plan
 from spvnas_ros.frame import Points
-from spvnas_ros.scans import read_scan
+from spvnas_ros.recordings.scans import read_scan
 from spvnas_ros.sparse.coords import quantize
 from spvnas_ros.sparse.kernel_map import Levels, build_levels
 

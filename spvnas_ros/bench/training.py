@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -18,15 +19,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from spvnas_ros.engine.cpu.training import build_training_levels
-from spvnas_ros.nets.spec import NetSpec
+from spvnas_ros.nets.spec import NUM_STAGES, POINT_LEVELS, NetSpec
 from spvnas_ros.nets.unet import PointVoxelUNet
-from spvnas_ros.scans import read_scan
+from spvnas_ros.recordings.scans import read_scan
 from spvnas_ros.sparse.coords import quantize
 from spvnas_ros.sparse.kernel_map import Levels, build_levels
+from spvnas_ros.sparse.on_cpu import build_training_levels
 
 PHASES = ("geometry", "forward", "backward", "optimizer")
-WAYS: dict[str, Callable[[Tensor], Levels]] = {"plain torch": build_levels, "compiled": build_training_levels}
+WAYS: dict[str, Callable[[Tensor], Levels]] = {
+    "plain torch": build_levels,
+    "compiled": partial(build_training_levels, depth=NUM_STAGES, point_levels=POINT_LEVELS),
+}
 SMALL_WIDTHS = (16, 16, 32, 64, 96, 96, 64, 48, 48)
 
 

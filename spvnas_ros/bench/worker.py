@@ -19,7 +19,7 @@ import torch
 from spvnas_ros.frame import Points
 from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.nets.unet import PointVoxelUNet
-from spvnas_ros.scans import read_scan
+from spvnas_ros.recordings.scans import read_scan
 
 VOXEL_SIZE = 0.05
 
@@ -71,7 +71,7 @@ def seeded(spec: NetSpec) -> PointVoxelUNet:
 
 def measure(job: Job) -> Timing:
     """Run one contender on one scan."""
-    from spvnas_ros.engine.cpu.peak import peak_gflops
+    from spvnas_ros.kernels.cpu.peak import peak_gflops
 
     torch.set_num_threads(job.threads)
     points = read_scan(Path(job.scan), "unit")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import typer
 
-from spvnas_ros.cli.offline import bench, evaluate, simulate, train
-from spvnas_ros.cli.recordings import bag, doctor, segment, view
-from spvnas_ros.cli.weights import blend, import_, inspect, zoo
+from spvnas_ros.cli.recording_commands import bag, doctor, segment, view
+from spvnas_ros.cli.training_commands import bench, evaluate, simulate, train
+from spvnas_ros.cli.weights_commands import blend, import_, inspect, zoo
 
 app = typer.Typer(
     name="spvnas",

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from spvnas_ros.ros.available import RosMissingError, need_ros
+from spvnas_ros.ros.live.available import RosMissingError, need_ros
 
 _INTERRUPTED = 130
 """Exit status after SIGINT, as shells have it."""
@@ -21,8 +21,8 @@ def main(args: list[str] | None = None) -> int:
     except RosMissingError as error:
         return _fail(error)
     from spvnas_ros.demo.show import Options, show
-    from spvnas_ros.ros.exchange import ExchangeError
-    from spvnas_ros.ros.process import StartError, StopRequested, ros_process
+    from spvnas_ros.ros.process.process import StartError, StopRequested, ros_process
+    from spvnas_ros.ros.replay.exchange import ExchangeError
 
     # Clouds are not sent through the building's network unless the user wants it.
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spvnas_ros.bags import BagReader, BagWriter, cloud_message, encode
+from spvnas_ros.clouds.point_cloud2 import LABEL_FIELD
 from spvnas_ros.labels import SEMANTIC_KITTI
 from spvnas_ros.offline.datasets.label_field import LabelField, truth_field
-from spvnas_ros.pointcloud import LABEL_FIELD
+from spvnas_ros.recordings.bags import BagReader, BagWriter, cloud_message, encode
 
 if TYPE_CHECKING:
     from spvnas_ros.offline.evaluation.truth import Truth
@@ -90,7 +90,7 @@ def simulated_drive(out: Path, sensor: str, clouds: int, say: Callable[[str], No
 
 
 def _street_drive(bag: Path, clouds: int) -> Drive:
-    from spvnas_ros.synthetic import FRAME_ID, TOPIC, street_scan
+    from spvnas_ros.engine.sample_street import FRAME_ID, TOPIC, street_scan
 
     with BagWriter(bag, "mcap", force=True) as writer:
         for number in range(clouds):

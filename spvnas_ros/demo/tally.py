@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from spvnas_ros.clouds.point_cloud2 import LABEL_FIELD, Intensity, PointCloudError, decode, to_points
 from spvnas_ros.frame import UNLABELLED, Points
 from spvnas_ros.offline.evaluation.metrics import Score, confusion_matrix, score
-from spvnas_ros.picture import save_picture
-from spvnas_ros.pointcloud import LABEL_FIELD, Intensity, PointCloudError, decode, to_points
+from spvnas_ros.segment.picture import save_picture
 
 if TYPE_CHECKING:
-    from spvnas_ros.bags import RecordedCloud
     from spvnas_ros.offline.evaluation.truth import Truth
+    from spvnas_ros.recordings.bags import RecordedCloud
     from spvnas_ros.zoo.checkpoint import Facts
 
 Labels = npt.NDArray[np.uint8]

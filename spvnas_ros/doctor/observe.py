@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from spvnas_ros.clouds.point_cloud2 import INTENSITY_FIELDS, PointCloudError, decode
 from spvnas_ros.frame import Points
-from spvnas_ros.pointcloud import INTENSITY_FIELDS, PointCloudError, decode
-from spvnas_ros.scans import Cloud, Frame, ScanError, Source, open_source
-from spvnas_ros.segment import frames_until_damage
+from spvnas_ros.recordings.scans import Cloud, Frame, ScanError, Source, open_source
+from spvnas_ros.segment.run import frames_until_damage
 
 if TYPE_CHECKING:
     from rosbags.typesys.stores.ros2_humble import sensor_msgs__msg__PointCloud2 as PointCloud2

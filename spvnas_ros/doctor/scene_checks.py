@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from spvnas_ros.clouds.training_intensity import reference
 from spvnas_ros.doctor import sensor
 from spvnas_ros.doctor.finding import BAD, OK, WARN, Finding, Findings
 from spvnas_ros.doctor.observe import Clouds
 from spvnas_ros.frame import Points
-from spvnas_ros.zoo.intensity import reference
 
 if TYPE_CHECKING:
     from spvnas_ros.zoo.checkpoint import Facts

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from spvnas_ros.frame import Points, Segmentation
+from spvnas_ros.kernels.grid import MAX_EXTENT
 from spvnas_ros.nets.unet import PointVoxelUNet
-from spvnas_ros.sparse.coords import MAX_EXTENT
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ def check_agreement(engine: Engine, reference: Engine, points: Points) -> None:
 
 def _street(channels: int, voxel_size: float) -> Points:
     """A generated scan of points with so many values, zero where it has none, that any voxel size can key."""
-    from spvnas_ros.synthetic import street_scan
+    from spvnas_ros.engine.sample_street import street_scan
 
     street = street_scan(seed=0)[0]
     street = street[np.abs(street[:, :3]).max(axis=1) < voxel_size * MAX_EXTENT / 4]

@@ -6,13 +6,12 @@ of operations is that of `core/models/semantic_kitti/spvcnn.py` in mit-han-lab/s
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import torch
 from torch import Tensor, nn
 
-from spvnas_ros.nets.spec import POINT_LEVELS, BlockSpec, NetSpec, StageSpec
-from spvnas_ros.sparse.kernel_map import KernelMap, Levels, build_levels
+from spvnas_ros.nets.spec import NUM_STAGES, POINT_LEVELS, BlockSpec, NetSpec, StageSpec
+from spvnas_ros.sparse.backend import levels_for
+from spvnas_ros.sparse.kernel_map import KernelMap, Levels
 from spvnas_ros.sparse.modules import ConvNorm
 from spvnas_ros.sparse.ops import exchange
 
@@ -102,7 +101,7 @@ class PointVoxelUNet(nn.Module):
         feats:  float32 `[N, in_channels]`: x, y, z in metres and intensity of the first point in the voxel
         levels: the geometry, if it has been built already
         """
-        levels = _geometry(coords, feats) if levels is None else levels
+        levels = levels_for(coords, feats, NUM_STAGES, POINT_LEVELS) if levels is None else levels
         if len(feats) == 0:
             return feats.new_zeros((0, self.spec.num_classes))
         logits = self._run(levels, feats[levels.order])
@@ -135,18 +134,3 @@ class PointVoxelUNet(nn.Module):
         if index == 2:
             return points, voxels
         return points, self.dropout(between.to_voxels(points))
-
-
-def _geometry(coords: Tensor, feats: Tensor) -> Levels:
-    """Plain torch is the definition; where gradients are wanted, the engines' kernels over the same pairs."""
-    if not torch.is_grad_enabled():
-        return build_levels(coords)
-    if coords.device.type == "cuda" and find_spec("triton"):
-        from spvnas_ros.engine.cuda import training as on_cuda
-
-        return on_cuda.build_training_levels(coords)
-    if coords.device.type == "cpu" and feats.dtype == torch.float32:
-        from spvnas_ros.engine.cpu import training as on_cpu
-
-        return on_cpu.build_training_levels(coords)
-    return build_levels(coords)

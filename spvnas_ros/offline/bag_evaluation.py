@@ -27,14 +27,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.console import Console
 
-from spvnas_ros.bags import LABELLED_TOPIC, BagWriter, check_free, encode, labelled_message
+from spvnas_ros.offline.evaluation.confusion_picture import save_confusion
 from spvnas_ros.offline.evaluation.metrics import Score, confusion_matrix, score
-from spvnas_ros.offline.evaluation.picture import save_confusion
 from spvnas_ros.offline.evaluation.report import Report, describe
 from spvnas_ros.offline.evaluation.truth import Truth, open_truth
-from spvnas_ros.offline.predictions import RUN, Prediction, Predictions
-from spvnas_ros.scans import Source, open_source
-from spvnas_ros.segment import (
+from spvnas_ros.recordings.bags import LABELLED_TOPIC, BagWriter, check_free, encode, labelled_message
+from spvnas_ros.recordings.scans import Source, open_source
+from spvnas_ros.segment.predictions import RUN, Prediction, Predictions
+from spvnas_ros.segment.run import (
     FRAME_ERRORS,
     INTERRUPTED,
     OutputError,

@@ -1,6 +1,7 @@
 """Voxels as tensors: sparse convolution and point-voxel exchange, differentiable, on any device torch has."""
 
-from spvnas_ros.sparse.coords import KeyRangeError, Level, Voxels, quantize
+from spvnas_ros.kernels.grid import KeyRangeError
+from spvnas_ros.sparse.coords import Level, Voxels, quantize
 from spvnas_ros.sparse.kernel_map import KernelMap, Levels, build_levels
 from spvnas_ros.sparse.ops import Interpolation, conv3d, devoxelize, interpolation, voxelize
 

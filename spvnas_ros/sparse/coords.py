@@ -7,16 +7,12 @@ child's slot, which is also its row in a 2x2x2 kernel.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-AXIS_BITS = 18
-BATCH_BITS = 9
-MAX_EXTENT = 1 << AXIS_BITS
-MAX_BATCH = 1 << BATCH_BITS
+from spvnas_ros.kernels.grid import AXIS_BITS, MAX_EXTENT, KeyRangeError, key_range_error
 
 _SPREAD = (
     (32, 0x1F00000000FFFF),
@@ -25,19 +21,6 @@ _SPREAD = (
     (4, 0x10C30C30C30C30C3),
     (2, 0x1249249249249249),
 )
-
-
-class KeyRangeError(ValueError):
-    """Voxels or points that span more than the keys can hold."""
-
-
-def key_range_error(extent: float, unit: str = "voxels") -> KeyRangeError:
-    """The one wording for a scan that is too large: `extent` is what was found along the longest axis."""
-    found = f"{extent:.0f}" if math.isfinite(extent) else "more than 1e38"
-    return KeyRangeError(
-        f"the scan spans {found} {unit} along an axis, at most {MAX_EXTENT} can be keyed; "
-        "remove stray points far from the sensor (a range crop) or use larger voxels"
-    )
 
 
 def encode(coords: Tensor) -> Tensor:

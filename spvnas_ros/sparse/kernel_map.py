@@ -9,12 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from spvnas_ros.sparse.coords import AXIS_BITS, MAX_BATCH, MAX_EXTENT, Level, key_range_error
-
-KERNEL_OFFSETS = tuple((k % 3 - 1, k // 3 % 3 - 1, k // 9 - 1) for k in range(27))
-"""Row k of a 3x3x3 kernel multiplies the input voxel at this (x, y, z) offset: x runs fastest."""
-
-CENTRE = 13
+from spvnas_ros.kernels.grid import AXIS_BITS, CENTRE, KERNEL_OFFSETS, MAX_BATCH, MAX_EXTENT, key_range_error
+from spvnas_ros.sparse.coords import Level
 
 
 class Convolver(Protocol):

@@ -13,11 +13,9 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional
 
+from spvnas_ros.kernels.grid import CORNERS
 from spvnas_ros.sparse.coords import Level
 from spvnas_ros.sparse.kernel_map import Exchange, KernelMap, Levels
-
-CORNERS = tuple((k >> 2 & 1, k >> 1 & 1, k & 1) for k in range(8))
-"""Corners of a cell in the order of a 2x2x2 kernel's rows: z runs fastest."""
 
 
 class _SparseConv3d(Function):

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from spvnas_ros.labels import LABEL_MAPS, SEMANTIC_KITTI
-from spvnas_ros.results import BAG, LABELS, SUMMARY
-from spvnas_ros.scans import ScanError, open_source
-from spvnas_ros.segment_command import check_names
+from spvnas_ros.recordings.scans import ScanError, open_source
+from spvnas_ros.segment.command import check_names
+from spvnas_ros.segment.output import BAG, LABELS, SUMMARY
 from spvnas_ros.viewer.colours import Classes
 from spvnas_ros.viewer.frames import Frames, Labelling
 from spvnas_ros.zoo.cache import resolve_weights

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from spvnas_ros.clouds.point_cloud2 import CONFIDENCE_FIELD, LABEL_FIELD, decode
 from spvnas_ros.frame import UNLABELLED, Points, Segmentation
 from spvnas_ros.labels import LabelMap
-from spvnas_ros.pointcloud import CONFIDENCE_FIELD, LABEL_FIELD, decode
-from spvnas_ros.scans import Cloud, Frame, Source
+from spvnas_ros.recordings.scans import Cloud, Frame, Source
 
 Labels = npt.NDArray[np.uint8]
 Network = Callable[[Points], Segmentation]

@@ -18,11 +18,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from spvnas_ros.clouds.training_intensity import TrainingIntensity
 from spvnas_ros.labels import SEMANTIC_KITTI
 from spvnas_ros.nets.spec import NetSpec, SpecError, StageSpec
 from spvnas_ros.nets.unet import PointVoxelUNet
-from spvnas_ros.zoo.files import replacing
-from spvnas_ros.zoo.intensity import TrainingIntensity
+from spvnas_ros.recordings.files import replacing
 
 FORMAT = "spvnas_ros"
 """The metadata key that marks a `.safetensors` file as ours; `save_checkpoint` writes the JSON document there."""

@@ -9,7 +9,7 @@ import torch
 from rich.table import Table
 
 from spvnas_ros.nets.cost import StageCost, count_parameters, stage_costs
-from spvnas_ros.scans import read_scan
+from spvnas_ros.recordings.scans import read_scan
 from spvnas_ros.sparse.coords import quantize
 from spvnas_ros.sparse.kernel_map import build_levels
 from spvnas_ros.zoo.checkpoint import Facts, TrainingRecord, load_checkpoint

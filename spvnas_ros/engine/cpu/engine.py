@@ -10,14 +10,15 @@ from time import perf_counter
 import numpy as np
 import numpy.typing as npt
 
-from spvnas_ros.engine.cpu import kernels
-from spvnas_ros.engine.cpu.geometry import Geometry, LevelGeometry, build_geometry
-from spvnas_ros.engine.cpu.kernels import SHAPE, Pairs, Term, aligned, pack_kernel
-from spvnas_ros.engine.cpu.octree import Cloud, voxels_of_coords, voxels_of_points
-from spvnas_ros.engine.cpu.softmax import classify
-from spvnas_ros.engine.cpu.team import Team, default_threads
 from spvnas_ros.engine.plan import INPUT, Convolution, PointFusion, PointMean, Source, Step, build_plan, place_slots
 from spvnas_ros.frame import Points, Segmentation
+from spvnas_ros.kernels.cpu import convolve as kernels
+from spvnas_ros.kernels.cpu.convolve import SHAPE, Pairs, Term, aligned, pack_kernel
+from spvnas_ros.kernels.cpu.geometry import Geometry, LevelGeometry, build_geometry
+from spvnas_ros.kernels.cpu.octree import Cloud, voxels_of_coords, voxels_of_points
+from spvnas_ros.kernels.cpu.softmax import classify
+from spvnas_ros.kernels.cpu.team import Team, default_threads
+from spvnas_ros.nets.spec import NUM_STAGES, POINT_LEVELS
 from spvnas_ros.nets.unet import PointVoxelUNet
 
 logger = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ class CpuEngine:
 
     def _run(self, cloud: Cloud, rows: Array, clock: _Clock) -> Array:
         """Padded logits of a cloud's voxels, in their order; they live in the arena until the next frame."""
-        geometry = build_geometry(self.team, cloud.keys)
+        geometry = build_geometry(self.team, cloud.keys, NUM_STAGES, POINT_LEVELS)
         clock.lap("geometry")
         slots = self._slots(geometry)
         slots[INPUT][: len(cloud.keys), : self.in_channels] = rows[cloud.first]

@@ -13,14 +13,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from spvnas_ros.engine.cuda.frame import Frame, Network, Status
-from spvnas_ros.engine.cuda.geometry import LEVELS, Capacity
+from spvnas_ros.engine.cuda.frame import LEVELS, Frame, Network, Status
 from spvnas_ros.engine.cuda.session import Answer, Session, capture_graph, measure
-from spvnas_ros.engine.cuda.weights import TILE_ROWS, HalfRangeError, Precision, half_range_error
+from spvnas_ros.engine.cuda.weights import HalfRangeError, half_range_error
 from spvnas_ros.engine.plan import build_plan
 from spvnas_ros.frame import Points, Segmentation
+from spvnas_ros.kernels.cuda.blocks import TILE_ROWS, Precision
+from spvnas_ros.kernels.cuda.geometry import Capacity
+from spvnas_ros.kernels.grid import MAX_BATCH, MAX_EXTENT, key_range_error
 from spvnas_ros.nets.unet import PointVoxelUNet
-from spvnas_ros.sparse.coords import MAX_BATCH, MAX_EXTENT, key_range_error, quantize
+from spvnas_ros.sparse.coords import quantize
 
 logger = logging.getLogger(__name__)
 

@@ -9,22 +9,16 @@ import torch
 import triton
 from torch import Tensor
 
-from spvnas_ros.engine.cuda import feature_kernels as kernels
-from spvnas_ros.engine.cuda.geometry import LEVELS, Capacity, Gather, Geometry, cells_of_points
-from spvnas_ros.engine.cuda.launching import Launch, run
 from spvnas_ros.engine.cuda.layout import build_layout
-from spvnas_ros.engine.cuda.weights import (
-    TILE_ROWS,
-    Packed,
-    Precision,
-    capability_of,
-    input_width,
-    multiprocessors_of,
-    pack_step,
-    split,
-    split_input,
-)
+from spvnas_ros.engine.cuda.weights import Packed, input_width, multiprocessors_of, pack_step, split, split_input
 from spvnas_ros.engine.plan import INPUT, Convolution, Plan, PointFusion, PointMean
+from spvnas_ros.kernels.cuda import feature_kernels as kernels
+from spvnas_ros.kernels.cuda.blocks import TILE_ROWS, Precision, capability_of
+from spvnas_ros.kernels.cuda.geometry import Capacity, Gather, Geometry, cells_of_points
+from spvnas_ros.kernels.cuda.launch import Launch, run
+from spvnas_ros.nets.spec import NUM_STAGES
+
+LEVELS = NUM_STAGES + 1
 
 _HEADER = 4
 """Number of points, at the front of the input; the rest keeps the points aligned. In 4-byte words."""

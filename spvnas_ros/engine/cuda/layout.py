@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from spvnas_ros.engine.cuda.weights import DTYPES, Precision, input_width, pad
+from spvnas_ros.engine.cuda.weights import input_width
 from spvnas_ros.engine.plan import INPUT, Convolution, Plan, place_slots
+from spvnas_ros.kernels.cuda.blocks import DTYPES, Precision, pad
 
 _ALIGNMENT = 128
 """Bytes: where a cache line begins."""

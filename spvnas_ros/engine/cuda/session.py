@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from spvnas_ros.engine.cuda.frame import Frame, Network, Status
-from spvnas_ros.engine.cuda.geometry import Capacity
-from spvnas_ros.engine.cuda.launching import compiling_together, only_compile
+from spvnas_ros.kernels.cuda.geometry import Capacity
+from spvnas_ros.kernels.cuda.launch import compiling_together, only_compile
 
 logger = logging.getLogger(__name__)
 

@@ -9,14 +9,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from spvnas_ros.engine.peers.errors import PeerError
 from spvnas_ros.nets.unet import PointVoxelUNet
 
 if TYPE_CHECKING:
     from spvnas_ros.engine.peers.engine import Library, PeerEngine
-
-
-class PeerError(ValueError):
-    """A library that is not installed, or that cannot do what was asked."""
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from spvnas_ros.clouds.point_cloud2 import Intensity, decode
 from spvnas_ros.labels import LabelMap
 from spvnas_ros.offline.datasets.label_field import Ids, LabelField, class_indices
 from spvnas_ros.offline.datasets.scan import SEMANTIC_BITS, DatasetError, Instances, LabelledScan, Labels, finite
-from spvnas_ros.pointcloud import Intensity, decode
-from spvnas_ros.scans import Source, open_source
+from spvnas_ros.recordings.scans import Source, open_source
 
 if TYPE_CHECKING:
     from rosbags.typesys.stores.ros2_humble import sensor_msgs__msg__PointCloud2 as PointCloud2

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from spvnas_ros.clouds.point_cloud2 import Intensity
 from spvnas_ros.frame import Points
 from spvnas_ros.labels import LabelMap
 from spvnas_ros.offline.datasets.scan import DatasetError, LabelledScan, finite
-from spvnas_ros.pointcloud import Intensity
-from spvnas_ros.scans import ScanError, read_scan, scan_files
+from spvnas_ros.recordings.scans import ScanError, read_scan, scan_files
 
 RAW_IDS = {
     "Car": 10,

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
+from spvnas_ros.clouds.point_cloud2 import CONFIDENCE_FIELD, LABEL_FIELD, RENAMED_PREFIX, decode
 from spvnas_ros.frame import UNLABELLED
 from spvnas_ros.offline.datasets.scan import SEMANTIC_BITS, Labels
-from spvnas_ros.pointcloud import CONFIDENCE_FIELD, LABEL_FIELD, RENAMED_PREFIX, decode
 
 if TYPE_CHECKING:
     from rosbags.typesys.stores.ros2_humble import sensor_msgs__msg__PointCloud2 as PointCloud2

@@ -10,7 +10,7 @@ from spvnas_ros.offline.datasets.kitti import is_kitti, open_kitti
 from spvnas_ros.offline.datasets.label_field import LabelField
 from spvnas_ros.offline.datasets.scan import DatasetError, ScanDataset, find_label_map
 from spvnas_ros.offline.datasets.semantic_kitti import Sequences, is_semantic_kitti, open_semantic_kitti
-from spvnas_ros.scans import SUFFIXES
+from spvnas_ros.recordings.scans import SUFFIXES
 
 
 def open_dataset(
@@ -28,7 +28,7 @@ def open_dataset(
     sequences: of SemanticKITTI's layout: `train`, `val`, `test`, or numbers (`8`, `00,02,04-07`, a list); None for all
     topic:     of a bag's clouds, where it has several
     field:     of a bag's clouds, the one with the labels; None for `label`
-    intensity: the scale of the sensor's intensity, a rule of `spvnas_ros.pointcloud.Intensity`; None for 0..1 in
+    intensity: the scale of the sensor's intensity, a rule of `spvnas_ros.clouds.intensity.Intensity`; None for 0..1 in
                SemanticKITTI's and KITTI's layout and `auto` elsewhere
 
     Raises DatasetError, which names the file: where `source` is none of these, where labels are missing, and where an

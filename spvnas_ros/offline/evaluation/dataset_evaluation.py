@@ -19,14 +19,14 @@ from spvnas_ros.frame import Segmentation
 from spvnas_ros.labels import LABEL_MAPS
 from spvnas_ros.offline.augment import View, tta_views
 from spvnas_ros.offline.datasets import DatasetError, LabelField, LabelledScan, ScanDataset, open_dataset
+from spvnas_ros.offline.evaluation.confusion_picture import save_confusion
 from spvnas_ros.offline.evaluation.metrics import Score, score
-from spvnas_ros.offline.evaluation.picture import save_confusion
 from spvnas_ros.offline.evaluation.report import score_table
 from spvnas_ros.offline.evaluation.tally import Bin, Ring, Tally, averaged
 from spvnas_ros.perception import Perception
-from spvnas_ros.results import LABELS, SUMMARY
-from spvnas_ros.segment import Skipped, progress_bar
-from spvnas_ros.zoo.files import replacing
+from spvnas_ros.recordings.files import replacing
+from spvnas_ros.segment.output import LABELS, SUMMARY
+from spvnas_ros.segment.run import Skipped, progress_bar
 
 REPORT, CONFUSION = "report.json", "confusion.png"
 

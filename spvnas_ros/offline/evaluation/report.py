@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from spvnas_ros.offline.evaluation.metrics import Score
-from spvnas_ros.segment import Skipped
-from spvnas_ros.zoo.files import replacing
+from spvnas_ros.recordings.files import replacing
+from spvnas_ros.segment.run import Skipped
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from spvnas_ros.labels import LABEL_MAPS
 from spvnas_ros.offline.datasets.label_field import Ids, LabelField, class_indices
 from spvnas_ros.offline.datasets.scan import SEMANTIC_BITS
 from spvnas_ros.offline.evaluation.metrics import Labels
-from spvnas_ros.scans import ScanError, Source, open_source
-from spvnas_ros.segment import frames_until_damage
+from spvnas_ros.recordings.scans import ScanError, Source, open_source
+from spvnas_ros.segment.run import frames_until_damage
 
 if TYPE_CHECKING:
     from rosbags.typesys.stores.ros2_humble import sensor_msgs__msg__PointCloud2 as PointCloud2

@@ -20,10 +20,10 @@ from rosbags.typesys.stores.ros2_humble import rosgraph_msgs__msg__Clock as Cloc
 from rosbags.typesys.stores.ros2_humble import std_msgs__msg__Header as Header
 from rosbags.typesys.stores.ros2_humble import tf2_msgs__msg__TFMessage as TFMessage
 
-from spvnas_ros.bags import BagWriter, cloud_message, encode
 from spvnas_ros.offline.simulation.lidar import Lidar, SimulatedScan
 from spvnas_ros.offline.simulation.sensors import Sensor
 from spvnas_ros.offline.simulation.sweep import mounted
+from spvnas_ros.recordings.bags import BagWriter, cloud_message, encode
 
 if TYPE_CHECKING:
     from rosbags.typesys.store import Typestore

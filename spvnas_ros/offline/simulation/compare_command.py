@@ -15,7 +15,7 @@ from spvnas_ros.offline.simulation.command import run
 from spvnas_ros.offline.simulation.compare import Measures, measure, table
 from spvnas_ros.offline.simulation.compare_picture import save_histograms, save_panoramas
 from spvnas_ros.offline.simulation.drive import Plan
-from spvnas_ros.zoo.files import replacing
+from spvnas_ros.recordings.files import replacing
 
 TABLE, HISTOGRAMS, PANORAMAS = "compare.md", "classes.png", "panoramas.png"
 

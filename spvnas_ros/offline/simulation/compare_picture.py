@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from spvnas_ros.labels import LabelMap
 from spvnas_ros.offline.datasets.scan import LabelledScan
 from spvnas_ros.offline.simulation.compare import EDGES, ClassMeasures, Measures
-from spvnas_ros.picture import BACKGROUND, FAINT, MARGIN, PANEL, TEXT, font
+from spvnas_ros.segment.picture import BACKGROUND, FAINT, MARGIN, PANEL, TEXT, font
 
 _CELL = (300, 84)
 _NAME = 150

@@ -26,7 +26,7 @@ from spvnas_ros.offline.simulation.cast import SimulationError, check_embree
 from spvnas_ros.offline.simulation.lidar import Lidar, SimulatedScan
 from spvnas_ros.offline.simulation.scene import KINDS, Scene, build_scene
 from spvnas_ros.offline.simulation.sensors import find_sensor
-from spvnas_ros.zoo.files import replacing
+from spvnas_ros.recordings.files import replacing
 
 FORMATS = ("semantic-kitti", "kitti", "bag")
 CONFIGURATION = "simulation.json"

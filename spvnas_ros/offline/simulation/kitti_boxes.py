@@ -13,7 +13,7 @@ import numpy.typing as npt
 from spvnas_ros.offline.simulation.lidar import Lidar, SimulatedScan, moment_seen
 from spvnas_ros.offline.simulation.scene import Actor
 from spvnas_ros.offline.simulation.semantic_kitti_writer import CALIBRATION, sensor_to_camera, write_calibration
-from spvnas_ros.zoo.files import replacing
+from spvnas_ros.recordings.files import replacing
 
 IMAGE = (1242, 375)
 """Width and height of the camera's picture, pixels."""

@@ -8,9 +8,9 @@ from spvnas_ros.offline.simulation import buildings, furniture, vegetation
 from spvnas_ros.offline.simulation.ground import MARGIN, REACH
 from spvnas_ros.offline.simulation.paving import BAY, PARKING_ROWS
 from spvnas_ros.offline.simulation.people import standing
-from spvnas_ros.offline.simulation.plan import Parcel, Plan
 from spvnas_ros.offline.simulation.planting import Nursery
 from spvnas_ros.offline.simulation.site import Site
+from spvnas_ros.offline.simulation.street_plan import Parcel, Plan
 from spvnas_ros.offline.simulation.vehicles import car
 
 _FLOORS = {"urban": (3, 6), "residential": (1, 4), "suburban": (1, 3), "highway": (1, 4), "rural": (1, 3)}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from spvnas_ros.offline.simulation.ground import MARGIN, REACH, Patch, Surface
-from spvnas_ros.offline.simulation.plan import Junction, Parcel, Plan
+from spvnas_ros.offline.simulation.street_plan import Junction, Parcel, Plan
 
 ROAD = Surface(40, "asphalt", 0.0, 0.004)
 MARKING = Surface(60, "lane paint", 0.0, 0.004)

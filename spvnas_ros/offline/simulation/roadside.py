@@ -11,9 +11,9 @@ from spvnas_ros.offline.simulation.cycles import bicycle, motorcycle, rack
 from spvnas_ros.offline.simulation.ground import MARGIN
 from spvnas_ros.offline.simulation.lots import fence
 from spvnas_ros.offline.simulation.people import standing
-from spvnas_ros.offline.simulation.plan import Plan
 from spvnas_ros.offline.simulation.planting import Nursery
 from spvnas_ros.offline.simulation.site import Site
+from spvnas_ros.offline.simulation.street_plan import Plan
 
 _SPACING = {"urban": 24.0, "residential": 32.0, "suburban": 34.0, "highway": 38.0, "rural": 42.0}
 

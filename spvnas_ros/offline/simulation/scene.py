@@ -21,10 +21,10 @@ from spvnas_ros.offline.simulation.lots import fill_parcels
 from spvnas_ros.offline.simulation.materials import MATERIALS, Material
 from spvnas_ros.offline.simulation.mesh import Mesh, merge, place
 from spvnas_ros.offline.simulation.paving import pave
-from spvnas_ros.offline.simulation.plan import KINDS, draw_line, draw_plan, draw_relief
 from spvnas_ros.offline.simulation.planting import Nursery
 from spvnas_ros.offline.simulation.roadside import furnish
 from spvnas_ros.offline.simulation.site import Actor, Fleet, Site
+from spvnas_ros.offline.simulation.street_plan import KINDS, draw_line, draw_plan, draw_relief
 from spvnas_ros.offline.simulation.traffic import RARE, draw_journey, park_vehicles, start_traffic
 
 __all__ = ["KINDS", "MATERIALS", "Actor", "Material", "Mesh", "Scene", "build_scene", "merge", "place"]

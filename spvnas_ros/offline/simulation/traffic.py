@@ -14,8 +14,8 @@ from spvnas_ros.offline.simulation.heavy import other_vehicle, truck
 from spvnas_ros.offline.simulation.mesh import Mesh
 from spvnas_ros.offline.simulation.paving import BAY
 from spvnas_ros.offline.simulation.people import walking
-from spvnas_ros.offline.simulation.plan import Plan
 from spvnas_ros.offline.simulation.site import Site
+from spvnas_ros.offline.simulation.street_plan import Plan
 from spvnas_ros.offline.simulation.vehicles import car
 
 RARE = ("bicycle", "motorcycle", "truck", "other-vehicle", "person", "bicyclist", "motorcyclist")

@@ -15,9 +15,9 @@ import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from spvnas_ros.clouds.point_cloud2 import LABEL_FIELD
 from spvnas_ros.labels import SEMANTIC_KITTI
 from spvnas_ros.nets.spec import NetSpec
-from spvnas_ros.pointcloud import LABEL_FIELD
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 

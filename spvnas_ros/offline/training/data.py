@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import DataLoader, Sampler
 
+from spvnas_ros.clouds.training_intensity import TrainingIntensity
 from spvnas_ros.labels import LabelMap
 from spvnas_ros.offline.augment import Augmentation
-from spvnas_ros.offline.batch import EpochSampler, Sample, VoxelDataset, collate
 from spvnas_ros.offline.datasets import (
     DatasetError,
     LabelField,
@@ -22,9 +22,9 @@ from spvnas_ros.offline.datasets import (
     is_bag,
     open_dataset,
 )
+from spvnas_ros.offline.training.batch import EpochSampler, Sample, VoxelDataset, collate
 from spvnas_ros.offline.training.config import DataConfig, Recipe
 from spvnas_ros.offline.training.simulated import folders
-from spvnas_ros.zoo.intensity import TrainingIntensity
 
 _INTENSITY_SCANS = 20
 """As many as are read to record what intensities a network was trained on."""

@@ -15,12 +15,13 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch.utils.data import DataLoader
 
-from spvnas_ros.engine.cpu.training import build_training_levels
+from spvnas_ros.nets.spec import NUM_STAGES, POINT_LEVELS
 from spvnas_ros.nets.unet import PointVoxelUNet
-from spvnas_ros.offline.batch import Batch, Sample
 from spvnas_ros.offline.evaluation.metrics import Confusion, Score, confusion_matrix, score
+from spvnas_ros.offline.training.batch import Batch, Sample
 from spvnas_ros.offline.training.progress import ProgressLine
 from spvnas_ros.offline.training.task import SegmentationTask, TrainingError
+from spvnas_ros.sparse.on_cpu import build_training_levels
 from spvnas_ros.zoo.checkpoint import Facts, save_checkpoint
 
 LOG, CHECKPOINT, LAST, BEST = "log.jsonl", "last.ckpt", "last.safetensors", "best.safetensors"
@@ -182,7 +183,7 @@ def confusion_of(net: PointVoxelUNet, loader: DataLoader[Sample], device: torch.
         assert batch.inverse is not None
         assert batch.point_labels is not None
         # Without gradients a network takes the plain path by itself; the compiled one is several times faster.
-        levels = build_training_levels(batch.coords) if device.type == "cpu" else None
+        levels = build_training_levels(batch.coords, NUM_STAGES, POINT_LEVELS) if device.type == "cpu" else None
         logits = net(batch.coords.to(device), batch.feats.to(device), levels)
         labels = logits.argmax(dim=1).to(torch.uint8).cpu()
         truth = batch.point_labels.to(torch.uint8).numpy()

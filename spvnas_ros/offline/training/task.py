@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.nets.unet import PointVoxelUNet
-from spvnas_ros.offline.batch import Batch
+from spvnas_ros.offline.training.batch import Batch
 from spvnas_ros.offline.training.config import Recipe
 from spvnas_ros.offline.training.losses import cross_entropy_sum, lovasz_softmax
 from spvnas_ros.offline.training.schedules import build_optimiser, rate_factor

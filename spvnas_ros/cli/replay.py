@@ -1,0 +1,191 @@
+"""`spvnas bag --realtime` as a command. Outside of both rooms: the node plays (`ros/`), `offline/` scores."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from spvnas_ros.offline.evaluation.metrics import Labels, Score, confusion_matrix, score
+from spvnas_ros.offline.evaluation.truth import Truth, open_truth
+from spvnas_ros.recordings.bags import BagReader
+from spvnas_ros.recordings.files import replacing
+from spvnas_ros.recordings.scans import Source, open_source
+from spvnas_ros.ros.live.available import RosMissingError
+from spvnas_ros.segment.run import INTERRUPTED, OutputError, frames_until_damage, progress_bar
+from spvnas_ros.zoo.cache import resolve_weights
+from spvnas_ros.zoo.checkpoint import load_checkpoint
+
+if TYPE_CHECKING:
+    from spvnas_ros.offline.datasets import LabelField
+    from spvnas_ros.ros.replay.replay_statistics import Replay, Spread
+    from spvnas_ros.zoo.checkpoint import Facts
+
+REPORT = "report.json"
+
+
+@dataclass(frozen=True)
+class RealtimeOptions:
+    """Which bag through which node; the node's parameters `device`, `engine` and `intensity`.
+
+    truth: a field of the clouds, or a folder of .label files
+    """
+
+    bag: Path
+    weights: str
+    out: Path
+    rate: float = 1.0
+    topic: str | None = None
+    truth: LabelField | Path | None = None
+    device: str = "auto"
+    engine: str = "auto"
+    intensity: str = "auto"
+
+
+class KeptLabels:
+    """Labels of answered clouds, by the clouds' numbers, in a file: a long drive's do not fit in memory.
+
+    file: new, open for writing and reading
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._places: dict[int, tuple[int, int]] = {}
+
+    def keep(self, number: int, labels: Labels) -> None:
+        """Append the labels of a cloud, uint8 `[N]`."""
+        self._places[number] = self._file.seek(0, 2), self._file.write(labels.tobytes())
+
+    def find(self, number: int) -> Labels | None:
+        """The labels of a cloud, None where none came."""
+        if number not in self._places:
+            return None
+        at, size = self._places[number]
+        self._file.seek(at)
+        return np.frombuffer(self._file.read(size), np.uint8)
+
+
+def run(options: RealtimeOptions, *, force: bool = False) -> int:
+    """Play, print the figures, write `report.json`. Returns the exit status: 1 where no cloud was answered.
+
+    Raises OutputError, RosMissingError and whatever weights, bag, truth or node raise; all are ValueErrors or OSErrors.
+    """
+    from spvnas_ros.ros.process.process import StartError, StopRequested
+
+    with open_source(options.bag, intensity="none", topic=options.topic) as source:
+        _check(source, options.out, force=force)
+        weights = resolve_weights(options.weights)
+        _, facts = load_checkpoint(weights)
+        truth = open_truth(source.path, source.topic, options.truth, facts) if options.truth else None
+        options.out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=options.out) as file:
+            labels = KeptLabels(file)
+            try:
+                figures = _play(source, weights, options, labels if truth else None)
+            except StopRequested:
+                return INTERRUPTED
+            except StartError as error:
+                raise RosMissingError(str(error)) from error
+            found = _score(source, truth, labels, facts) if truth else None
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console.print(table(figures))
+    for line in lines(figures, found, facts):
+        console.print(line)
+    document = _document(figures, options, source, facts, truth, found)
+    with replacing(options.out / REPORT) as report:
+        report.write(json.dumps(document, indent=2).encode() + b"\n")
+    console.print(str(options.out / REPORT))
+    return 0 if figures.answered else 1
+
+
+def _play(source: Source, weights: Path, options: RealtimeOptions, labels: KeptLabels | None) -> Replay:
+    from spvnas_ros.ros.replay.through_node import NodeOptions, replay
+
+    node = NodeOptions(str(weights.absolute()), options.device, options.engine, options.intensity)
+    with BagReader(source.path, source.topic) as clouds, progress_bar(len(source), "playing") as on_sent:
+        return replay(
+            clouds,
+            node,
+            rate=options.rate,
+            on_sent=lambda: on_sent(None),
+            on_labels=labels.keep if labels else None,
+        )
+
+
+def table(figures: Replay) -> Table:
+    """The milliseconds."""
+    result = Table(box=None, padding=(0, 2, 0, 0))
+    result.add_column("ms", no_wrap=True)
+    for title in ("p50", "p95", "p99", "max"):
+        result.add_column(title, justify="right", no_wrap=True)
+    rows: dict[str, Spread | None] = {
+        "latency, publish to labels": figures.latency_ms,
+        "age of the newest labels": figures.age_ms,
+        **{f"node: {name}": spread for name, spread in figures.stages_ms.items()},
+    }
+    for name, spread in rows.items():
+        values = (spread.p50, spread.p95, spread.p99, spread.max) if spread else ()
+        result.add_row(name, *(f"{value:.1f}" for value in values))
+    return result
+
+
+def lines(figures: Replay, found: Score | None, facts: Facts) -> Iterator[str]:
+    """What is not milliseconds."""
+    rate = f"{figures.hertz:.1f} Hz" if figures.hertz else "no rate"
+    yield (
+        f"{figures.sent} clouds sent at {rate}, {figures.answered} answered; {figures.dropped} dropped by the node for "
+        f"newer ones, {figures.lost} lost on the way, {figures.bad} that could not be labelled"
+    )
+    if figures.hertz and figures.late_ms > 1e3 / figures.hertz:
+        yield f"The player was up to {figures.late_ms:.0f} ms late: this machine does not keep the rate by itself."
+    if found and found.miou is not None:
+        occur = sum(value is not None for value in found.iou.values())
+        yield f"mIoU {found.miou:.1%} over {occur} of {len(found.iou)} classes, on the clouds that were answered"
+    if not facts.trained:
+        yield "These weights are untrained: the labels mean nothing."
+
+
+def _check(source: Source, out: Path, *, force: bool) -> None:
+    if source.kind != "bag":
+        raise OutputError(f"{source.path} is a {source.kind} of scans, expected a rosbag2")
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} is a file, expected a folder for the report")
+    if (out / REPORT).exists() and not force:
+        raise OutputError(f"{out / REPORT} would be replaced; name another folder, or replace with --force")
+
+
+def _score(source: Source, truth: Truth, kept: KeptLabels, facts: Facts) -> Score:
+    confusion = np.zeros((facts.num_classes, facts.num_classes + 1), np.int64)
+    for frame in frames_until_damage(source, lambda *_: None):
+        labels = kept.find(int(frame.name))
+        if labels is not None and (message := frame.load().message) is not None:
+            confusion += confusion_matrix(truth.read(int(frame.name), message), labels, facts.num_classes)
+    return score(confusion, facts.classes)
+
+
+def _document(
+    figures: Replay, options: RealtimeOptions, source: Source, facts: Facts, truth: Truth | None, found: Score | None
+) -> dict[str, Any]:
+    return {
+        "source": str(source.path.resolve()),
+        "topic": source.topic,
+        "realtime": True,
+        "rate": options.rate,
+        "network": facts.name,
+        "weights": Path(options.weights).name,
+        "weights_sha256": facts.weights_sha256,
+        "trained": facts.trained,
+        "label_map": facts.label_map,
+        "intensity": options.intensity,
+        **asdict(figures),
+        "hertz": figures.hertz,
+        "truth": truth.description if truth else None,
+        **(asdict(found) if found else {}),
+    }

@@ -1,0 +1,203 @@
+"""Commands on labelled data: make it, train on it, score on it; and the benchmark."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spvnas_ros.cli.options import (
+    DeviceOption,
+    EngineOption,
+    LabelIdsOption,
+    NetworkLabelsOption,
+    TopicOption,
+    WeightsArgument,
+    label_field,
+    readable_errors,
+)
+
+
+@readable_errors()
+def evaluate(
+    weights: WeightsArgument,
+    data: Annotated[
+        Path,
+        typer.Argument(
+            help="Labelled scans: SemanticKITTI's folder or a sequence of it (simulated drives too), KITTI, a folder "
+            "of .bin and .label files, or a bag with a label field."
+        ),
+    ],
+    tta: Annotated[
+        bool,
+        typer.Option(
+            "--tta", help="Test-time augmentation: average 36 views of each scan, which takes 36 times as long."
+        ),
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the report as one JSON object, and only that.")
+    ] = False,
+    label_map: Annotated[
+        str | None,
+        typer.Option(help="What raw ids mean: semantic-kitti or mit-han-lab.", show_default="the network's own"),
+    ] = None,
+    sequences: Annotated[
+        str | None,
+        typer.Option(
+            "--sequences",
+            "--split",
+            help="Of a folder with sequences: numbers (08 or 00,02,04-07), or SemanticKITTI's train or val.",
+            show_default="all",
+        ),
+    ] = None,
+    topic: TopicOption = None,
+    labels_field: Annotated[
+        str | None, typer.Option(help="The field of a bag's clouds with the truth.", show_default="label")
+    ] = None,
+    label_ids: LabelIdsOption = "auto",
+    network_labels: NetworkLabelsOption = False,
+    intensity: Annotated[
+        str | None,
+        typer.Option(
+            help="The sensor's scale, as for `spvnas segment`.",
+            show_default="unit in SemanticKITTI's and KITTI's layout, else auto",
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for report.json and confusion.png.")] = None,
+    device: DeviceOption = "auto",
+    engine: EngineOption = "auto",
+) -> None:
+    """Score weights on labelled scans: how well their labels agree with the true ones.
+
+    Shows IoU (intersection over union) by class and by distance, its mean (mIoU), and how far the confidences can be
+    trusted.
+    """
+    from spvnas_ros.offline.evaluation.dataset_evaluation import run
+
+    run(
+        weights,
+        data,
+        out=out,
+        tta=tta,
+        as_json=as_json,
+        label_map=label_map,
+        sequences=sequences,
+        topic=topic,
+        field=label_field(labels_field, label_ids, network_labels),
+        intensity=intensity,
+        device=device,
+        engine=engine,
+    )
+
+
+@readable_errors()
+def train(
+    config: Annotated[
+        Path,
+        typer.Argument(metavar="RECIPE", help="A YAML file, such as config/train/sim_tiny.yaml or fine_tune.yaml."),
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="Values that replace the recipe's, such as data.train=FOLDER or trainer.epochs=3.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Folder for the run.", show_default="runs/train/NAME")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in the folder, if there is one.")
+    ] = False,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="The same numbers each time, also on a GPU; slower.")
+    ] = False,
+) -> None:
+    """Train a network, or fine-tune one: a recipe names the data, the network or weights to start from, and how long.
+
+    The run's folder gets best.safetensors, which every command takes as --weights, a log, and a checkpoint from which a
+    killed run goes on. Exit status 75: the recipe's trainer.max_minutes were over first; go on with --resume.
+
+    Several GPUs or machines: torchrun --nproc_per_node=N --no-python spvnas train RECIPE ...
+    """
+    try:
+        from spvnas_ros.offline.training.command import run
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("spvnas_ros"):
+            raise
+        package = (error.name or "").split(".")[0]
+        raise ValueError(f"training needs {package}; install it: pip install 'spvnas_ros[train]'") from error
+    raise typer.Exit(run(config, overrides or [], out, resume=resume, deterministic=deterministic))
+
+
+@readable_errors()
+def simulate(
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the scans, or for the report of --compare.")],
+    sensor: Annotated[str, typer.Option(help="hdl64, vlp16, vlp32c, os1-64 or os1-128.")] = "hdl64",
+    scenes: Annotated[int, typer.Option(help="How many streets; each is a sequence.")] = 10,
+    scans_per_scene: Annotated[int, typer.Option(help="Revolutions in each street.")] = 10,
+    interval: Annotated[
+        float | None,
+        typer.Option(help="Seconds between them; default 1, for a bag one revolution.", show_default=False),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Everything follows from it, to the byte.")] = 0,
+    kind: Annotated[
+        str | None, typer.Option(help="urban, residential, suburban, highway or rural; default a mix.")
+    ] = None,
+    formats: Annotated[
+        str, typer.Option("--format", help="semantic-kitti, kitti (boxes), bag, or several with commas.")
+    ] = "semantic-kitti",
+    processes: Annotated[int | None, typer.Option(help="Default: one for each processor.", show_default=False)] = None,
+    compare: Annotated[
+        Path | None, typer.Option(help="Measure realism against these real scans (SemanticKITTI's layout) instead.")
+    ] = None,
+    sim: Annotated[
+        Path | None, typer.Option(help="With --compare: scans simulated earlier; without it, they are made.")
+    ] = None,
+) -> None:
+    """Make labelled LiDAR drives in streets that do not exist, or measure how close such drives are to real ones.
+
+    Interrupted or killed, it goes on with the scenes that are missing when the same command is given again.
+    """
+    from spvnas_ros.offline.simulation.command import default_processes, make_plan, run
+
+    plan = make_plan(sensor, scans_per_scene, interval, seed, kind, formats)
+    if compare:
+        from spvnas_ros.offline.simulation.compare_command import run_comparison
+
+        run_comparison(compare, sim, plan, scenes, out, processes or default_processes())
+    elif sim:
+        raise typer.BadParameter("--sim goes with --compare")
+    else:
+        run(plan, scenes, out, default_processes() if processes is None else processes)
+
+
+@readable_errors()
+def bench(
+    scan: Annotated[
+        Path | None, typer.Option(help="A scan to measure on; a generated street scan if there is none.")
+    ] = None,
+    widths: Annotated[str, typer.Option(help="SPVCNN widths, separated by commas.")] = "16,32",
+    rounds: Annotated[int, typer.Option(min=1, help="How often every contender has its turn.")] = 3,
+    frames: Annotated[int, typer.Option(min=1, help="Frames per turn.")] = 3,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for bench.md and bench.json.")] = None,
+) -> None:
+    """Measure the CPU engine beside the reference, and beside spconv and torchsparse where they are installed."""
+    import tempfile
+
+    from spvnas_ros.bench.cpu import run
+    from spvnas_ros.engine.sample_street import street_scan
+    from spvnas_ros.nets.spec import NetSpec
+
+    with tempfile.TemporaryDirectory() as folder:
+        if scan is None:
+            scan = Path(folder) / "street_scan.bin"
+            street_scan(seed=0)[0].tofile(scan)
+        networks = [("spvcnn", NetSpec.spvcnn(int(width)).stem[0]) for width in widths.split(",")]
+        report = run(scan, networks, rounds, frames, progress=lambda line: typer.echo(line, err=True))
+    typer.echo(report.markdown())
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "bench.md").write_text(report.markdown() + "\n")
+        (out / "bench.json").write_text(report.json() + "\n")

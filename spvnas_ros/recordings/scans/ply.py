@@ -1,0 +1,123 @@
+"""PLY, the Stanford polygon format, version 1.0: ascii, binary little and big endian.
+
+Only the `vertex` element is read; the others (faces, cameras) are stepped over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from spvnas_ros.recordings.scans.records import Record, ScanError, parse_binary, parse_count, parse_text, record_dtype
+
+_MAX_HEADER = 1 << 16
+_ORDERS = {"ascii": "=", "binary_little_endian": "<", "binary_big_endian": ">"}
+_SHORT = {"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4"}
+_SIZED = {"int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4"}
+_FLOATS = {"float": "f4", "double": "f8", "float32": "f4", "float64": "f8"}
+_KINDS = _SHORT | _SIZED | _FLOATS
+_SCALAR_PREFIX = "scalar_"
+"""CloudCompare writes its scalar fields so, the intensity too."""
+
+
+@dataclass
+class _Property:
+    """A property; `length` is the type of a list's length, None for a single value."""
+
+    name: str
+    kind: str
+    length: str | None = None
+
+
+@dataclass
+class _Element:
+    """An element: `count` rows of properties."""
+
+    name: str
+    count: int
+    properties: list[_Property] = field(default_factory=list)
+
+    @property
+    def has_lists(self) -> bool:
+        return any(p.length for p in self.properties)
+
+
+def read_ply(data: bytes) -> Record:
+    """The vertices of a PLY file, structured `[N]`. Raises ScanError where `data` is not one."""
+    order, elements, start = _parse_header(data)
+    index = next((i for i, element in enumerate(elements) if element.name == "vertex"), None)
+    if index is None:
+        raise ScanError(f"it has no vertex element; found {[e.name for e in elements]}")
+    vertex, before = elements[index], elements[:index]
+    if vertex.has_lists or not vertex.properties:
+        raise ScanError("its vertex element must have single values only, found lists or nothing; export it as points")
+    dtype = record_dtype([(p.name.removeprefix(_SCALAR_PREFIX), order + p.kind, 1) for p in vertex.properties])
+    if order == "=":
+        return parse_text(data[start:], dtype, vertex.count, skip=sum(element.count for element in before))
+    for element in before:
+        start = _end_of(element, data, start, order)
+    return parse_binary(data[start:], dtype, vertex.count)
+
+
+def _parse_header(data: bytes) -> tuple[str, list[_Element], int]:
+    """Byte order, elements in file order, and where the rows start."""
+    order: str | None = None
+    elements: list[_Element] = []
+    for words, start in _header_lines(data):
+        match words:
+            case ["format", name, "1.0"] if name in _ORDERS:
+                order = _ORDERS[name]
+            case ["format", *rest]:
+                raise ScanError(f"its format is {' '.join(rest)!r}, expected one of {', '.join(_ORDERS)} and 1.0")
+            case ["element", name, count]:
+                elements.append(_Element(name, parse_count(count, f"the number of {name!r} elements")))
+            case ["property", "list", length, kind, name] if elements and _kind(length)[0] != "f":
+                elements[-1].properties.append(_Property(name, _kind(kind), _kind(length)))
+            case ["property", kind, name] if elements:
+                elements[-1].properties.append(_Property(name, _kind(kind)))
+            case ["end_header"] if order:
+                return order, elements, start
+            case [] | ["ply"] | ["comment" | "obj_info", *_]:
+                pass
+            case _:
+                raise ScanError(f"its PLY header has the line {' '.join(words)[:80]!r}, which cannot stand there")
+    raise ScanError("its PLY header has no end_header line; get the file again")
+
+
+def _header_lines(data: bytes) -> Iterator[tuple[list[str], int]]:
+    """Each line's words, and the byte after the line."""
+    start = 0
+    while (end := data.find(b"\n", start, _MAX_HEADER)) >= 0:
+        yield data[start:end].decode("latin-1").split(), end + 1
+        start = end + 1
+
+
+def _kind(name: str) -> str:
+    if name not in _KINDS:
+        raise ScanError(f"it has a property of type {name[:40]!r}, expected one of {', '.join(_KINDS)}")
+    return _KINDS[name]
+
+
+def _end_of(element: _Element, data: bytes, start: int, order: str) -> int:
+    """The byte after an element's rows."""
+    if not element.has_lists:
+        return start + element.count * sum(np.dtype(p.kind).itemsize for p in element.properties)
+    for _ in range(element.count):
+        for prop in element.properties:
+            start += _size_of(prop, data, start, order)
+    return start
+
+
+def _size_of(prop: _Property, data: bytes, start: int, order: str) -> int:
+    item = np.dtype(prop.kind).itemsize
+    if prop.length is None:
+        return item
+    kind = np.dtype(order + prop.length)
+    if start + kind.itemsize > len(data):
+        raise ScanError("cut short: it ends before its vertices; get the file again")
+    length = int(np.frombuffer(data, kind, 1, start)[0])
+    if length < 0:
+        raise ScanError(f"its list property {prop.name!r} has a negative length {length}")
+    return kind.itemsize + length * item

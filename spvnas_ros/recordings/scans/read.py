@@ -1,0 +1,105 @@
+"""A scan file to points, whatever its format; and the scans of a folder."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from spvnas_ros.clouds.point_cloud2 import INTENSITY_FIELDS, Intensity, to_points
+from spvnas_ros.frame import Points
+from spvnas_ros.recordings.scans.arrays import read_bin, read_npy
+from spvnas_ros.recordings.scans.pcd import read_pcd
+from spvnas_ros.recordings.scans.ply import read_ply
+from spvnas_ros.recordings.scans.records import Record, ScanError
+
+SUFFIXES = (".bin", ".npy", ".pcd", ".ply")
+_VELODYNE = "velodyne"
+_MAGIC = re.compile(
+    rb"(?P<npy>\x93NUMPY)|(?P<ply>ply\s)|(?P<pcd>(\s|#[^\n]*\n)*(VERSION|FIELDS)\s)|(?P<db3>SQLite format 3\0)"
+    rb"|(?P<mcap>\x89MCAP0\r\n)|(?P<ros1>#ROSBAG V)"
+)
+_MAGIC_LENGTH = 4096
+
+
+def kind_of(path: Path) -> str | None:
+    """What a file is: "bin", "npy", "pcd", "ply", "db3", "mcap", "ros1", or None.
+
+    By its first bytes; where these say nothing, by its suffix. Raises OSError where it cannot be read.
+    """
+    with path.open("rb") as file:
+        match = _MAGIC.match(file.read(_MAGIC_LENGTH))
+    if match:
+        return match.lastgroup
+    suffix = path.suffix.lower()
+    return suffix[1:] if suffix in (*SUFFIXES, ".db3", ".mcap") else None
+
+
+def read_scan(path: str | Path, intensity: Intensity | str = "auto") -> Points:
+    """Read one scan, float32 `[N, 4]`: x, y, z in metres and intensity in 0..1, zeros where the file has none.
+
+    path:      .bin (KITTI), .npy, .pcd or .ply; a file that says in its first bytes what it is may have any name
+    intensity: the scale of the file's intensity; pass one `Intensity` for all scans of a sensor
+
+    Points may be NaN, as in organised clouds. Raises ScanError, which names the file, for one that is missing, of
+    another format, cut short or malformed, or that has no x, y and z; ValueError for an unknown intensity rule.
+    """
+    path = Path(path)
+    rule = intensity if isinstance(intensity, Intensity) else Intensity(intensity)
+    try:
+        return _points(_read(path), rule)
+    except ScanError as error:
+        raise ScanError(f"{path}: {error}") from error
+    except OSError as error:
+        raise ScanError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def scan_files(folder: Path) -> list[Path]:
+    """The scans of a folder, or of its `velodyne` subfolder (a SemanticKITTI sequence), `2.bin` before `10.bin`.
+
+    Raises ScanError where there are none, or two whose results would have the same name.
+    """
+    files = _scans_in(folder) or _scans_in(folder / _VELODYNE)
+    if not files:
+        found = sorted(p.name for p in folder.iterdir())
+        shown = ", ".join(found[:8]) + (f" and {len(found) - 8} more" if len(found) > 8 else "") or "nothing"
+        raise ScanError(
+            f"{folder} holds no scans; expected {', '.join(SUFFIXES)} files, a velodyne folder of them, or a rosbag2 "
+            f"with its metadata.yaml; found {shown}"
+        )
+    stems: dict[str, Path] = {}
+    for file in files:
+        if (other := stems.setdefault(file.stem, file)) != file:
+            raise ScanError(f"{other} and {file.name} would get the same label file; move one of them elsewhere")
+    return files
+
+
+def _scans_in(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    files = [p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != "." and p.is_file()]
+    return sorted(files, key=lambda p: [(part.isdecimal(), part.zfill(20)) for part in re.split(r"(\d+)", p.name)])
+
+
+def _read(path: Path) -> Record:
+    kind = kind_of(path)
+    if kind == "npy":
+        return read_npy(path)
+    if kind == "bin":
+        return read_bin(path.read_bytes())
+    if kind == "pcd":
+        return read_pcd(path.read_bytes())
+    if kind == "ply":
+        return read_ply(path.read_bytes())
+    if kind in ("db3", "mcap", "ros1"):
+        raise ScanError("it is a bag, expected one scan; open it with open_source")
+    raise ScanError(f"its format is not known; expected {', '.join(SUFFIXES)} or a rosbag2 (.mcap, .db3)")
+
+
+def _points(record: Record, intensity: Intensity) -> Points:
+    fields = dict(record.dtype.fields or {})
+    wanted = ("x", "y", "z", *(name for name in INTENSITY_FIELDS if name in fields))
+    for name in wanted:
+        # A field that holds several values has kind "V".
+        if name not in fields or fields[name][0].kind not in "iuf":
+            raise ScanError(f"it needs one number a point called {name}; found fields {', '.join(fields) or 'none'}")
+    return to_points(record, intensity)

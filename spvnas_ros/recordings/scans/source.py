@@ -1,0 +1,179 @@
+"""Frames from whatever the user has: a scan, a folder of scans, or a bag."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spvnas_ros.clouds.point_cloud2 import Intensity, PointCloudError, decode, to_points
+from spvnas_ros.frame import Points
+from spvnas_ros.recordings.scans.read import kind_of, read_scan, scan_files
+from spvnas_ros.recordings.scans.records import ScanError
+
+if TYPE_CHECKING:
+    from rosbags.typesys.stores.ros2_humble import sensor_msgs__msg__PointCloud2 as PointCloud2
+    from typing_extensions import Self
+
+    from spvnas_ros.recordings.bags import BagReader, RecordedCloud
+
+_METADATA = "metadata.yaml"
+_BAG_SUFFIXES = (".mcap", ".db3")
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """A frame's points, as `read_scan` returns them, and the message they were decoded from (None for a scan)."""
+
+    points: Points
+    message: PointCloud2 | None = None
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One cloud of a source, not yet read.
+
+    name:  stem of the scan's file, or the cloud's number in the bag, six digits
+    load:  reads it; raises ScanError for a malformed scan or cloud
+    stamp: when it was recorded, nanoseconds since 1970; 0 for a scan
+    """
+
+    name: str
+    load: Callable[[], Cloud]
+    stamp: int = 0
+
+
+class Source:
+    """Frames in order; `len` of them, iterated as often as you like. A context manager that closes what it opened.
+
+    Attributes:
+        path:    what the user named
+        kind:    "scan", "folder" or "bag"
+        topic:   the clouds' topic, "" where it is no bag
+        storage: "sqlite3" or "mcap" for a bag, else ""
+    """
+
+    path: Path
+    kind: str
+    topic: str = ""
+    storage: str = ""
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[Frame]:
+        return self.resume(0, None)
+
+    def resume(self, number: int, stamp: int | None) -> Iterator[Frame]:
+        """The frames from `number` on, without reading the earlier ones.
+
+        stamp: of frame `number`, which must be the first of that stamp; None for the start of a bag. Scans need none
+        """
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close the files."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Scans(Source):
+    def __init__(self, path: Path, kind: str, files: list[Path], intensity: Intensity) -> None:
+        self.path, self.kind = path, kind
+        self._files = files
+        self._intensity = intensity
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def resume(self, number: int, stamp: int | None) -> Iterator[Frame]:  # noqa: ARG002
+        return (Frame(file.stem, partial(self._load, file)) for file in self._files[number:])
+
+    def _load(self, file: Path) -> Cloud:
+        return Cloud(read_scan(file, self._intensity))
+
+
+class _Bag(Source):
+    kind = "bag"
+
+    def __init__(self, path: Path, reader: BagReader, intensity: Intensity) -> None:
+        self.path, self.topic, self.storage = path, reader.topic, reader.storage
+        self._reader = reader
+        self._intensity = intensity
+
+    def __len__(self) -> int:
+        return len(self._reader)
+
+    def resume(self, number: int, stamp: int | None) -> Iterator[Frame]:
+        for index, recorded in enumerate(self._reader.since(stamp), number):
+            name = f"{index:06d}"
+            yield Frame(name, partial(self._load, name, recorded), recorded.stamp)
+
+    def _load(self, name: str, recorded: RecordedCloud) -> Cloud:
+        from spvnas_ros.recordings.bags import BagError
+
+        try:
+            message = recorded.decode()
+            return Cloud(to_points(decode(message), self._intensity), message)
+        except (BagError, PointCloudError) as error:
+            raise ScanError(f"cloud {name} of {self.topic} in {self.path}: {error}") from error
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+def open_source(path: str | Path, *, intensity: Intensity | str = "auto", topic: str | None = None) -> Source:
+    """Open a scan, a folder of scans (or a SemanticKITTI sequence) or a rosbag2, guessed from what is there.
+
+    intensity: the scale of the sensor's intensity, as in `read_scan`
+    topic:     of a bag's clouds, where it has several
+
+    Raises ScanError where `path` is none of these, BagError for a bag that cannot be read or whose topic must be
+    named, ValueError for an unknown intensity rule.
+    """
+    path = Path(path)
+    rule = intensity if isinstance(intensity, Intensity) else Intensity(intensity)
+    if not path.exists():
+        raise ScanError(f"{path} does not exist; expected a scan, a folder of scans, or a rosbag2")
+    try:
+        bag = _bag_at(path)
+        if bag is not None:
+            from spvnas_ros.recordings.bags import BagReader
+
+            return _Bag(path, BagReader(bag, topic), rule)
+        if topic is not None:
+            raise ScanError(f"{path} is no bag, so it has no topic {topic}; leave the topic out")
+        if path.is_dir():
+            return _Scans(path, "folder", scan_files(path), rule)
+        return _Scans(path, "scan", [path], rule)
+    except OSError as error:
+        raise ScanError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _bag_at(path: Path) -> Path | None:
+    """What to open as a bag: the path itself, or the one storage file of a folder that lost its metadata.yaml."""
+    if not path.is_dir():
+        kind = kind_of(path)
+        if kind == "ros1":
+            raise ScanError(f"{path} is a ROS 1 bag; convert it: rosbags-convert --src {path} --dst NEW_FOLDER")
+        if kind is None:
+            raise ScanError(
+                f"{path} is of no known format; expected a .bin, .npy, .pcd or .ply scan, a folder of them, or a "
+                "rosbag2 (its folder, or an .mcap or .db3 file)"
+            )
+        return path if kind in ("db3", "mcap") else None
+    if (path / _METADATA).is_file():
+        return path
+    storage = [file for file in path.iterdir() if file.suffix in _BAG_SUFFIXES]
+    if len(storage) > 1:
+        raise ScanError(
+            f"{path} has {len(storage)} bag files but no {_METADATA}; name one of them, or restore it: "
+            f"ros2 bag reindex {path}"
+        )
+    return storage[0] if storage else None

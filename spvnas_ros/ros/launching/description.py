@@ -1,0 +1,25 @@
+"""What the launch files have in common. Only they import this: launch comes with ROS and is not on PyPI."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.substitutions import LaunchConfiguration
+
+from launch import Action, LaunchContext, LaunchDescription
+from spvnas_ros.ros.launching.launched import Argument
+
+
+def launch_description(
+    arguments: Sequence[Argument], processes: Callable[[Mapping[str, str]], list[Action]], *before: Action
+) -> LaunchDescription:
+    """Declares arguments, does what comes before, and starts what `processes` makes of the arguments' values."""
+
+    def started(context: LaunchContext) -> list[Action]:
+        return processes({each.name: LaunchConfiguration(each.name).perform(context) for each in arguments})
+
+    declared = [
+        DeclareLaunchArgument(each.name, default_value=each.default, description=each.text) for each in arguments
+    ]
+    return LaunchDescription([*declared, *before, OpaqueFunction(function=started)])

@@ -1,0 +1,162 @@
+"""What the launch files start: arguments, and processes as data. Knows neither launch nor rclpy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from spvnas_ros.ros.process.transport import PACKAGE, share_file
+
+RVIZ_CONFIG = "rviz/segment.rviz"
+NODE = "segmenter"
+
+_RVIZ_POINTS, _RVIZ_OUTPUTS = "/points", ("colored_points", "labeled_points", "filtered_points")
+"""Topics of the configuration."""
+
+_TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
+
+
+class LaunchArgumentError(ValueError):
+    """A launch argument that cannot be used. Says which values can."""
+
+
+@dataclass(frozen=True)
+class Argument:
+    """An argument of a launch file: its name, default and what it is for."""
+
+    name: str
+    default: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Started:
+    """A program of a ROS package, and how it is started.
+
+    arguments:       before the ROS arguments
+    parameter_files: what `parameters` then overrides
+    parameters:      by name, of the type that they are declared with
+    remappings:      topics, from and to
+    """
+
+    package: str
+    executable: str
+    name: str | None = None
+    namespace: str = ""
+    arguments: tuple[str, ...] = ()
+    parameter_files: tuple[str, ...] = ()
+    parameters: Mapping[str, str | bool] = field(default_factory=dict)
+    remappings: tuple[tuple[str, str], ...] = ()
+
+
+def segment_arguments() -> tuple[Argument, ...]:
+    """Of segment.launch.py."""
+    return (
+        Argument("points", "/points", "Topic of the clouds (sensor_msgs/PointCloud2)"),
+        Argument(
+            "weights", "", "Checkpoint (.safetensors), name of a fetched model, or default; empty: as in params_file"
+        ),
+        Argument("device", "", "auto, cpu, cuda or cuda:N; empty: as in params_file"),
+        Argument("autostart", "", "Whether the node configures and activates itself; empty: as in params_file"),
+        Argument("params_file", str(share_file("config/segmenter.param.yaml") or ""), "Parameters of the node (YAML)"),
+        Argument("namespace", "", "Namespace of the node"),
+        Argument("rviz", "false", "Open RViz on the coloured clouds"),
+        Argument("use_sim_time", "false", "Take the time from /clock; with bag:=, the bag gives it"),
+        Argument("bag", "", "A rosbag2 to play once the node is active; empty: none"),
+        Argument("rate", "1.0", "Times as fast as recorded, for bag"),
+    )
+
+
+def replay_arguments() -> tuple[Argument, ...]:
+    """Of replay.launch.py."""
+    return (
+        Argument("bag", "", "The rosbag2 to evaluate: its folder, or an .mcap or .db3 file"),
+        Argument("weights", "", "Checkpoint (.safetensors), name of a fetched model, or default"),
+        Argument("out", "runs/replay", "Folder for report.json"),
+        Argument("rate", "1.0", "Times as fast as recorded"),
+        Argument("device", "auto", "auto, cpu, cuda or cuda:N"),
+        Argument("engine", "auto", "auto, cpu, cuda or torch; or an installed spconv, spconv-triton, torchsparse"),
+        Argument("intensity", "auto", "Scale of the intensities, as the node's parameter"),
+        Argument("topic", "", "The clouds' topic, where the bag has several"),
+        Argument("labels_field", "", "The truth: a field of the clouds; empty: none"),
+        Argument("label_ids", "", "What labels_field holds: raw, class or auto; empty: auto"),
+        Argument("network_labels", "false", "Take labels that a network wrote into labels_field for the truth"),
+        Argument("labels", "", "The truth: a folder of SemanticKITTI's .label files; empty: none"),
+    )
+
+
+def segmenter(given: Mapping[str, str]) -> Started:
+    """The node. Empty arguments leave what the parameter file says. Raises LaunchArgumentError."""
+    parameters: dict[str, str | bool] = {name: given[name] for name in ("weights", "device") if given[name]}
+    parameters |= {name: flag(given, name) for name in ("autostart", "use_sim_time") if given[name]}
+    return Started(
+        PACKAGE,
+        "segmenter_node",
+        name=NODE,
+        namespace=given["namespace"],
+        parameter_files=(given["params_file"],) if given["params_file"] else (),
+        parameters=parameters,
+        remappings=(("~/input/points", given["points"]),),
+    )
+
+
+def player(given: Mapping[str, str]) -> Started | None:
+    """What plays the bag; None where none is given. Raises LaunchArgumentError."""
+    if not given["bag"]:
+        return None
+    clock = ("--clock",) if flag(given, "use_sim_time") else ()
+    return Started(PACKAGE, "bag_player", arguments=(given["bag"], "--rate", _rate(given), *clock))
+
+
+def viewer(given: Mapping[str, str]) -> Started | None:
+    """RViz; None where it is not wanted. Raises LaunchArgumentError, also where its configuration is not installed."""
+    if not flag(given, "rviz"):
+        return None
+    config = share_file(RVIZ_CONFIG)
+    if config is None:
+        raise LaunchArgumentError(f"rviz:=true, but {RVIZ_CONFIG} is not installed with {PACKAGE}; install it again")
+    namespace = given["namespace"].strip("/")
+    remappings = [(_RVIZ_POINTS, given["points"])] if given["points"] != _RVIZ_POINTS else []
+    if namespace:
+        topics = [f"/{NODE}/output/{name}" for name in _RVIZ_OUTPUTS]
+        remappings += [(topic, f"/{namespace}{topic}") for topic in topics]
+    return Started(
+        "rviz2",
+        "rviz2",
+        name="rviz2",
+        arguments=("-d", str(config)),
+        parameters={"use_sim_time": flag(given, "use_sim_time")},
+        remappings=tuple(remappings),
+    )
+
+
+def replay(given: Mapping[str, str]) -> tuple[str, ...]:
+    """The arguments of `spvnas` that evaluate a bag in real time. Raises LaunchArgumentError."""
+    for name in ("bag", "weights"):
+        if not given[name]:
+            raise LaunchArgumentError(f"{name} is missing; add {name}:=...")
+    command = ["bag", given["bag"], "--realtime", "--force", "--rate", _rate(given)]
+    for name in ("weights", "out", "device", "engine", "intensity", "topic", "labels_field", "label_ids", "labels"):
+        if given[name]:
+            command += [f"--{name.replace('_', '-')}", given[name]]
+    if flag(given, "network_labels"):
+        command.append("--network-labels")
+    return tuple(command)
+
+
+def flag(given: Mapping[str, str], name: str) -> bool:
+    """A yes or no. Raises LaunchArgumentError where it is neither."""
+    text = given[name].strip().lower()
+    if text not in _TRUE + _FALSE:
+        raise LaunchArgumentError(f"{name} is {given[name]!r}, expected true or false")
+    return text in _TRUE
+
+
+def _rate(given: Mapping[str, str]) -> str:
+    try:
+        valid = 0 < float(given["rate"]) < float("inf")
+    except ValueError:
+        valid = False
+    if not valid:
+        raise LaunchArgumentError(f"rate is {given['rate']!r}, expected a number above 0")
+    return given["rate"]

@@ -1,0 +1,196 @@
+"""How the node is doing, once a second on /diagnostics."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.node import Node
+
+from spvnas_ros.clouds.intensity_watch import IntensityWatch
+from spvnas_ros.clouds.training_intensity import reference
+from spvnas_ros.ros.node.network import Network
+from spvnas_ros.ros.node.statistics import STAGES, FrameStatistics, Snapshot
+from spvnas_ros.ros.process.memory import resident_bytes
+
+PERIOD_SECONDS = 1.0
+
+_OLD_MS, _AHEAD_MS = 1000.0, -50.0
+"""A cloud whose stamp is older or newer than that when it comes was stamped by another clock."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """The state of the node itself.
+
+    state:   of its life cycle
+    failure: why the last transition failed; "" where it did not
+    network: what it labels with, where it is configured
+    rule:    the intensity rule
+    """
+
+    state: str
+    failure: str
+    network: Network | None
+    rule: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of a diagnostics viewer, and what is behind it."""
+
+    name: str
+    message: str
+    values: Mapping[str, str]
+    level: bytes = DiagnosticStatus.OK
+
+
+class Diagnostics:
+    """Publishes what statistics, watch and condition say, in a timer of the node's clock.
+
+    So with `use_sim_time` a second is one of /clock, as it is for whoever reads the stamps.
+    """
+
+    def __init__(
+        self, node: Node, statistics: FrameStatistics, watch: IntensityWatch, condition: Callable[[], Condition]
+    ) -> None:
+        self._node = node
+        self._statistics = statistics
+        self._watch = watch
+        self._condition = condition
+        self._before = Snapshot()
+        self._reported_ns = time.monotonic_ns()
+        self._clock_ns = node.get_clock().now().nanoseconds
+        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        node.create_timer(PERIOD_SECONDS, self._report)
+
+    def _report(self) -> None:
+        now, snapshot = self._node.get_clock().now(), self._statistics.snapshot()
+        condition = self._condition()
+        # With use_sim_time the clock stands at 0 until /clock comes, and then leaps.
+        seconds = (now.nanoseconds - self._clock_ns) / 1e9 if self._clock_ns else 0.0
+        findings = [
+            node_finding(condition),
+            input_finding(snapshot, self._before, seconds, condition.state == "active"),
+            processing_finding(snapshot, self._before, self._reported_ns),
+            intensity_finding(self._watch, condition),
+        ]
+        self._before, self._clock_ns, self._reported_ns = snapshot, now.nanoseconds, time.monotonic_ns()
+        name = self._node.get_fully_qualified_name().lstrip("/")
+        hardware = condition.network.name if condition.network else ""
+        message = DiagnosticArray(status=[_status(name, hardware, finding) for finding in findings])
+        message.header.stamp = now.to_msg()
+        self._publisher.publish(message)
+
+
+def node_finding(condition: Condition) -> Finding:
+    """State, weights and memory."""
+    values = {"state": condition.state}
+    if (memory := resident_bytes()) is not None:
+        values["memory (MB)"] = f"{memory / 1e6:.0f}"
+    if (network := condition.network) is not None:
+        values |= {
+            "weights": network.name,
+            "weights sha256": network.sha256,
+            "engine": network.engine,
+            "device": network.device,
+            "classes": str(len(network.classes)),
+        }
+    if condition.failure:
+        return Finding("node", condition.failure, values, DiagnosticStatus.ERROR)
+    if network is not None and not network.trained:
+        return Finding("node", "the network is not trained: its labels mean nothing", values, DiagnosticStatus.WARN)
+    return Finding("node", condition.state, values)
+
+
+def input_finding(now: Snapshot, before: Snapshot, seconds: float, active: bool) -> Finding:
+    """What comes in, and what becomes of it.
+
+    seconds: between the two snapshots by the node's clock, which may stand still and jump back
+    """
+    new = now.received - before.received
+    rate = f"{new / seconds:.2f}" if seconds > 0 else "unknown"
+    values = {
+        "rate (Hz)": rate,
+        "age (ms)": "unknown" if now.age_ms is None else f"{now.age_ms:.1f}",
+        "received": str(now.received),
+        "labelled": str(now.published),
+        "dropped": str(now.dropped),
+        "without subscribers": str(now.unwatched),
+        "without earlier sweeps": str(now.tf_failed),
+        "bad": str(now.bad.total()),
+        **{f"bad: {kind}": str(count) for kind, count in sorted(now.bad.items())},
+    }
+    if not active:
+        return Finding("input", "not active: clouds are not listened to", values)
+    if not new:
+        return Finding("input", "no clouds come", values, DiagnosticStatus.WARN)
+    if kinds := sorted((now.bad - before.bad).keys()):
+        return Finding("input", f"clouds that cannot be labelled: {', '.join(kinds)}", values, DiagnosticStatus.WARN)
+    if alone := now.tf_failed - before.tf_failed:
+        text = f"{alone} clouds labelled without earlier sweeps: TF does not say where those were"
+        return Finding("input", text, values, DiagnosticStatus.WARN)
+    if now.age_ms is not None and not _AHEAD_MS <= now.age_ms <= _OLD_MS:
+        text = (
+            f"clouds are {now.age_ms / 1000:.1f} s old when they come: their stamps are of another clock, or "
+            "use_sim_time is not set as it has to be"
+        )
+        return Finding("input", text, values, DiagnosticStatus.WARN)
+    return Finding("input", f"{rate} clouds/s", values)
+
+
+def processing_finding(now: Snapshot, before: Snapshot, since_ns: int) -> Finding:
+    """What a cloud takes, against the time until the next one comes.
+
+    since_ns: of the monotonic clock; frames published later count
+    """
+    frames = [frame for frame in now.frames if frame.published > since_ns]
+    values = {"period of the input (ms)": "unknown" if now.period_ms is None else f"{now.period_ms:.1f}"}
+    if not frames:
+        return Finding("processing", "nothing was labelled", values)
+    work = float(np.median([frame.work_ms for frame in frames]))
+    stages = [frame.stages_ms() for frame in frames]
+    values |= {f"{stage} (ms)": f"{np.median([each[stage] for each in stages]):.2f}" for stage in STAGES}
+    dropped = now.dropped - before.dropped
+    if dropped and now.period_ms is not None and work > now.period_ms:
+        text = f"a cloud takes {work:.0f} ms, one comes every {now.period_ms:.0f} ms: {dropped} were dropped"
+        return Finding("processing", text, values, DiagnosticStatus.WARN)
+    return Finding("processing", f"{work:.1f} ms per cloud", values)
+
+
+def intensity_finding(watch: IntensityWatch, condition: Condition) -> Finding:
+    """What the network is given as intensities, against its training."""
+    spread = watch.spread()
+    network = condition.network
+    against = reference(network.training_intensity if network else None)
+    values = {
+        "rule": condition.rule,
+        "compared with": against.whose,
+        "training median": f"{against.intensity.median:.4g}",
+        "training p95": f"{against.intensity.p95:.4g}",
+    }
+    if condition.rule == "none" or (network is not None and network.intensity == "none"):
+        return Finding("intensity", "not used", values)
+    if spread is None:
+        return Finding("intensity", "no clouds yet", values)
+    values |= {
+        "median": f"{spread.median:.4g}",
+        "p95": f"{spread.p95:.4g}",
+        "largest": f"{spread.largest:.4g}",
+    }
+    if complaint := spread.complaint(against):
+        return Finding("intensity", complaint, values, DiagnosticStatus.WARN)
+    return Finding("intensity", f"like those of {against.whose}", values)
+
+
+def _status(node: str, hardware: str, finding: Finding) -> DiagnosticStatus:
+    return DiagnosticStatus(
+        level=finding.level,
+        name=f"{node}: {finding.name}",
+        message=finding.message,
+        hardware_id=hardware,
+        values=[KeyValue(key=key, value=value) for key, value in finding.values.items()],
+    )

@@ -1,0 +1,265 @@
+"""`segmenter`: the managed (lifecycle) node that labels a LiDAR's clouds.
+
+Subscribes to `~/input/points` (best effort, newest only) and publishes, under the input's header and each only while
+somebody subscribes:
+
+  ~/output/labeled_points    every field of the input, with `label` (uint8, 255 = unlabelled) and `confidence`
+                             (float32) appended
+  ~/output/colored_points    x, y, z and the class's colour (rgb)
+  ~/output/filtered_points   as labeled_points, without the points of some classes
+
+Further ~/output/label_info (latched), ~/debug/processing_time/*_ms and /diagnostics.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":
+    from spvnas_ros.ros.process.early import end_on_signals
+
+    end_on_signals()
+
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rclpy.exceptions import ParameterException
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import InvalidQosOverridesError, QoSOverridingOptions
+from rclpy.subscription import Subscription
+from sensor_msgs.msg import PointCloud2
+
+from spvnas_ros.clouds.intensity_watch import IntensityWatch
+from spvnas_ros.clouds.point_cloud2 import Intensity
+from spvnas_ros.ros.node.diagnostics import Condition, Diagnostics
+from spvnas_ros.ros.node.labelling import Decoded, Labelling, Received, stamp_ns
+from spvnas_ros.ros.node.network import Network, Perceive, load_network, noise, release_memory
+from spvnas_ros.ros.node.outputs import Outputs
+from spvnas_ros.ros.node.parameters import NodeParameters, Settings, usage
+from spvnas_ros.ros.node.statistics import FrameStatistics
+from spvnas_ros.ros.node.sweeps import SweepRules, Sweeps
+from spvnas_ros.ros.node.worker import LatestPipeline
+from spvnas_ros.ros.process.process import Signals, StartError, run
+
+NODE_NAME = "segmenter"
+INPUT_TOPIC = "~/input/points"
+
+_FORESEEN = (ValueError, OSError, RuntimeError, ParameterException, InvalidQosOverridesError)
+"""What says by itself what is wrong with weights, device or parameters."""
+
+
+class SegmenterNode(LifecycleNode):
+    """Labels the newest cloud, always; a cloud that cannot be labelled is counted and skipped.
+
+    Configuring loads the network and warms it up, activating listens and publishes; deactivating, cleaning up and
+    shutting down undo them. A transition that fails leaves the state as it was and logs the reason. With the parameter
+    `autostart` the constructor configures and activates.
+
+    Attributes:
+        statistics: counts what happened, since the node was made
+    """
+
+    def __init__(self, perception: Perceive | None = None, signals: Signals | None = None, **node_options: Any) -> None:
+        """perception: what labels the points, instead of the network that the parameters name
+        signals:    of the process, where it answers them; a transition that they break is no failure
+
+        Raises StartError where a parameter is unusable, or autostart fails.
+        """
+        # Before everything else: a signal may come at any moment, and destroy_node reads them.
+        self.statistics = FrameStatistics()
+        self._perception = perception
+        self._signals = signals or Signals()
+        self._watch = IntensityWatch()
+        self._intensity = Intensity()
+        self._failure = ""
+        self._network: Network | None = None
+        self._outputs: Outputs | None = None
+        self._sweeps: Sweeps | None = None
+        self._worker: LatestPipeline[Received, Decoded] | None = None
+        self._input: Subscription[PointCloud2] | None = None
+        super().__init__(NODE_NAME, **node_options)
+        try:
+            self._settings = NodeParameters(self, self._classes, self._on_settings)
+        except (ParameterException, ValueError) as error:
+            raise StartError(str(error)) from error
+        self._diagnostics = Diagnostics(self, self.statistics, self._watch, self._condition)
+        if self._settings["autostart"]:
+            self._autostart()
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the network, label one cloud of noise, so that the first real one waits for no compiler; advertise."""
+        done = self._attempt("configure", self._configure)
+        if done != TransitionCallbackReturn.SUCCESS:
+            self._free()
+            return done
+        return super().on_configure(state)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Start to publish and to listen."""
+        super().on_activate(state)
+        done = self._attempt("activate", self._listen)
+        if done != TransitionCallbackReturn.SUCCESS:
+            self._silence()
+            super().on_deactivate(state)
+        return done
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop listening, let the cloud in work go out, stop publishing."""
+        self._silence()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Let go of the network and of the topics."""
+        self._free()
+        return super().on_cleanup(state)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """From any state: stop listening, let go of everything."""
+        self._silence()
+        self._free()
+        return super().on_shutdown(state)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """After a transition that broke off: let go of everything, so that the node may be configured again."""
+        self._silence()
+        self._free()
+        return super().on_error(state)
+
+    def destroy_node(self) -> None:
+        """Stop listening, let go of everything, say what was done, and be gone."""
+        if self.statistics.received or self._worker is not None:
+            self._silence()
+            self.get_logger().info(self.statistics.summary())
+        self._free()
+        super().destroy_node()
+
+    def _autostart(self) -> None:
+        for trigger in (self.trigger_configure, self.trigger_activate):
+            if trigger() != TransitionCallbackReturn.SUCCESS:
+                raise StartError(self._failure)
+
+    def _attempt(self, what: str, step: Callable[[], None]) -> TransitionCallbackReturn:
+        try:
+            step()
+        except Exception as error:
+            self._signals.stop_if_requested(error)
+            self._failure = str(error)
+            reason = self._failure
+            if not isinstance(error, _FORESEEN):
+                self._failure = f"{type(error).__name__}: {error}"
+                reason = traceback.format_exc()
+            self.get_logger().error(f"cannot {what}: {reason}")
+            return TransitionCallbackReturn.FAILURE
+        self._failure = ""
+        return TransitionCallbackReturn.SUCCESS
+
+    def _configure(self) -> None:
+        self._intensity = Intensity(str(self._settings["intensity"]))
+        network = self._load()
+        self._settings.settings.ignored(network.classes)
+        started = time.monotonic()
+        network.perceive(noise())
+        self.get_logger().info(f"warmed up in {time.monotonic() - started:.1f} s")
+        self._network = network
+        self._outputs = Outputs(self, network)
+
+    def _load(self) -> Network:
+        if self._perception is not None:
+            return Network(self._perception)
+        network = load_network(*(self._settings[name] for name in ("weights", "device", "engine")))
+        self.get_logger().info(f"weights {self._settings['weights']} ({network})")
+        if not network.trained:
+            self.get_logger().warning("the network is not trained: its labels mean nothing")
+        return network
+
+    def _listen(self) -> None:
+        assert self._network is not None
+        assert self._outputs is not None
+        self._watch.clear()
+        rules = SweepRules.of(self._settings.values())
+        if rules.count:
+            self._sweeps = Sweeps(self, rules, self.statistics)
+        labelling = Labelling(
+            self._network.perceive,
+            self._intensity,
+            lambda: self._settings.settings,
+            self._outputs,
+            self.statistics,
+            self._watch,
+            self.get_logger(),
+            self._sweeps,
+        )
+        self._worker = LatestPipeline(labelling.decode, labelling.label, self.statistics.count_dropped, "labelling")
+        self._outputs.publish_label_info(self._settings.settings)
+        self._input = self.create_subscription(
+            PointCloud2,
+            INPUT_TOPIC,
+            self._on_cloud,
+            _input_qos(),
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
+        self.get_logger().info(f"labels clouds of {self._input.topic_name}")
+
+    def _silence(self) -> None:
+        if self._input is not None:
+            self.destroy_subscription(self._input)
+            self._input = None
+        if self._worker is not None:
+            self._worker.stop()
+            self._worker = None
+        if self._sweeps is not None:
+            self._sweeps.destroy()
+            self._sweeps = None
+
+    def _free(self) -> None:
+        if self._outputs is not None:
+            self._outputs.destroy()
+            self._outputs = None
+        device = self._network.device if self._network is not None else ""
+        self._network = None
+        release_memory(device)
+
+    def _classes(self) -> Sequence[str] | None:
+        return self._network.classes if self._network is not None else None
+
+    def _on_cloud(self, cloud: PointCloud2) -> None:
+        at, age = time.monotonic_ns(), self.get_clock().now().nanoseconds - stamp_ns(cloud)
+        if self._outputs is None or self._worker is None:
+            return
+        if not self._outputs.wanted(self._settings.settings):
+            self.statistics.count_unwatched()
+        else:
+            self._worker.put(Received(cloud, at))
+        self.statistics.count_received(at, age)
+
+    def _on_settings(self, settings: Settings) -> None:
+        if self._outputs is not None:
+            self._outputs.publish_label_info(settings)
+
+    def _condition(self) -> Condition:
+        state = "active" if self._worker else "inactive" if self._network else "unconfigured"
+        return Condition(state, self._failure, self._network, self._intensity.rule)
+
+
+def _input_qos() -> QoSProfile:
+    """Sensor data: what came too late is not asked for again, and of what waits only the newest counts."""
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST,
+        depth=1,
+        reliability=ReliabilityPolicy.BEST_EFFORT,
+        durability=DurabilityPolicy.VOLATILE,
+    )
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until SIGINT or SIGTERM. Returns the exit status: 1 where it could not start."""
+    if {"-h", "--help"} & set(sys.argv if args is None else args):
+        print(f"{__doc__}\nusage: segmenter_node --ros-args -p weights:=FILE.safetensors\n\nparameters:\n{usage()}")
+        return 0
+    return run(lambda signals: SegmenterNode(signals=signals), args)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,222 @@
+"""Play a bag through the live node at the bag's rate and measure: what `spvnas bag --realtime` does.
+
+Both ends of the measurement are in this process and read one monotonic clock; the node is a process of its own and
+is reached over the middleware, like on a vehicle. Clouds get the stamp of the moment they are sent, which also tells
+the answers apart; nothing else of them is changed.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from threading import Condition
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.node import Node
+from sensor_msgs.msg import PointCloud2
+from std_msgs.msg import Float64
+
+from spvnas_ros.clouds.point_cloud2 import decode
+from spvnas_ros.ros.node.labelling import stamp_ns
+from spvnas_ros.ros.node.outputs import LABELLED_TOPIC, TIMES_TOPIC
+from spvnas_ros.ros.node.segmenter_node import INPUT_TOPIC, NODE_NAME
+from spvnas_ros.ros.node.statistics import STAGES
+from spvnas_ros.ros.process.process import ros_process, spinning
+from spvnas_ros.ros.process.segmenter_process import segmenter_process
+from spvnas_ros.ros.replay.replay_statistics import NodeCounts, Passage, Replay, evaluate
+
+if TYPE_CHECKING:
+    from spvnas_ros.recordings.bags import RecordedCloud
+
+_START_SECONDS = 900.0
+"""The first start on a machine compiles the network's kernels."""
+
+_QUEUE = 10
+_LEAD_NS = 100_000_000
+"""From reading the first cloud to sending it: time to get ready."""
+
+_PROBE_EVERY = 0.25
+_COUNTS_SECONDS = 5.0
+"""The node publishes its counts every second."""
+
+_LAST_ANSWER_SECONDS = 10.0
+"""Without an answer for so long, what is still missing does not come."""
+
+OnLabels = Callable[[int, npt.NDArray[np.uint8]], None]
+"""Called with a cloud's number and its labels, uint8 `[N]`, when they come."""
+
+
+class ReplayError(ValueError):
+    """The node did not come up, or went away."""
+
+
+@dataclass(frozen=True)
+class NodeOptions:
+    """The node's parameters of the same names. `weights` is a file."""
+
+    weights: str
+    device: str = "auto"
+    engine: str = "auto"
+    intensity: str = "auto"
+
+
+def replay(
+    clouds: Iterable[RecordedCloud],
+    options: NodeOptions,
+    *,
+    rate: float = 1.0,
+    on_sent: Callable[[], None] = lambda: None,
+    on_labels: OnLabels | None = None,
+) -> Replay:
+    """Start the node, send the clouds in the rhythm of their recording, `rate` times as fast, and end the node.
+
+    Raises ReplayError, and what reading the clouds raises; StopRequested where SIGINT or SIGTERM came.
+    """
+    # Clouds are not sent through the building's network unless the user wants it.
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    namespace = f"/replay_{os.getpid()}"
+    with ros_process([]):
+        driver = _Driver(f"{namespace}/{NODE_NAME}", on_labels)
+        with spinning(driver), segmenter_process(namespace, vars(options), driver.fail):
+            driver.wait_until_ready()
+            driver.play(clouds, rate, on_sent)
+            return driver.finish()
+
+
+class _Driver(Node):
+    """Sends clouds and takes times. Its callbacks run in another thread."""
+
+    def __init__(self, segmenter: str, on_labels: OnLabels | None) -> None:
+        super().__init__("replay")
+        self._changed = Condition()
+        self._failure = ""
+        self._on_labels = on_labels
+        self._ready = False
+        self._passages: dict[int, Passage] = {}
+        self._stages: defaultdict[str, list[float]] = defaultdict(list)
+        self._diagnostics: dict[str, dict[str, str]] = {}
+        self._before = NodeCounts()
+        self._late = 0
+        self._name = segmenter.lstrip("/")
+        self._to_segmenter = self.create_publisher(PointCloud2, INPUT_TOPIC.replace("~", segmenter), _QUEUE)
+        self.create_subscription(PointCloud2, LABELLED_TOPIC.replace("~", segmenter), self._on_answer, _QUEUE)
+        self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, _QUEUE)
+        for stage in STAGES:
+            topic = TIMES_TOPIC.format(stage).replace("~", segmenter)
+            self.create_subscription(Float64, topic, lambda time, stage=stage: self._on_time(stage, time.data), _QUEUE)
+
+    def fail(self, reason: str) -> None:
+        """The node is gone: end all waiting with a ReplayError."""
+        with self._changed:
+            self._failure = reason
+            self._changed.notify_all()
+
+    def wait_until_ready(self) -> None:
+        """Send empty clouds until one is answered: then both directions stand."""
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._wait(lambda: self._ready, _PROBE_EVERY):
+            if time.monotonic() > deadline:
+                raise ReplayError(f"the node did not answer in {_START_SECONDS:.0f} s")
+            self._to_segmenter.publish(PointCloud2())
+        self._before = self._counts()
+        self._stages.clear()
+
+    def play(self, clouds: Iterable[RecordedCloud], rate: float, on_sent: Callable[[], None]) -> None:
+        """Send the clouds, each when it is due."""
+        first, began, wall, stamp = None, 0, 0, 0
+        for number, recorded in enumerate(clouds):
+            if first is None:
+                first, began, wall = recorded.stamp, time.monotonic_ns() + _LEAD_NS, time.time_ns() + _LEAD_NS
+            offset = round((recorded.stamp - first) / rate)
+            stamp = max(stamp + 1, wall + offset)
+            cloud = restamped(recorded.raw, stamp)
+            self._wait(lambda: False, (began + offset - time.monotonic_ns()) / 1e9)
+            sent = time.monotonic_ns()
+            self._late = max(self._late, sent - began - offset)
+            with self._changed:
+                self._passages[stamp] = Passage(number, sent)
+            self._to_segmenter.publish(cloud)
+            on_sent()
+
+    def finish(self) -> Replay:
+        """Wait for what is still in work, and evaluate."""
+        answered = -1
+        while not self._answered_last() and answered < (answered := self._answers()):
+            self._wait_for_more_than(answered)
+        counts = self._counts() - self._before
+        with self._changed:
+            node = {**self._diagnostics.get("node", {})}
+            return evaluate(tuple(self._passages.values()), counts, self._late, self._stages, node)
+
+    def _wait(self, condition: Callable[[], bool], seconds: float) -> bool:
+        """Whether the condition came true within so long. Raises ReplayError where the node ended."""
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._failure) or condition(), max(0.0, seconds))
+            if self._failure:
+                raise ReplayError(self._failure)
+            return condition()
+
+    def _wait_for_more_than(self, answered: int) -> None:
+        self._wait(lambda: self._answers() > answered, _LAST_ANSWER_SECONDS)
+
+    def _answers(self) -> int:
+        return sum(each.answered is not None for each in self._passages.values())
+
+    def _answered_last(self) -> bool:
+        with self._changed:
+            last = next(reversed(self._passages.values()), None)
+            return last is None or last.answered is not None
+
+    def _counts(self) -> NodeCounts:
+        """The node's counts at a moment from now on at which it rests."""
+        with self._changed:
+            self._diagnostics.pop("input", None)
+        counts = NodeCounts()
+
+        def at_rest() -> bool:
+            nonlocal counts
+            if "input" in self._diagnostics:
+                counts = NodeCounts.of(self._diagnostics["input"])
+            return counts.at_rest and counts.received > 0
+
+        if not self._wait(at_rest, _COUNTS_SECONDS) and not counts.received:
+            raise ReplayError(f"the node published no diagnostics in {_COUNTS_SECONDS:.0f} s")
+        return counts
+
+    def _on_answer(self, cloud: PointCloud2) -> None:
+        at, stamp = time.monotonic_ns(), stamp_ns(cloud)
+        with self._changed:
+            passage = self._passages.get(stamp)
+            if passage is not None:
+                self._passages[stamp] = replace(passage, answered=at)
+            self._ready = True
+            self._changed.notify_all()
+        if passage is not None and self._on_labels is not None:
+            try:
+                self._on_labels(passage.number, decode(cloud)["label"])
+            except (ValueError, OSError) as error:  # as on a full disk
+                self.fail(f"the labels of cloud {passage.number} could not be kept: {error}")
+
+    def _on_time(self, stage: str, milliseconds: float) -> None:
+        self._stages[stage].append(milliseconds)
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        with self._changed:
+            for status in message.status:
+                if status.name.startswith(f"{self._name}: "):
+                    values = {each.key: each.value for each in status.values}
+                    self._diagnostics[status.name.removeprefix(f"{self._name}: ")] = values
+            self._changed.notify_all()
+
+
+def restamped(raw: bytes, stamp: int) -> bytes:
+    """A serialised message (CDR) whose first member is a header, with another stamp (nanoseconds)."""
+    order = "<" if raw[1] & 1 else ">"
+    return raw[:4] + struct.pack(f"{order}iI", *divmod(stamp, 10**9)) + raw[12:]

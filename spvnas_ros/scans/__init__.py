@@ -1,9 +1,0 @@
-"""Scans from files: .bin (KITTI), .npy, .pcd and .ply, folders of them, and bags as one more source of frames."""
-
-from __future__ import annotations
-
-from spvnas_ros.scans.read import SUFFIXES, read_scan, scan_files
-from spvnas_ros.scans.records import ScanError
-from spvnas_ros.scans.source import Cloud, Frame, Source, open_source
-
-__all__ = ["SUFFIXES", "Cloud", "Frame", "ScanError", "Source", "open_source", "read_scan", "scan_files"]

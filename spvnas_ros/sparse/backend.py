@@ -1,0 +1,35 @@
+"""Which kernels a network in training runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from spvnas_ros.sparse.kernel_map import Levels, build_levels
+
+
+def levels_for(coords: Tensor, feats: Tensor, depth: int, point_levels: Collection[int]) -> Levels:
+    """Builds the geometry of a batch: in plain torch, which is the definition, or with compiled kernels in its maps.
+
+    coords:       integer `[N, 4]` (batch, x, y, z), every row once
+    feats:        `[N, C]`, the features that will be convolved
+    depth:        how often the resolution is halved
+    point_levels: where points and voxels exchange features
+
+    Compiled kernels serve where gradients are wanted; they cost more to prepare than they save in a single pass.
+    Raises as `build_levels` does.
+    """
+    if not torch.is_grad_enabled():
+        return build_levels(coords, depth)
+    if coords.device.type == "cuda" and find_spec("triton"):
+        from spvnas_ros.sparse import on_cuda
+
+        return on_cuda.build_training_levels(coords, depth)
+    if coords.device.type == "cpu" and feats.dtype == torch.float32:
+        from spvnas_ros.sparse import on_cpu
+
+        return on_cpu.build_training_levels(coords, depth, point_levels)
+    return build_levels(coords, depth)

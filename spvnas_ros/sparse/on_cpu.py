@@ -1,0 +1,291 @@
+"""Sparse convolution and point-voxel exchange for training on the CPU: the engine's kernels under autograd.
+
+The input gradient of a convolution is a convolution over the exchanged pairs with transposed kernel rows, so it runs
+through the same tiles. The weight gradient sums outer products of gathered rows. No sum depends on the thread count.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from spvnas_ros.kernels.cpu import gradients
+from spvnas_ros.kernels.cpu.convolve import SHAPE, Pairs, Term, aligned, column_blocks, convolve
+from spvnas_ros.kernels.cpu.geometry import TILE_ROWS, tile_pairs
+from spvnas_ros.kernels.cpu.gradients import Mixture
+from spvnas_ros.kernels.cpu.octree import Family, Neighbours, build_octree, cells_of, corner_rows, voxels_of_coords
+from spvnas_ros.kernels.cpu.team import Team
+from spvnas_ros.sparse.coords import Level
+from spvnas_ros.sparse.kernel_map import Exchange, KernelMap, Levels, build_levels, parent_keys
+
+_FEWEST_PAIRS = 4096
+_MOST_SHARES = 64
+"""A kernel row's weight gradient is summed in shares of so many pairs or more, and all rows in about so many shares."""
+
+_EXCHANGE_ROWS = 512
+_NO_ROWS = np.zeros((0, 0), np.float32)
+_NO_TERM = Term(_NO_ROWS, 0, np.zeros(0, np.float32))
+_NO_IDENTITY = np.zeros(0, np.int32)
+
+
+def fits(*tensors: Tensor) -> bool:
+    """Whether the compiled loops can take these tensors: float32 in main memory."""
+    return all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)
+
+
+@functools.cache
+def _team(threads: int) -> Team:
+    return Team(threads)
+
+
+@dataclass(frozen=True)
+class Gather:
+    """How one side of a kernel map is computed from the other.
+
+    mirrored: kernel row k of the map is row K - 1 - k in `pairs`; num_out: rows of the side that is computed
+    """
+
+    pairs: Pairs
+    mirrored: bool
+    num_out: int
+
+    def run(self, team: Team, feats: Tensor, kernel: Tensor, transposed: bool) -> Tensor:
+        """`out[o] += feats[i] @ kernel[k]` over the pairs, or `kernel[k].T` where `transposed`."""
+        volume, *channels = kernel.shape
+        inner, columns = reversed(channels) if transposed else channels
+        padded = SHAPE.pad(columns)
+        packed = aligned(volume * inner * padded)
+        team.run(
+            gradients.pack_panels, kernel.numpy(), self.mirrored, transposed, _blocks(padded), packed
+        )  # fmt: skip
+        out = torch.empty((self.num_out + 1, padded))
+        out[self.num_out] = 0
+        team.run(
+            convolve, self.num_out, self.pairs, _NO_IDENTITY, Term(feats.numpy(), inner, packed),
+            _NO_TERM, _NO_TERM, _NO_TERM, np.zeros(padded, np.float32), _NO_ROWS, False, out.numpy(),
+        )  # fmt: skip
+        return out[: self.num_out, :columns]
+
+
+@dataclass(frozen=True)
+class TiledConvolution:
+    """A convolution over one kernel map by compiled loops; a `sparse.kernel_map.Convolver`.
+
+    in_rows, out_rows: int64 `[P]`, the pairs by kernel row; tasks: int64 `[T, 3]` (kernel row, first pair, last pair)
+    """
+
+    forward: Gather
+    backward: Gather
+    in_rows: np.ndarray
+    out_rows: np.ndarray
+    tasks: np.ndarray
+
+    def fits(self, feats: Tensor, kernel: Tensor) -> bool:
+        """Whether features and kernel are float32 in main memory."""
+        return fits(feats, kernel)
+
+    def __call__(self, feats: Tensor, kernel: Tensor) -> Tensor:
+        """As `sparse.conv3d`."""
+        out: Tensor = _Convolution.apply(feats, kernel, self)
+        return out
+
+    def transposed(self) -> TiledConvolution:
+        """The same pairs with input and output exchanged."""
+        return TiledConvolution(self.backward, self.forward, self.out_rows, self.in_rows, self.tasks)
+
+    def kernel_gradient(self, team: Team, feats: Tensor, grad: Tensor, kernel: Tensor) -> Tensor:
+        """`sum of feats[i].T @ grad[o]` over the pairs of every kernel row."""
+        _, channels, columns = kernel.shape
+        padded = SHAPE.pad(columns)
+        partial = torch.empty((len(self.tasks), -(-channels // SHAPE.rows) * SHAPE.rows, padded)).numpy()
+        team.run(
+            gradients.sum_outer_products, self.tasks, self.in_rows, self.out_rows, feats.numpy(), grad.numpy(),
+            _blocks(padded), partial,
+        )  # fmt: skip
+        out = torch.empty_like(kernel, memory_format=torch.contiguous_format)
+        team.run(gradients.add_partial, self.tasks, partial, out.numpy())
+        return out
+
+
+class _Convolution(Function):
+    @staticmethod
+    def forward(ctx: Any, feats: Tensor, kernel: Tensor, tiled: TiledConvolution) -> Tensor:
+        ctx.save_for_backward(feats, kernel)
+        ctx.tiled = tiled
+        team = _team(torch.get_num_threads())
+        return tiled.forward.run(team, feats.detach().contiguous(), kernel.detach().contiguous(), transposed=False)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        feats, kernel = (t.detach().contiguous() for t in ctx.saved_tensors)
+        grad = grads[0].contiguous()
+        team, tiled = _team(torch.get_num_threads()), ctx.tiled
+        grad_feats = tiled.backward.run(team, grad, kernel, transposed=True) if ctx.needs_input_grad[0] else None
+        grad_kernel = tiled.kernel_gradient(team, feats, grad, kernel) if ctx.needs_input_grad[1] else None
+        return grad_feats, grad_kernel, None
+
+
+class _Mix(Function):
+    @staticmethod
+    def forward(ctx: Any, feats: Tensor, there: Mixture, back: Mixture) -> Tensor:
+        ctx.back = back
+        return _mix(there, feats.detach())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return _mix(ctx.back, grads[0]), None, None
+
+
+def _mix(mixture: Mixture, feats: Tensor) -> Tensor:
+    out = torch.empty((len(mixture.starts) - 1, feats.shape[1]))
+    _team(torch.get_num_threads()).run(
+        gradients.mix_rows, _EXCHANGE_ROWS, mixture, feats.contiguous().numpy(), out.numpy()
+    )
+    return out
+
+
+@dataclass(frozen=True)
+class MixedExchange:
+    """Point-voxel exchange at one level by compiled loops; a `sparse.kernel_map.Exchange`.
+
+    interpolation: points from voxels; mean: voxels from points; `_back`: each transposed
+    """
+
+    interpolation: Mixture
+    interpolation_back: Mixture
+    mean: Mixture
+    mean_back: Mixture
+
+    def fits(self, feats: Tensor) -> bool:
+        """Whether features are float32 in main memory."""
+        return fits(feats)
+
+    def to_points(self, voxels: Tensor) -> Tensor:
+        """As `sparse.devoxelize`."""
+        out: Tensor = _Mix.apply(voxels, self.interpolation, self.interpolation_back)
+        return out
+
+    def to_voxels(self, points: Tensor) -> Tensor:
+        """As `sparse.voxelize`."""
+        out: Tensor = _Mix.apply(points, self.mean, self.mean_back)
+        return out
+
+
+class SamePlace:
+    """The exchange at level 0, where every point is its voxel."""
+
+    def fits(self, feats: Tensor) -> bool:
+        """Whether these are features."""
+        return feats.ndim == 2
+
+    def to_points(self, voxels: Tensor) -> Tensor:
+        """The voxels' features themselves."""
+        return voxels
+
+    def to_voxels(self, points: Tensor) -> Tensor:
+        """The points' features themselves."""
+        return points
+
+
+def build_training_levels(coords: Tensor, depth: int, point_levels: Collection[int]) -> Levels:
+    """`sparse.build_levels` through the compiled octree, with compiled convolutions and exchanges in its maps.
+
+    coords:       integer `[N, 4]` (batch, x, y, z) in main memory, every row once
+    depth:        how often the resolution is halved
+    point_levels: where points and voxels exchange features
+
+    Raises as `build_levels` does.
+    """
+    if coords.ndim != 2 or coords.shape[1] != 4 or len(coords) == 0:
+        return build_levels(coords, depth)
+    array = coords.long().numpy()
+    cloud = voxels_of_coords(array, depth)
+    if len(cloud.keys) != len(array):
+        raise ValueError("coords holds the same voxel more than once; quantize the points first")
+    team = _team(torch.get_num_threads())
+    keys, families, neighbours = build_octree(team, cloud.keys, depth)
+    levels = _levels(coords, cloud.keys, families)
+    stages = range(depth)
+    around = team.map(lambda i: _neighbour_map(neighbours[i], TILE_ROWS[i]), range(depth + 1))
+    halvings = team.map(lambda i: _halving_map(keys[i], families[i], TILE_ROWS[i : i + 2]), stages)
+    parents = tuple(torch.from_numpy(family.parents).long() for family in families)
+    order = torch.from_numpy(cloud.first).long()
+    plain = Levels(levels, parents, tuple(around), tuple(halvings), order)
+    cells = cells_of(cloud.keys)
+    coarse = [level for level in point_levels if level > 0]
+    mixed = team.map(lambda level: _exchange(plain, level, cells, neighbours[level]), coarse)
+    exchanges: dict[int, Exchange] = {0: SamePlace(), **dict(zip(coarse, mixed, strict=True))}
+    return dataclasses.replace(plain, exchanges=exchanges)
+
+
+def _levels(coords: Tensor, keys: np.ndarray, families: Sequence[Family]) -> tuple[Level, ...]:
+    origin = coords.long().amin(0) >> len(families) << len(families)
+    origin[0] = 0  # keys hold the batch index itself
+    levels = [Level.from_keys(torch.from_numpy(keys), origin)]
+    for family in families:
+        finer = levels[-1]
+        firsts = torch.from_numpy(family.first_child[:-1]).long()
+        levels.append(Level.from_keys(parent_keys(finer.keys[firsts]), finer.origin >> 1))
+    return tuple(levels)
+
+
+def _neighbour_map(neighbours: Neighbours, tile_rows: int) -> KernelMap:
+    num = len(neighbours.starts) - 1
+    pairs = tile_pairs(*neighbours, 27, tile_rows, padding=0)
+    # A pair at offset d is a pair at -d with the roles exchanged, so one set of tiles serves both directions.
+    return _kernel_map(neighbours, 27, Gather(pairs, False, num), Gather(pairs, True, num))
+
+
+def _halving_map(keys: np.ndarray, family: Family, tile_rows: Sequence[int]) -> KernelMap:
+    slots = (keys & 7).astype(np.uint8)
+    down = Neighbours(family.first_child, slots, np.arange(len(keys), dtype=np.int32))
+    one_each = np.arange(len(keys) + 1, dtype=np.int32)
+    fine_rows, coarse_rows = tile_rows
+    halving = Gather(tile_pairs(*down, 8, coarse_rows, padding=0), False, len(family.masks))
+    doubling = Gather(tile_pairs(one_each, slots, family.parents, 8, fine_rows, padding=0), False, len(keys))
+    return _kernel_map(down, 8, halving, doubling)
+
+
+def _kernel_map(compressed: Neighbours, volume: int, forward: Gather, backward: Gather) -> KernelMap:
+    in_rows, out_rows, sizes = gradients.by_kernel_row(*compressed, volume)
+    tiled = TiledConvolution(forward, backward, in_rows, out_rows, _tasks(sizes))
+    rows = torch.from_numpy(in_rows), torch.from_numpy(out_rows)
+    return KernelMap(*rows, tuple(sizes.tolist()), backward.num_out, forward.num_out, tiled)
+
+
+def _tasks(sizes: np.ndarray) -> np.ndarray:
+    """Every kernel row's pairs in shares, int64 `[T, 3]` (kernel row, first pair, last pair)."""
+    share = max(_FEWEST_PAIRS, int(sizes.sum()) // _MOST_SHARES)
+    ends = np.cumsum(sizes)
+    tasks = [
+        (k, first, min(first + share, end))
+        for k, (size, end) in enumerate(zip(sizes.tolist(), ends.tolist(), strict=True))
+        for first in range(end - size, end, share)
+    ]
+    return np.array(tasks, np.int64).reshape(-1, 3)
+
+
+def _exchange(levels: Levels, level: int, cells: np.ndarray, neighbours: Neighbours) -> MixedExchange:
+    num_points, num_voxels = len(cells), len(levels.levels[level])
+    ancestors = levels.ancestors(level).int().numpy()
+    interpolation = gradients.interpolating_mixture(cells, ancestors, corner_rows(neighbours), level)
+    starts = np.searchsorted(ancestors, np.arange(num_voxels + 1)).astype(np.int32)
+    shares = (1 / np.diff(starts)).astype(np.float32)[ancestors]
+    mean = Mixture(starts, np.arange(num_points, dtype=np.int32), shares)
+    mean_back = Mixture(np.arange(num_points + 1, dtype=np.int32), ancestors, shares)
+    return MixedExchange(interpolation, gradients.transpose_mixture(interpolation, num_voxels), mean, mean_back)
+
+
+def _blocks(padded: int) -> np.ndarray:
+    return np.array(column_blocks(padded), np.int64)

@@ -1,0 +1,231 @@
+"""Published checkpoints to networks of this project: every tensor of the file is accounted for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spvnas_ros.labels import SEMANTIC_KITTI
+from spvnas_ros.nets.spec import NetSpec, SpecError
+from spvnas_ros.nets.unet import PointVoxelUNet
+from spvnas_ros.recordings.files import sha256_of
+from spvnas_ros.zoo.cards import DATA_TERMS, Card, card_of_sha256
+from spvnas_ros.zoo.checkpoint import CheckpointError, Facts, meta_net, mismatches
+from spvnas_ros.zoo.importers.inert_pickle import Inert
+from spvnas_ros.zoo.importers.layouts import LAYOUTS, MIT_HAN_LAB, Layout, MissingLayer, spec_of
+from spvnas_ros.zoo.importers.unpickle import read_torch_file
+
+KINDS = ("spvcnn", "minkunet")
+"""The kinds a file of mit-han-lab may need to be told apart by; an SPVNAS network is known by its names."""
+
+State = Mapping[str, torch.Tensor]
+
+_SUPERNET_MARK = "downsample.0.feature.layers.0.net.layers.0.net.conv.kernel"
+_VOXEL_SIZE = 0.05
+_PARAMETER_TOLERANCE = 0.03
+"""How far a network may be from its card's parameter count: some are published with one decimal of a million."""
+
+
+def import_checkpoint(
+    source: str | Path, *, config: str | Path | None = None, kind: str | None = None, card: Card | None = None
+) -> tuple[PointVoxelUNet, Facts]:
+    """The network in a published checkpoint, and its facts.
+
+    source: a file of mit-han-lab (`init`) or mmdetection3d (`.pth`), or a folder with `init` and `net.config`
+    config: the `net.config` of an SPVNAS network; its tensors are compared with it. Without one they speak for
+            themselves
+    kind:   "spvcnn" or "minkunet" for files of mit-han-lab, whose tensors have the same names. Without it, point
+            transforms whose BatchNorms have never seen a point mean MinkUNet, which does not use them
+    card:   the published model that this is to be; without it, it is looked up by the file's sha256
+
+    Raises CheckpointError for a file that is none of these, and names the tensors that are missing, unexpected or
+    misshapen.
+    """
+    source = Path(source)
+    if source.is_dir():
+        config = config or next(iter(source.glob("net.config")), None)
+        source = source / "init"
+    state = _weights(source)
+    sha256 = sha256_of(source)
+    card = card or card_of_sha256(sha256)
+    described = None if config is None else _read_config(Path(config))
+    try:
+        layout = _recognise(state)
+        net = _convert(state, layout, kind or (card.kind if card else None), described)
+    except (CheckpointError, SpecError) as error:
+        raise CheckpointError(f"{source}: {error}") from error
+    facts = Facts(
+        spec=net.spec,
+        name=_name(net.spec),
+        label_map=layout.label_map,
+        voxel_size=_voxel_size(described or {}),
+        provenance=f"{layout.project}, imported from {source.name}",
+        source_sha256=sha256,
+    )
+    return net, _with_card(facts, net, card) if card else facts
+
+
+def _weights(source: Path) -> State:
+    """The tensors in the file, by the names their project gave them."""
+    content = read_torch_file(source)
+    if isinstance(content, Inert):
+        raise CheckpointError(
+            f"{source} holds a pickled object of class {content.name}, which is not rebuilt; "
+            "expected a dictionary of tensors (save the network's state_dict())"
+        )
+    for key in ("model", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    if not isinstance(content, dict) or not any(isinstance(value, torch.Tensor) for value in content.values()):
+        found = f"the entries {[str(k)[:40] for k in content][:8]}" if isinstance(content, dict) else "something else"
+        raise CheckpointError(
+            f"{source} holds {found}; expected a dictionary of tensors, or one under 'model' or 'state_dict'"
+        )
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, torch.Tensor):
+            raise CheckpointError(f"{source}: entry {str(key)[:80]!r} is a {type(value).__name__}, expected a tensor")
+        # A few bytes can claim to be any number of equal values; weights are stored one by one.
+        if value.numel() * value.itemsize > value.untyped_storage().nbytes():
+            raise CheckpointError(f"{source}: {key[:80]} claims the shape {list(value.shape)}, but stores fewer values")
+    wrapped = all(key.startswith("module.") for key in content)  # by DistributedDataParallel
+    return {key.removeprefix("module.") if wrapped else key: value for key, value in content.items()}
+
+
+def _recognise(state: State) -> Layout:
+    if _SUPERNET_MARK in state:
+        raise CheckpointError(
+            "this is an SPVNAS supernet, which holds many networks and is none itself; "
+            "import a network cut out of it (`spvnas_specialized` in mit-han-lab's model zoo)"
+        )
+    scores = {layout: len(layout.names().keys() & state.keys()) for layout in LAYOUTS}
+    layout = max(LAYOUTS, key=lambda candidate: (candidate.marker in state, scores[candidate]))
+    if not scores[layout]:
+        raise CheckpointError(
+            "not a network of this family: none of its tensors has a name that SPVCNN, MinkUNet or SPVNAS of "
+            f"mit-han-lab or mmdetection3d use; it has {[key[:60] for key in list(state)[:4]]}"
+        )
+    return layout
+
+
+def _convert(state: State, layout: Layout, kind: str | None, config: Mapping[str, Any] | None) -> PointVoxelUNet:
+    names = layout.names()
+    family = _family({names.get(key, key): value for key, value in state.items()}, layout, kind)
+    if layout is MIT_HAN_LAB and family == "minkunet":
+        state = {key: value for key, value in state.items() if not names.get(key, "").startswith("points.")}
+    spec = _spec({names[key]: value for key, value in state.items() if key in names}, family, layout, config)
+    if layout.searched:
+        state = _with_cut_classifier(state, layout, spec)
+    return _fill(spec, state, names)
+
+
+def _family(ours: State, layout: Layout, kind: str | None) -> str:
+    if kind not in (None, "spvnas", *KINDS):
+        raise CheckpointError(f"the kind must be {' or '.join(KINDS)}, found {kind!r}")
+    if layout.searched:
+        if kind not in (None, "spvnas"):
+            raise CheckpointError(f"it holds an SPVNAS network, but {kind} was asked for")
+        return "spvnas"
+    if kind == "spvnas":
+        raise CheckpointError("it holds an SPVCNN or a MinkUNet, but an SPVNAS network was asked for")
+    if kind is not None:
+        return kind
+    points = {key: value for key, value in ours.items() if key.startswith("points.")}
+    return "minkunet" if not points or (layout is MIT_HAN_LAB and _never_ran(points)) else "spvcnn"
+
+
+def _never_ran(points: State) -> bool:
+    """Whether the statistics of the point transforms' BatchNorms are those they began with."""
+    means = (value for key, value in points.items() if key.endswith("running_mean"))
+    variances = (value for key, value in points.items() if key.endswith("running_var"))
+    return all(bool((m == 0).all()) for m in means) and all(bool((v == 1).all()) for v in variances)
+
+
+def _spec(ours: State, family: str, layout: Layout, config: Mapping[str, Any] | None) -> NetSpec:
+    if layout.searched and config is not None:
+        return NetSpec.from_net_config(config)
+    if config is not None and "output_channels" in config:
+        raise CheckpointError("the net.config is that of an SPVNAS network, but the tensors are not")
+    try:
+        return spec_of({key: tuple(value.shape) for key, value in ours.items()}, family, layout)
+    except MissingLayer as error:
+        layer = str(error.args[0])
+        wanted = [theirs for theirs, name in layout.names().items() if name.startswith(f"{layer}.")]
+        raise CheckpointError(f"a whole layer is missing: {', '.join(wanted)}") from error
+
+
+def _with_cut_classifier(state: State, layout: Layout, spec: NetSpec) -> State:
+    """An SPVNAS subnet keeps the classifier of the supernet; its network uses the first columns."""
+    key, width = f"{layout.classifier}.weight", spec.decoder[-1].out
+    weight = state.get(key)
+    wider = weight is not None and weight.ndim == 2 and weight.shape[1] > width
+    return {**state, key: weight[:, :width]} if weight is not None and wider else state
+
+
+def _fill(spec: NetSpec, state: State, names: Mapping[str, str]) -> PointVoxelUNet:
+    """The network with these tensors, which have their project's names."""
+    net = meta_net(spec)
+    expected = net.state_dict()
+    theirs = {ours: key for key, ours in names.items() if ours in expected}
+    if lines := mismatches(
+        {theirs[key]: tuple(value.shape) for key, value in expected.items()},
+        {key: tuple(value.shape) for key, value in state.items()},
+    ):
+        raise CheckpointError(f"it does not hold exactly the tensors of the {spec.family} that it should be:{lines}")
+    if spec.num_classes != len(SEMANTIC_KITTI.classes):
+        raise CheckpointError(
+            f"the network tells {spec.num_classes} classes apart, whose names the file does not hold; "
+            f"only networks with the {len(SEMANTIC_KITTI.classes)} classes of SemanticKITTI are imported"
+        )
+    loaded = {}
+    for key, like in expected.items():
+        value = state[theirs[key]]
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise CheckpointError(f"{theirs[key]} has values that are not finite")
+        loaded[key] = value.to(like.dtype, copy=True, memory_format=torch.contiguous_format)
+    net.load_state_dict(loaded, assign=True)
+    return net.eval()
+
+
+def _read_config(path: Path) -> Mapping[str, Any]:
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"cannot read the network description {path}: {error}") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"the network description {path} must be a JSON object")
+    return config
+
+
+def _voxel_size(config: Mapping[str, Any]) -> float:
+    """Edge of a voxel, metres: the models of both projects were trained with 5 cm, and net.config says so."""
+    point, voxel = config.get("pres", _VOXEL_SIZE), config.get("vres", _VOXEL_SIZE)
+    if not isinstance(point, float) or point != voxel:
+        raise CheckpointError(
+            f"net.config has pres {point!r} and vres {voxel!r}; a network whose voxels differ from the grid its points "
+            "were sampled on is not supported"
+        )
+    return point
+
+
+def _name(spec: NetSpec) -> str:
+    return spec.family if spec.family == "spvnas" else f"{spec.family}-w{spec.stem[0]}"
+
+
+def _with_card(facts: Facts, net: PointVoxelUNet, card: Card) -> Facts:
+    count = sum(parameter.numel() for parameter in net.parameters())
+    if abs(count / card.parameters - 1) > _PARAMETER_TOLERANCE:
+        raise CheckpointError(
+            f"this is not {card.name}: the network has {count:,} parameters, {card.upstream} has {card.parameters:,}"
+        )
+    return replace(
+        facts,
+        name=card.name,
+        provenance=f"{card.project}, {card.upstream} ({card.licence}; {DATA_TERMS})",
+        published_miou=card.miou,
+    )
