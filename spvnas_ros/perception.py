@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from spvnas_ros.clouds.cleaning import usable
 from spvnas_ros.engine import Engine, build_engine
 from spvnas_ros.frame import UNLABELLED, Points, Segmentation
 from spvnas_ros.nets.unet import PointVoxelUNet
@@ -75,13 +76,10 @@ class Perception:
             )
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is unlabelled
             points = np.require(points, np.float32, ["C", "W"])
-        usable: npt.NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(points), axis=1)
-        if self.facts.point_range is not None:
-            low, high = np.array(self.facts.point_range, np.float32).reshape(2, 3)
-            usable &= ((points[:, :3] >= low) & (points[:, :3] <= high)).all(axis=1)
-        if usable.all():
+        seen = usable(points, self.facts.point_range)
+        if seen.all():
             return self.engine.segment(points, scores)
-        return _spread(self.engine.segment(points[usable], scores), usable)
+        return _spread(self.engine.segment(points[seen], scores), seen)
 
 
 def _spread(part: Segmentation, where: npt.NDArray[np.bool_]) -> Segmentation:

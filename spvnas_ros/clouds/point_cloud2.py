@@ -31,10 +31,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from spvnas_ros.clouds.intensity import INTENSITY_FIELDS, Intensity
 from spvnas_ros.frame import Points, Segmentation
-
-INTENSITY_FIELDS = ("intensity", "Intensity", "i", "intensities", "reflectivity", "signal")
-"""Names under which drivers publish the strength of the return, the most telling first."""
 
 LABEL_FIELD = "label"
 CONFIDENCE_FIELD = "confidence"
@@ -169,64 +167,6 @@ def to_points(array: npt.NDArray[np.void], intensity: Intensity) -> Points:
         if strength is not None:
             points[:, 3] = intensity.scale(array[strength])
     return points
-
-
-class Intensity:
-    """The rule that brings a sensor's intensity to the 0..1 the networks are trained on.
-
-    auto:      8- and 16-bit integers are divided by their type's maximum. Floats and 32-bit integers are taken as
-               they are until a finite value over 1 is seen, from then on as 0..255, and once a value over 255 is seen
-               as 0..65535. It never goes back, so that a dark cloud between bright ones is not scaled differently.
-    unit:      0..1 already
-    u8, u16:   0..255, 0..65535
-    none:      not used: the network sees zeros
-    a number:  the value that stands for 1; intensities are divided by it
-
-    Nothing is clipped. An instance belongs to one sensor, for `auto` remembers what it has seen.
-    """
-
-    _FIXED: Mapping[str, float] = {"unit": 1.0, "u8": 255.0, "u16": 65535.0}
-
-    def __init__(self, rule: str = "auto") -> None:
-        """Raises ValueError for a rule that is none of the above."""
-        self.rule = rule
-        self._divisor = 1.0 if rule in ("auto", "none") else self._parse(rule)
-
-    @property
-    def divisor(self) -> float:
-        """What floats are divided by."""
-        return self._divisor
-
-    def scale(self, values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Raw intensities `[N]` of any numeric type to float32 `[N]`, 0 where they are not finite."""
-        if self.rule == "none":
-            return np.zeros(len(values), np.float32)
-        with np.errstate(over="ignore"):
-            scaled = values.astype(np.float32)
-        finite = np.isfinite(scaled)
-        scaled[~finite] = 0
-        divisor = self._divisor if self.rule != "auto" else self._seen(values.dtype, scaled)
-        if divisor != 1:
-            scaled /= np.float32(divisor)
-        return scaled
-
-    def _seen(self, dtype: np.dtype[Any], values: npt.NDArray[np.float32]) -> float:
-        if dtype.kind in "iu" and dtype.itemsize <= 2:
-            return float(np.iinfo(dtype).max)
-        largest = float(values.max(initial=0))
-        needed = 1.0 if largest <= 1 else 255.0 if largest <= 255 else 65535.0
-        self._divisor = max(self._divisor, needed)
-        return self._divisor
-
-    @classmethod
-    def _parse(cls, rule: str) -> float:
-        try:
-            divisor = cls._FIXED[rule] if rule in cls._FIXED else float(rule)
-        except ValueError:
-            divisor = np.nan
-        if not (np.isfinite(divisor) and divisor > 0):
-            raise ValueError(f"intensity rule must be auto, unit, u8, u16, none or a positive number, found {rule!r}")
-        return divisor
 
 
 def with_labels(cloud: CloudLike, segmentation: Segmentation) -> LabelledLayout:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from spvnas_ros.clouds.point_cloud2 import LABEL_FIELD, Intensity, PointCloudError, decode, to_points
+from spvnas_ros.clouds.intensity import Intensity
+from spvnas_ros.clouds.point_cloud2 import LABEL_FIELD, PointCloudError, decode, to_points
 from spvnas_ros.frame import UNLABELLED, Points
 from spvnas_ros.offline.evaluation.metrics import Score, confusion_matrix, score
 from spvnas_ros.segment.picture import save_picture

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from spvnas_ros.clouds.point_cloud2 import INTENSITY_FIELDS, PointCloudError, decode
+from spvnas_ros.clouds.intensity import INTENSITY_FIELDS
+from spvnas_ros.clouds.point_cloud2 import PointCloudError, decode
 from spvnas_ros.frame import Points
 from spvnas_ros.recordings.scans import Cloud, Frame, ScanError, Source, open_source
 from spvnas_ros.segment.run import frames_until_damage

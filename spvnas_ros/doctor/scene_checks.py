@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from spvnas_ros.clouds.training_intensity import reference
+from spvnas_ros.clouds.intensity import reference
 from spvnas_ros.doctor import sensor
 from spvnas_ros.doctor.finding import BAD, OK, WARN, Finding, Findings
 from spvnas_ros.doctor.observe import Clouds

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spvnas_ros.clouds.point_cloud2 import INTENSITY_FIELDS
+from spvnas_ros.clouds.intensity import INTENSITY_FIELDS
 from spvnas_ros.doctor.finding import BAD, OK, WARN, Finding, Findings
 from spvnas_ros.doctor.observe import Clouds
 from spvnas_ros.doctor.timing import Rate

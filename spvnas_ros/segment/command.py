@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from spvnas_ros.clouds.point_cloud2 import Intensity
+from spvnas_ros.clouds.intensity import Intensity
 from spvnas_ros.recordings.scans import open_source
 from spvnas_ros.segment.output import BAG, LABELS, PICTURE, SUMMARY, check_output
 from spvnas_ros.zoo.cache import resolve_weights

@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from spvnas_ros.clouds.training_intensity import TrainingIntensity
+from spvnas_ros.clouds.intensity import TrainingIntensity
 from spvnas_ros.labels import SEMANTIC_KITTI
 from spvnas_ros.nets.spec import NetSpec, SpecError, StageSpec
 from spvnas_ros.nets.unet import PointVoxelUNet

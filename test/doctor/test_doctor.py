@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from spvnas_ros.cli import app
-from spvnas_ros.clouds.training_intensity import TrainingIntensity
+from spvnas_ros.clouds.intensity import TrainingIntensity
 from spvnas_ros.doctor import Finding, Timing, examine, observe, sensor
 from spvnas_ros.doctor.timing import rate_of
 from spvnas_ros.engine.sample_street import street_scan, write_drive_bag

@@ -18,7 +18,8 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed; pip install 'spvnas
 
 from places import REPOSITORY
 from ros_harness import Process, eventually, private_domain, segmenter_with, weights
-from spvnas_ros.clouds.point_cloud2 import Intensity, PointCloudError, decode, to_points, with_labels
+from spvnas_ros.clouds.intensity import Intensity
+from spvnas_ros.clouds.point_cloud2 import PointCloudError, decode, to_points, with_labels
 from spvnas_ros.frame import Segmentation
 from spvnas_ros.labels import SEMANTIC_KITTI
 from spvnas_ros.recordings.bags import BagReader, BagWriter, cloud_message, encode

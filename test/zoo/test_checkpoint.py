@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from spvnas_ros.clouds.training_intensity import TrainingIntensity
+from spvnas_ros.clouds.intensity import TrainingIntensity
 from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.zoo.checkpoint import (

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from spvnas_ros.clouds.point_cloud2 import Intensity, decode
+from spvnas_ros.clouds.intensity import Intensity
+from spvnas_ros.clouds.point_cloud2 import decode
 from spvnas_ros.labels import LabelMap
 from spvnas_ros.offline.datasets.label_field import Ids, LabelField, class_indices
 from spvnas_ros.offline.datasets.scan import SEMANTIC_BITS, DatasetError, Instances, LabelledScan, Labels, finite

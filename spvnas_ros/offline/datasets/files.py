@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spvnas_ros.clouds.point_cloud2 import Intensity
+from spvnas_ros.clouds.intensity import Intensity
 from spvnas_ros.labels import LabelMap
 from spvnas_ros.offline.datasets.scan import DatasetError, LabelledScan, finite, read_label_file
 from spvnas_ros.recordings.scans import ScanError, read_scan, scan_files

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from spvnas_ros.clouds.point_cloud2 import Intensity
+from spvnas_ros.clouds.intensity import Intensity
 from spvnas_ros.frame import Points
 from spvnas_ros.labels import LabelMap
 from spvnas_ros.offline.datasets.scan import DatasetError, LabelledScan, finite

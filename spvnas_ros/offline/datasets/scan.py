@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from spvnas_ros.clouds.cleaning import usable
 from spvnas_ros.frame import Points
 from spvnas_ros.labels import LABEL_MAPS, LabelMap
 
@@ -109,5 +110,5 @@ def read_label_file(path: Path, count: int, scan: Path, label_map: LabelMap) -> 
 
 def finite(scan: LabelledScan) -> LabelledScan:
     """The scan without points that are not finite: organised clouds hold NaN where nothing came back."""
-    kept: npt.NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(scan.points), axis=1)
+    kept = usable(scan.points)
     return scan if kept.all() else scan.take(kept)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import DataLoader, Sampler
 
-from spvnas_ros.clouds.training_intensity import TrainingIntensity
+from spvnas_ros.clouds.intensity import TrainingIntensity
 from spvnas_ros.labels import LabelMap
 from spvnas_ros.offline.augment import Augmentation
 from spvnas_ros.offline.datasets import (

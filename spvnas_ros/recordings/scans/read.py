@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from spvnas_ros.clouds.point_cloud2 import INTENSITY_FIELDS, Intensity, to_points
+from spvnas_ros.clouds.intensity import INTENSITY_FIELDS, Intensity
+from spvnas_ros.clouds.point_cloud2 import to_points
 from spvnas_ros.frame import Points
 from spvnas_ros.recordings.scans.arrays import read_bin, read_npy
 from spvnas_ros.recordings.scans.pcd import read_pcd

@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spvnas_ros.clouds.point_cloud2 import Intensity, PointCloudError, decode, to_points
+from spvnas_ros.clouds.intensity import Intensity
+from spvnas_ros.clouds.point_cloud2 import PointCloudError, decode, to_points
 from spvnas_ros.frame import Points
 from spvnas_ros.recordings.scans.read import kind_of, read_scan, scan_files
 from spvnas_ros.recordings.scans.records import ScanError

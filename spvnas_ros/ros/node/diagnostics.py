@@ -10,8 +10,7 @@ import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 
-from spvnas_ros.clouds.intensity_watch import IntensityWatch
-from spvnas_ros.clouds.training_intensity import reference
+from spvnas_ros.clouds.intensity import IntensityWatch, reference
 from spvnas_ros.ros.node.network import Network
 from spvnas_ros.ros.node.statistics import STAGES, FrameStatistics, Snapshot
 from spvnas_ros.ros.process.memory import resident_bytes

@@ -12,8 +12,8 @@ import numpy as np
 from rclpy.impl.rcutils_logger import RcutilsLogger
 from sensor_msgs.msg import PointCloud2
 
-from spvnas_ros.clouds.intensity_watch import IntensityWatch
-from spvnas_ros.clouds.point_cloud2 import Intensity, PointCloudError, decode, to_points
+from spvnas_ros.clouds.intensity import Intensity, IntensityWatch
+from spvnas_ros.clouds.point_cloud2 import PointCloudError, decode, to_points
 from spvnas_ros.frame import UNLABELLED, Points, Segmentation
 from spvnas_ros.ros.node.network import Perceive
 from spvnas_ros.ros.node.outputs import Outputs

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spvnas_ros.clouds.training_intensity import TrainingIntensity
+from spvnas_ros.clouds.intensity import TrainingIntensity
 from spvnas_ros.frame import Points, Segmentation
 from spvnas_ros.labels import SEMANTIC_KITTI
 

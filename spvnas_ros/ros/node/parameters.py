@@ -14,7 +14,7 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from spvnas_ros.clouds.point_cloud2 import Intensity
+from spvnas_ros.clouds.intensity import Intensity
 from spvnas_ros.clouds.region import Region
 from spvnas_ros.frame import UNLABELLED
 from spvnas_ros.ros.node.sweeps import SweepRules

@@ -31,8 +31,7 @@ from rclpy.qos_overriding_options import InvalidQosOverridesError, QoSOverriding
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import PointCloud2
 
-from spvnas_ros.clouds.intensity_watch import IntensityWatch
-from spvnas_ros.clouds.point_cloud2 import Intensity
+from spvnas_ros.clouds.intensity import Intensity, IntensityWatch
 from spvnas_ros.ros.node.diagnostics import Condition, Diagnostics
 from spvnas_ros.ros.node.labelling import Decoded, Labelling, Received, stamp_ns
 from spvnas_ros.ros.node.network import Network, Perceive, load_network, noise, release_memory

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from spvnas_ros.clouds.point_cloud2 import Intensity
+from spvnas_ros.clouds.intensity import Intensity
 from spvnas_ros.recordings.scans import ScanError, open_source, read_scan, scan_files
 from spvnas_ros.recordings.scans.pcd import lzf_decompress
 

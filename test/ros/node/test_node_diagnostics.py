@@ -29,8 +29,7 @@ from ros_harness import (
     weights,
     with_data,
 )
-from spvnas_ros.clouds.intensity_watch import IntensityWatch
-from spvnas_ros.clouds.training_intensity import TrainingIntensity, reference
+from spvnas_ros.clouds.intensity import IntensityWatch, TrainingIntensity, reference
 from spvnas_ros.frame import Segmentation
 from spvnas_ros.ros.node.diagnostics import Condition as State
 from spvnas_ros.ros.node.diagnostics import Finding, input_finding, intensity_finding, processing_finding

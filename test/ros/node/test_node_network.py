@@ -16,7 +16,8 @@ from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import PointCloud2
 
 from ros_harness import Process, cloud, exchange, ros_domain, segmenter, weights, with_data
-from spvnas_ros.clouds.point_cloud2 import Intensity, decode, to_points
+from spvnas_ros.clouds.intensity import Intensity
+from spvnas_ros.clouds.point_cloud2 import decode, to_points
 from spvnas_ros.recordings.bags import BagReader
 from spvnas_ros.ros.replay.exchange import CloudExchange
 

@@ -21,7 +21,8 @@ from std_msgs.msg import Float64
 
 from ros_control import operating
 from ros_harness import cloud, collect, eventually, exchange, ros, segmenter_with, with_data
-from spvnas_ros.clouds.point_cloud2 import Intensity, decode, to_points
+from spvnas_ros.clouds.intensity import Intensity
+from spvnas_ros.clouds.point_cloud2 import decode, to_points
 from spvnas_ros.frame import Segmentation
 from spvnas_ros.labels import SEMANTIC_KITTI
 from spvnas_ros.ros.node.network import Network
