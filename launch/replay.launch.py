@@ -1,8 +1,8 @@
 """Evaluate a bag in real time: play it through the live node, print and keep the report, and end with it.
 
-ros2 launch spvnas_ros replay.launch.py bag:=drive weights:=default out:=runs/drive
+ros2 launch spvnas_ros replay.launch.py bag:=drive out:=runs/drive
 
-The same as `spvnas bag BAG --realtime`; what an earlier run left in `out` is replaced.
+The same as `spvnas replay BAG`; what an earlier run left in `out` is replaced.
 """
 
 from collections.abc import Mapping

@@ -1,9 +1,7 @@
-"""What several commands share: options, and how errors are shown."""
+"""What several commands share: options and arguments, each said once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,19 +13,28 @@ if TYPE_CHECKING:
 WEIGHTS = "A .safetensors file, a fetched model's name, or `default`, the package's own network."
 SCALES = "auto, unit, u8, u16, none or the value that stands for 1."
 
-WeightsArgument = Annotated[str, typer.Argument(help=WEIGHTS)]
 WeightsOption = Annotated[str, typer.Option("-w", "--weights", help=WEIGHTS)]
+OptionalWeightsOption = Annotated[
+    str | None, typer.Option("-w", "--weights", help=f"Label with these weights, too. {WEIGHTS}", show_default="none")
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 EngineOption = Annotated[
     str, typer.Option(help="auto, cpu, cuda or torch; or an installed spconv, spconv-triton, torchsparse.")
 ]
 IntensityOption = Annotated[str, typer.Option(help=f"The sensor's scale: {SCALES}")]
 TopicOption = Annotated[str | None, typer.Option(help="The clouds' topic, where a bag has several.")]
+TruthOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FIELD|DIR",
+        help="Score the labels against this truth: a field of the clouds, or a folder of SemanticKITTI's .label files.",
+    ),
+]
 LabelIdsOption = Annotated[
     str,
     typer.Option(
-        help="What a bag's label field holds: raw (SemanticKITTI ids), class (indices, 255 = none), or auto: class "
-        "where all numbers of the bag are classes or 255."
+        help="What a label field holds: raw (SemanticKITTI ids), class (indices, 255 = none), or auto: class "
+        "where all numbers of the recording are classes or 255."
     ),
 ]
 NetworkLabelsOption = Annotated[
@@ -37,13 +44,17 @@ NetworkLabelsOption = Annotated[
         help="Take a field that a network wrote (there is confidence beside it) for the truth all the same.",
     ),
 ]
+ForceOption = Annotated[bool, typer.Option("--force", help="Start again, and replace the results of an earlier run.")]
 CacheOption = Annotated[
     Path | None, typer.Option("--cache", help="Cache folder; default $SPVNAS_CACHE, else ~/.cache/spvnas_ros.")
 ]
 
 
 def label_field(name: str | None, ids: str, network: bool) -> LabelField | None:
-    """The label field these options choose; None where they choose nothing. Raises LabelFieldError for other ids."""
+    """Returns the label field these options choose; None where they choose nothing.
+
+    Raises LabelFieldError for other ids.
+    """
     if name is None and ids == "auto" and not network:
         return None
     from spvnas_ros.offline.datasets import LabelField
@@ -51,14 +62,17 @@ def label_field(name: str | None, ids: str, network: bool) -> LabelField | None:
     return LabelField(ids=ids, network=network) if name is None else LabelField(name, ids, network)
 
 
-@contextmanager
-def readable_errors() -> Iterator[None]:
-    """End a command with one message on stderr and status 1 where it meets an error that is the user's to mend.
+def chosen_truth(truth: str | None, ids: str, network: bool) -> LabelField | Path | None:
+    """Returns the truth these options choose: a folder where there is one of that name, else a field of the clouds.
 
-    The project's named errors are all ValueErrors or OSErrors; anything else is a bug and keeps its traceback.
+    Raises BadParameter where there is no field that the other options could speak of, LabelFieldError for other ids.
     """
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        typer.echo(f"spvnas: {error}", err=True)
-        raise typer.Exit(1) from error
+    folder = Path(truth) if truth is not None else None
+    is_field = truth is not None and not (folder and folder.is_dir())
+    if (ids != "auto" or network) and not is_field:
+        raise typer.BadParameter("--label-ids and --network-labels speak of a field: they go with --truth FIELD")
+    if folder is None:
+        return None
+    if not is_field or folder.name != truth:  # what has a folder in its name was meant as one
+        return folder
+    return label_field(truth, ids, network)

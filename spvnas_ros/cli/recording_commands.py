@@ -1,122 +1,101 @@
-"""Commands on recordings: label them, score a bag, look at them, examine them."""
+"""Commands on recordings: label them, replay them through the node, look at them, examine them."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from spvnas_ros.cli.errors import readable_errors
 from spvnas_ros.cli.options import (
     SCALES,
     DeviceOption,
     EngineOption,
+    ForceOption,
     IntensityOption,
     LabelIdsOption,
     NetworkLabelsOption,
+    OptionalWeightsOption,
     TopicOption,
+    TruthOption,
     WeightsOption,
-    label_field,
-    readable_errors,
+    chosen_truth,
 )
 
+if TYPE_CHECKING:
+    from spvnas_ros.recordings.scans import Source
+    from spvnas_ros.zoo.checkpoint import Facts
 
-@readable_errors()
+
+@readable_errors
 def segment(
     source: Annotated[
-        Path, typer.Argument(metavar="INPUT", help="A .bin, .npy, .pcd or .ply scan, a folder of them, or a rosbag2.")
+        Path,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A .bin, .npy, .pcd or .ply scan, a folder of them, a SemanticKITTI root, or a rosbag2 (its folder, "
+            "or an .mcap or .db3 file).",
+        ),
     ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for labels or bag, picture and summary.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for labels or bag, picture, scores and summary.")],
     weights: WeightsOption = "default",
-    device: DeviceOption = "auto",
-    engine: EngineOption = "auto",
-    intensity: IntensityOption = "auto",
-    topic: TopicOption = None,
-    scores: Annotated[bool, typer.Option("--scores", help="Also save the probabilities of all classes.")] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Remove the results of an earlier run from the folder first.")
-    ] = False,
-) -> None:
-    """Label scans or a bag: .label files or a new bag, and a picture of the first frame."""
-    from spvnas_ros.segment.command import run
-
-    status = run(
-        source,
-        weights,
-        out,
-        device=device,
-        engine=engine,
-        intensity=intensity,
-        topic=topic,
-        scores=scores,
-        force=force,
-    )
-    raise typer.Exit(status)
-
-
-@readable_errors()
-def bag(
-    source: Annotated[Path, typer.Argument(metavar="BAG", help="A rosbag2: its folder, or an .mcap or .db3 file.")],
-    weights: WeightsOption,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the labelled bag, report and picture.")],
-    labels_field: Annotated[str | None, typer.Option(help="The truth: a field of the clouds.")] = None,
-    labels: Annotated[
-        Path | None, typer.Option(help="The truth: a folder of SemanticKITTI's .label files, one a cloud, in order.")
-    ] = None,
+    truth: TruthOption = None,
     label_ids: LabelIdsOption = "auto",
     network_labels: NetworkLabelsOption = False,
     device: DeviceOption = "auto",
     engine: EngineOption = "auto",
     intensity: IntensityOption = "auto",
     topic: TopicOption = None,
-    force: Annotated[bool, typer.Option("--force", help="Start again, and replace results that are there.")] = False,
-    realtime: Annotated[
-        bool,
-        typer.Option(
-            "--realtime",
-            help="Instead play it through the live node over ROS, at the bag's rate: latency, drops, age, report.json.",
-        ),
-    ] = False,
-    rate: Annotated[float | None, typer.Option(help="With --realtime: times as fast as recorded (default 1).")] = None,
+    scores: Annotated[bool, typer.Option("--scores", help="Also save the probabilities of all classes.")] = False,
+    force: ForceOption = False,
 ) -> None:
-    """Label a whole bag and score it: a new bag, and with a truth the IoU by class, a picture and report.json.
+    """Label a recording: .label files or a new bag, and a picture; with --truth also scores and a confusion picture.
 
     Interrupted or killed, it goes on where it stopped when the same command is given again.
     """
-    if labels_field and labels:
-        raise typer.BadParameter("the truth comes from a field (--labels-field) or from files (--labels), not both")
-    field = label_field(labels_field, label_ids, network_labels)
-    if field and not labels_field:
-        raise typer.BadParameter("--label-ids and --network-labels go with --labels-field")
-    if rate is not None and not (realtime and 0 < rate < float("inf")):
-        raise typer.BadParameter("--rate is a number above 0, and goes with --realtime")
-    truth = field or labels
-    if realtime:
-        from spvnas_ros.ros.live.available import need_ros
+    from spvnas_ros.segment.command import SegmentRequest, run
 
-        need_ros("--realtime")
-        from spvnas_ros.cli.replay import RealtimeOptions
-        from spvnas_ros.cli.replay import run as play
+    asked = SegmentRequest(source, out, weights, device, engine, intensity, topic, scores, force)
+    if where := chosen_truth(truth, label_ids, network_labels):
+        from spvnas_ros.offline.evaluation.judge import TruthJudge, print_report
 
-        options = RealtimeOptions(source, weights, out, rate or 1.0, topic, truth, device, engine, intensity)
-        raise typer.Exit(play(options, force=force))
-    from spvnas_ros.offline.bag_evaluation import run
+        def judge(source: Source, facts: Facts) -> TruthJudge:
+            return TruthJudge.open(source, where, facts)
 
-    status = run(
-        source,
-        weights,
-        out,
-        truth=truth,
-        device=device,
-        engine=engine,
-        intensity=intensity,
-        topic=topic,
-        force=force,
-    )
-    raise typer.Exit(status)
+        asked = replace(asked, judge=judge, describe=print_report)
+    raise typer.Exit(run(asked))
 
 
-@readable_errors()
+@readable_errors
+def replay(
+    bag: Annotated[Path, typer.Argument(metavar="BAG", help="A rosbag2: its folder, or an .mcap or .db3 file.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for report.json.")],
+    weights: WeightsOption = "default",
+    rate: Annotated[float, typer.Option(help="Times as fast as recorded.")] = 1.0,
+    truth: TruthOption = None,
+    label_ids: LabelIdsOption = "auto",
+    network_labels: NetworkLabelsOption = False,
+    device: DeviceOption = "auto",
+    engine: EngineOption = "auto",
+    intensity: IntensityOption = "auto",
+    topic: TopicOption = None,
+    force: ForceOption = False,
+) -> None:
+    """Play a bag through the live node over ROS, at the bag's own rate: latency, drops, age of the labels, scores."""
+    if not 0 < rate < float("inf"):
+        raise typer.BadParameter("--rate is a number above 0")
+    where = chosen_truth(truth, label_ids, network_labels)
+    from spvnas_ros.ros.live.available import need_ros
+
+    need_ros("replaying a bag through the node")
+    from spvnas_ros.cli.replay import ReplayOptions, run
+
+    raise typer.Exit(run(ReplayOptions(bag, weights, out, rate, topic, where, device, engine, intensity), force=force))
+
+
+@readable_errors
 def view(
     source: Annotated[
         Path,
@@ -125,9 +104,7 @@ def view(
             help="A rosbag2, a scan, a folder of scans (a SemanticKITTI sequence), or a folder of `spvnas segment`.",
         ),
     ],
-    weights: Annotated[
-        str | None, typer.Option("-w", "--weights", help="Label what is shown with these weights, as it is shown.")
-    ] = None,
+    weights: OptionalWeightsOption = None,
     labels: Annotated[
         Path | None, typer.Option(help="A folder of .label files, where they do not lie beside the scans.")
     ] = None,
@@ -165,7 +142,7 @@ def view(
     raise typer.Exit(status)
 
 
-@readable_errors()
+@readable_errors
 def doctor(
     source: Annotated[
         Path,
@@ -175,10 +152,7 @@ def doctor(
             "file's (needs ROS 2).",
         ),
     ],
-    weights: Annotated[
-        str | None,
-        typer.Option("-w", "--weights", help="Also hold the clouds against these weights, and measure them."),
-    ] = None,
+    weights: OptionalWeightsOption = None,
     frames: Annotated[int, typer.Option(min=1, help="How many clouds to label with --weights.")] = 5,
     device: DeviceOption = "auto",
     engine: EngineOption = "auto",

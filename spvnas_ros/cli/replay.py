@@ -1,4 +1,4 @@
-"""`spvnas bag --realtime` as a command. Outside of both rooms: the node plays (`ros/`), `offline/` scores."""
+"""`spvnas replay`: joins two rooms that know nothing of each other. `ros/` plays and answers, `offline/` scores."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from spvnas_ros.recordings.bags import BagReader
 from spvnas_ros.recordings.files import replacing
 from spvnas_ros.recordings.scans import Source, open_source
 from spvnas_ros.ros.live.available import RosMissingError
-from spvnas_ros.segment.run import INTERRUPTED, OutputError, frames_until_damage, progress_bar
+from spvnas_ros.segment.output import REPORT, OutputError, check_folder
+from spvnas_ros.segment.progress import INTERRUPTED, progress_bar
+from spvnas_ros.segment.run import frames_until_damage
 from spvnas_ros.zoo.cache import resolve_weights
 from spvnas_ros.zoo.checkpoint import load_checkpoint
 
@@ -28,11 +30,9 @@ if TYPE_CHECKING:
     from spvnas_ros.ros.replay.replay_statistics import Replay, Spread
     from spvnas_ros.zoo.checkpoint import Facts
 
-REPORT = "report.json"
-
 
 @dataclass(frozen=True)
-class RealtimeOptions:
+class ReplayOptions:
     """Which bag through which node; the node's parameters `device`, `engine` and `intensity`.
 
     truth: a field of the clouds, or a folder of .label files
@@ -72,7 +72,7 @@ class KeptLabels:
         return np.frombuffer(self._file.read(size), np.uint8)
 
 
-def run(options: RealtimeOptions, *, force: bool = False) -> int:
+def run(options: ReplayOptions, *, force: bool = False) -> int:
     """Play, print the figures, write `report.json`. Returns the exit status: 1 where no cloud was answered.
 
     Raises OutputError, RosMissingError and whatever weights, bag, truth or node raise; all are ValueErrors or OSErrors.
@@ -105,7 +105,7 @@ def run(options: RealtimeOptions, *, force: bool = False) -> int:
     return 0 if figures.answered else 1
 
 
-def _play(source: Source, weights: Path, options: RealtimeOptions, labels: KeptLabels | None) -> Replay:
+def _play(source: Source, weights: Path, options: ReplayOptions, labels: KeptLabels | None) -> Replay:
     from spvnas_ros.ros.replay.through_node import NodeOptions, replay
 
     node = NodeOptions(str(weights.absolute()), options.device, options.engine, options.intensity)
@@ -155,8 +155,7 @@ def lines(figures: Replay, found: Score | None, facts: Facts) -> Iterator[str]:
 def _check(source: Source, out: Path, *, force: bool) -> None:
     if source.kind != "bag":
         raise OutputError(f"{source.path} is a {source.kind} of scans, expected a rosbag2")
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"{out} is a file, expected a folder for the report")
+    check_folder(out)
     if (out / REPORT).exists() and not force:
         raise OutputError(f"{out / REPORT} would be replaced; name another folder, or replace with --force")
 
@@ -165,18 +164,17 @@ def _score(source: Source, truth: Truth, kept: KeptLabels, facts: Facts) -> Scor
     confusion = np.zeros((facts.num_classes, facts.num_classes + 1), np.int64)
     for frame in frames_until_damage(source, lambda *_: None):
         labels = kept.find(int(frame.name))
-        if labels is not None and (message := frame.load().message) is not None:
-            confusion += confusion_matrix(truth.read(int(frame.name), message), labels, facts.num_classes)
+        if labels is not None:
+            confusion += confusion_matrix(truth.read(frame.name, frame.load().record), labels, facts.num_classes)
     return score(confusion, facts.classes)
 
 
 def _document(
-    figures: Replay, options: RealtimeOptions, source: Source, facts: Facts, truth: Truth | None, found: Score | None
+    figures: Replay, options: ReplayOptions, source: Source, facts: Facts, truth: Truth | None, found: Score | None
 ) -> dict[str, Any]:
     return {
         "source": str(source.path.resolve()),
         "topic": source.topic,
-        "realtime": True,
         "rate": options.rate,
         "network": facts.name,
         "weights": Path(options.weights).name,

@@ -7,21 +7,20 @@ from typing import Annotated
 
 import typer
 
+from spvnas_ros.cli.errors import readable_errors
 from spvnas_ros.cli.options import (
     DeviceOption,
     EngineOption,
     LabelIdsOption,
     NetworkLabelsOption,
     TopicOption,
-    WeightsArgument,
+    WeightsOption,
     label_field,
-    readable_errors,
 )
 
 
-@readable_errors()
+@readable_errors
 def evaluate(
-    weights: WeightsArgument,
     data: Annotated[
         Path,
         typer.Argument(
@@ -29,6 +28,7 @@ def evaluate(
             "of .bin and .label files, or a bag with a label field."
         ),
     ],
+    weights: WeightsOption = "default",
     tta: Annotated[
         bool,
         typer.Option(
@@ -52,8 +52,9 @@ def evaluate(
         ),
     ] = None,
     topic: TopicOption = None,
-    labels_field: Annotated[
-        str | None, typer.Option(help="The field of a bag's clouds with the truth.", show_default="label")
+    truth: Annotated[
+        str | None,
+        typer.Option(metavar="FIELD", help="The field of a bag's clouds with the truth.", show_default="label"),
     ] = None,
     label_ids: LabelIdsOption = "auto",
     network_labels: NetworkLabelsOption = False,
@@ -84,14 +85,14 @@ def evaluate(
         label_map=label_map,
         sequences=sequences,
         topic=topic,
-        field=label_field(labels_field, label_ids, network_labels),
+        field=label_field(truth, label_ids, network_labels),
         intensity=intensity,
         device=device,
         engine=engine,
     )
 
 
-@readable_errors()
+@readable_errors
 def train(
     config: Annotated[
         Path,
@@ -131,7 +132,7 @@ def train(
     raise typer.Exit(run(config, overrides or [], out, resume=resume, deterministic=deterministic))
 
 
-@readable_errors()
+@readable_errors
 def simulate(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the scans, or for the report of --compare.")],
     sensor: Annotated[str, typer.Option(help="hdl64, vlp16, vlp32c, os1-64 or os1-128.")] = "hdl64",
@@ -173,7 +174,7 @@ def simulate(
         run(plan, scenes, out, default_processes() if processes is None else processes)
 
 
-@readable_errors()
+@readable_errors
 def bench(
     scan: Annotated[
         Path | None, typer.Option(help="A scan to measure on; a generated street scan if there is none.")

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from spvnas_ros.cli.options import CacheOption, WeightsArgument, readable_errors
+from spvnas_ros.cli.errors import readable_errors
+from spvnas_ros.cli.options import WEIGHTS, CacheOption, WeightsOption
 
 zoo = typer.Typer(help="Published models: list them, fetch them into the cache.", no_args_is_help=True)
 
@@ -24,7 +25,7 @@ def zoo_list(cache: CacheOption = None) -> None:
 
 
 @zoo.command("fetch")
-@readable_errors()
+@readable_errors
 def zoo_fetch(
     name: Annotated[str, typer.Argument(help="A name from `spvnas zoo list`.")],
     source: Annotated[
@@ -54,7 +55,7 @@ def zoo_fetch(
     typer.echo(f"{path}\n{card.upstream} of {card.project}: {card.licence}; {DATA_TERMS}")
 
 
-@readable_errors()
+@readable_errors
 def import_(
     source: Annotated[Path, typer.Argument(help="`init` of mit-han-lab, `.pth` of mmdetection3d, or their folder.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The .safetensors file to write.")],
@@ -74,9 +75,9 @@ def import_(
     typer.echo(f"{out}: {facts.name}, {count:,} parameters, label map {facts.label_map} ({facts.provenance})")
 
 
-@readable_errors()
+@readable_errors
 def inspect(
-    weights: WeightsArgument,
+    weights: WeightsOption = "default",
     scan: Annotated[Path | None, typer.Option(help="Count multiply-accumulates on this scan.")] = None,
 ) -> None:
     """Show what a checkpoint holds: network, classes, provenance, and what it costs on a scan."""
@@ -90,12 +91,12 @@ def inspect(
         console.print(part)
 
 
-@readable_errors()
+@readable_errors
 def blend(
-    start: WeightsArgument,
-    tuned: Annotated[str, typer.Argument(help="What was trained from it; named like the first.")],
+    tuned: Annotated[str, typer.Argument(help=f"The network that was fine-tuned. {WEIGHTS}")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The .safetensors file to write.")],
-    share: Annotated[float, typer.Option(help="Of the second network, 0..1; 0 is the first.")] = 0.5,
+    weights: Annotated[str, typer.Option("-w", "--weights", help="The network it was fine-tuned from.")] = "default",
+    share: Annotated[float, typer.Option(help="Of the fine-tuned network, 0..1; 0 is the other one.")] = 0.5,
     half: Annotated[bool, typer.Option("--half", help="Store in half precision: half the file.")] = False,
 ) -> None:
     """Mix the weights of a network with those it was fine-tuned to, which keeps most of what either knows."""
@@ -103,6 +104,6 @@ def blend(
     from spvnas_ros.zoo.cache import resolve_weights
     from spvnas_ros.zoo.checkpoint import load_checkpoint, save_checkpoint
 
-    net, facts = mix(load_checkpoint(resolve_weights(start)), load_checkpoint(resolve_weights(tuned)), share)
+    net, facts = mix(load_checkpoint(resolve_weights(weights)), load_checkpoint(resolve_weights(tuned)), share)
     save_checkpoint(out, net, facts, half=half)
     typer.echo(f"{out}: {facts.provenance}")

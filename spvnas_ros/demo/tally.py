@@ -58,7 +58,7 @@ class Tally:
         """A cloud as it was recorded, and as it came back. Raises LabelFieldError where its truth cannot be read."""
         array = decode(labelled.decode())
         labels = array[LABEL_FIELD]
-        truth = self._truth.read(len(self.ms), recorded.decode()) if self._truth else None
+        truth = self._truth.read(f"{len(self.ms):06d}", decode(recorded.decode())) if self._truth else None
         self.ms.append(ms)
         self._points += np.bincount(labels, minlength=256)
         if truth is not None:

@@ -1,64 +1,147 @@
 """The folder that `spvnas segment` fills: what lies where in it, whether it is free, and what `--force` removes.
 
 OUT/labels/NAME.label   for scans: SemanticKITTI's raw ids, uint32 a point, 0 = unlabelled
+OUT/sequences/NN/predictions/NAME.label   the same for a data set's root, as the benchmark has it
 OUT/bag                 for a bag: a new one of the same storage with the labelled clouds
 OUT/scores/NAME.npy     with `scores`: float32 [N, C], the probabilities of all classes
 OUT/picture.png         the first frame
-OUT/summary.json        the figures of the summary
+OUT/report.json         with a truth: the scores, and OUT/confusion.png
+OUT/summary.json        what was labelled by what; it is written last and marks a finished run
+OUT/unfinished/         while a run is not finished: the labels so far (see `predictions`)
 """
 
 from __future__ import annotations
 
 import shutil
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
-from spvnas_ros.recordings.bags import LABELLED_TOPIC, check_free
-from spvnas_ros.recordings.scans import Source
+import numpy as np
+import numpy.typing as npt
+
+from spvnas_ros.frame import Segmentation
+from spvnas_ros.labels import LABEL_MAPS, LabelMap
+from spvnas_ros.recordings.bags import LABELLED_TOPIC, BagWriter, check_free, encode, labelled_message
+from spvnas_ros.recordings.files import replacing
+from spvnas_ros.recordings.scans import Cloud, Frame, Source
 
 LABELS, BAG, SCORES, PICTURE, SUMMARY = "labels", "bag", "scores", "picture.png", "summary.json"
+REPORT, CONFUSION, UNFINISHED = "report.json", "confusion.png", "unfinished"
+
+Write = Callable[[Frame, Callable[[], Cloud], Segmentation], None]
+"""Takes a frame, a function that reads its cloud, and its labels."""
 
 
 class OutputError(ValueError):
     """Results that have no place to go."""
 
 
-def check_output(source: Source, out: Path, *, scores: bool, force: bool) -> None:
-    """Whether the results of `source` may go to `out`. Nothing is changed.
+def label_file(out: Path, name: str) -> Path:
+    """Returns where the labels of the scan `name` go; "NN/NAME" is a scan of a data set's sequence NN."""
+    sequence, _, stem = name.rpartition("/")
+    folder = out / "sequences" / sequence / "predictions" if sequence else out / LABELS
+    return folder / f"{stem}.label"
+
+
+def scores_file(out: Path, name: str) -> Path:
+    """Returns where the probabilities of the frame `name` go."""
+    return out / SCORES / f"{name}.npy"
+
+
+def check_folder(out: Path) -> None:
+    """Raises OutputError where `out` is there and no folder."""
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} is a file, expected a folder for the results")
+
+
+def check_free_or_removable(source: Source, out: Path, *, scores: bool, force: bool) -> None:
+    """Checks that the results of a new run over `source` may go to `out`. Changes nothing.
 
     Raises OutputError where `out` is no folder, has results that this run would replace without `force`, or where
     `force` would remove what is not a result: the input itself, or the labels that came with a dataset. Raises
     BagError where the new bag's name is taken.
     """
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"{out} is a file, expected a folder for the results")
+    check_folder(out)
     if source.kind == "bag":
         check_free(out / BAG, force=force)
     if force:
         _check_removable(source, out)
         return
     names = [] if source.kind == "bag" else [frame.name for frame in source]
-    files = [out / PICTURE, out / SUMMARY, *(out / LABELS / f"{name}.label" for name in names)]
-    files += [out / SCORES / f"{name}.npy" for name in names if scores]
+    files = [*(out / name for name in (PICTURE, SUMMARY, REPORT)), *(label_file(out, name) for name in names)]
+    files += [scores_file(out, name) for name in names if scores]
     if taken := [file for file in files if file.exists()]:
         others = f" and {len(taken) - 1} more" if len(taken) > 1 else ""
         raise OutputError(f"{taken[0]}{others} would be replaced; name another folder, or replace with --force")
 
 
 def remove_results(out: Path) -> None:
-    """Remove what an earlier run left in `out`, and nothing else: other files stay, also inside labels/ and scores/.
+    """Removes what an earlier run left in `out`, and nothing else: other files stay, also those beside the labels.
 
     A bag is only removed where it holds labelled clouds. Raises OSError where something cannot be removed.
     """
-    for name in (PICTURE, SUMMARY):
+    for name in (PICTURE, SUMMARY, REPORT, CONFUSION):
         (out / name).unlink(missing_ok=True)
-    for folder, pattern in ((out / LABELS, "*.label"), (out / SCORES, "*.npy")):
-        for file in folder.glob(pattern):
+    for pattern in (f"{LABELS}/*.label", "sequences/*/predictions/*.label", f"{SCORES}/*.npy", f"{SCORES}/*/*.npy"):
+        folders = set()
+        for file in out.glob(pattern):
             file.unlink()
-        with suppress(OSError):
-            folder.rmdir()
+            folders.add(file.parent)
+        for folder in folders:
+            with suppress(OSError):
+                folder.rmdir()
     if _is_labelled_bag(out / BAG):
         shutil.rmtree(out / BAG)
+
+
+def open_sink(source: Source, label_map: str, out: Path) -> AbstractContextManager[Write]:
+    """Returns what takes the labels of the source's frames and writes them in the form that the source has.
+
+    Raises OutputError where the frames are scans and the label map is unknown: their classes have no raw ids to write.
+    """
+    if source.kind == "bag":
+        return _new_bag(out / BAG, source.storage)
+    if label_map not in LABEL_MAPS:
+        raise OutputError(
+            f"the weights name label map {label_map!r}, so their classes have no raw ids to write; "
+            f"expected one of {', '.join(LABEL_MAPS)}"
+        )
+    return _label_files(out, LABEL_MAPS[label_map])
+
+
+def save_scores(out: Path, name: str, scores: npt.NDArray[np.float32]) -> None:
+    """Writes the probabilities of a frame; whole, or not at all."""
+    path = scores_file(out, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        np.save(file, scores)
+
+
+@contextmanager
+def _label_files(out: Path, label_map: LabelMap) -> Iterator[Write]:
+    def write(frame: Frame, _: Callable[[], Cloud], result: Segmentation) -> None:
+        path = label_file(out, frame.name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            file.write(label_map.decode(result.labels).astype("<u4").tobytes())
+
+    yield write
+
+
+@contextmanager
+def _new_bag(path: Path, storage: str) -> Iterator[Write]:
+    for half in path.parent.glob(f".{BAG}.*.part"):  # of a run that was killed while it wrote the bag
+        shutil.rmtree(half, ignore_errors=True)
+    # Whether a bag of that name may be replaced was asked before the first frame was labelled.
+    with BagWriter(path, storage, force=True) as bag:
+
+        def write(frame: Frame, load: Callable[[], Cloud], result: Segmentation) -> None:
+            message = load().message
+            assert message is not None
+            bag.write(LABELLED_TOPIC, encode(labelled_message(message, result)), frame.stamp)
+
+        yield write
 
 
 def _check_removable(source: Source, out: Path) -> None:

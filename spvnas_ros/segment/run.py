@@ -1,4 +1,8 @@
-"""Label a whole source, frame by frame, into a folder (see `spvnas_ros.segment.output`): what `spvnas segment` does.
+"""Labels a whole recording, frame by frame, into a folder (see `output`): what `spvnas segment` does.
+
+First every frame is labelled and its labels are kept in a file of their own; then the results are written in one go.
+A run that was interrupted or killed goes on when the same command is given again, and labels no frame twice. Weights,
+engine, device, intensity rule, truth and source must be those the run was begun with; anything else is an error.
 
 Nothing is written, and with `force` nothing is removed, before a frame has been labelled. So a run that labels none
 leaves everything as it was.
@@ -6,162 +10,249 @@ leaves everything as it was.
 
 from __future__ import annotations
 
-import json
-import signal
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import numpy.typing as npt
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from spvnas_ros.clouds.intensity import Intensity
 from spvnas_ros.clouds.point_cloud2 import PointCloudError
 from spvnas_ros.frame import Segmentation
 from spvnas_ros.kernels.grid import KeyRangeError
-from spvnas_ros.labels import LABEL_MAPS, LabelMap
-from spvnas_ros.recordings.bags import LABELLED_TOPIC, BagError, BagWriter, encode, labelled_message
-from spvnas_ros.recordings.files import replacing
+from spvnas_ros.recordings.bags import BagError
 from spvnas_ros.recordings.scans import Cloud, Frame, ScanError, Source
-from spvnas_ros.segment.output import BAG, LABELS, PICTURE, SCORES, SUMMARY, check_output, remove_results
-from spvnas_ros.segment.output import OutputError as OutputError
+from spvnas_ros.segment.output import (
+    PICTURE,
+    SUMMARY,
+    UNFINISHED,
+    OutputError,
+    check_folder,
+    check_free_or_removable,
+    open_sink,
+    remove_results,
+    save_scores,
+)
 from spvnas_ros.segment.picture import save_picture
+from spvnas_ros.segment.predictions import Prediction, Predictions
+from spvnas_ros.segment.progress import OnFrame, Skipped
+from spvnas_ros.segment.summary import RunFacts, Summary
 
 if TYPE_CHECKING:
     from spvnas_ros.perception import Perception
-    from spvnas_ros.segment.command import ReportedIntensity
-    from spvnas_ros.zoo.checkpoint import Facts
-
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it."""
 
 FRAME_ERRORS = (ScanError, PointCloudError, KeyRangeError)
 """What is wrong with one frame and says nothing of the next."""
 
-Write = Callable[[Frame, Cloud, Segmentation], None]
+
+class Interrupted(Exception):
+    """The run was asked to stop. The labels of `done` of `total` frames are kept, and the same run goes on there."""
+
+    def __init__(self, done: int, total: int) -> None:
+        super().__init__(f"{done} of {total} frames are labelled")
+        self.done, self.total = done, total
+
+
+class Judge(Protocol):
+    """Compares labels with a truth. `offline.evaluation` has the one that scores them.
+
+    truth: where the truth comes from, in words
+    """
+
+    truth: str
+
+    def add(self, frame: Frame, cloud: Cloud, result: Segmentation) -> None:
+        """Counts a frame. Raises ValueError where its truth does not fit."""
+        ...
+
+    def save(self, summary: Summary, out: Path) -> None:
+        """Writes the scores beside the other results."""
+        ...
 
 
 @dataclass(frozen=True)
-class Skipped:
-    """A frame that could not be labelled, and why."""
+class SegmentOptions:
+    """How a recording is labelled.
 
-    name: str
-    reason: str
-
-
-@dataclass
-class Summary:
-    """What a run did.
-
-    ms:                 milliseconds each frame took, in order, of the network alone: no reading, no writing, and not
-                        the first call, which pays for memory and compiled kernels (the first frame is labelled twice)
-    classes:            points by class name, the most frequent first; unlabelled points are in none of them
-    intensity:          the rule that scaled the intensities, where it is known
-    intensity_divisors: what that rule divided them by, each change once; empty where there were no intensities
+    weights:   name of the weights, for the summary
+    intensity: the rule that the source was opened with
+    scores:    whether the probabilities of all classes are kept, too
+    force:     start again, and replace the results of an earlier run
+    judge:     what the labels are compared with; None for nothing
     """
 
-    source: str
-    network: str
-    trained: bool
-    engine: str
-    device: str
-    frames: int = 0
-    points: int = 0
-    interrupted: bool = False
-    ms: list[float] = field(default_factory=list)
-    classes: dict[str, int] = field(default_factory=dict)
-    intensity: str | None = None
-    intensity_divisors: list[float] = field(default_factory=list)
-    skipped: list[Skipped] = field(default_factory=list)
-
-    @property
-    def complete(self) -> bool:
-        """Whether there were frames, and all of them were labelled."""
-        return self.frames > 0 and not self.skipped and not self.interrupted
-
-    def percentile(self, percent: float) -> float:
-        """Of the milliseconds a frame; NaN without frames."""
-        return float(np.percentile(self.ms, percent)) if self.ms else float("nan")
+    weights: str = ""
+    intensity: Intensity | None = None
+    scores: bool = False
+    force: bool = False
+    judge: Judge | None = None
 
 
 def segment(
     source: Source,
     perception: Perception,
     out: Path,
+    options: SegmentOptions | None = None,
     *,
-    scores: bool = False,
-    force: bool = False,
-    intensity: ReportedIntensity | None = None,
-    on_frame: Callable[[Skipped | None], None] = lambda _: None,
+    on_frame: OnFrame = lambda _: None,
+    on_written: OnFrame = lambda _: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Summary:
-    """Label every frame of `source` into the folder `out`.
+    """Labels every frame of `source` into the folder `out`. A frame that cannot be read or labelled is skipped.
 
-    scores:    also keep the probabilities of all classes
-    force:     remove the results of an earlier run once the first frame is labelled
-    intensity: the rule `source` was opened with, for the summary
-    on_frame:  called after each frame, with what was wrong if it was skipped
-    stopped:   asked before each frame; True ends the run, and what was labelled until then is kept
+    on_frame:   is called after each frame that was labelled or skipped, with what was wrong if it was skipped
+    on_written: is called after each frame whose results were written
+    stopped:    is asked before each frame; True ends the run
 
-    A frame that cannot be read or labelled is skipped. Raises OutputError where results are in the way, BagError or
-    OSError where they cannot be written; a new bag is then not there at all.
+    Raises Interrupted where it was stopped, OutputError where other results are in the way, and BagError or OSError
+    where results cannot be written; a new bag is then not there at all, and the labels are kept.
     """
-    facts, engine = perception.facts, perception.engine
-    check_output(source, out, scores=scores, force=force)
-    _check_label_map(source, facts)
-    summary = Summary(str(source.path), facts.name, facts.trained, engine.name, str(engine.device))
-    counts = np.zeros(256, np.int64)
-    write: Write | None = None
-
-    def skip(name: str, error: Exception) -> None:
-        summary.skipped.append(Skipped(name, str(error)))
-        on_frame(summary.skipped[-1])
-
-    with ExitStack() as sink:
-        for frame in frames_until_damage(source, skip):
-            if stopped():
-                summary.interrupted = True
-                break
-            try:
-                cloud = frame.load()
-                if write is None:
-                    perception(cloud.points, scores)
-                start = perf_counter()
-                result = perception(cloud.points, scores)
-                elapsed = perf_counter() - start
-            except FRAME_ERRORS as error:
-                skip(frame.name, error)
-                continue
-            if write is None:
-                if force:
-                    remove_results(out)
-                write = sink.enter_context(_open_sink(source, facts, out, force=force))
-                title = f"{source.path.name or source.path}, {frame.name}"
-                save_picture(out / PICTURE, cloud.points, result.labels, facts, title)
-            write(frame, cloud, result)
+    options = options or SegmentOptions()
+    run = _facts(source, perception, options)
+    sink = open_sink(source, perception.facts.label_map, out)
+    predictions = _begin(source, out, run, options)
+    skipped = _label(source, perception, predictions, options.scores, on_frame, stopped)
+    summary = Summary(
+        run, perception.facts.name, options.weights, perception.facts.label_map, perception.facts.trained,
+        skipped=skipped,
+    )  # fmt: skip
+    if options.intensity is not None:
+        summary.intensity_divisors = list(options.intensity.divisors)
+        summary.intensity_words = options.intensity.describe()
+    if not predictions.count():
+        return summary
+    if options.force:
+        remove_results(out)
+    classes, counts = perception.facts.classes, np.zeros(256, np.int64)
+    with sink as write:
+        for frame, load, prediction in _labelled(source, predictions, skipped, stopped):
+            result = prediction.segmentation
+            write(frame, load, result)
             if result.scores is not None:
-                _save_scores(out / SCORES / f"{frame.name}.npy", result.scores)
+                save_scores(out, frame.name, result.scores)
+            if options.judge:
+                options.judge.add(frame, load(), result)
+            if not summary.frames:
+                title = f"{source.path.name or source.path}, {frame.name}"
+                save_picture(out / PICTURE, load().points, result.labels, perception.facts, title)
             summary.frames += 1
             summary.points += len(result)
-            summary.ms.append(elapsed * 1e3)
+            summary.ms.append(prediction.ms)
             counts += np.bincount(result.labels, minlength=256)
-            on_frame(None)
-    order = np.argsort(-counts[: len(facts.classes)], kind="stable")
-    summary.classes = {facts.classes[i]: int(counts[i]) for i in order if counts[i]}
-    if intensity is not None:
-        summary.intensity, summary.intensity_divisors = intensity.rule, list(intensity.divisors)
-    if summary.frames:
-        _save_summary(out / SUMMARY, summary)
+            on_written(None)
+    order = np.argsort(-counts[: len(classes)], kind="stable")
+    summary.classes = {classes[i]: int(counts[i]) for i in order if counts[i]}
+    if options.judge:
+        options.judge.save(summary, out)
+    summary.save(out)
+    predictions.remove()
     return summary
 
 
+def finished(source: Source, perception: Perception, out: Path, options: SegmentOptions) -> Summary | None:
+    """Returns the summary in `out`, if this very run has finished before; None with `force`, or without a summary.
+
+    Raises OutputError where the results in `out` are of another run.
+    """
+    if options.force or not (out / SUMMARY).is_file():
+        return None
+    summary = Summary.load(out)
+    if summary.run != _facts(source, perception, options):
+        raise OutputError(
+            f"{out / SUMMARY} is of another run and would be replaced; name another folder, or replace with --force"
+        )
+    with suppress(OutputError):  # what lies there may be another run's
+        left = Predictions(out / UNFINISHED, vars(summary.run))
+        if left.begun:  # this run was killed at the very end
+            left.remove()
+    return summary
+
+
+def _facts(source: Source, perception: Perception, options: SegmentOptions) -> RunFacts:
+    return RunFacts(
+        source=str(source.path.resolve()),
+        topic=source.topic,
+        frames_in_source=len(source),
+        bytes=sum(file.stat().st_size for file in source.files),
+        weights_sha256=perception.facts.weights_sha256,
+        engine=perception.engine.name,
+        device=str(perception.engine.device),
+        intensity=options.intensity.rule if options.intensity else "",
+        scores=options.scores,
+        truth=options.judge.truth if options.judge else None,
+    )
+
+
+def _begin(source: Source, out: Path, run: RunFacts, options: SegmentOptions) -> Predictions:
+    """Begins a run, or goes on where an earlier one stopped."""
+    check_folder(out)
+    predictions = Predictions(out / UNFINISHED, vars(run), restart=options.force)
+    if not predictions.begun:
+        # An unfinished run has asked before, and what lies there now may be its own.
+        check_free_or_removable(source, out, scores=options.scores, force=options.force)
+    return predictions
+
+
+def _label(
+    source: Source,
+    perception: Perception,
+    predictions: Predictions,
+    scores: bool,
+    on_frame: OnFrame,
+    stopped: Callable[[], bool],
+) -> list[Skipped]:
+    """Labels what is not labelled yet; returns the frames that cannot be."""
+    skipped: list[Skipped] = []
+    warm = False
+
+    def skip(name: str, error: Exception) -> None:
+        skipped.append(Skipped(name, str(error)))
+        on_frame(skipped[-1])
+
+    for frame in frames_until_damage(source, skip):
+        if stopped():
+            raise Interrupted(predictions.count(), len(source))
+        try:
+            # Frames that are labelled already are read all the same: the intensity rule `auto` must see them, to scale
+            # the rest as an unbroken run would.
+            points = frame.load().points
+            if predictions.find(frame.name, len(points)) is None:
+                if not warm:
+                    # The first call of a process pays for memory and compiled kernels: it is not what is measured.
+                    perception(points, scores)
+                    warm = True
+                begun = perf_counter()
+                result = perception(points, scores)
+                predictions.keep(frame.name, Prediction(result, (perf_counter() - begun) * 1e3))
+        except FRAME_ERRORS as error:
+            skip(frame.name, error)
+            continue
+        on_frame(None)
+    return skipped
+
+
+def _labelled(
+    source: Source, predictions: Predictions, skipped: list[Skipped], stopped: Callable[[], bool]
+) -> Iterator[tuple[Frame, Callable[[], Cloud], Prediction]]:
+    """The labelled frames in order, each with a function that reads its cloud once."""
+    left_out = {entry.name for entry in skipped}
+    for frame in frames_until_damage(source, lambda *_: None):
+        if stopped():
+            raise Interrupted(predictions.count(), len(source))
+        if frame.name in left_out:
+            continue
+        prediction = predictions.find(frame.name)
+        if prediction is None:
+            raise OutputError(f"the labels of frame {frame.name} have vanished from {predictions.folder}")
+        yield frame, cache(frame.load), prediction
+
+
 def frames_until_damage(source: Source, skip: Callable[[str, Exception], None]) -> Iterator[Frame]:
-    """The source's frames; a bag that turns out damaged on the way ends there, and that is said."""
+    """Yields the source's frames; a bag that turns out damaged on the way ends there, and `skip` is told."""
     frames = iter(source)
     while True:
         try:
@@ -172,84 +263,3 @@ def frames_until_damage(source: Source, skip: Callable[[str, Exception], None]) 
         if frame is None:
             return
         yield frame
-
-
-def _check_label_map(source: Source, facts: Facts) -> None:
-    if source.kind != "bag" and facts.label_map not in LABEL_MAPS:
-        raise OutputError(
-            f"the weights name label map {facts.label_map!r}, so their classes have no raw ids to write; "
-            f"expected one of {', '.join(LABEL_MAPS)}"
-        )
-
-
-def _open_sink(source: Source, facts: Facts, out: Path, *, force: bool) -> AbstractContextManager[Write]:
-    if source.kind == "bag":
-        return _new_bag(out / BAG, source.storage, force)
-    return _label_files(out / LABELS, LABEL_MAPS[facts.label_map])
-
-
-@contextmanager
-def _label_files(folder: Path, label_map: LabelMap) -> Iterator[Write]:
-    folder.mkdir(parents=True, exist_ok=True)
-
-    def write(frame: Frame, _: Cloud, result: Segmentation) -> None:
-        with replacing(folder / f"{frame.name}.label") as file:
-            file.write(label_map.decode(result.labels).astype("<u4").tobytes())
-
-    yield write
-
-
-@contextmanager
-def _new_bag(path: Path, storage: str, force: bool) -> Iterator[Write]:
-    with BagWriter(path, storage, force=force) as bag:
-
-        def write(frame: Frame, cloud: Cloud, result: Segmentation) -> None:
-            assert cloud.message is not None
-            bag.write(LABELLED_TOPIC, encode(labelled_message(cloud.message, result)), frame.stamp)
-
-        yield write
-
-
-def _save_scores(path: Path, scores: npt.NDArray[np.float32]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as file:
-        np.save(file, scores)
-
-
-def _save_summary(path: Path, summary: Summary) -> None:
-    document = asdict(summary) | {"ms_p50": summary.percentile(50), "ms_p95": summary.percentile(95)}
-    with replacing(path) as file:
-        file.write(json.dumps(document, indent=2).encode() + b"\n")
-
-
-@contextmanager
-def progress_bar(count: int, doing: str = "labelling") -> Iterator[Callable[[Skipped | None], None]]:
-    """A bar on stderr where that is a terminal. Skipped frames are told in any case."""
-    console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
-    columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(doing, total=count)
-
-        def on_frame(skipped: Skipped | None) -> None:
-            if skipped:
-                progress.console.print(f"skipped {skipped.name}: {skipped.reason}")
-            progress.advance(task)
-
-        yield on_frame
-
-
-@contextmanager
-def stop_on_signal() -> Iterator[threading.Event]:
-    """Ctrl-C and SIGTERM end the run after the frame at hand, so that nothing is half written; a second one at once."""
-    stopped = threading.Event()
-
-    def stop(number: int, _: object) -> None:
-        stopped.set()
-        signal.signal(number, before[signal.Signals(number)])
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stopped
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -6,20 +6,15 @@ from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from spvnas_ros.clouds.intensity import Intensity
-from spvnas_ros.clouds.point_cloud2 import decode
 from spvnas_ros.labels import LabelMap
 from spvnas_ros.offline.datasets.label_field import Ids, LabelField, class_indices
 from spvnas_ros.offline.datasets.scan import SEMANTIC_BITS, DatasetError, Instances, LabelledScan, Labels, finite
 from spvnas_ros.recordings.scans import Source, open_source
-
-if TYPE_CHECKING:
-    from rosbags.typesys.stores.ros2_humble import sensor_msgs__msg__PointCloud2 as PointCloud2
 
 INSTANCE_FIELD = "instance"
 """Object numbers; without it, the upper half of raw labels of 32 bits."""
@@ -55,11 +50,10 @@ class BagDataset:
                         break
                 else:
                     raise DatasetError(f"{self.path} has lost cloud {index:06d}; was it recorded anew meanwhile?")
-            assert cloud.message is not None
-            labels = _classes(self.field, self.label_map, self.field.read(index, cloud.message))
+            labels = _classes(self.field, self.label_map, self.field.read(frame.name, cloud.record))
         except (ValueError, OSError) as error:
             raise _named(self.path, error) from error
-        return finite(LabelledScan(frame.name, cloud.points, labels, _instances(cloud.message, self.field.name)))
+        return finite(LabelledScan(frame.name, cloud.points, labels, _instances(cloud.record, self.field.name)))
 
 
 def open_bag(
@@ -78,17 +72,16 @@ def open_bag(
     """
     field, stamps = field or LabelField(), list[int]()
 
-    def clouds(source: Source) -> Iterator[tuple[int, PointCloud2]]:
-        for number, frame in enumerate(source):
-            message = frame.load().message
-            assert message is not None
+    def frames(source: Source) -> Iterator[tuple[str, npt.NDArray[np.void]]]:
+        for frame in source:
+            record = frame.load().record
             stamps.append(frame.stamp)
-            yield number, message
+            yield frame.name, record
 
     try:
         rule = Intensity(intensity)
         with open_source(path, intensity=rule, topic=topic) as source:
-            found = field.survey(clouds(source))
+            found = field.survey(frames(source))
             found_topic = source.topic
         field = field.settled(found, len(label_map.classes))
         _classes(field, label_map, found)
@@ -101,8 +94,7 @@ def _classes(field: LabelField, label_map: LabelMap, ids: Ids) -> Labels:
     return label_map.encode(ids) if field.ids == "raw" else class_indices(len(label_map.classes), ids)
 
 
-def _instances(message: PointCloud2, field: str) -> Instances:
-    points = decode(message)
+def _instances(points: npt.NDArray[np.void], field: str) -> Instances:
     for name, shift in ((INSTANCE_FIELD, 0), (field, SEMANTIC_BITS)):
         if name in (points.dtype.names or ()):
             values: npt.NDArray[np.generic] = points[name]

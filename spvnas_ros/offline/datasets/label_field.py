@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from spvnas_ros.clouds.point_cloud2 import CONFIDENCE_FIELD, LABEL_FIELD, RENAMED_PREFIX, decode
+from spvnas_ros.clouds.point_cloud2 import CONFIDENCE_FIELD, LABEL_FIELD, RENAMED_PREFIX
 from spvnas_ros.frame import UNLABELLED
 from spvnas_ros.offline.datasets.scan import SEMANTIC_BITS, Labels
-
-if TYPE_CHECKING:
-    from rosbags.typesys.stores.ros2_humble import sensor_msgs__msg__PointCloud2 as PointCloud2
 
 IDS: Final = ("auto", "raw", "class")
 """What the numbers of a label field may be."""
@@ -50,34 +47,36 @@ class LabelField:
     def __str__(self) -> str:
         return f"field {self.name!r}" + (", taken for the truth whoever wrote it" if self.network else "")
 
-    def read(self, number: int, message: PointCloud2) -> Ids:
-        """The low 16 bits of the field, int64 `[N]`; `number` is the cloud's, for messages.
+    def read(self, name: str, points: npt.NDArray[np.void]) -> Ids:
+        """Returns the low 16 bits of the field, int64 `[N]`.
 
-        Raises LabelFieldError where the cloud has no such field, it holds no labels, or a network wrote it.
+        name:   of the frame, for messages
+        points: structured `[N]`, every field of the frame
+
+        Raises LabelFieldError where the frame has no such field, it holds no labels, or a network wrote it.
         """
-        points = decode(message)
         names = points.dtype.names or ()
         if not len(points):
             return np.empty(0, np.int64)
         if self.name not in names or points.dtype[self.name].shape:
             found = ", ".join(names) or "none"
             raise LabelFieldError(
-                f"cloud {number:06d} has no field {self.name!r} with one number a point; found fields {found}"
+                f"frame {name} has no field {self.name!r} with one number a point; found fields {found}"
             )
         if not self.network and written_by_network(self.name, names):
-            raise LabelFieldError(f"cloud {number:06d}: {_no_truth(self.name, names)}")
+            raise LabelFieldError(f"frame {name}: {_no_truth(self.name, names)}")
         values = points[self.name]
         if values.dtype.kind == "f" and not (np.isfinite(values) & (values == np.floor(values))).all():
             raise LabelFieldError(
-                f"field {self.name!r} of cloud {number:06d} holds numbers that are not whole; is it a label?"
+                f"field {self.name!r} of frame {name} holds numbers that are not whole; is it a label?"
             )
         return values.astype(np.int64) & ((1 << SEMANTIC_BITS) - 1)
 
-    def survey(self, clouds: Iterable[tuple[int, PointCloud2]]) -> Ids:
-        """All numbers that occur in the field of these clouds, in order. Raises as `read`."""
+    def survey(self, frames: Iterable[tuple[str, npt.NDArray[np.void]]]) -> Ids:
+        """Returns all numbers that occur in the field of these frames, in order. Raises as `read`."""
         seen = np.zeros(1 << SEMANTIC_BITS, np.bool_)
-        for number, message in clouds:
-            seen[self.read(number, message)] = True
+        for name, points in frames:
+            seen[self.read(name, points)] = True
         return np.flatnonzero(seen)
 
     def settled(self, found: Ids, num_classes: int) -> LabelField:
@@ -124,7 +123,7 @@ def _renamed(field: str, names: Collection[str]) -> list[str]:
 def _no_truth(field: str, names: Collection[str]) -> str:
     better = truth_field(names)
     advice = (
-        f"the truth is in the field {better!r} (--labels-field {better}; in a recipe data.labels_field={better})"
+        f"the truth is in the field {better!r} (--truth {better}; in a recipe data.labels_field={better})"
         if better
         else f"name the field with the truth, if there is one (found {', '.join(names)}), or insist (--network-labels; "
         "in a recipe data.network_labels=true)"

@@ -1,9 +1,9 @@
-"""What an evaluated run gave, for people and for programs."""
+"""How good labels are: as data, as `report.json`, and in tables for a terminal."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -11,22 +11,25 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from spvnas_ros.offline.evaluation.metrics import Score
+from spvnas_ros.offline.evaluation.metrics import Score, score
+from spvnas_ros.offline.evaluation.tally import Bin, Ring, Tally
 from spvnas_ros.recordings.files import replacing
-from spvnas_ros.segment.run import Skipped
+from spvnas_ros.segment.output import REPORT
 
 
 @dataclass(frozen=True)
 class Report:
-    """A run over a source, and how good its labels are where there is a truth.
+    """How good the labels of a network are on a recording or a data set.
 
-    source, topic:  what was labelled
+    source, topic:  what was labelled; the topic is "" where it is no bag
     network:        name of the network; `weights` is the file's name, `weights_sha256` the hash of what is in it
-    label_map:      name of the map from raw ids to classes: scores of different maps cannot be compared
-    clouds, points: how many were labelled
-    ms_p50, ms_p95: milliseconds a cloud, of the network alone: no reading, no writing; None without clouds
-    truth:          where the truth came from, in words; None without one
-    score:          None without a truth
+    truth:          where the truth came from, in words; None where nobody chose
+    label_map:      of the truth: scores of different maps cannot be compared
+    views:          how often each frame was looked at: 1, or the views of test-time augmentation
+    ms_p50, ms_p95: milliseconds a frame, of the network alone
+    ece:            expected calibration error of the confidences, 0..1
+    by_distance:    IoU in rings around the sensor
+    reliability:    confidence beside accuracy
     """
 
     source: str
@@ -35,55 +38,79 @@ class Report:
     weights: str
     weights_sha256: str | None
     trained: bool
+    truth: str | None
     label_map: str
     engine: str
     device: str
-    intensity: str
-    clouds: int
+    views: int
+    frames: int
     points: int
     ms_p50: float | None
     ms_p95: float | None
-    skipped: tuple[Skipped, ...] = ()
-    truth: str | None = None
-    score: Score | None = None
-
-    @property
-    def complete(self) -> bool:
-        """Whether there were clouds, and all of them were labelled."""
-        return self.clouds > 0 and not self.skipped
+    score: Score
+    ece: float | None
+    by_distance: tuple[Ring, ...]
+    reliability: tuple[Bin, ...]
 
     def document(self) -> dict[str, Any]:
-        """All of it as one flat JSON object: the score's `miou`, `iou`, ... stand beside the rest."""
+        """Returns all of it as one flat JSON object: the score's `miou`, `iou`, ... stand beside the rest."""
         document = asdict(self)
-        return document | (document.pop("score") or {})
+        found: dict[str, Any] = document.pop("score")
+        return found | document
 
-    def save(self, path: Path) -> None:
-        """Write `report.json`; whole, or not at all. Raises OSError where it cannot be written."""
-        with replacing(path) as file:
+    def save(self, out: Path) -> None:
+        """Writes `report.json`; whole, or not at all. Raises OSError where it cannot be written."""
+        with replacing(out / REPORT) as file:
             file.write(json.dumps(self.document(), indent=2).encode() + b"\n")
 
     @classmethod
-    def load(cls, path: Path) -> Report:
-        """Read what `save` wrote. Raises ValueError for anything else, OSError where it cannot be read."""
+    def load(cls, out: Path) -> Report:
+        """Reads what `save` wrote. Raises ValueError for anything else, OSError where it cannot be read."""
+        path = out / REPORT
         try:
             document = json.loads(path.read_text())
-            values = {field.name: document[field.name] for field in fields(cls) if field.name != "score"}
-            values["skipped"] = tuple(Skipped(**entry) for entry in values["skipped"])
-            found = {field.name: document[field.name] for field in fields(Score) if field.name in document}
-            return cls(**values, score=Score(**found) if found else None)
+            values = {each.name: document[each.name] for each in fields(cls) if each.name != "score"}
+            values["by_distance"] = tuple(Ring(**each) for each in values["by_distance"])
+            values["reliability"] = tuple(Bin(**each) for each in values["reliability"])
+            return cls(**values, score=Score(**{each.name: document[each.name] for each in fields(Score)}))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is no report of this program: {error!r}") from error
 
 
+def scored(tally: Tally, classes: Sequence[str]) -> dict[str, Any]:
+    """Returns the fields of a `Report` that come from a tally."""
+    return {
+        "score": score(tally.confusion, classes),
+        "ece": tally.calibration_error(),
+        "by_distance": tally.rings(),
+        "reliability": tally.reliability(),
+    }
+
+
 def describe(report: Report) -> Iterable[Table | Text]:
-    """The report for a terminal: the table by class where there is a truth, and a few lines."""
-    if report.score:
-        yield score_table(report.score)
-    yield from (Text(line) for line in _lines(report))
+    """Yields the report for a terminal: tables by class and by distance, and a few lines."""
+    yield score_table(report.score)
+    yield _distance_table(report.by_distance)
+    found = report.score
+    occur = sum(value is not None for value in found.iou.values())
+    yield Text(
+        f"mIoU {_percent(found.miou)} over {occur} of {len(found.iou)} classes (all classes, absent ones as 0: "
+        f"{_percent(found.miou_official)}), accuracy {_percent(found.accuracy)}, calibration error "
+        f"{_percent(report.ece)}"
+    )
+    views = f", {report.views} views each" if report.views > 1 else ""
+    truth = f", truth: {report.truth}" if report.truth else ""
+    times = f": {report.ms_p50:.1f} ms a frame (p50), {report.ms_p95:.1f} ms (p95)" if report.ms_p50 else ""
+    yield Text(
+        f"{report.frames} frame(s) of {report.source}{views}{truth}, label map {report.label_map}; "
+        f"{report.network or report.weights} (engine {report.engine}, device {report.device}){times}"
+    )
+    if not report.trained:
+        yield Text("These weights are untrained: the labels mean nothing.")
 
 
 def score_table(score: Score) -> Table:
-    """IoU and points by class."""
+    """Returns IoU and points by class as a table."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("class", no_wrap=True)
     for title in ("IoU", "points"):
@@ -97,28 +124,15 @@ def score_table(score: Score) -> Table:
     return table
 
 
-def _lines(report: Report) -> Iterable[str]:
-    network = f"{report.network or report.weights} (engine {report.engine}, device {report.device})"
-    line = f"{report.clouds} cloud(s), {report.points:,} points labelled by {network}"
-    if report.ms_p50 is not None:
-        line += f": {report.ms_p50:.1f} ms a cloud (p50), {report.ms_p95:.1f} ms (p95)"
-    yield line
-    if report.score:
-        occur = sum(value is not None for value in report.score.iou.values())
-        yield (
-            f"mIoU {_percent(report.score.miou)} over {occur} of {len(report.score.iou)} classes (all classes, absent "
-            f"ones as 0: {_percent(report.score.miou_official)}), accuracy {_percent(report.score.accuracy)}"
-        )
-        yield f"truth: {report.truth}; label map of the weights: {report.label_map}"
-    if not report.trained:
-        yield "These weights are untrained: the labels mean nothing."
-    if report.skipped:
-        yield f"{len(report.skipped)} cloud(s) could not be labelled: {_first(report.skipped)}"
-
-
-def _first(skipped: tuple[Skipped, ...]) -> str:
-    rest = f" (and {len(skipped) - 1} more)" if len(skipped) > 1 else ""
-    return f"{skipped[0].name}: {skipped[0].reason}{rest}"
+def _distance_table(rings: Sequence[Ring]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("distance", no_wrap=True)
+    for title in ("mIoU", "points"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for ring in rings:
+        name = f"{ring.begin:g} m and more" if ring.end is None else f"{ring.begin:g} to {ring.end:g} m"
+        table.add_row(name, _percent(ring.miou), f"{ring.points:,}")
+    return table
 
 
 def _percent(share: float | None) -> str:

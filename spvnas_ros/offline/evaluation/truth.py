@@ -1,7 +1,7 @@
-"""The truth about a bag's clouds: a field of the clouds themselves, or SemanticKITTI's .label files beside them.
+"""The truth about the frames of a recording: a field of the frames themselves, or SemanticKITTI's .label files.
 
-All of it is read before the network starts: a run of an hour shall not end at a file that does not fit. Give the
-functions a source of their own, for reading a cloud teaches the rule `auto` about the intensities of the sensor.
+All of it is read before the network starts: a run of an hour shall not end at a file that does not fit. The functions
+open a source of their own, because reading a frame teaches the rule `auto` about the intensities of the sensor.
 """
 
 from __future__ import annotations
@@ -19,113 +19,123 @@ from spvnas_ros.labels import LABEL_MAPS
 from spvnas_ros.offline.datasets.label_field import Ids, LabelField, class_indices
 from spvnas_ros.offline.datasets.scan import SEMANTIC_BITS
 from spvnas_ros.offline.evaluation.metrics import Labels
-from spvnas_ros.recordings.scans import ScanError, Source, open_source
+from spvnas_ros.recordings.scans import Frame, Record, ScanError, Source, open_source
 from spvnas_ros.segment.run import frames_until_damage
 
 if TYPE_CHECKING:
-    from rosbags.typesys.stores.ros2_humble import sensor_msgs__msg__PointCloud2 as PointCloud2
-
     from spvnas_ros.zoo.checkpoint import Facts
 
 _Encode = Callable[[Ids], Labels]
+_SUFFIX = ".label"
 
 
 class TruthError(ValueError):
-    """A truth that is missing or does not fit the clouds."""
+    """A truth that is missing or does not fit the frames."""
 
 
 @dataclass(frozen=True)
 class Truth:
     """Where the truth comes from, in words, and how to read it.
 
-    read: cloud's number in the bag and its message -> uint8 `[N]`, class indices, 255 = none; raises TruthError and
-          LabelFieldError
+    read: the frame's name and its record, structured `[N]` -> uint8 `[N]`, class indices, 255 = none; raises TruthError
+          and LabelFieldError
     """
 
     description: str
-    read: Callable[[int, PointCloud2], Labels]
+    read: Callable[[str, Record], Labels]
 
 
 def open_truth(path: Path, topic: str | None, where: LabelField | Path, facts: Facts) -> Truth:
-    """The truth about a bag's clouds in a field of theirs, or in a folder of .label files.
+    """Opens the truth about a recording, in a field of its frames or in a folder of .label files.
 
     Raises what `truth_from_field`, `truth_from_files` and `open_source` raise.
     """
-    with open_source(path, intensity="none", topic=topic) as source:
+    with open_source(path, intensity="none", topic=topic or None) as source:
         if isinstance(where, LabelField):
             return truth_from_field(source, where, facts)
         return truth_from_files(source, where, facts)
 
 
 def truth_from_field(source: Source, field: LabelField, facts: Facts) -> Truth:
-    """The truth in a field of the bag's clouds. The weights' label map turns raw ids into classes.
+    """Returns the truth in a field of the frames. The weights' label map turns raw ids into classes.
 
-    Raises LabelFieldError, which names the cloud, TruthError where the weights do not say what raw ids mean, and
+    Raises LabelFieldError, which names the frame, TruthError where the weights do not say what raw ids mean, and
     ValueError for raw ids that their label map does not list.
     """
-    found = field.survey(_messages(source))
+    found = field.survey((frame.name, record) for frame, record in _records(source))
     field = field.settled(found, facts.num_classes)
     encode = _raw_encoder(facts) if field.ids == "raw" else partial(class_indices, facts.num_classes)
     encode(found)
     meaning = "class indices" if field.ids == "class" else f"raw ids, label map {facts.label_map}"
-
-    def read(number: int, message: PointCloud2) -> Labels:
-        return encode(field.read(number, message))
-
-    return Truth(f"{field} ({meaning})", read)
+    return Truth(f"{field} ({meaning})", lambda name, record: encode(field.read(name, record)))
 
 
 def truth_from_files(source: Source, folder: Path, facts: Facts) -> Truth:
-    """The truth in SemanticKITTI's .label files (uint32 a point), one for each cloud of the bag, in order of names.
+    """Returns the truth in SemanticKITTI's .label files (uint32 a point).
 
-    folder: of the files, or a sequence's folder with a `labels` folder in it
+    folder: of the files, or a sequence's folder with a `labels` folder in it, or a data set's root. A scan's file has
+            the scan's name; a bag has one file for each cloud, in order of names
 
-    Raises TruthError where there are not as many files as clouds, or one is not of its cloud's size; ValueError for raw
-    ids that the label map does not list.
+    Raises TruthError where a frame has no file, or one that is not of its size; ValueError for raw ids that the label
+    map does not list.
     """
-    files = _label_files(folder)
-    if len(files) != len(source):
-        raise TruthError(
-            f"{folder} holds {len(files)} .label files, but {source.path} {len(source)} clouds on {source.topic}; "
-            "expected one for each cloud, in order"
-        )
+    if not folder.is_dir():
+        raise TruthError(f"{folder} is no folder; expected one with SemanticKITTI's {_SUFFIX} files")
+    files = _files_in_order(source, folder) if source.kind == "bag" else _files_by_name(source, folder)
     encode = _raw_encoder(facts)
 
-    def read(number: int, message: PointCloud2) -> Labels:
-        raw = files[number].read_bytes()
-        points = message.height * message.width
-        if len(raw) != 4 * points:
+    def read(name: str, record: Record) -> Labels:
+        raw = files[name].read_bytes()
+        if len(raw) != 4 * len(record):
             raise TruthError(
-                f"{files[number]} has {len(raw)} bytes, but cloud {number:06d} of {source.path} has {points} points; "
+                f"{files[name]} has {len(raw)} bytes, but frame {name} of {source.path} has {len(record)} points; "
                 "expected 4 bytes a point"
             )
         try:
             return encode((np.frombuffer(raw, "<u4") & ((1 << SEMANTIC_BITS) - 1)).astype(np.int64))
         except ValueError as error:
-            raise TruthError(f"{files[number]}: {error}") from error
+            raise TruthError(f"{files[name]}: {error}") from error
 
-    for number, message in _messages(source):
-        read(number, message)
+    for frame, record in _records(source):
+        read(frame.name, record)
     return Truth(f"{folder} (raw ids, label map {facts.label_map})", read)
 
 
-def _label_files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise TruthError(f"{folder} is no folder; expected one with SemanticKITTI's .label files")
-    files = [*folder.glob("*.label")] or [*(folder / "labels").glob("*.label")]
+def _files_in_order(source: Source, folder: Path) -> dict[str, Path]:
+    files = [*folder.glob(f"*{_SUFFIX}")] or [*(folder / "labels").glob(f"*{_SUFFIX}")]
     if not files:
-        raise TruthError(f"{folder} holds no .label files; expected SemanticKITTI's, one for each cloud")
+        raise TruthError(f"{folder} holds no {_SUFFIX} files; expected SemanticKITTI's, one for each cloud")
+    if len(files) != len(source):
+        raise TruthError(
+            f"{folder} holds {len(files)} {_SUFFIX} files, but {source.path} {len(source)} clouds on {source.topic}; "
+            "expected one for each cloud, in order"
+        )
     # By length first, so that 2 comes before 10.
-    return sorted(files, key=lambda file: (len(file.stem), file.stem))
+    files.sort(key=lambda file: (len(file.stem), file.stem))
+    return {f"{number:06d}": file for number, file in enumerate(files)}
 
 
-def _messages(source: Source) -> Iterator[tuple[int, PointCloud2]]:
-    """Numbers and messages of the clouds that can be read; the others get no label either."""
+def _files_by_name(source: Source, folder: Path) -> dict[str, Path]:
+    files = {}
+    for frame in source:
+        sequence, _, stem = frame.name.rpartition("/")
+        roots = [folder / "sequences" / sequence, folder / sequence] if sequence else [folder]
+        places = [root / part / f"{stem}{_SUFFIX}" for root in roots for part in (".", "labels")]
+        file = next((place for place in places if place.is_file()), None)
+        if file is None:
+            raise TruthError(
+                f"{folder} holds no labels of scan {frame.name} of {source.path}; expected {places[0]} "
+                f"or {places[1]}, SemanticKITTI's uint32 a point"
+            )
+        files[frame.name] = file
+    return files
+
+
+def _records(source: Source) -> Iterator[tuple[Frame, Record]]:
+    """Yields the frames that can be read, with every field; the others get no label either."""
     for frame in frames_until_damage(source, lambda *_: None):
         with suppress(ScanError):
-            message = frame.load().message
-            assert message is not None
-            yield int(frame.name), message
+            yield frame, frame.load().record
 
 
 def _raw_encoder(facts: Facts) -> _Encode:

@@ -36,7 +36,7 @@ def kind_of(path: Path) -> str | None:
 
 
 def read_scan(path: str | Path, intensity: Intensity | str = "auto") -> Points:
-    """Read one scan, float32 `[N, 4]`: x, y, z in metres and intensity in 0..1, zeros where the file has none.
+    """Reads one scan, float32 `[N, 4]`: x, y, z in metres and intensity in 0..1, zeros where the file has none.
 
     path:      .bin (KITTI), .npy, .pcd or .ply; a file that says in its first bytes what it is may have any name
     intensity: the scale of the file's intensity; pass one `Intensity` for all scans of a sensor
@@ -44,18 +44,31 @@ def read_scan(path: str | Path, intensity: Intensity | str = "auto") -> Points:
     Points may be NaN, as in organised clouds. Raises ScanError, which names the file, for one that is missing, of
     another format, cut short or malformed, or that has no x, y and z; ValueError for an unknown intensity rule.
     """
-    path = Path(path)
     rule = intensity if isinstance(intensity, Intensity) else Intensity(intensity)
+    return to_points(read_record(path), rule)
+
+
+def read_record(path: str | Path) -> Record:
+    """Reads one scan with every field that the file has, structured `[N]`; x, y, z and intensity are single numbers.
+
+    Raises ScanError as `read_scan` does.
+    """
+    path = Path(path)
     try:
-        return _points(_read(path), rule)
+        return _checked(_read(path))
     except ScanError as error:
         raise ScanError(f"{path}: {error}") from error
     except OSError as error:
         raise ScanError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
+def sequences_in(folder: Path) -> list[Path]:
+    """Returns the sequences of a data set's root (SemanticKITTI's `sequences/NN/velodyne`), in order; [] elsewhere."""
+    return sorted(path.parent for path in folder.glob(f"sequences/*/{_VELODYNE}") if path.is_dir())
+
+
 def scan_files(folder: Path) -> list[Path]:
-    """The scans of a folder, or of its `velodyne` subfolder (a SemanticKITTI sequence), `2.bin` before `10.bin`.
+    """Returns the scans of a folder or of its `velodyne` folder (a SemanticKITTI sequence), `2.bin` before `10.bin`.
 
     Raises ScanError where there are none, or two whose results would have the same name.
     """
@@ -96,11 +109,11 @@ def _read(path: Path) -> Record:
     raise ScanError(f"its format is not known; expected {', '.join(SUFFIXES)} or a rosbag2 (.mcap, .db3)")
 
 
-def _points(record: Record, intensity: Intensity) -> Points:
+def _checked(record: Record) -> Record:
     fields = dict(record.dtype.fields or {})
     wanted = ("x", "y", "z", *(name for name in INTENSITY_FIELDS if name in fields))
     for name in wanted:
         # A field that holds several values has kind "V".
         if name not in fields or fields[name][0].kind not in "iuf":
             raise ScanError(f"it needs one number a point called {name}; found fields {', '.join(fields) or 'none'}")
-    return to_points(record, intensity)
+    return record

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from spvnas_ros.clouds.intensity import Intensity
 from spvnas_ros.clouds.point_cloud2 import PointCloudError, decode, to_points
 from spvnas_ros.frame import Points
-from spvnas_ros.recordings.scans.read import kind_of, read_scan, scan_files
-from spvnas_ros.recordings.scans.records import ScanError
+from spvnas_ros.recordings.scans.read import kind_of, read_record, scan_files, sequences_in
+from spvnas_ros.recordings.scans.records import Record, ScanError
 
 if TYPE_CHECKING:
     from rosbags.typesys.stores.ros2_humble import sensor_msgs__msg__PointCloud2 as PointCloud2
@@ -26,9 +26,15 @@ _BAG_SUFFIXES = (".mcap", ".db3")
 
 @dataclass(frozen=True)
 class Cloud:
-    """A frame's points, as `read_scan` returns them, and the message they were decoded from (None for a scan)."""
+    """A frame that was read.
+
+    points:  float32 `[N, 4]`, as `read_scan` returns them
+    record:  structured `[N]`, every field of the file or message
+    message: the message they were decoded from; None for a scan
+    """
 
     points: Points
+    record: Record
     message: PointCloud2 | None = None
 
 
@@ -36,7 +42,8 @@ class Cloud:
 class Frame:
     """One cloud of a source, not yet read.
 
-    name:  stem of the scan's file, or the cloud's number in the bag, six digits
+    name:  stem of the scan's file, behind its sequence where there are several ("08/000123"), or the cloud's number in
+           the bag, six digits
     load:  reads it; raises ScanError for a malformed scan or cloud
     stamp: when it was recorded, nanoseconds since 1970; 0 for a scan
     """
@@ -51,15 +58,17 @@ class Source:
 
     Attributes:
         path:    what the user named
-        kind:    "scan", "folder" or "bag"
+        kind:    "scan", "folder", "dataset" (folders of sequences) or "bag"
         topic:   the clouds' topic, "" where it is no bag
         storage: "sqlite3" or "mcap" for a bag, else ""
+        files:   what it reads, on disk
     """
 
     path: Path
     kind: str
     topic: str = ""
     storage: str = ""
+    files: tuple[Path, ...] = ()
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -85,8 +94,9 @@ class Source:
 
 
 class _Scans(Source):
-    def __init__(self, path: Path, kind: str, files: list[Path], intensity: Intensity) -> None:
+    def __init__(self, path: Path, kind: str, files: list[tuple[str, Path]], intensity: Intensity) -> None:
         self.path, self.kind = path, kind
+        self.files = tuple(file for _, file in files)
         self._files = files
         self._intensity = intensity
 
@@ -94,10 +104,11 @@ class _Scans(Source):
         return len(self._files)
 
     def resume(self, number: int, stamp: int | None) -> Iterator[Frame]:  # noqa: ARG002
-        return (Frame(file.stem, partial(self._load, file)) for file in self._files[number:])
+        return (Frame(name, partial(self._load, file)) for name, file in self._files[number:])
 
     def _load(self, file: Path) -> Cloud:
-        return Cloud(read_scan(file, self._intensity))
+        record = read_record(file)
+        return Cloud(to_points(record, self._intensity), record)
 
 
 class _Bag(Source):
@@ -105,6 +116,7 @@ class _Bag(Source):
 
     def __init__(self, path: Path, reader: BagReader, intensity: Intensity) -> None:
         self.path, self.topic, self.storage = path, reader.topic, reader.storage
+        self.files = tuple(file for file in path.iterdir() if file.is_file()) if path.is_dir() else (path,)
         self._reader = reader
         self._intensity = intensity
 
@@ -121,7 +133,8 @@ class _Bag(Source):
 
         try:
             message = recorded.decode()
-            return Cloud(to_points(decode(message), self._intensity), message)
+            record = decode(message)
+            return Cloud(to_points(record, self._intensity), record, message)
         except (BagError, PointCloudError) as error:
             raise ScanError(f"cloud {name} of {self.topic} in {self.path}: {error}") from error
 
@@ -130,7 +143,7 @@ class _Bag(Source):
 
 
 def open_source(path: str | Path, *, intensity: Intensity | str = "auto", topic: str | None = None) -> Source:
-    """Open a scan, a folder of scans (or a SemanticKITTI sequence) or a rosbag2, guessed from what is there.
+    """Opens a scan, a folder of scans, a SemanticKITTI sequence or root, or a rosbag2, guessed from what is there.
 
     intensity: the scale of the sensor's intensity, as in `read_scan`
     topic:     of a bag's clouds, where it has several
@@ -150,9 +163,12 @@ def open_source(path: str | Path, *, intensity: Intensity | str = "auto", topic:
             return _Bag(path, BagReader(bag, topic), rule)
         if topic is not None:
             raise ScanError(f"{path} is no bag, so it has no topic {topic}; leave the topic out")
+        if sequences := sequences_in(path):
+            files = [(f"{each.name}/{file.stem}", file) for each in sequences for file in scan_files(each)]
+            return _Scans(path, "dataset", files, rule)
         if path.is_dir():
-            return _Scans(path, "folder", scan_files(path), rule)
-        return _Scans(path, "scan", [path], rule)
+            return _Scans(path, "folder", [(file.stem, file) for file in scan_files(path)], rule)
+        return _Scans(path, "scan", [(path.stem, path)], rule)
     except OSError as error:
         raise ScanError(f"{path}: cannot be read: {error.strerror or error}") from error
 

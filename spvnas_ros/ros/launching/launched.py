@@ -71,17 +71,16 @@ def replay_arguments() -> tuple[Argument, ...]:
     """Of replay.launch.py."""
     return (
         Argument("bag", "", "The rosbag2 to evaluate: its folder, or an .mcap or .db3 file"),
-        Argument("weights", "", "Checkpoint (.safetensors), name of a fetched model, or default"),
+        Argument("weights", "default", "Checkpoint (.safetensors), name of a fetched model, or default"),
         Argument("out", "runs/replay", "Folder for report.json"),
         Argument("rate", "1.0", "Times as fast as recorded"),
         Argument("device", "auto", "auto, cpu, cuda or cuda:N"),
         Argument("engine", "auto", "auto, cpu, cuda or torch; or an installed spconv, spconv-triton, torchsparse"),
         Argument("intensity", "auto", "Scale of the intensities, as the node's parameter"),
         Argument("topic", "", "The clouds' topic, where the bag has several"),
-        Argument("labels_field", "", "The truth: a field of the clouds; empty: none"),
-        Argument("label_ids", "", "What labels_field holds: raw, class or auto; empty: auto"),
-        Argument("network_labels", "false", "Take labels that a network wrote into labels_field for the truth"),
-        Argument("labels", "", "The truth: a folder of SemanticKITTI's .label files; empty: none"),
+        Argument("truth", "", "A field of the clouds, or a folder of SemanticKITTI's .label files; empty: none"),
+        Argument("label_ids", "", "What the field holds: raw, class or auto; empty: auto"),
+        Argument("network_labels", "false", "Take labels that a network wrote into the field for the truth"),
     )
 
 
@@ -132,11 +131,10 @@ def viewer(given: Mapping[str, str]) -> Started | None:
 
 def replay(given: Mapping[str, str]) -> tuple[str, ...]:
     """The arguments of `spvnas` that evaluate a bag in real time. Raises LaunchArgumentError."""
-    for name in ("bag", "weights"):
-        if not given[name]:
-            raise LaunchArgumentError(f"{name} is missing; add {name}:=...")
-    command = ["bag", given["bag"], "--realtime", "--force", "--rate", _rate(given)]
-    for name in ("weights", "out", "device", "engine", "intensity", "topic", "labels_field", "label_ids", "labels"):
+    if not given["bag"]:
+        raise LaunchArgumentError("bag is missing; add bag:=...")
+    command = ["replay", given["bag"], "--force", "--rate", _rate(given)]
+    for name in ("weights", "out", "device", "engine", "intensity", "topic", "truth", "label_ids"):
         if given[name]:
             command += [f"--{name.replace('_', '-')}", given[name]]
     if flag(given, "network_labels"):

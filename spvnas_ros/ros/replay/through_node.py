@@ -1,4 +1,4 @@
-"""Play a bag through the live node at the bag's rate and measure: what `spvnas bag --realtime` does.
+"""Play a bag through the live node at the bag's rate and measure: what `spvnas replay` does.
 
 Both ends of the measurement are in this process and read one monotonic clock; the node is a process of its own and
 is reached over the middleware, like on a vehicle. Clouds get the stamp of the moment they are sent, which also tells

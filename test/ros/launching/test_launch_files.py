@@ -85,11 +85,11 @@ def test_the_replay_is_a_command_of_ours() -> None:
     from spvnas_ros.cli import app
 
     given = replay(
-        bag="nowhere", weights="default", engine="cpu", labels_field="label", label_ids="class", network_labels="yes"
+        bag="nowhere", weights="default", engine="cpu", truth="label", label_ids="class", network_labels="yes"
     )
     command = launched.replay(given)
-    assert command[:2] == ("bag", "nowhere")
-    for option, value in (("--engine", "cpu"), ("--labels-field", "label"), ("--label-ids", "class")):
+    assert command[:2] == ("replay", "nowhere")
+    for option, value in (("--engine", "cpu"), ("--truth", "label"), ("--label-ids", "class")):
         assert command[command.index(option) + 1] == value
     assert command[-1] == "--network-labels"
     assert "--network-labels" not in launched.replay(given | {"network_labels": "false"})
@@ -107,7 +107,6 @@ def test_the_replay_is_a_command_of_ours() -> None:
         (launched.player, segment(bag="drive", rate="fast"), "rate is 'fast', expected a number above 0"),
         (launched.player, segment(bag="drive", rate="0"), "rate is '0', expected a number above 0"),
         (launched.replay, replay(weights="default"), "bag is missing; add bag:=..."),
-        (launched.replay, replay(bag="drive"), "weights is missing; add weights:=..."),
     ],
 )
 def test_arguments_that_cannot_be_are_named(build: Any, given: Mapping[str, str], said: str) -> None:

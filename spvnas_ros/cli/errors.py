@@ -1,0 +1,34 @@
+"""The one place where errors become sentences."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import click
+import typer
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
+
+def readable_errors(command: Callable[Given, Result]) -> Callable[Given, Result]:
+    """Ends a command with one sentence on stderr and status 1 where it meets an error that the user can mend.
+
+    Those are the project's named errors, all of them UserErrors, and the system's OSErrors. Any other error is a fault
+    of the program and keeps its traceback. `spvnas --debug` shows every traceback.
+    """
+
+    @functools.wraps(command)
+    def run(*args: Given.args, **options: Given.kwargs) -> Result:
+        try:
+            return command(*args, **options)
+        except (ValueError, OSError) as error:
+            context = click.get_current_context(silent=True)
+            if context is not None and context.find_root().params.get("debug"):
+                raise
+            typer.echo(f"spvnas: {error}", err=True)
+            raise typer.Exit(1) from error
+
+    return run

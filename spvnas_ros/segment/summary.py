@@ -1,0 +1,138 @@
+"""What a run over a recording did: as data, as `summary.json`, and in words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spvnas_ros.recordings.files import replacing
+from spvnas_ros.segment.output import BAG, CONFUSION, LABELS, PICTURE, REPORT, SUMMARY, OutputError
+from spvnas_ros.segment.progress import Skipped
+
+_TOP_CLASSES = 5
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What must be the same for two runs to be one.
+
+    source:         absolute path; `topic` of a bag's clouds, `frames_in_source` and `bytes` on disk
+    weights_sha256: of the weights; None for a network that was never saved
+    intensity:      the rule that scaled the intensities
+    scores:         whether the probabilities of all classes are kept
+    truth:          what the labels are compared with, in words; None for nothing
+    """
+
+    source: str
+    topic: str
+    frames_in_source: int
+    bytes: int
+    weights_sha256: str | None
+    engine: str
+    device: str
+    intensity: str
+    scores: bool
+    truth: str | None
+
+
+@dataclass
+class Summary:
+    """What a run did.
+
+    ms:                 milliseconds each frame took, in order, of the network alone: no reading, no writing, and not
+                        the first call of a process, which pays for memory and compiled kernels
+    classes:            points by class name, the most frequent first; unlabelled points are in none of them
+    intensity_divisors: what the intensity rule divided by, each change once; empty where there were no intensities
+    """
+
+    run: RunFacts
+    network: str
+    weights: str
+    label_map: str
+    trained: bool
+    frames: int = 0
+    points: int = 0
+    ms: list[float] = field(default_factory=list)
+    classes: dict[str, int] = field(default_factory=dict)
+    intensity_divisors: list[float] = field(default_factory=list)
+    intensity_words: str = ""
+    skipped: list[Skipped] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Whether there were frames, and all of them were labelled."""
+        return self.frames > 0 and not self.skipped
+
+    def percentile(self, percent: float) -> float | None:
+        """Returns a percentile of the milliseconds a frame; None without frames."""
+        return float(np.percentile(self.ms, percent)) if self.ms else None
+
+    def document(self) -> dict[str, Any]:
+        """Returns all of it as one flat JSON object."""
+        document = asdict(self)
+        facts: dict[str, Any] = document.pop("run")
+        return facts | document | {"ms_p50": self.percentile(50), "ms_p95": self.percentile(95)}
+
+    def save(self, out: Path) -> None:
+        """Writes `summary.json`; whole, or not at all."""
+        with replacing(out / SUMMARY) as file:
+            file.write(json.dumps(self.document(), indent=2).encode() + b"\n")
+
+    @classmethod
+    def load(cls, out: Path) -> Summary:
+        """Reads what `save` wrote. Raises OutputError for anything else."""
+        path = out / SUMMARY
+        try:
+            document = json.loads(path.read_text())
+            facts = RunFacts(**{each.name: document[each.name] for each in fields(RunFacts)})
+            values = {each.name: document[each.name] for each in fields(cls) if each.name != "run"}
+            values["skipped"] = [Skipped(**entry) for entry in values["skipped"]]
+            return cls(run=facts, **values)
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise OutputError(
+                f"{path} is no summary of a run of this version; name another folder, or replace with --force"
+            ) from error
+
+
+def describe(summary: Summary, out: Path, kind: str) -> str:
+    """Says what a run did, for a terminal. `kind` is that of the source."""
+    return "\n".join(_lines(summary, out, kind))
+
+
+def _lines(summary: Summary, out: Path, kind: str) -> Iterator[str]:
+    if not summary.frames:
+        yield f"{_nothing(summary)}: nothing was written to {out}."
+        return
+    facts = summary.run
+    network = f"{summary.network or summary.weights or 'the network'} (engine {facts.engine}, device {facts.device})"
+    intensity = f"; {summary.intensity_words}" if summary.intensity_words else ""
+    yield (
+        f"{summary.frames} frame(s), {summary.points:,} points labelled by {network}: "
+        f"{summary.percentile(50):.1f} ms a frame (p50), {summary.percentile(95):.1f} ms (p95){intensity}"
+    )
+    if summary.classes:
+        shares = [f"{name} {count / summary.points:.1%}" for name, count in summary.classes.items()]
+        rest = len(shares) - _TOP_CLASSES
+        yield ", ".join(shares[:_TOP_CLASSES]) + (f", {rest} more classes" if rest > 0 else "")
+    labels = {"bag": BAG, "dataset": "sequences"}.get(kind, LABELS)
+    scored = (REPORT, CONFUSION) if facts.truth else ()
+    yield ", ".join(str(out / name) for name in (labels, PICTURE, *scored, SUMMARY))
+    if not summary.trained:
+        yield "These weights are untrained: the labels mean nothing."
+    if summary.skipped:
+        first = summary.skipped[0]
+        yield (
+            f"{len(summary.skipped)} frame(s) could not be labelled, the first is {first.name}: {first.reason} "
+            f"(all: {out / SUMMARY})"
+        )
+
+
+def _nothing(summary: Summary) -> str:
+    if summary.skipped:
+        return f"None of {len(summary.skipped)} frame(s) could be labelled, see above"
+    return f"{summary.run.source} holds no frames"
