@@ -75,7 +75,11 @@ class Predictions:
         path = self._file(name)
         path.parent.mkdir(exist_ok=True)  # of a sequence
         with replacing(path) as file:
-            arrays: dict[str, Any] = {"labels": result.labels, "confidence": result.confidence, "ms": np.float64(prediction.ms)}
+            arrays: dict[str, Any] = {
+                "labels": result.labels,
+                "confidence": result.confidence,
+                "ms": np.float64(prediction.ms),
+            }
             if result.scores is not None:
                 arrays["scores"] = result.scores
             np.savez(file, allow_pickle=False, **arrays)

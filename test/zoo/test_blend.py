@@ -48,7 +48,9 @@ def test_the_command_writes_a_checkpoint_that_says_what_it_is(tmp_path: Path) ->
     for seed, path in enumerate(paths, 1):
         save_checkpoint(path, *trained(seed))
     out = tmp_path / "between.safetensors"
-    done = CliRunner().invoke(app, ["blend", *map(str, paths), "--share", "0.25", "--half", "--out", str(out)])
+    done = CliRunner().invoke(
+        app, ["blend", str(paths[1]), "-w", str(paths[0]), "--share", "0.25", "--half", "--out", str(out)]
+    )
     assert done.exit_code == 0, done.output
     _, facts = load_checkpoint(out)
     _, start = load_checkpoint(paths[0])

@@ -58,11 +58,11 @@ def test_the_score_of_a_seeded_network_on_a_seeded_street_is_pinned(
     report = evaluate(perception, open_dataset(sequences))
     found = {"miou": report.score.miou, "accuracy": report.score.accuracy, "ece": report.ece}
     assert found == pytest.approx(PINNED, abs=2e-4)  # rounding differs from processor to processor
-    assert report.scans == 2
+    assert report.frames == 2
 
 
 def test_the_command_prints_one_object_and_nothing_else(weights: Path, sequences: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "spvnas_ros.cli", "evaluate", str(weights), str(sequences), "--json"]
+    command = [sys.executable, "-m", "spvnas_ros.cli", "evaluate", str(sequences), "-w", str(weights), "--json"]
     out = subprocess.run([*command, "--out", str(tmp_path / "out")], capture_output=True, text=True, check=True).stdout
     document = json.loads(out)
     assert out.count("\n") == 1
@@ -81,14 +81,14 @@ def test_every_way_to_name_a_sequence_gives_its_score(weights: Path, sequences: 
         (sequences, "--split", "01"),
         (sequences / "sequences" / "01",),
     ]
-    scores = [json.loads(invoke(weights, *way, "--json").stdout)["miou"] for way in ways]
+    scores = [json.loads(invoke(*way, "-w", weights, "--json").stdout)["miou"] for way in ways]
     assert scores == [scores[0]] * len(ways)
-    assert scores[0] != json.loads(invoke(weights, sequences, "--json").stdout)["miou"]
+    assert scores[0] != json.loads(invoke(sequences, "-w", weights, "--json").stdout)["miou"]
 
 
 def test_a_label_map_by_name_leaves_out_what_it_ignores(weights: Path, sequences: Path) -> None:
     one, other = (
-        json.loads(invoke(weights, sequences, "--json", "--label-map", name).stdout)
+        json.loads(invoke(sequences, "-w", weights, "--json", "--label-map", name).stdout)
         for name in ("semantic-kitti", "mit-han-lab")
     )
     assert (one["label_map"], other["label_map"]) == ("semantic-kitti", "mit-han-lab")
@@ -97,7 +97,7 @@ def test_a_label_map_by_name_leaves_out_what_it_ignores(weights: Path, sequences
 
 
 def test_the_table_names_classes_distances_and_the_map(weights: Path, sequences: Path) -> None:
-    text = invoke(weights, sequences).stdout
+    text = invoke(sequences, "-w", weights).stdout
     for words in (
         "traffic-sign",
         "50 m and more",
@@ -112,10 +112,10 @@ def test_the_table_names_classes_distances_and_the_map(weights: Path, sequences:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("nowhere.safetensors", "."), "there is no file nowhere.safetensors"),
-        (("WEIGHTS", "nowhere"), "nowhere does not exist"),
-        (("WEIGHTS", "DATA", "--sequences", "07"), "07"),
-        (("WEIGHTS", "DATA", "--label-map", "cityscapes"), "expected one of semantic-kitti, mit-han-lab"),
+        ((".", "-w", "nowhere.safetensors"), "there is no file nowhere.safetensors"),
+        (("nowhere", "-w", "WEIGHTS"), "nowhere does not exist"),
+        (("DATA", "-w", "WEIGHTS", "--sequences", "07"), "07"),
+        (("DATA", "-w", "WEIGHTS", "--label-map", "cityscapes"), "expected one of semantic-kitti, mit-han-lab"),
     ],
 )
 def test_what_cannot_be_evaluated_is_said(
@@ -220,7 +220,7 @@ def test_default_is_the_network_of_the_package(
         resolve_weights("default")
     monkeypatch.setattr(cache, "_DEFAULT_FILE", weights)
     assert resolve_weights("default") == weights
-    assert json.loads(invoke("default", sequences, "--json").stdout)["network"] == "tiny"
+    assert json.loads(invoke(sequences, "--json").stdout)["network"] == "tiny"
     scan = sequences / "sequences" / "00" / "velodyne" / "000000.bin"
     result = CliRunner().invoke(app, ["segment", str(scan), "--out", str(tmp_path / "out")], catch_exceptions=False)
     assert result.exit_code == 0

@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from spvnas_ros.frame import Segmentation
 from spvnas_ros.labels import SEMANTIC_KITTI
 from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.offline.evaluation import confusion_matrix, intersection_over_union, score
 from spvnas_ros.offline.evaluation.confusion_picture import WIDTH, save_confusion
-from spvnas_ros.offline.evaluation.report import Report, describe
-from spvnas_ros.segment.run import Skipped
+from spvnas_ros.offline.evaluation.report import Report, describe, scored
+from spvnas_ros.offline.evaluation.tally import Tally
 from spvnas_ros.zoo.checkpoint import Facts
 
 CLASSES = ("car", "road", "tree", "pole")
@@ -100,38 +101,38 @@ def test_labels_that_do_not_fit_are_an_error(truth: list[int], predicted: list[i
 
 def a_report(**changes: object) -> Report:
     truth, predicted = np.array([0, 0, 1, 1, 2, 255], np.uint8), np.array([0, 1, 1, 1, 255, 0], np.uint8)
+    tally = Tally(CLASSES)
+    tally.add(np.zeros((6, 4), np.float32), truth, Segmentation(predicted, np.full(6, 0.5, np.float32)))
     values = {
         "source": "/drive", "topic": "/points", "network": "tiny", "weights": "tiny.safetensors",
         "weights_sha256": "ab", "trained": True, "label_map": "semantic-kitti", "engine": "cpu", "device": "cpu",
-        "intensity": "auto", "clouds": 2, "points": 6, "ms_p50": 1.5, "ms_p95": 2.5,
-        "skipped": (Skipped("000002", "short-data"),), "truth": "field 'label' (class indices)",
-        "score": score(confusion_matrix(truth, predicted, C), CLASSES),
+        "views": 1, "frames": 2, "points": 6, "ms_p50": 1.5, "ms_p95": 2.5, "truth": "field 'label' (class indices)",
+        **scored(tally, CLASSES),
     }  # fmt: skip
     return Report(**(values | changes))
 
 
-@pytest.mark.parametrize("changes", [{}, {"score": None, "truth": None, "skipped": (), "ms_p50": None}])
+@pytest.mark.parametrize("changes", [{}, {"truth": None, "ms_p50": None, "ms_p95": None}])
 def test_a_report_is_flat_json_and_comes_back_as_it_was(tmp_path: Path, changes: dict[str, None]) -> None:
     report = a_report(**changes)
-    report.save(tmp_path / "report.json")
-    assert Report.load(tmp_path / "report.json") == report
+    report.save(tmp_path)
+    assert Report.load(tmp_path) == report
     document = json.loads((tmp_path / "report.json").read_text())
     assert document["weights_sha256"] == "ab"
-    if report.score:
-        assert document["miou"] == pytest.approx((1 / 2 + 2 / 3 + 0) / 3)
-        assert document["iou"] == {"car": 0.5, "road": 2 / 3, "tree": 0.0, "pole": None}
-        assert document["accuracy"] == 3 / 5
-        assert document["confusion"][2] == [0, 0, 0, 0, 1]
+    assert document["miou"] == pytest.approx((1 / 2 + 2 / 3 + 0) / 3)
+    assert document["iou"] == {"car": 0.5, "road": 2 / 3, "tree": 0.0, "pole": None}
+    assert document["accuracy"] == 3 / 5
+    assert document["confusion"][2] == [0, 0, 0, 0, 1]
 
 
 def test_what_is_no_report_is_an_error(tmp_path: Path) -> None:
     for text in ("", "[]", "{}", '{"source": 1}'):
         (tmp_path / "report.json").write_text(text)
         with pytest.raises(ValueError, match="no report"):
-            Report.load(tmp_path / "report.json")
+            Report.load(tmp_path)
 
 
-def test_the_table_says_what_is_absent_and_what_was_skipped() -> None:
+def test_the_table_says_what_is_absent() -> None:
     from rich.console import Console
 
     console = Console(width=200, record=True)
@@ -139,7 +140,7 @@ def test_the_table_says_what_is_absent_and_what_was_skipped() -> None:
         console.print(part)
     text = console.export_text()
     assert "mIoU 38.9% over 3 of 4 classes" in text
-    assert "000002: short-data" in text
+    assert "truth: field 'label' (class indices)" in text
     assert "untrained" in text
     assert [line.split()[:2] for line in text.splitlines() if line.startswith(("pole", "road"))] == [
         ["road", "66.7%"],

@@ -77,11 +77,11 @@ def test_a_bag_with_fields_and_ids_of_its_own_becomes_weights_and_their_score(ba
     assert facts.training_intensity is not None
     assert facts.training_intensity.median == pytest.approx(np.median(intensities), abs=1e-6)
     assert facts.training_intensity.p95 == pytest.approx(np.percentile(intensities, 95), abs=1e-6)
-    shown = " ".join(spvnas("inspect", out / "best.safetensors").stdout.split())
+    shown = " ".join(spvnas("inspect", "-w", out / "best.safetensors").stdout.split())
     assert f"{facts.training_intensity.p95:.3g}" in shown
 
-    options = ("--topic", "/front", "--labels-field", "category", "--label-ids", "raw", "--json")
-    report = json.loads(spvnas("evaluate", out / "best.safetensors", bag, *options).stdout)
+    options = ("--topic", "/front", "--truth", "category", "--label-ids", "raw", "--json")
+    report = json.loads(spvnas("evaluate", bag, "-w", out / "best.safetensors", *options).stdout)
     ahead = sum(int((raw_ids(street_scan(number, 16, 100)[0]) == CAR).sum()) for number in range(CLOUDS))
     assert (report["truth_points"]["car"], report["truth_points"]["truck"]) == (ahead, report["points"] - ahead)
     assert report["truth"] == "field 'category'"
@@ -116,7 +116,7 @@ def test_the_choice_holds_for_bags_and_leaves_other_sources_alone(bag: Path, tmp
 
 
 def test_what_a_network_wrote_is_learnt_only_where_the_recipe_says_so(bag: Path, weights: Path, tmp_path: Path) -> None:
-    assert spvnas("bag", bag, "-w", weights, "-o", tmp_path / "out", "--topic", "/rear").exit_code == 0
+    assert spvnas("segment", bag, "-w", weights, "-o", tmp_path / "out", "--topic", "/rear").exit_code == 0
     source = (str(tmp_path / "out" / "bag"),)
     with pytest.raises(DatasetError, match=r"data\.network_labels=true"):
         open_training(DataConfig(train=source, label_map="semantic-kitti"))

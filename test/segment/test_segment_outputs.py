@@ -1,62 +1,29 @@
-"""`spvnas segment`: every kind of input becomes labels or a bag, and whatever goes wrong is said in one line."""
+"""`spvnas segment`: every kind of source becomes labels or a bag, and what is wrong with a frame is told."""
 
 from __future__ import annotations
 
 import json
 import os
-import pty
 import re
-import shutil
-import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from spvnas_ros.cli import app
+from segment_results import labels_in
+from spvnas_cli import SPVNAS, segmented
 from spvnas_ros.clouds.point_cloud2 import decode
 from spvnas_ros.engine.sample_street import street_scan, write_drive_bag
 from spvnas_ros.labels import SEMANTIC_KITTI
 from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.perception import Perception
-from spvnas_ros.recordings.bags import LABELLED_TOPIC, BagError, BagReader, BagWriter, cloud_message, encode
+from spvnas_ros.recordings.bags import LABELLED_TOPIC, BagReader, BagWriter, cloud_message, encode
 from spvnas_ros.recordings.scans import open_source, read_scan
-from spvnas_ros.segment.command import describe
-from spvnas_ros.segment.run import OutputError, segment
+from spvnas_ros.segment.output import OutputError
+from spvnas_ros.segment.run import SegmentOptions, segment
 from spvnas_ros.zoo.checkpoint import Facts
-
-SPVNAS = str(Path(sys.executable).with_name("spvnas"))
-
-
-@pytest.fixture
-def scans(tmp_path: Path) -> Path:
-    folder = tmp_path / "scans"
-    folder.mkdir()
-    for number in range(3):
-        street_scan(number, 16, 360)[0].tofile(folder / f"{number:06d}.bin")
-    return folder
-
-
-@pytest.fixture
-def drive(tmp_path: Path) -> Path:
-    write_drive_bag(tmp_path / "drive", 4, beams=16, columns=200)
-    return tmp_path / "drive"
-
-
-def invoke(*arguments: object) -> tuple[int, str, str]:
-    """Status, stdout and stderr of the command, run in this process."""
-    result = CliRunner().invoke(app, ["segment", *map(str, arguments)])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.stdout, result.stderr
-
-
-def labels_in(folder: Path) -> dict[str, np.ndarray]:
-    return {file.stem: np.fromfile(file, np.uint32) for file in sorted((folder / "labels").glob("*.label"))}
 
 
 def test_a_folder_of_scans_becomes_label_files_a_picture_and_a_summary(
@@ -89,18 +56,18 @@ def test_a_sequence_of_semantickitti_keeps_its_names_and_its_own_labels(
     shared: Path, weights: Path, tmp_path: Path
 ) -> None:
     sequence = shared / "data/semantickitti/sequences/04"
-    status, _, error = invoke(sequence, "-w", weights, "-o", tmp_path / "out", "--engine", "cpu")
+    status, _, error = segmented(sequence, "-w", weights, "-o", tmp_path / "out", "--engine", "cpu")
     assert (status, error) == (0, "")
     for name, raw in labels_in(tmp_path / "out").items():
         assert len(raw) == len(np.fromfile(sequence / "labels" / f"{name}.label", np.uint32))
-    status, _, error = invoke(sequence, "-w", weights, "-o", sequence)
+    status, _, error = segmented(sequence, "-w", weights, "-o", sequence)
     assert status == 1
     assert "000000.label and 1 more would be replaced" in error
 
 
 def test_one_scan_of_another_format_is_labelled(weights: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "cloud.npy", street_scan(0, 16, 200)[0][:, :3])
-    status, out, _ = invoke(tmp_path / "cloud.npy", "-w", weights, "-o", tmp_path / "out", "--device", "cpu")
+    status, out, _ = segmented(tmp_path / "cloud.npy", "-w", weights, "-o", tmp_path / "out", "--device", "cpu")
     assert status == 0
     assert out.startswith("1 frame(s)")
     assert list(labels_in(tmp_path / "out")) == ["cloud"]
@@ -132,7 +99,7 @@ def test_a_bad_scan_is_skipped_told_and_counted(scans: Path, weights: Path, tmp_
     far = np.zeros((2, 4), np.float32)
     far[1, 0] = 1e6
     far.tofile(scans / "000003.bin")
-    status, out, error = invoke(scans, "-w", weights, "-o", tmp_path / "out", "--device", "cpu")
+    status, out, error = segmented(scans, "-w", weights, "-o", tmp_path / "out", "--device", "cpu")
     assert status == 1
     assert re.search(r"skipped 000000: .*000000\.bin: 10 bytes are no multiple of 16", error)
     assert re.search(r"skipped 000003: .*voxels", error)
@@ -178,33 +145,8 @@ def test_a_bag_that_is_damaged_on_the_way_is_labelled_up_to_there(
         assert len(list(after)) == summary.frames
 
 
-def test_results_are_replaced_with_force_only(scans: Path, drive: Path, weights: Path, tmp_path: Path) -> None:
-    for path, result in ((scans, "000000.label"), (drive, "bag")):
-        out = tmp_path / f"out_{path.name}"
-        arguments = (path, "-w", weights, "-o", out, "--device", "cpu")
-        assert invoke(*arguments)[0] == 0
-        before = (out / "summary.json").read_text()
-        status, _, error = invoke(*arguments)
-        assert status == 1
-        assert "--force" in error
-        assert (out / "summary.json").read_text() == before
-        assert invoke(*arguments, "--force")[0] == 0
-        assert (out / "summary.json").read_text() != before  # the times differ
-        assert any(result in str(p) for p in out.rglob("*"))
-
-
-def test_results_never_replace_what_is_no_result(drive: Path, perception: Perception, tmp_path: Path) -> None:
-    (tmp_path / "out/bag").mkdir(parents=True)
-    with open_source(drive) as source:
-        with pytest.raises(BagError, match="is not a bag"):
-            segment(source, perception, tmp_path / "out", force=True)
-        (tmp_path / "file").write_bytes(b"")
-        with pytest.raises(OutputError, match="is a file"):
-            segment(source, perception, tmp_path / "file")
-
-
 def test_scores_are_saved_where_they_are_asked_for(drive: Path, weights: Path, tmp_path: Path) -> None:
-    assert invoke(drive, "-w", weights, "-o", tmp_path / "out", "--scores", "--device", "cpu")[0] == 0
+    assert segmented(drive, "-w", weights, "-o", tmp_path / "out", "--scores", "--device", "cpu")[0] == 0
     files = sorted((tmp_path / "out/scores").iterdir())
     assert [file.name for file in files] == [f"{number:06d}.npy" for number in range(4)]
     with BagReader(tmp_path / "out/bag") as bag:
@@ -235,7 +177,7 @@ def test_the_intensity_rule_reaches_the_network(perception: Perception, tmp_path
     found = {}
     for rule in ("u8", "unit"):
         with open_source(tmp_path / "s.bin", intensity=rule) as source:
-            segment(source, perception, tmp_path / rule, scores=True)
+            segment(source, perception, tmp_path / rule, SegmentOptions(scores=True))
         found[rule] = np.load(tmp_path / rule / "scores/s.npy")
     points[:, 3] /= 255
     np.testing.assert_allclose(found["u8"], perception(points, scores=True).scores, atol=1e-4)
@@ -253,104 +195,16 @@ def test_weights_whose_label_map_is_unknown_can_label_bags_but_not_scans(
         assert segment(source, other, tmp_path / "b").frames == 4
 
 
-def test_a_run_that_is_stopped_keeps_what_is_done(drive: Path, perception: Perception, tmp_path: Path) -> None:
-    done: list[object] = []
-    with open_source(drive) as source:
-        summary = segment(source, perception, tmp_path / "out", on_frame=done.append, stopped=lambda: len(done) == 2)
-    assert summary.interrupted
-    assert "Interrupted" in describe(summary, tmp_path / "out", "bag")
-    with BagReader(tmp_path / "out/bag") as bag:
-        assert len(bag) == len(list(bag)) == 2
-
-
-@pytest.mark.parametrize("kind", ["scans", "bag"])
-def test_ctrl_c_leaves_whole_results_behind_a_progress_bar(kind: str, weights: Path, tmp_path: Path) -> None:
-    count = 2000
-    points = street_scan(0, 16, 40)[0]
-    if kind == "scans":
-        (tmp_path / "in").mkdir()
-        for number in range(count):
-            points.tofile(tmp_path / "in" / f"{number}.bin")
-    else:
-        record = np.zeros(len(points), [(name, "<f4") for name in ("x", "y", "z", "intensity")])
-        raw = encode(cloud_message(record, 0, "lidar"))
-        with BagWriter(tmp_path / "in", "mcap") as bag:
-            for number in range(count):
-                bag.write("/points", raw, number)
-    out = tmp_path / "out"
-    terminal, other_end = pty.openpty()
-    process = subprocess.Popen(
-        [SPVNAS, "segment", tmp_path / "in", "-w", weights, "-o", out, "--device", "cpu"],
-        stdout=subprocess.PIPE, stderr=other_end, text=True, env=os.environ | {"TERM": "xterm", "COLUMNS": "120"},
-    )  # fmt: skip
-    os.close(other_end)
-    seen = b""
-    while not re.search(rb"[1-9]\d*/%d" % count, seen):  # the bar has moved
-        seen += os.read(terminal, 4096)
-    process.send_signal(signal.SIGINT)
-    try:
-        while os.read(terminal, 4096):
-            pass
-    except OSError:
-        pass  # the other end is closed: the process has ended
-    stdout, _ = process.communicate()
-    os.close(terminal)
-    assert process.returncode == 130
-    assert "Interrupted" in stdout
-    frames = json.loads((out / "summary.json").read_text())["frames"]
-    assert 0 < frames < count
-    if kind == "scans":
-        labels = labels_in(out)
-        assert len(labels) == frames
-        assert {len(raw) for raw in labels.values()} == {len(points)}
-        assert sorted(p.name for p in (out / "labels").iterdir() if p.suffix != ".label") == []
-    else:
-        with BagReader(out / "bag") as bag:
-            assert len(list(bag)) == frames
-        assert sorted(os.listdir(out)) == ["bag", "picture.png", "summary.json"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (("missing.bin",), "missing.bin does not exist"),
-        (("notes.txt",), "no known format"),
-        (("empty",), "holds no scans"),
-        (("scan.bin", "--intensity", "loud"), "intensity rule"),
-        (("scan.bin", "--topic", "/points"), "is no bag"),
-        (("scan.bin", "--device", "tpu"), "device"),
-        (("scan.bin", "--engine", "steam"), "engine"),
-        (("scan.bin", "--out", "notes.txt"), "is a file"),
-        (("scan.bin", "--weights", "notes.txt"), "notes.txt"),
-        (("scan.bin", "--weights", "missing.safetensors"), "missing.safetensors"),
-        (("bag", "--topic", "/other"), "no cloud topic /other; found /points"),
-    ],
-)
-def test_what_the_user_can_mend_is_one_line_and_status_1(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: Path, arguments: tuple[str, ...], says: str
+def test_a_data_sets_root_becomes_the_benchmarks_predictions(
+    shared: Path, weights: Path, perception: Perception, tmp_path: Path
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "notes.txt").write_text("hello")
-    np.zeros((3, 4), np.float32).tofile(tmp_path / "scan.bin")
-    write_drive_bag(tmp_path / "bag", 1, beams=16, columns=10)
-    defaults = [] if "--weights" in arguments else ["--weights", weights]
-    defaults += [] if "--out" in arguments else ["--out", "out"]
-    status, out, error = invoke(*arguments, *defaults)
-    assert (status, out) == (1, "")
-    assert error.startswith("spvnas: ")
-    assert says in error
-    assert error.count("\n") == 1
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_full_disk_leaves_no_bag(drive: Path, perception: Perception, tmp_path: Path) -> None:
-    """A folder that vanishes stands in for the disk: what cannot be written ends the run, it is no bad frame."""
-    out = tmp_path / "out"
-
-    def sabotage(_: object) -> None:
-        shutil.rmtree(out)
-
-    with open_source(drive) as source, pytest.raises((BagError, OSError)):
-        segment(source, perception, out, on_frame=sabotage)
-    assert not (out / "bag").exists()
+    root = shared / "data/semantickitti"
+    status, said, error = segmented(root, "-w", weights, "-o", tmp_path / "out", "--device", "cpu")
+    assert (status, error) == (0, "")
+    assert str(tmp_path / "out/sequences") in said
+    found = {str(file.relative_to(tmp_path / "out")) for file in (tmp_path / "out").rglob("*.label")}
+    scans = list(root.glob("sequences/*/velodyne/*.bin"))
+    assert found == {f"sequences/{scan.parts[-3]}/predictions/{scan.stem}.label" for scan in scans}
+    expected = perception(read_scan(root / "sequences/04/velodyne/000000.bin", "unit")).labels
+    raw = np.fromfile(tmp_path / "out/sequences/04/predictions/000000.label", np.uint32)
+    np.testing.assert_array_equal(raw, SEMANTIC_KITTI.decode(expected))

@@ -1,0 +1,89 @@
+"""What a run says of itself: times, intensity, empty recordings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spvnas_cli import segmented
+from spvnas_ros.clouds.intensity import Intensity
+from spvnas_ros.frame import Segmentation
+from spvnas_ros.perception import Perception
+from spvnas_ros.recordings.bags import BagWriter, cloud_message, encode
+from spvnas_ros.recordings.scans import open_source
+from spvnas_ros.segment.run import Interrupted, SegmentOptions, segment
+from spvnas_ros.segment.summary import describe
+
+
+class Counting:
+    """A network that notes how many points it is asked for."""
+
+    def __init__(self, perception: Perception) -> None:
+        self._perception, self.facts, self.engine = perception, perception.facts, perception.engine
+        self.calls: list[int] = []
+
+    def __call__(self, points: np.ndarray, scores: bool = False) -> Segmentation:
+        self.calls.append(len(points))
+        return self._perception(points, scores)
+
+
+def test_the_first_call_is_a_warm_up_and_not_measured(scans: Path, perception: Perception, tmp_path: Path) -> None:
+    counting = Counting(perception)
+    with open_source(scans) as source:
+        sizes = [len(frame.load().points) for frame in source]
+        summary = segment(source, counting, tmp_path / "out")
+    assert counting.calls == [sizes[0], *sizes]
+    assert len(summary.ms) == summary.frames == 3
+
+
+@pytest.mark.parametrize(
+    ("rule", "kind", "values", "divisors", "says"),
+    [
+        ("auto", "f4", (0.5, 200), [1, 255], "intensity divided by 1, later by 255 (auto)"),
+        ("auto", "u1", (1, 200), [255], "intensity divided by 255 (auto)"),
+        ("auto", "u2", (1, 2), [65535], "intensity divided by 65535 (auto)"),
+        ("auto", "f4", (0.5, 1), [1], "intensity taken as it is (auto)"),
+        ("100", "f4", (5, 100), [100], "intensity divided by 100 (100)"),
+        ("none", "f4", (5, 100), [], "intensity not used"),
+        ("auto", None, (0, 0), [], "no intensity found"),
+    ],
+)
+def test_the_intensity_scale_is_reported(
+    perception: Perception, tmp_path: Path, rule: str, kind: str | None, values: tuple[float, float],
+    divisors: list[float], says: str,
+) -> None:  # fmt: skip
+    fields = [("x", "f4"), ("y", "f4"), ("z", "f4"), *([("intensity", kind)] if kind else [])]
+    with BagWriter(tmp_path / "in") as bag:
+        for stamp, value in enumerate(values):
+            cloud = np.zeros(5, fields)
+            if kind:
+                cloud["intensity"] = value
+            bag.write("/points", encode(cloud_message(cloud, 0, "lidar")), stamp)
+    intensity = Intensity(rule)
+    with open_source(tmp_path / "in", intensity=intensity) as source:
+        summary = segment(source, perception, tmp_path / "out", SegmentOptions(intensity=intensity))
+    assert says in describe(summary, tmp_path / "out", "bag").splitlines()[0]
+    document = json.loads((tmp_path / "out/summary.json").read_text())
+    assert (document["intensity"], document["intensity_divisors"]) == (rule, divisors)
+
+
+def test_the_command_reports_the_intensity_scale(scans: Path, weights: Path, tmp_path: Path) -> None:
+    status, said, _ = segmented(scans, "-w", weights, "-o", tmp_path / "out", "--device", "cpu")
+    assert status == 0
+    assert said.splitlines()[0].endswith("intensity taken as it is (auto)")
+
+
+def test_a_bag_without_clouds_and_a_run_stopped_at_once_say_so(perception: Perception, tmp_path: Path) -> None:
+    cloud = np.zeros(5, [("x", "f4"), ("y", "f4"), ("z", "f4")])
+    with BagWriter(tmp_path / "in") as bag:
+        bag.write("/points", encode(cloud_message(cloud, 0, "lidar")), 1)
+    with open_source(tmp_path / "in") as source:
+        with pytest.raises(Interrupted, match="0 of 1 frames"):
+            segment(source, perception, tmp_path / "out", stopped=lambda: True)
+        empty = segment(source, perception, tmp_path / "other")
+    empty.frames, empty.skipped = 0, []
+    assert "holds no frames" in describe(empty, tmp_path / "out", "bag")
+    assert not (tmp_path / "out").exists()
