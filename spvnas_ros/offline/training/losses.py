@@ -50,7 +50,7 @@ def _lovasz_of_class(is_class: Tensor, probability: Tensor) -> Tensor:
     errors = torch.where(is_class, 1 - probability, probability)
     order = _descending(errors)
     errors = errors[order]
-    # Whole numbers: sums of floats on a GPU differ from run to run.
+    # Counted in whole numbers, because sums of floats on a GPU differ from run to run.
     truth = is_class[order].long()
     total = truth.sum()
     jaccard = 1 - (total - truth.cumsum(0)).to(errors.dtype) / (total + (1 - truth).cumsum(0))
