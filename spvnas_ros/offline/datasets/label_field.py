@@ -57,10 +57,9 @@ class LabelField:
         return f"field {self.name!r}" + (", taken for the truth whoever wrote it" if self.network else "")
 
     def read(self, number: int, message: PointCloud2) -> Ids:
-        """Returns the low 16 bits of the field as int64 `[N]`. `number` is the cloud's number, for error messages.
+        """The low 16 bits of the field, int64 `[N]`; `number` is the cloud's, for messages.
 
-        A cloud without points gives an empty array. Raises LabelFieldError where the cloud has no such field, the field
-        holds no labels, or a network wrote it.
+        Raises LabelFieldError where the cloud has no such field, it holds no labels, or a network wrote it.
         """
         points = decode(message)
         names = points.dtype.names or ()
@@ -81,7 +80,7 @@ class LabelField:
         return values.astype(np.int64) & ((1 << SEMANTIC_BITS) - 1)
 
     def survey(self, clouds: Iterable[tuple[int, PointCloud2]]) -> Ids:
-        """Returns all numbers that occur in the field of these clouds, sorted. Raises LabelFieldError like `read`."""
+        """All numbers that occur in the field of these clouds, in order. Raises as `read`."""
         seen = np.zeros(1 << SEMANTIC_BITS, np.bool_)
         for number, message in clouds:
             seen[self.read(number, message)] = True

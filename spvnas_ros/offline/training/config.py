@@ -88,7 +88,7 @@ class DataConfig:
     sequences, validation_sequences: of a SemanticKITTI folder; none = all
     label_map:        the map from raw ids to classes; "" = semantic-kitti, or that of the recipe's `start`
     topic, labels_field, label_ids: of sources that are bags: the clouds' topic ("" = the only one), the field with
-                      their labels, and the meaning of its numbers ("raw", "class" or "auto", as in `spvnas bag`)
+                      their labels, and the meaning of its numbers ("raw", "class" or "auto", see `LabelField`)
     network_labels:   also learn from labels that a network wrote into a bag
     intensity:        scale of the sources' intensities, as in `spvnas segment`; "" = as `spvnas evaluate` guesses it
     voxel_size:       metres; 0 = 0.05, or that of the recipe's `start`
