@@ -1,7 +1,9 @@
-"""Labelled scans made different: moved, thinned out, dimmed, mixed. Pure functions with a random generator.
+"""Holds the augmentations of labelled scans (move, thin out, dim, mix) and the views of test-time augmentation.
+Training calls `Augmentation`, and the evaluation of data sets calls `tta_views`.
 
-Every function takes a `LabelledScan` (mixing takes two), a `numpy.random.Generator` and its options by name, and
-returns a new scan; the same generator state gives the same scan. `Augmentation` strings them together from a config.
+An augmentation is a pure function. It takes a `LabelledScan` (mixing takes two), a `numpy.random.Generator` and its
+options by name, and returns a new scan. The same generator state gives the same scan. `Augmentation` applies several of
+them, in the order of a config.
 """
 
 from __future__ import annotations

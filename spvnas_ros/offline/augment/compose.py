@@ -1,4 +1,4 @@
-"""Augmentations one after another, from a plain config."""
+"""Applies augmentations one after another, as a plain config lists them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from spvnas_ros.offline.augment.sensor import (
 from spvnas_ros.offline.datasets.scan import LabelledScan
 
 Partner = Callable[[], LabelledScan]
-"""Draws another scan of the data set."""
+"""A function that draws another scan of the data set."""
 
 _SINGLE = (
     *(rotate, scale, flip, shift, jitter, beam_drop, point_drop, range_crop),
@@ -36,14 +36,14 @@ _MIXING = (lasermix, polarmix)
 _FUNCTIONS: Final[Mapping[str, Callable[..., LabelledScan]]] = {f.__name__: f for f in (*_SINGLE, *_MIXING)}
 
 STEPS: Final = tuple(_FUNCTIONS)
-"""Names of what a config may ask for, beside `one_of`."""
+"""Names that a config may use, besides `one_of`."""
 
 _ONE_OF, _PROBABILITY = "one_of", "probability"
 
 
 @dataclass(frozen=True)
 class _Step:
-    """A function with its options; `mixes` where it takes a partner too."""
+    """An augmentation with its options; `mixes` is true where it also takes a partner scan."""
 
     name: str
     apply: Callable[..., LabelledScan]
@@ -56,16 +56,16 @@ class _Step:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Steps in order; each group takes one of its steps at most, with the steps' probabilities.
+    """Steps in order. At most one step of each group is applied, with the probabilities of the steps.
 
-    A step that would leave no point is not taken.
+    A step whose result would have no points is not applied.
     """
 
     groups: tuple[tuple[_Step, ...], ...] = ()
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any] | None) -> Augmentation:
-        """The augmentation a config describes, in the config's order; nothing for None.
+        """Builds the augmentation that a config describes, in the config's order; None gives one without steps.
 
         config: name of a function of this package -> its options by name (None for its defaults) and `probability`,
                 with which it is applied (1). `one_of` -> several of them, of which at most one is applied
@@ -73,7 +73,7 @@ class Augmentation:
         Example: `{"one_of": {"lasermix": {"probability": 0.5}, "polarmix": {"probability": 0.5}}, "rotate": None,
         "scale": {"factor": [0.95, 1.05]}}`, the recipe of mmdetection3d's best SPVCNN.
 
-        Raises AugmentationError for a name, an option or a value that is not known, by name.
+        Raises AugmentationError, which gives the name, for an unknown augmentation or option and for a wrong value.
         """
         groups: list[tuple[_Step, ...]] = []
         for name, options in _mapping("augmentation", config).items():
@@ -89,7 +89,7 @@ class Augmentation:
         return cls(tuple(groups))
 
     def __call__(self, scan: LabelledScan, rng: np.random.Generator, partner: Partner) -> LabelledScan:
-        """The scan, changed. `partner` is called once for each mixing step that is applied."""
+        """Returns the augmented scan. Each mixing step that is applied calls `partner` once."""
         for group in self.groups:
             chance = rng.random()
             for step in group:
@@ -113,7 +113,7 @@ def _build(name: str, options: Any) -> _Step:
         )
     step = _Step(name, partial(function, **given), probability, function in _MIXING)
     try:
-        # Options are checked where they are used; a scan of one point finds a wrong one before training starts.
+        # Each function checks its own options. A run on a scan of one point finds errors before training starts.
         step(_TRIAL, np.random.default_rng(0), lambda: _TRIAL)
     except AugmentationError as error:
         raise AugmentationError(f"{name}: {error}") from error

@@ -1,4 +1,4 @@
-"""Two scans in one. Instances of the second get numbers that the first does not use."""
+"""Mixes two scans into one. Instances of the second scan get numbers that the first one does not use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from spvnas_ros.offline.augment.sensor import pitches
 from spvnas_ros.offline.datasets.scan import Instances, LabelledScan
 
 THINGS = tuple(range(8))
-"""Classes of SemanticKITTI that come as single objects: car to motorcyclist."""
+"""Class indices of SemanticKITTI's things, which occur as single objects: car to motorcyclist."""
 
 
 def lasermix(
@@ -24,10 +24,10 @@ def lasermix(
     areas: Sequence[int] = (3, 4, 5, 6),
     pitch: Interval = (-25.0, 3.0),
 ) -> LabelledScan:
-    """Bands of pitch by turns from either scan, the uppermost from `scan` (LaserMix, Kong et al., CVPR 2023).
+    """Takes bands of pitch alternately from both scans, the uppermost from `scan` (LaserMix, Kong et al., CVPR 2023).
 
-    areas: how many bands there may be
-    pitch: degrees from the lowest band's bottom to the highest one's top; what lies outside belongs to these two
+    areas: numbers of bands to choose from
+    pitch: degrees from the bottom of the lowest band to the top of the highest one; points outside belong to these two
     """
     low, high = np.radians(pair("pitch", pitch, -90, 90))
     if low == high:
@@ -36,7 +36,7 @@ def lasermix(
     edges = np.linspace(low, high, number_of_bands + 1, dtype=np.float32)[1:-1]
 
     def band(of: LabelledScan) -> npt.NDArray[np.int64]:
-        """0 for the uppermost; a pitch on an edge belongs to the band below it."""
+        """Returns the band of each point, 0 for the uppermost. A pitch on an edge belongs to the band below it."""
         return len(edges) - np.searchsorted(edges, pitches(of.points))
 
     return joined(scan.take(band(scan) % 2 == 0), partner.take(band(partner) % 2 == 1))
@@ -51,11 +51,11 @@ def polarmix(
     swap: float = 0.5,
     paste: float = 1.0,
 ) -> LabelledScan:
-    """Half a turn from the partner, then its objects three times over (PolarMix, Xiao et al., NeurIPS 2022).
+    """Takes half a turn from the partner and then adds its objects three times (PolarMix, Xiao et al., NeurIPS 2022).
 
-    swap:    probability that a half plane through the sensor is replaced by the partner's
-    paste:   probability that the partner's points of `classes` are added, where they were and turned twice, by a random
-             angle under 120 degrees and by one 120 degrees more
+    swap:    probability that the half plane on one side of the sensor is replaced by the partner's
+    paste:   probability that the partner's points of `classes` are added three times: at their own place, turned by a
+             random angle under 120 degrees, and turned by that angle plus 120 degrees
     classes: class indices
     """
     chosen = counts("classes", classes)
@@ -73,16 +73,17 @@ def polarmix(
 
 
 def _in_sector(scan: LabelledScan, start: float) -> npt.NDArray[np.bool_]:
-    """Whether each point lies in the half turn from `start` on, radians clockwise from ahead."""
+    """Tells whether each point lies in the half turn that begins at `start`, radians clockwise from ahead."""
     yaw = -np.arctan2(scan.points[:, 1], scan.points[:, 0])
     inside: npt.NDArray[np.bool_] = (yaw > start) & (yaw < start + np.pi)
     return inside
 
 
 def joined(*scans: LabelledScan) -> LabelledScan:
-    """The points of all in order, under the first one's name; the others' instances get numbers that are free.
+    """Returns the points of all scans in order, under the name of the first. Instances of the later scans get free
+    numbers.
 
-    Where 16 bits are too few for that, the objects of all scans are numbered anew, without gaps.
+    Where 16 bits are too few for these numbers, the objects of every scan are first numbered anew, without gaps.
     """
     return LabelledScan(
         scans[0].name,
@@ -103,6 +104,6 @@ def _apart(instances: Sequence[Instances]) -> Instances:
 
 
 def _compact(instances: Instances) -> Instances:
-    """The same objects, numbered from 1 on without gaps; 0 stays 0."""
+    """Returns the same objects, numbered from 1 without gaps; 0 stays 0."""
     rank = np.unique(np.append(instances, np.uint16(0)), return_inverse=True)[1]
     return rank[:-1].astype(np.uint16)

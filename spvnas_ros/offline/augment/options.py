@@ -1,4 +1,4 @@
-"""Options of augmentations, checked: they come from files that people write."""
+"""Checks the options of augmentations, because they come from files that people write."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from collections.abc import Sequence
 import numpy as np
 
 Interval = Sequence[float]
-"""`(low, high)`, both included; written `[low, high]` in a config."""
+"""`(low, high)`, both included; a config writes it as `[low, high]`."""
 
 
 class AugmentationError(ValueError):
-    """An augmentation that does not exist or an option that makes no sense. Says which, and what was expected."""
+    """Raised for an unknown augmentation and for a wrong option. The message names it and says what was expected."""
 
 
 def draw(rng: np.random.Generator, name: str, interval: Interval, least: float = -math.inf) -> float:
-    """A number drawn evenly from an interval. Raises AugmentationError where it is none, or begins below `least`."""
+    """Draws a number uniformly from an interval. Raises AugmentationError for no interval, or one that begins below
+    `least`.
+    """
     low, high = pair(name, interval, least)
     return float(rng.uniform(low, high))
 
 
 def pair(name: str, interval: Interval, least: float = -math.inf, most: float = math.inf) -> tuple[float, float]:
-    """The two ends of an interval within `least`..`most`. Raises AugmentationError where it is none."""
+    """Returns the ends of an interval within `least`..`most`. Raises AugmentationError where it is no such interval."""
     try:
         low, high = (float(end) for end in interval)
     except (TypeError, ValueError):
@@ -34,7 +36,7 @@ def pair(name: str, interval: Interval, least: float = -math.inf, most: float = 
 
 
 def number(name: str, value: float, least: float = 0.0, most: float = math.inf) -> float:
-    """A number within limits. Raises AugmentationError where it is none."""
+    """Returns a number within limits. Raises AugmentationError where it is no such number."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
         limits = f"from {least:g} on" if most == math.inf else f"from {least:g} to {most:g}"
         raise AugmentationError(f"{name} is {value!r}, expected a number {limits}")
@@ -42,7 +44,7 @@ def number(name: str, value: float, least: float = 0.0, most: float = math.inf) 
 
 
 def counts(name: str, values: Sequence[int], least: int = 0) -> list[int]:
-    """Whole numbers, at least one of them. Raises AugmentationError where they are none."""
+    """Returns a list of at least one whole number from `least` on. Raises AugmentationError for anything else."""
     whole = isinstance(values, list | tuple | range) and len(values) > 0
     if not whole or any(isinstance(value, bool) or not isinstance(value, int) or value < least for value in values):
         raise AugmentationError(f"{name} is {values!r}, expected a list of whole numbers from {least} on")

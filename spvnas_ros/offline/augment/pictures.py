@@ -1,4 +1,4 @@
-"""A picture of every augmentation: the scan before and after it, from above.
+"""Draws a picture of every augmentation: the scan before and after it, from above.
 
 python -m spvnas_ros.offline.augment.pictures [--out docs/images/augmentation]
 """
@@ -22,14 +22,14 @@ from spvnas_ros.offline.datasets import LabelledScan
 from spvnas_ros.segment.picture import BACKGROUND, FAINT, PANEL, TEXT, font
 
 _SIZE = 400
-"""Edge of a view, pixels."""
+"""Edge length of a view, pixels."""
 _SCALE = 2
 _GAP, _HEADER = 12, 40
 _COLOURS = 96
-"""Of a written picture, which makes it a fifth as large."""
+"""Number of colours in a written picture; so few colours make the file a fifth as large."""
 
 _DARK = np.array((32, 44, 92))
-"""No intensity, and still to be seen; 1 is white."""
+"""Colour of intensity 0, still visible on the background; intensity 1 is white."""
 _SCAN, _PARTNER = np.array((110, 150, 200)), np.array((255, 160, 60))
 
 Colours = npt.NDArray[np.uint8]
@@ -37,7 +37,7 @@ Colours = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class _Show:
-    """How an augmentation is shown: with which options, how many metres to each side, in which colours."""
+    """How an augmentation is shown: its options, the metres to each side of the sensor, and the colours."""
 
     options: Mapping[str, Any] = field(default_factory=dict)
     reach: float = 25.0
@@ -60,16 +60,16 @@ SHOWN: Mapping[str, _Show] = {
     "lasermix": _Show({"areas": (5,)}, reach=30, colours="origin"),
     "polarmix": _Show({"swap": 1.0}, reach=25, colours="origin"),
 }
-"""Every augmentation, stronger than one would train with, so that it can be seen."""
+"""Every augmentation, with stronger options than in training, so that the change is visible."""
 
 
 def save_pictures(out: Path, columns: int = 1800, size: int = _SIZE) -> list[Path]:
-    """Write one PNG for each augmentation into the folder `out`, and return their paths.
+    """Writes one PNG for each augmentation into the folder `out`, and returns their paths.
 
     columns: of the generated scans; size: of each view, pixels
     """
     out.mkdir(parents=True, exist_ok=True)
-    # One instance for all points of a scan tells later where they came from.
+    # All points of a scan get one instance number, so that the mixed scan shows where each point came from.
     scan, partner = _street(4, columns, instance=0), _street(9, columns, instance=1)
     return [_save(out / f"{name}.png", name, show, scan, partner, size) for name, show in SHOWN.items()]
 
@@ -100,7 +100,7 @@ def _from_above(scan: LabelledScan, show: _Show, size: int) -> Image.Image:
     edge = size * _SCALE
     canvas = np.full((edge, edge, 3), PANEL, np.uint8)
     colours = _colours(scan, show.colours)
-    # The highest last, for they hide what is under them; two pixels to each side make a disc.
+    # The highest points are drawn last, because they hide the points below. Each point covers a square of pixels.
     order = np.argsort(scan.points[:, 2], kind="stable")
     pixel = ((1 - scan.points[order, :2] / show.reach) * edge / 2).astype(np.int64)
     for step in np.ndindex(2 * _SCALE - 1, 2 * _SCALE - 1):
@@ -120,7 +120,7 @@ def _colours(scan: LabelledScan, by: str) -> Colours:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command: see the module."""
+    """Runs the command that the module's docstring shows."""
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("docs/images/augmentation"), help="folder of the pictures")
     for path in save_pictures(parser.parse_args(arguments).out):

@@ -1,4 +1,4 @@
-"""A scan looked at in several ways, so that their probabilities can be averaged (test-time augmentation)."""
+"""Makes several views of a scan, so that their probabilities can be averaged (test-time augmentation)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from spvnas_ros.offline.augment.geometric import moved
 
 @dataclass(frozen=True)
 class View:
-    """A way to look at a scan: mirrored, then turned, then scaled. Points keep their order, so results do too.
+    """A view of a scan: mirrored, then turned, then scaled. Points keep their order, and so do the results for them.
 
     mirrored: along x, along y; degrees: about z, counterclockwise from above; factor: of size
     """
@@ -26,7 +26,7 @@ class View:
 
     @property
     def matrix(self) -> npt.NDArray[np.float64]:
-        """`[3, 3]`: what it does to x, y, z."""
+        """The matrix `[3, 3]` that the view applies to x, y, z."""
         angle = np.radians(self.degrees)
         c, s = np.cos(angle), np.sin(angle)
         turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
@@ -35,16 +35,16 @@ class View:
         return matrix
 
     def __call__(self, points: Points) -> Points:
-        """Points float32 `[N, 4]` seen this way."""
+        """Returns points float32 `[N, 4]` in this view."""
         return moved(points, self.matrix)
 
 
 def tta_views(
     degrees: Sequence[float] = (0.0, -45.0, 45.0), factors: Sequence[float] = (1.0, 0.95, 1.05)
 ) -> tuple[View, ...]:
-    """All of them, the scan as it is first: the four mirrorings with every angle and factor.
+    """Returns all views, the unchanged scan first: each of the four mirrorings with every angle and factor.
 
-    The defaults are the 36 of mmdetection3d's SPVCNN.
+    The defaults give the 36 views of mmdetection3d's SPVCNN.
     """
     mirrored = ((False, False), (True, False), (False, True), (True, True))
     return tuple(View(*choice) for choice in itertools.product(mirrored, degrees, factors))

@@ -1,4 +1,4 @@
-"""A rosbag2 whose clouds carry their labels in a field."""
+"""Reads labelled scans from a rosbag2 whose clouds carry their labels in a field."""
 
 from __future__ import annotations
 
@@ -17,15 +17,18 @@ from spvnas_ros.offline.datasets.scan import SEMANTIC_BITS, DatasetError, Instan
 from spvnas_ros.recordings.scans import Source, open_source
 
 INSTANCE_FIELD = "instance"
-"""Object numbers; without it, the upper half of raw labels of 32 bits."""
+"""Name of the field with the object numbers. Where a cloud has no such field, the upper 16 bits of the label field's
+lower 32 are taken, if it holds integers of at least 32 bits.
+"""
 
 
 @dataclass(frozen=True)
 class BagDataset:
-    """A `ScanDataset` of a bag. It holds no open file: each cloud is found by its time in a bag opened anew.
+    """A `ScanDataset` that reads the clouds of a bag. It keeps no file open: each access opens the bag anew and finds
+    the cloud by its time.
 
     stamps: when each cloud was recorded, nanoseconds since 1970, in order
-    field:  with the labels, its ids "raw" or "class"
+    field:  the field with the labels; its `ids` are "raw" or "class"
     """
 
     path: Path
@@ -63,9 +66,10 @@ def open_bag(
     field: LabelField | None = None,
     intensity: str = "auto",
 ) -> BagDataset:
-    """The clouds of one topic. All are read once here, to know their ids and the scale of their intensities.
+    """Opens the clouds of one topic. All clouds are read once here, to learn which label ids occur and the scale of the
+    intensities.
 
-    field: with the labels; None: `label`
+    field: the field with the labels; None: `label`
 
     Raises DatasetError for a bag, a topic or a field that cannot be read, for labels that a network wrote where `field`
     does not allow them, and for ids that the map does not list.

@@ -1,4 +1,6 @@
-"""Scans and SemanticKITTI's .label files, pair by pair: what all data sets of files come down to."""
+"""Reads pairs of a scan file and a SemanticKITTI .label file. SemanticKITTI's layout and plain folders are both made of
+such pairs.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,12 @@ from spvnas_ros.recordings.scans import ScanError, read_scan, scan_files
 LABEL_SUFFIX = ".label"
 
 _SAMPLED = 16
-"""Scans that are looked at to learn the scale of a sensor's intensities."""
+"""Number of scans, at most, that are read to learn the scale of a sensor's intensities."""
 
 
 @dataclass(frozen=True)
 class ScanFile:
-    """A scan and its labels, paths relative to the data set's folder."""
+    """Paths of a scan and of its labels, relative to the data set's folder."""
 
     name: str
     scan: str
@@ -30,9 +32,10 @@ class ScanFile:
 
 @dataclass(frozen=True)
 class FileDataset:
-    """A `ScanDataset` of files.
+    """A `ScanDataset` of scan files and label files.
 
-    intensity: of the sensor; `auto` is settled already, so that no scan depends on which ones were read before
+    intensity: the rule for the sensor's intensity; `auto` has looked at sample scans already, so that no scan depends
+               on which scans were read before
     """
 
     folder: Path
@@ -55,11 +58,11 @@ class FileDataset:
 
 
 def pair_files(folder: Path, scans: Path, labels: Path, prefix: str = "") -> list[ScanFile]:
-    """The scans of one folder with the label files of the same stems in another.
+    """Pairs the scans of one folder with the label files of the same stems in another folder.
 
-    folder: what the paths become relative to; prefix: of the names
+    folder: the paths become relative to it; prefix: put before the names of the scans
 
-    Raises DatasetError where there are no scans, or naming the first label file that is missing.
+    Raises DatasetError where there are no scans or a label file is missing; the message names the first missing one.
     """
     try:
         found = scan_files(scans)
@@ -84,7 +87,8 @@ def pair_files(folder: Path, scans: Path, labels: Path, prefix: str = "") -> lis
 
 
 def settle(rule: str, folder: Path, files: list[ScanFile]) -> Intensity:
-    """The intensity rule of a sensor; `auto` looks at scans spread over all of them.
+    """Returns the intensity rule of a sensor. For `auto`, it reads sample scans spread over all files to learn the
+    scale.
 
     Raises DatasetError for an unknown rule and for a scan that cannot be read.
     """

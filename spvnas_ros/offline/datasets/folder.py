@@ -1,4 +1,4 @@
-"""A plain folder of scans, with .label files beside them or in a `labels` folder."""
+"""Opens a plain folder of scans, with .label files beside them or in a `labels` folder."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _LABELS = "labels"
 
 
 def open_folder(folder: Path, label_map: LabelMap, intensity: str = "auto") -> FileDataset:
-    """The scans (.bin, .npy, .pcd, .ply) of a folder, in order of their names.
+    """Opens the scans (.bin, .npy, .pcd, .ply) of a folder, in order of their names.
 
-    Raises DatasetError where there are none, or the label file of one is missing.
+    Raises DatasetError where the folder has no scans or the label file of a scan is missing.
     """
     labels = folder / _LABELS if (folder / _LABELS).is_dir() else folder
     files = pair_files(folder, folder, labels)

@@ -1,7 +1,8 @@
-"""KITTI's object detection set: scans, 3D boxes, and labels for the points in the boxes.
+"""Reads KITTI's object detection set: scans, 3D boxes, and labels for the points in the boxes.
 
-Format: Geiger et al., CVPR 2012, https://www.cvlibs.net/datasets/kitti/eval_object.php. Boxes are given in the
-rectified camera's frame (x right, y down, z forward) by the centre of their bottom; here they are in the sensor's.
+Format: Geiger et al., CVPR 2012, https://www.cvlibs.net/datasets/kitti/eval_object.php. KITTI's files give a box in the
+rectified camera's frame (x right, y down, z forward), by the centre of its bottom. This module gives it in the sensor's
+frame, by its middle.
 """
 
 from __future__ import annotations
@@ -28,14 +29,18 @@ RAW_IDS = {
     "Person_sitting": 30,
     "Cyclist": 31,
 }
-"""SemanticKITTI's id of what is in a box; Misc may be anything, and DontCare marks no object."""
+"""SemanticKITTI's raw id for each kind of box. `Misc` is left out because it may be any object, and `DontCare` because
+it marks no object.
+"""
 
 _Matrix = npt.NDArray[np.float64]
 _NO_BOX = "DontCare"
 _WORDS = 15
-"""Of a line: kind, truncation, occlusion, observation angle, 2D box (4), size (3), place (3), angle."""
+"""Number of words in a line: kind, truncation, occlusion, observation angle, 2D box (4), size (3), place (3), angle."""
 _GROUND = 0.2
-"""Metres from the bottom of a box up to which points stay unlabelled: wheels, feet and road cannot be told apart."""
+"""Height above the bottom of a box, in metres, below which points stay unlabelled. Wheels, feet and road cannot be told
+apart there.
+"""
 _SCANS, _LABELS, _CALIBRATION, _TRAINING = "velodyne", "label_2", "calib", "training"
 
 
@@ -46,7 +51,7 @@ class Box:
     kind:   KITTI's word for it, such as `Car`
     size:   length, width, height, metres
     centre: x, y, z of its middle, metres
-    yaw:    radians from x towards y, of its front
+    yaw:    direction of its front, radians from x towards y
     """
 
     kind: str
@@ -55,15 +60,16 @@ class Box:
     yaw: float
 
     def contains(self, points: Points) -> npt.NDArray[np.bool_]:
-        """Whether each point of float32 `[N, 3 or more]` lies inside, bool `[N]`."""
+        """Tells for each point of float32 `[N, 3 or more]` whether it lies inside the box, as bool `[N]`."""
         return _inside(points, self, 0.0)
 
 
 @dataclass(frozen=True)
 class KittiDataset:
-    """A `ScanDataset` of KITTI's frames: points in boxes have the box's class and number, all others are unlabelled.
+    """A `ScanDataset` of KITTI's frames. Points in a box get the class and the number of the box; all other points are
+    unlabelled.
 
-    The lowest 20 cm of a box stay unlabelled. `boxes` gives the boxes themselves.
+    The points in the lowest 20 cm of a box stay unlabelled. `boxes` returns the boxes themselves.
     """
 
     folder: Path
@@ -91,7 +97,9 @@ class KittiDataset:
         return finite(LabelledScan(self.frames[index], points, labels, instances))
 
     def boxes(self, index: int) -> list[Box]:
-        """The objects of a frame. Raises DatasetError, which names the file, for one that is missing or malformed."""
+        """Returns the objects of a frame. Raises DatasetError for a file that is missing or malformed; the message
+        names it.
+        """
         frame = self.frames[index]
         to_sensor = np.linalg.inv(_camera_from_sensor(self.folder / _CALIBRATION / f"{frame}.txt")).astype(np.float64)
         path = self.folder / _LABELS / f"{frame}.txt"
@@ -100,12 +108,12 @@ class KittiDataset:
 
 
 def is_kitti(folder: Path) -> bool:
-    """Whether a folder is KITTI's, or its training part."""
+    """Tells whether a folder is KITTI's folder or the training folder in it."""
     return (_root(folder) / _LABELS).is_dir() and (_root(folder) / _SCANS).is_dir()
 
 
 def open_kitti(folder: Path, label_map: LabelMap, intensity: str = "unit") -> KittiDataset:
-    """The frames of KITTI's training part. Raises DatasetError naming the first file that is missing."""
+    """Opens the frames of KITTI's training part. Raises DatasetError that names the first missing file."""
     root = _root(folder)
     try:
         rule = Intensity(intensity)
@@ -131,7 +139,7 @@ def _text(path: Path) -> str:
 
 
 def _camera_from_sensor(path: Path) -> _Matrix:
-    """The matrix `[4, 4]` from the sensor's frame to the rectified camera's."""
+    """Returns the matrix `[4, 4]` from the sensor's frame to the rectified camera's frame."""
     found = dict(line.split(":", 1) for line in _text(path).splitlines() if ":" in line)
     matrices = []
     for name, shape in (("R0_rect", (3, 3)), ("Tr_velo_to_cam", (3, 4))):
@@ -163,7 +171,7 @@ def _box(path: Path, words: list[str], to_sensor: _Matrix) -> Box:
         raise DatasetError(f"{path} has a line of {len(words)} words, expected {_WORDS}: {' '.join(words)}")
     height, width, length, x, y, z, angle = _numbers(path, words[8:_WORDS])
     centre = to_sensor @ (x, y - height / 2, z, 1)
-    # The camera's angle turns from its x (right) towards -z (back); the heading goes through calib like a place.
+    # The camera's angle turns from its x (right) towards -z (back). The heading is rotated into the sensor's frame.
     front = to_sensor[:3, :3] @ (np.cos(angle), 0, -np.sin(angle))
     return Box(
         words[0],
@@ -174,7 +182,7 @@ def _box(path: Path, words: list[str], to_sensor: _Matrix) -> Box:
 
 
 def _inside(points: Points, box: Box, above: float) -> npt.NDArray[np.bool_]:
-    """Whether points lie in a box, and more than `above` metres over its bottom."""
+    """Tells which points lie in a box and at least `above` metres over its bottom."""
     offset = points[:, :3] - np.array(box.centre, np.float32)
     c, s = np.cos(box.yaw), np.sin(box.yaw)
     along, across = offset[:, 0] * c + offset[:, 1] * s, offset[:, 1] * c - offset[:, 0] * s

@@ -1,4 +1,6 @@
-"""The field of a bag's clouds that holds their labels: which one, whose labels they are, and what its numbers mean."""
+"""Finds and reads the field of a bag's clouds that holds the labels: its name, who wrote the labels, and what its
+numbers mean.
+"""
 
 from __future__ import annotations
 
@@ -14,24 +16,28 @@ from spvnas_ros.frame import UNLABELLED
 from spvnas_ros.offline.datasets.scan import SEMANTIC_BITS, Labels
 
 IDS: Final = ("auto", "raw", "class")
-"""What the numbers of a label field may be."""
+"""Values that `LabelField.ids` may have."""
 
 Ids = npt.NDArray[np.int64]
 
 
 class LabelFieldError(ValueError):
-    """A field that holds no labels, or not the truth. Names the cloud and says what to do."""
+    """Raised where a field holds no labels or labels that are not the truth. The message says what was found and names
+    the cloud, if one cloud is at fault.
+    """
 
 
 @dataclass(frozen=True)
 class LabelField:
-    """Where the true labels of a bag's clouds are.
+    """The place of the true labels in a bag's clouds, and how to read them.
 
-    name:    of the field: any numeric type, whole numbers, the low 16 bits of each
-    ids:     "raw" for SemanticKITTI's ids, which a label map turns into classes; "class" for class indices, 255 = none;
-             "auto" looks at the whole bag: where every number is a class index or 255 they are class indices, else raw
-             ids. (Raw road, building and vegetation are 40, 50 and 70; a drive without all of them must say.)
-    network: take labels that a network wrote for the truth all the same
+    name:    name of the field. It may have any numeric type. Its values are whole numbers, of which the low 16 bits
+             count.
+    ids:     "raw": SemanticKITTI's ids, which a label map turns into classes. "class": class indices, 255 = none.
+             "auto": decided from the whole bag: class indices where every number is a class index or 255, else raw ids.
+             (The raw ids of road, building and vegetation are 40, 50 and 70; for a drive without all of these, set
+             `ids`.)
+    network: accept labels that a network wrote as the truth
 
     Raises LabelFieldError for other ids.
     """
@@ -80,7 +86,7 @@ class LabelField:
         return np.flatnonzero(seen)
 
     def settled(self, found: Ids, num_classes: int) -> LabelField:
-        """With "auto" decided by all numbers that occur."""
+        """Returns the field with "auto" replaced by "class" or "raw". `found` holds all numbers that occur."""
         if self.ids != "auto":
             return self
         indices = (found < num_classes) | (found == UNLABELLED)
@@ -88,23 +94,26 @@ class LabelField:
 
 
 def class_indices(num_classes: int, ids: Ids) -> Labels:
-    """Ids that are class indices already, or 255, as uint8 `[N]`. Raises LabelFieldError where they are not."""
+    """Returns ids that are class indices already, or 255, as uint8 `[N]`. Raises LabelFieldError for any other id."""
     if wrong := sorted({int(i) for i in ids[(ids >= num_classes) & (ids != UNLABELLED)]}):
         raise LabelFieldError(f"class indices must be 0 to {num_classes - 1}, or 255 for none, found {wrong}")
     return ids.astype(np.uint8)
 
 
 def truth_field(names: Collection[str]) -> str | None:
-    """The field with the truth, by its name: `label`, or `input_label` where a network wrote the former."""
+    """Returns the name of the field with the truth: `label`, or `input_label` where a network wrote `label`. Returns
+    None where neither holds the truth.
+    """
     usual = (LABEL_FIELD, RENAMED_PREFIX + LABEL_FIELD)
     return next((name for name in usual if name in names and not written_by_network(name, names)), None)
 
 
 def written_by_network(field: str, names: Collection[str]) -> bool:
-    """Whether a field holds what the node or a command of ours said of the points, told from the cloud's field names.
+    """Tells from the names of a cloud's fields whether a network wrote a field: the node, or a command of this package.
 
-    They put `confidence` beside their `label` and rename what was called so before (`pointcloud.with_labels`). So of
-    the labels that were renamed as many are a network's as there are renamed confidences, and a truth came first.
+    They write `confidence` beside `label`, and rename older fields of these names (`point_cloud2.with_labels`). So the
+    number of renamed confidences is the number of renamed labels that networks wrote. A true label was renamed before
+    these.
     """
     if field == LABEL_FIELD:
         return CONFIDENCE_FIELD in names
@@ -113,7 +122,7 @@ def written_by_network(field: str, names: Collection[str]) -> bool:
 
 
 def _renamed(field: str, names: Collection[str]) -> list[str]:
-    """What was called like a field once, the oldest first."""
+    """Returns the names of the fields that once had this name, the oldest first."""
     found = []
     while (field := RENAMED_PREFIX + field) in names:
         found.append(field)

@@ -1,4 +1,4 @@
-"""One door to every kind of data set."""
+"""Opens a data set of any kind."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ def open_dataset(
     field: LabelField | None = None,
     intensity: str | None = None,
 ) -> ScanDataset:
-    """Open labelled scans, guessed from what is there: SemanticKITTI's layout, KITTI's, a folder of scans, or a bag.
+    """Opens labelled scans: SemanticKITTI's layout, KITTI's layout, a folder of scans, or a bag. The kind is guessed
+    from the files.
 
     label_map: `semantic-kitti`, `mit-han-lab`, or a map of your own
     sequences: of SemanticKITTI's layout: `train`, `val`, `test`, or numbers (`8`, `00,02,04-07`, a list); None for all
-    topic:     of a bag's clouds, where it has several
-    field:     of a bag's clouds, the one with the labels; None for `label`
+    topic:     topic of the clouds, where a bag has several
+    field:     field of a bag's clouds with the labels; None for `label`
     intensity: the scale of the sensor's intensity, a rule of `spvnas_ros.clouds.intensity.Intensity`; None for 0..1 in
                SemanticKITTI's and KITTI's layout and `auto` elsewhere
 
-    Raises DatasetError, which names the file: where `source` is none of these, where labels are missing, and where an
-    argument is of another kind of data set.
+    Raises DatasetError, which names the file, where `source` is none of these, where labels are missing, and where an
+    argument belongs to another kind of data set.
     """
     path, known = Path(source), find_label_map(label_map)
     if not path.exists():
@@ -54,8 +55,9 @@ def open_dataset(
 
 
 def is_bag(path: Path) -> bool:
-    """Whether `open_dataset` takes this for a bag: a file that is no scan, or a folder with a bag's files and no other
-    data set's. What is wrong with it, if anything, is said when it is opened."""
+    """Tells whether `open_dataset` takes a path for a bag. A bag is a file that is no scan, or a folder that holds a
+    bag's files and is no other data set. Whether the bag can be read shows only when it is opened.
+    """
     if path.is_file():
         return path.suffix.lower() not in SUFFIXES
     if not path.is_dir() or is_semantic_kitti(path) or is_kitti(path):

@@ -1,4 +1,4 @@
-"""What every data set gives: labelled scans, by number."""
+"""Defines what every data set provides: labelled scans, by number."""
 
 from __future__ import annotations
 
@@ -14,26 +14,28 @@ from spvnas_ros.frame import Points
 from spvnas_ros.labels import LABEL_MAPS, LabelMap
 
 SEMANTIC_BITS = 16
-"""SemanticKITTI keeps the class in the lower half of a label and the instance in the upper one."""
+"""Number of low bits of a SemanticKITTI label that hold the class; the bits above hold the instance."""
 
 Labels = npt.NDArray[np.uint8]
 Instances = npt.NDArray[np.uint16]
 
 
 class DatasetError(ValueError):
-    """A data set that cannot be opened or read. Names the file, says what was found and what was expected."""
+    """Raised where a data set cannot be opened or read. The message names the file and says what was found and what was
+    expected.
+    """
 
 
 @dataclass(frozen=True)
 class LabelledScan:
-    """A scan and the truth about it. Every point is finite.
+    """A scan with its true labels. Every point is finite.
 
-    name:      where it comes from, such as `08/000123`
+    name:      source of the scan, such as `08/000123`
     points:    float32 `[N, 4]`: x forward, y left, z up in metres in the sensor's frame, and intensity in 0..1
     labels:    uint8 `[N]`, class index, 255 = unlabelled
     instances: uint16 `[N]`, 0 = none; a number belongs to one object of the scan
 
-    Raises ValueError where they are not of one length.
+    Raises ValueError where points, labels and instances differ in length.
     """
 
     name: str
@@ -52,20 +54,21 @@ class LabelledScan:
         return len(self.points)
 
     def take(self, rows: npt.NDArray[Any]) -> LabelledScan:
-        """The points chosen by a mask bool `[N]` or by row numbers."""
+        """Returns the points that a mask bool `[N]` or row numbers select."""
         return LabelledScan(self.name, self.points[rows], self.labels[rows], self.instances[rows])
 
     def with_points(self, points: Points) -> LabelledScan:
-        """The same scan, its points moved or brightened."""
+        """Returns the same scan with other points: the same points after a change of position or intensity."""
         return replace(self, points=points)
 
 
 class ScanDataset(Protocol):
-    """Labelled scans by number. It pickles small, holds no open file, and may be read by several processes at once.
+    """Labelled scans that are accessed by number. A data set is small when pickled, keeps no file open, and can be read
+    by several processes at once.
 
-    label_map: how raw ids became classes
+    label_map: the map that turned raw ids into classes
 
-    `dataset[i]` raises DatasetError for a scan or labels that cannot be read, IndexError outside 0..len - 1.
+    `dataset[i]` raises DatasetError where the scan or its labels cannot be read, and IndexError outside 0..len - 1.
     """
 
     @property
@@ -77,7 +80,7 @@ class ScanDataset(Protocol):
 
 
 def find_label_map(label_map: LabelMap | str) -> LabelMap:
-    """A label map by its name. Raises DatasetError for an unknown one."""
+    """Returns the label map of that name; a map is returned as it is. Raises DatasetError for an unknown name."""
     if isinstance(label_map, LabelMap):
         return label_map
     if label_map not in LABEL_MAPS:
@@ -86,9 +89,11 @@ def find_label_map(label_map: LabelMap | str) -> LabelMap:
 
 
 def read_label_file(path: Path, count: int, scan: Path, label_map: LabelMap) -> tuple[Labels, Instances]:
-    """A SemanticKITTI .label file (uint32 a point): classes uint8 `[count]` and instances uint16 `[count]`.
+    """Reads a SemanticKITTI .label file (uint32 per point). Returns classes uint8 `[count]` and instances uint16
+    `[count]`.
 
-    Raises DatasetError, which names the file, where it is missing, not of `count` points, or holds an unlisted id.
+    Raises DatasetError, which names the file, where it is missing, does not have `count` labels, or holds an id that
+    the map does not list.
     """
     try:
         data = path.read_bytes()
@@ -109,6 +114,6 @@ def read_label_file(path: Path, count: int, scan: Path, label_map: LabelMap) -> 
 
 
 def finite(scan: LabelledScan) -> LabelledScan:
-    """The scan without points that are not finite: organised clouds hold NaN where nothing came back."""
+    """Returns the scan without points that are not finite. Organised clouds hold NaN where no echo came back."""
     kept = usable(scan.points)
     return scan if kept.all() else scan.take(kept)

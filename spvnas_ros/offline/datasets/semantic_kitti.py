@@ -1,6 +1,6 @@
-"""SemanticKITTI's layout: `sequences/08/velodyne/000123.bin` and `sequences/08/labels/000123.label`.
+"""Opens scans in SemanticKITTI's layout: `sequences/08/velodyne/000123.bin`, `sequences/08/labels/000123.label`.
 
-Layout, classes and splits: Behley et al., ICCV 2019, http://semantic-kitti.org. Simulated drives come in it too.
+Layout, classes and splits: Behley et al., ICCV 2019, http://semantic-kitti.org. Simulated drives have this layout, too.
 """
 
 from __future__ import annotations
@@ -14,26 +14,28 @@ from spvnas_ros.offline.datasets.files import FileDataset, ScanFile, pair_files,
 from spvnas_ros.offline.datasets.scan import DatasetError
 
 SPLITS = {"train": (0, 1, 2, 3, 4, 5, 6, 7, 9, 10), "val": (8,), "test": tuple(range(11, 22))}
-"""The official one; the labels of `test` are not public."""
+"""Sequences of each official split; the labels of `test` are not public."""
 
 Sequences = str | int | Sequence[str | int] | None
-"""`train`, `val`, `test`; numbers such as 8, `08`, `000-039` and `00,02,04-07`, or a list of these; None for all."""
+"""`train`, `val`, `test`; numbers such as 8, `08`, `000-039` and `00,02,04-07`; a list of these; None for all
+sequences.
+"""
 
 _RANGE = re.compile(r"([0-9]{1,6})(?:-([0-9]{1,6}))?")
 _SEQUENCES, _SCANS, _LABELS = "sequences", "velodyne", "labels"
 
 
 def is_semantic_kitti(folder: Path) -> bool:
-    """Whether a folder holds sequences, or is one."""
+    """Tells whether a folder holds sequences, or is a sequence."""
     return (folder / _SEQUENCES).is_dir() or bool(_found(folder)) or _is_sequence(folder)
 
 
 def open_semantic_kitti(
     folder: Path, label_map: LabelMap, sequences: Sequences = None, intensity: str = "unit"
 ) -> FileDataset:
-    """The scans of some sequences, in order. A split takes those of its sequences that are there.
+    """Opens the scans of some sequences, in order. Of a split, only the sequences that exist are taken.
 
-    folder: with `sequences` in it, or with the sequences themselves, or one sequence
+    folder: a folder that holds the folder `sequences`, the sequences themselves, or the files of one sequence
 
     Raises DatasetError where a sequence or a label file is missing.
     """
@@ -60,7 +62,7 @@ def _choose(folder: Path, wanted: Sequences) -> list[Path]:
 
 
 def _found(root: Path) -> dict[int, Path]:
-    """Sequences by number, in order."""
+    """Returns the sequences by number, in order."""
     folders = [path for path in root.iterdir() if path.name.isdecimal() and _is_sequence(path)]
     return {int(path.name): path for path in sorted(folders, key=lambda path: int(path.name))}
 
@@ -70,7 +72,9 @@ def _is_sequence(folder: Path) -> bool:
 
 
 def _numbers(wanted: str | int | Sequence[str | int], found: Container[int]) -> list[int]:
-    """Sequences in the order they were asked for, each once; of a split only those that are there."""
+    """Returns the wanted sequences in the order of the request, each once. Of a split, only the sequences that exist
+    are taken.
+    """
     parts = [wanted] if isinstance(wanted, str | int) else wanted
     numbers: list[int] = []
     for word in (word.strip() for part in parts for word in str(part).split(",")):

@@ -1,1 +1,3 @@
-"""A LiDAR in a world made by rules: streets, sensors, drives."""
+"""Holds the simulator of a LiDAR in generated streets: streets, sensors, rays, drives, writers, and the comparison with
+real scans. `spvnas simulate`, training and the demo call it.
+"""

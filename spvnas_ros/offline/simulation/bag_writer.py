@@ -1,4 +1,4 @@
-"""A simulated drive as a rosbag2: clouds in the sensor's own scale, `/clock`, `/tf` and `/tf_static`."""
+"""Writes a simulated drive as a rosbag2: clouds in the sensor's own scale, `/clock`, `/tf` and `/tf_static`."""
 
 from __future__ import annotations
 
@@ -34,18 +34,19 @@ FIELDS = [
     ("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("intensity", "<f4"),
     ("ring", "<u2"), ("label", "<u2"), ("instance", "<u2"), ("time", "<f4"),
 ]  # fmt: skip
-"""Of a point; `label` holds SemanticKITTI's raw label, `time` seconds since the stamp."""
+"""Fields of a point. `label` holds SemanticKITTI's raw label, `time` the seconds since the stamp."""
 _START = 1_700_000_000 * 10**9
 _POSES = 5
-"""Transforms in a sweep."""
+"""Number of transforms in a sweep."""
 
 
 @contextmanager
 def drive_writer(path: Path, lidar: Lidar) -> Iterator[Callable[[float, SimulatedScan], None]]:
-    """Record scans, each with the second its sweep began, as a new mcap bag; it appears when the block ends.
+    """Opens a new mcap bag and yields a function that records a scan, given the second at which its sweep began. The
+    bag appears when the block ends.
 
-    Points of sensors that deskew are given for the middle of the sweep, and so is their stamp; `time` then counts from
-    there. Raises BagError where the bag cannot be written.
+    Points of sensors that deskew are given for the middle of the sweep. Their stamp is that moment, too, and `time`
+    counts from it. Raises BagError where the bag cannot be written.
     """
     sensor = lidar.unit.sensor
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +92,9 @@ def _transform(pose: npt.NDArray[np.float64], stamp: int, parent: str, child: st
 
 
 def _quaternion(turn: npt.NDArray[np.float64]) -> tuple[float, float, float, float]:
-    """x, y, z, w of a rotation matrix: the eigenvector of Bar-Itzhack's symmetric matrix (J. Guidance 23, 2000)."""
+    """Returns x, y, z, w of a rotation matrix: the eigenvector of Bar-Itzhack's symmetric matrix (J. Guidance 23,
+    2000).
+    """
     (a, b, c), (d, e, f), (g, h, i) = turn
     matrix = np.array(
         [

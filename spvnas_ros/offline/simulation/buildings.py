@@ -1,4 +1,4 @@
-"""Houses with windows, doors, balconies, roofs and garages; a room behind the glass stops what passes it."""
+"""Builds garages, and houses with windows, doors, balconies and roofs. An inner box stops rays that pass the glass."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from spvnas_ros.offline.simulation.shapes import boxes, quads
 BUILDING = 50
 
 Grid = tuple[Floats, Floats]
-"""x and z of the lower or of the upper corners of the panels of a wall."""
+"""x and z of the lower or of the upper corners of a wall's panels."""
 
 
 @dataclass(frozen=True)
 class Style:
-    """How a building looks.
+    """The look of a building.
 
-    roof: `gable`, `cross` (gable to the street), `hip` or `flat`
+    roof: `gable`, `cross` (gable towards the street), `hip` or `flat`
     """
 
     wall: str
@@ -38,7 +38,7 @@ class Style:
 
 
 def style(rng: np.random.Generator, floors: int, flat: float, detail: bool = True) -> Style:
-    """A random style; `flat` is the chance of a flat roof."""
+    """Draws a random style; `flat` is the probability of a flat roof."""
     roof = "flat" if rng.random() < flat else str(rng.choice(["gable", "gable", "cross", "hip"]))
     return Style(
         wall=str(rng.choice(["plaster", "plaster", "plaster", "brick", "concrete"])),
@@ -56,7 +56,7 @@ def style(rng: np.random.Generator, floors: int, flat: float, detail: bool = Tru
 
 
 def building(rng: np.random.Generator, width: float, depth: float, look: Style) -> Mesh:
-    """A building on the origin, `width` along x; its front looks to -y, at y = -depth / 2."""
+    """Builds a building at the origin, `width` along x; its front faces -y and lies at y = -depth / 2."""
     height = look.plinth + look.floors * look.floor
     walls = [
         (facade(rng, width, height, look, door=True), (-width / 2, -depth / 2), 0.0),
@@ -77,7 +77,7 @@ def building(rng: np.random.Generator, width: float, depth: float, look: Style) 
 
 
 def facade(rng: np.random.Generator, width: float, height: float, look: Style, door: bool = False) -> Mesh:
-    """A wall in the x-z plane from the origin along x, with windows set back along y."""
+    """Builds a wall in the x-z plane from the origin along x, with windows set back along y."""
     columns = max(int((width - 0.6) / look.pitch), 0)
     if not look.detail or columns == 0:
         return quads(np.array([[0, 0, 0], [width, 0, 0], [width, 0, height], [0, 0, height]]), look.wall)
@@ -114,7 +114,7 @@ def _panels(low: Grid, high: Grid, chosen: npt.NDArray[np.bool_], y: float, of: 
 
 
 def _reveals(low: Grid, high: Grid, hole: npt.NDArray[np.bool_], look: Style) -> Mesh:
-    """The sides of the holes, from the wall to the pane."""
+    """Builds the sides of the holes, from the wall to the pane."""
     x0, z0, x1, z1 = low[0][hole], low[1][hole], high[0][hole], high[1][hole]
     front, back = np.zeros_like(x0), np.full_like(x0, look.recess)
     edges = [((x0, z0), (x1, z0)), ((x0, z1), (x1, z1)), ((x0, z0), (x0, z1)), ((x1, z0), (x1, z1))]
@@ -123,7 +123,7 @@ def _reveals(low: Grid, high: Grid, hole: npt.NDArray[np.bool_], look: Style) ->
 
 
 def _roof(rng: np.random.Generator, width: float, depth: float, look: Style) -> Mesh:
-    """A roof over walls whose tops lie at z = 0."""
+    """Builds a roof on walls whose tops are at z = 0."""
     if look.roof == "flat":
         rim = float(rng.uniform(0.2, 0.9))
         edge = [[0, s * (depth / 2 - 0.1), 0] for s in (-1, 1)]
@@ -151,7 +151,7 @@ def _roof(rng: np.random.Generator, width: float, depth: float, look: Style) -> 
 
 
 def _pitched(along: float, across: float, look: Style) -> Mesh:
-    """Gable or hip roof with its ridge along x."""
+    """Builds a gable or hip roof with its ridge along x."""
     eave, verge = 0.5, 0.0 if look.roof == "hip" else 0.35
     rise = across / 2 * look.steepness
     drop = -eave * look.steepness
@@ -181,7 +181,7 @@ def _balconies(rng: np.random.Generator, width: float, depth: float, look: Style
 
 
 def _front(rng: np.random.Generator, width: float, depth: float, height: float) -> Mesh:
-    """What stands out in front: steps, a canopy, a bay, pipes."""
+    """Builds the parts that stand out in front: steps, a canopy, a bay, pipes."""
     parts = [boxes((0.1, 0.1, height), [[s * (width / 2 - 0.2), -depth / 2 - 0.06, 0] for s in (-1, 1)], "bare metal")]
     if rng.random() < 0.35:
         bay = [float(rng.uniform(-0.3, 0.3)) * width, -depth / 2 - 0.4, 0]
@@ -194,7 +194,7 @@ def _front(rng: np.random.Generator, width: float, depth: float, height: float) 
 
 
 def garage(rng: np.random.Generator) -> Mesh:
-    """A garage whose door looks to -y."""
+    """Builds a garage whose door faces -y."""
     width, depth, height = (float(rng.uniform(*b)) for b in ((2.8, 6.0), (5.5, 6.5), (2.4, 2.9)))
     look = replace(style(rng, 1, 0.8, detail=False), floor=height, plinth=0.0, steepness=0.4)
     door = boxes((width - 0.6, 0.06, 2.1), [0, -depth / 2 + 0.02, 0], "door")
@@ -202,12 +202,12 @@ def garage(rng: np.random.Generator) -> Mesh:
 
 
 def shed(rng: np.random.Generator) -> Mesh:
-    """A wooden hut of a garden."""
+    """Builds a wooden garden hut."""
     look = replace(style(rng, 1, 0.2, detail=False), floor=float(rng.uniform(2.0, 2.4)), plinth=0.0, wall="wood")
     return building(rng, float(rng.uniform(2, 4)), float(rng.uniform(2, 3.5)), look)
 
 
 def wooden(part: Mesh) -> Mesh:
-    """The building with walls of wood, as barns have them."""
+    """Returns the building with wooden walls, like a barn."""
     plain = np.isin(part.material, [material("plaster"), material("brick"), material("concrete")])
     return replace(part, material=np.where(plain, np.uint8(material("wood")), part.material).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""Rays and triangles: what still and moving things rays meet, and what lies behind panes and leaves."""
+"""Casts rays at triangles: at still and moving objects, and through glass at what lies behind it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from embreex.rtcore_scene import EmbreeScene
 
 _THROUGH = 3
-"""How many panes and leaves a ray can pass."""
+"""Number of surfaces that a ray can pass and still hit another."""
 _PAST = np.float32(0.01)
-"""Metres behind a surface from where a ray that passed it goes on."""
+"""Distance behind a surface, metres, at which a ray that passed it goes on."""
 _NOTHING = np.float32(np.inf)
 
 Floats = npt.NDArray[np.float32]
@@ -26,18 +26,21 @@ Rows = npt.NDArray[np.int64]
 
 
 class SimulationError(ValueError):
-    """A simulation that cannot be run. Says what was found, what was expected and what to do."""
+    """Raised where a simulation cannot be run. The message says what was found, what was expected and what to do."""
 
 
 class Target:
-    """Triangles that rays can be cast at. Raises SimulationError where Embree is not installed."""
+    """Triangles to cast rays at. Raises SimulationError where Embree is not installed."""
 
     def __init__(self, mesh: Mesh) -> None:
         self.mesh = mesh
         self._embree = _commit(mesh) if len(mesh.faces) else None
 
     def cast(self, origin: Floats, direction: Floats) -> tuple[Floats, npt.NDArray[np.int32], Floats]:
-        """The nearest triangles along rays `[N, 3]` of unit length: distance (inf: none), index (-1), cosine, `[N]`."""
+        """Finds the nearest triangle along each ray `[N, 3]`, with directions of unit length.
+
+        Returns distance (inf: none), index (-1: none) and cosine of incidence, `[N]` each.
+        """
         count = len(origin)
         if self._embree is None or not count:
             return np.full(count, np.inf, np.float32), np.full(count, -1, np.int32), np.zeros(count, np.float32)
@@ -72,7 +75,7 @@ def _commit(mesh: Mesh) -> EmbreeScene:
 
 
 def as_labelled(actor: Actor) -> Mesh:
-    """The actor's triangles in its own frame, with its label and number."""
+    """Returns the actor's triangles in its own frame, with its label and instance number."""
     count = len(actor.mesh.faces)
     return replace(
         actor.mesh,
@@ -82,14 +85,14 @@ def as_labelled(actor: Actor) -> Mesh:
 
 
 def turn_of(yaw: float) -> npt.NDArray[np.float64]:
-    """A turn about z by `yaw` radians, `[3, 3]`."""
+    """Returns the rotation about z by `yaw` radians, `[3, 3]`."""
     cos, sin = np.cos(yaw), np.sin(yaw)
     return np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
 
 
 @dataclass(frozen=True)
 class Mover:
-    """Something that moves, where the beams find it, and the rays that may meet it.
+    """A moving actor, its pose when the beams reach it, and the rays that may hit it.
 
     target: in the frame of the actor; at: x, y, z, yaw; rays: int64, numbers of rays
     """
@@ -99,7 +102,7 @@ class Mover:
     rays: Rows
 
     def cast(self, origin: Floats, direction: Floats) -> tuple[Floats, npt.NDArray[np.int32], Floats]:
-        """As `Target.cast`, of rays in the world."""
+        """Casts rays given in the world; returns the same as `Target.cast`."""
         turn = turn_of(self.at[3]).astype(np.float32)
         local = (origin - np.array(self.at[:3], np.float32)) @ turn
         return self.target.cast(local, np.ascontiguousarray(direction @ turn))
@@ -107,7 +110,7 @@ class Mover:
 
 @dataclass(frozen=True)
 class Found:
-    """What rays `[N]` met: metres (inf: nothing), cosine of incidence, material, raw label and instance."""
+    """The hits of rays `[N]`: metres (inf: no hit), cosine of incidence, material, raw label and instance."""
 
     distance: Floats
     cosine: Floats
@@ -117,7 +120,7 @@ class Found:
 
     @classmethod
     def nothing(cls, count: int) -> Found:
-        """Nothing met yet."""
+        """Returns arrays without any hit."""
         return cls(
             np.full(count, np.inf, np.float32),
             np.zeros(count, np.float32),
@@ -127,7 +130,7 @@ class Found:
         )
 
     def put(self, rows: Rows, met: tuple[Floats, npt.NDArray[np.int32], Floats], mesh: Mesh) -> None:
-        """Take over what rays `rows` met in a mesh where it is nearer than what they had met before."""
+        """Stores the hits of rays `rows` in a mesh where they are nearer than the hits so far."""
         distance, face, cosine = met
         nearer = np.flatnonzero(distance < self.distance[rows])
         rows, face = rows[nearer], face[nearer]
@@ -137,9 +140,9 @@ class Found:
 
 
 def cast(still: Target, movers: Sequence[Mover], origin: Floats, direction: Floats, rng: np.random.Generator) -> Found:
-    """What rays `[N, 3]` in the world meet; through panes and between leaves they go on, by chance.
+    """Returns the hits of rays `[N, 3]` in the world. Rays pass glass by chance and go on behind it.
 
-    `origin` is used up: rays that pass something start behind it afterwards.
+    `origin` is changed: the rays that passed a surface start behind it afterwards.
     """
     found = Found.nothing(len(origin))
     passed = np.zeros(len(origin), np.float32)

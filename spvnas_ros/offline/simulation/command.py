@@ -1,4 +1,4 @@
-"""`spvnas simulate` as a command: options in, progress and a summary out."""
+"""Runs `spvnas simulate`: turns options into a plan, shows progress and prints a summary."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from spvnas_ros.offline.simulation.sensors import find_sensor
 
 
 def default_processes() -> int:
-    """As many as there are processors for this process."""
+    """Returns the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def make_plan(
     sensor: str, scans_per_scene: int, interval: float | None, seed: int, kind: str | None, formats: str
 ) -> Plan:
-    """The plan that options name. Raises ValueError for options that make no sense."""
+    """Returns the plan that the options describe. Raises ValueError for invalid options."""
     chosen = tuple(dict.fromkeys(name.strip() for name in formats.split(",") if name.strip()))
     if interval is None:
         interval = find_sensor(sensor).sweep if "bag" in chosen else 1.0
@@ -29,9 +29,9 @@ def make_plan(
 
 
 def run(plan: Plan, scenes: int, out: Path, processes: int) -> None:
-    """Simulate with progress shown, then say what was made.
+    """Simulates, shows progress, and prints a summary.
 
-    Raises SimulationError and OSError as `simulate`, ValueError where there is nothing to do.
+    Raises SimulationError and OSError like `simulate`, and ValueError where there is nothing to do.
     """
     if scenes < 1 or processes < 1:
         raise ValueError(f"found {scenes} scenes and {processes} processes, expected 1 or more of each")

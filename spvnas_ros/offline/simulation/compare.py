@@ -1,7 +1,7 @@
-"""How close simulated scans are to real ones, measured class by class.
+"""Measures class by class how close simulated scans are to real ones.
 
-Everything is measured up to 50 m, as far as SemanticKITTI's people labelled. The distance between two histograms is
-Wasserstein's: how far one must move its points, on average, to get the other's.
+All measures go up to 50 m, as far as SemanticKITTI's annotators labelled. The distance between two histograms is
+Wasserstein's: the average distance by which the points of one must move to give the other.
 """
 
 from __future__ import annotations
@@ -28,28 +28,31 @@ EDGES = {
     "height": np.arange(-4, 8.01, 0.25),
     "intensity": np.arange(0, 1.01, 0.05),
 }
-"""Bins of the histograms: metres, metres over the sensor, and 0..1."""
+"""Bin edges of the histograms: metres, metres above the sensor, and 0..1."""
 
 _QUERIES = 60
-"""Points of a class in each scan whose nearest neighbour is looked for."""
+"""Largest number of points of a class in a scan at which spacing and roughness are measured."""
 _WINDOW = 1.0
-"""Neighbours are looked for up to here, metres."""
+"""Largest distance at which a neighbour is searched, metres."""
 _PATCH = 0.4
-"""A surface is taken for flat this far around a point, metres."""
+"""Radius around a point within which a surface is taken as flat, metres."""
 _PATCH_POINTS = 10
 _PATCH_WIDTH = 0.05
-"""Points of one beam alone lie on a line, which says nothing of the surface: standard deviation across it, metres."""
+"""Least standard deviation within the surface, metres. Points of a single beam lie on a line, which tells nothing about
+the surface.
+"""
 _PATCH_RANGE = 20.0
-"""Up to here, metres, a patch has points enough."""
+"""Range up to which a patch has enough points, metres."""
 
 Counts = npt.NDArray[np.float64]
 
 
 @dataclass
 class ClassMeasures:
-    """Of one class over all scans: points in total, histograms by `EDGES`, neighbours, spacings and roughnesses.
+    """Measures of one class over all scans: number of points, histograms by `EDGES`, neighbours, spacings and
+    roughnesses.
 
-    scans:      how many scans have it
+    scans:      number of scans in which the class occurs
     neighbours: occupied voxels among the 27 of a kernel, mean over the class's voxels of 5 cm
     spacing:    distance to the nearest other point of the scan, median, metres
     roughness:  standard deviation from the plane through the points of the class within 40 cm, median, metres
@@ -67,32 +70,32 @@ class ClassMeasures:
 
     @property
     def neighbours(self) -> float:
-        """Mean of 27."""
+        """Mean number of occupied voxels, of 27."""
         return self.voxel_neighbours / self.voxels if self.voxels else float("nan")
 
     @property
     def spacing(self) -> float:
-        """Median, metres."""
+        """Median spacing, metres."""
         return float(np.median(self.spacings)) if self.spacings else float("nan")
 
     @property
     def roughness(self) -> float:
-        """Median, metres."""
+        """Median roughness, metres."""
         return float(np.median(self.roughnesses)) if self.roughnesses else float("nan")
 
     def mean(self, name: str) -> float:
-        """Of a histogram."""
+        """Returns the mean of a histogram."""
         counts, edges = self.histograms[name], EDGES[name]
         return float((counts * (edges[:-1] + edges[1:])).sum() / 2 / max(counts.sum(), 1))
 
 
 @dataclass
 class Measures:
-    """Of a set of scans.
+    """Measures of a set of scans.
 
     classes:    class name -> its measures
-    voxels:     occupied voxels a scan at each stride, mean
-    neighbours: of 27, mean at each stride
+    voxels:     mean number of occupied voxels per scan at each stride
+    neighbours: mean number of occupied voxels, of 27, at each stride
     """
 
     scans: int
@@ -103,7 +106,7 @@ class Measures:
 
 
 def measure(dataset: ScanDataset, progress: Callable[[], None] = lambda: None) -> Measures:
-    """Measure all scans of a data set. Raises DatasetError for scans that cannot be read."""
+    """Measures all scans of a data set. Raises DatasetError for scans that cannot be read."""
     names = dataset.label_map.classes
     nothing = [0.0] * len(STRIDES)
     measures = Measures(len(dataset), 0, {name: ClassMeasures() for name in names}, nothing, [*nothing])
@@ -154,7 +157,7 @@ def _add_geometry(measures: Measures, names: tuple[str, ...], scan: LabelledScan
 
 
 def _occupied(levels: Levels) -> npt.NDArray[np.int64]:
-    """Voxels among the 27 around each voxel of level 0, itself with them, `[n_0]`."""
+    """Returns the number of occupied voxels among the 27 around each voxel of level 0, itself included, `[n_0]`."""
     pairs = levels.neighbours[0]
     return torch.bincount(pairs.out_rows, minlength=pairs.num_out).numpy()
 
@@ -169,7 +172,7 @@ def _add_spacings(measures: Measures, names: tuple[str, ...], scan: LabelledScan
 
 
 def _nearest(points: Points, row: int) -> float:
-    """Distance to the nearest other point, at most `_WINDOW`; points are sorted by x."""
+    """Returns the distance to the nearest other point, at most `_WINDOW`; the points are sorted by x."""
     here = points[row]
     low, high = np.searchsorted(points[:, 0], (here[0] - _WINDOW, here[0] + _WINDOW))
     square = np.square(points[low:high] - here).sum(axis=1)
@@ -190,7 +193,7 @@ def _add_roughness(measures: Measures, names: tuple[str, ...], scan: LabelledSca
 
 
 def _patch(points: Points, row: int) -> Points:
-    """The points around a point; points are sorted by x."""
+    """Returns the points around a point; the points are sorted by x."""
     here = points[row]
     low, high = np.searchsorted(points[:, 0], (here[0] - _PATCH, here[0] + _PATCH))
     around: Points = points[low:high]
@@ -198,14 +201,14 @@ def _patch(points: Points, row: int) -> Points:
 
 
 def _spread(patch: Points) -> tuple[float, float]:
-    """Standard deviations of points `[N, 3]`, metres: from the plane that fits them best, and within it the smaller."""
+    """Returns two standard deviations of points `[N, 3]`, metres: from their best plane, and the smaller one in it."""
     centred = np.asarray(patch - patch.mean(axis=0), np.float64)
     least, middle, _ = np.sqrt(np.maximum(np.linalg.eigvalsh(centred.T @ centred / len(patch)), 0))
     return float(least), float(middle)
 
 
 def distance(name: str, one: ClassMeasures, other: ClassMeasures) -> float:
-    """Wasserstein's distance between two histograms of `EDGES`, in their unit; NaN where one is empty."""
+    """Returns Wasserstein's distance between two histograms of `EDGES`, in their unit; NaN where one is empty."""
     first, second = one.histograms[name], other.histograms[name]
     if not first.sum() or not second.sum():
         return float("nan")
@@ -215,7 +218,9 @@ def distance(name: str, one: ClassMeasures, other: ClassMeasures) -> float:
 
 
 def table(real: Measures, simulated: Measures) -> str:
-    """Markdown: one row a class, real | simulated, and the distances between the histograms."""
+    """Returns Markdown tables: a row per class with the measures as `real / simulated` and the distances between the
+    histograms, and a row per stride.
+    """
     head = (
         "| class | points a scan | range, m | height, m | intensity | of 27 neighbours | spacing, cm | roughness, mm "
         "| range differs, m | height differs, m | intensity differs |\n" + "| --- " * 11 + "|"

@@ -1,4 +1,4 @@
-"""`spvnas simulate --compare`: measures, tables and pictures of real and simulated scans."""
+"""Runs `spvnas simulate --compare`: measures, table and pictures of real and simulated scans."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ TABLE, HISTOGRAMS, PANORAMAS = "compare.md", "classes.png", "panoramas.png"
 
 
 def run_comparison(real: Path, simulated: Path | None, plan: Plan, scenes: int, out: Path, processes: int) -> None:
-    """Measure both, write table and pictures into `out`, and print the table.
+    """Measures both data sets, writes table and pictures into `out`, and prints the table.
 
-    simulated: scans made earlier; None simulates `scenes` by `plan` for the occasion
+    simulated: scans made earlier; None simulates `scenes` scenes by `plan` into a temporary folder
 
-    Raises DatasetError for scans that cannot be read, SimulationError as `simulate`.
+    Raises DatasetError for scans that cannot be read, and SimulationError like `simulate`.
     """
     truth = open_dataset(real)
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Real and simulated scans in pictures: histograms class by class, and both unrolled as the sensor sees them."""
+"""Draws real and simulated scans: histograms class by class, and both scans unrolled as the sensor sees them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _REAL, _SIMULATED = (96, 165, 250), (251, 146, 60)
 
 _COLUMNS, _ROWS = 1800, 64
 _STRETCH = 4
-"""Pixels for each row: a sensor sees five times as much to the sides as up and down."""
+"""Height of a row in pixels. The angle between two rows is larger than that between two columns."""
 _STRIP = 30
 
 
 def save_histograms(path: Path, real: Measures, simulated: Measures) -> None:
-    """Write a PNG: range, height and intensity of each class, real (blue, filled) and simulated (orange, a line)."""
+    """Writes a PNG: range, height and intensity of each class, real (blue, filled) and simulated (orange, a line)."""
     width = 2 * MARGIN + _NAME + len(EDGES) * (_CELL[0] + MARGIN)
     picture = Image.new("RGB", (width, _HEADER + len(real.classes) * (_CELL[1] + 12) + MARGIN), BACKGROUND)
     draw = ImageDraw.Draw(picture)
@@ -65,7 +65,7 @@ def _draw_cell(
 
 
 def save_panoramas(path: Path, scans: dict[str, LabelledScan], label_map: LabelMap) -> None:
-    """Write a PNG: each scan unrolled around the sensor, by class and by intensity.
+    """Writes a PNG: each scan unrolled around the sensor, once by class and once by intensity.
 
     scans: title -> scan of a sensor with 64 beams or fewer
     """
@@ -89,7 +89,7 @@ def _greys(intensity: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
 
 
 def _unrolled(scan: LabelledScan, colours: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Colours `[64, 1800, 3]` by elevation and azimuth, ahead in the middle; the nearest point wins."""
+    """Returns colours `[64, 1800, 3]` by elevation and azimuth, ahead in the middle. The nearest point is shown."""
     x, y, z = scan.points[:, 0], scan.points[:, 1], scan.points[:, 2]
     distance = np.linalg.norm(scan.points[:, :3], axis=1)
     elevation = np.degrees(np.arctan2(z, np.hypot(x, y)))

@@ -1,4 +1,4 @@
-"""Bicycles and motorcycles of thin tubes, and those who ride them."""
+"""Builds bicycles and motorcycles of thin tubes, and their riders."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from spvnas_ros.offline.simulation.shapes import blob, boxes, polyline, tubes, w
 
 
 def rim(radius: float, thickness: float, x: float, spokes: int, of: str = "tyre") -> Mesh:
-    """An open wheel in the x-z plane that stands on the ground at `x`."""
+    """Builds an open wheel in the x-z plane that stands on the ground at `x`."""
     angle = 2 * np.pi * np.arange(19) / 18
     ring = np.stack([x + radius * np.cos(angle), np.zeros(19), radius + thickness + radius * np.sin(angle)], axis=1)
     around = 2 * np.pi * np.arange(spokes) / spokes
@@ -26,7 +26,7 @@ def rim(radius: float, thickness: float, x: float, spokes: int, of: str = "tyre"
 
 
 def bicycle(rng: np.random.Generator) -> Mesh:
-    """A bicycle on the origin that faces x; about 1.75 m long."""
+    """Builds a bicycle at the origin that faces x; it is about 1.75 m long."""
     k = float(rng.uniform(0.9, 1.06))
     front, rear, seat, head, crank = _frame_points(bool(rng.random() < 0.35))
     bars = [
@@ -53,14 +53,14 @@ def bicycle(rng: np.random.Generator) -> Mesh:
 
 
 def _frame_points(low: bool) -> tuple[list[float], list[float], list[float], list[float], list[float]]:
-    """Front hub, rear hub, seat joint, head tube and crank; `low` frames are easy to mount."""
+    """Returns front hub, rear hub, seat joint, head tube and crank. A `low` frame is easy to mount."""
     seat = [-0.22, 0.0, 0.55 if low else 0.78]
     head = [0.38, 0.0, 0.72 if low else 0.8]
     return [0.53, 0.0, 0.35], [-0.53, 0.0, 0.35], seat, head, [-0.02, 0.0, 0.29]
 
 
 def bicyclist(rng: np.random.Generator) -> Mesh:
-    """A bicycle and its rider."""
+    """Builds a bicycle and its rider."""
     k = float(np.clip(rng.normal(1.0, 0.06), 0.8, 1.12))
     low = float(rng.uniform(0.1, 0.55))
     hip = np.array([-0.25, 0, 0.99])
@@ -75,7 +75,7 @@ def bicyclist(rng: np.random.Generator) -> Mesh:
 
 
 def motorcycle(rng: np.random.Generator) -> Mesh:
-    """A motorcycle or a scooter on the origin that faces x; 1.7 to 2.3 m long."""
+    """Builds a motorcycle or a scooter at the origin that faces x; it is 1.7 to 2.3 m long."""
     return _scooter(rng) if rng.random() < 0.4 else _motorcycle(rng)
 
 
@@ -126,7 +126,7 @@ def _scooter(rng: np.random.Generator) -> Mesh:
 
 
 def motorcyclist(rng: np.random.Generator) -> Mesh:
-    """A motorcycle and its rider."""
+    """Builds a motorcycle and its rider."""
     low = float(rng.uniform(0.1, 0.45))
     hip = np.array([-0.28, 0, 0.9])
     neck = hip + 0.53 * np.array([np.sin(low), 0, np.cos(low)])
@@ -137,7 +137,7 @@ def motorcyclist(rng: np.random.Generator) -> Mesh:
 
 
 def rack(count: int) -> Mesh:
-    """Hoops of a bicycle rack along y."""
+    """Builds the hoops of a bicycle rack along y."""
     hoop = polyline(np.array([[0, 0, 0], [0, 0, 0.75], [0.6, 0, 0.75], [0.6, 0, 0]]), 0.025, "bare metal", 99)
     at = np.stack([np.full(count, -0.3), 0.85 * np.arange(count) + 0.4, np.zeros(count)], axis=1)
     return scatter(hoop, at, np.zeros(count), np.ones((count, 3)))

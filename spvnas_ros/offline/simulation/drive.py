@@ -1,7 +1,10 @@
-"""Many simulated scenes into a folder, by several processes: whole scenes or none, the same to the byte for any number.
+"""Simulates many scenes into a folder, with several processes.
+
+A sequence or a bag appears whole or not at all; in the format kitti, a frame does. The files are the same to the byte
+for any number of processes.
 
 ```
-OUT/simulation.json                  what the folder holds, so that a run can go on
+OUT/simulation.json                  the plan of the folder, so that a run can be continued
 OUT/sequences/00/                    format semantic-kitti: velodyne, labels, calib.txt, poses.txt, times.txt
 OUT/kitti/training/                  format kitti: velodyne, label_2, calib
 OUT/bags/00/                         format bag: mcap
@@ -31,21 +34,21 @@ from spvnas_ros.recordings.files import replacing
 FORMATS = ("semantic-kitti", "kitti", "bag")
 CONFIGURATION = "simulation.json"
 _VERSION = 1
-"""Of the simulator: a folder is not gone on with by another."""
+"""Version of the simulator. A folder is continued only by the version that began it."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to simulate.
+    """The settings of a simulation.
 
     sensor:          name of a preset
-    scans_per_scene: how many revolutions in each scene
+    scans_per_scene: number of revolutions in each scene
     interval:        seconds between their beginnings
-    seed:            everything follows from it
+    seed:            all random numbers follow from it
     kind:            of the scenes, None for a mix
     formats:         some of `FORMATS`
 
-    Raises ValueError for values that make no sense.
+    Raises ValueError for invalid values.
     """
 
     sensor: str = "hdl64"
@@ -77,7 +80,9 @@ class Plan:
 
 @dataclass(frozen=True)
 class Done:
-    """A scene that is finished: its number, what was made just now, and the processor's seconds that took."""
+    """A finished scene: its number, the scans and points that this run made, and the processor time for them in
+    seconds.
+    """
 
     scene: int
     scans: int
@@ -86,10 +91,10 @@ class Done:
 
 
 def simulate(plan: Plan, scenes: int, out: Path, processes: int = 1) -> Iterator[Done]:
-    """Write `scenes` scenes into `out`, leaving out those which an earlier run has finished.
+    """Writes `scenes` scenes into `out`, except for those that an earlier run has finished.
 
     Yields each scene as it is finished. Raises SimulationError where the folder holds something else, the disk is full
-    or Embree is missing, OSError where files cannot be written; finished scenes stay.
+    or Embree is missing, and OSError where files cannot be written. Finished scenes stay.
     """
     check_embree()
     check_folder(plan, out)
@@ -117,7 +122,9 @@ def _in_processes(plan: Plan, scenes: Sequence[int], out: Path, processes: int) 
 
 
 def write_scene(plan: Plan, number: int, out: Path) -> Done:
-    """Simulate one scene and write it in all formats; each appears whole or not at all."""
+    """Simulates one scene and writes it in all formats. A sequence or a bag appears whole or not at all; of kitti, a
+    frame.
+    """
     begin = process_time()
     lidar = Lidar(_scene(plan, number), find_sensor(plan.sensor), np.random.default_rng((plan.seed, number)))
     points = 0
@@ -170,7 +177,7 @@ _SINKS = {"semantic-kitti": _sequence_sink, "kitti": _kitti_sink, "bag": _bag_si
 
 
 def is_finished(plan: Plan, number: int, out: Path) -> bool:
-    """Whether a scene is there in all formats."""
+    """Tells whether a scene exists in all formats of the plan."""
     there = {
         "semantic-kitti": _sequence(out, number).is_dir(),
         "bag": bag_path(out, number).is_dir(),
@@ -187,7 +194,7 @@ def _sequence(out: Path, number: int) -> Path:
 
 
 def bag_path(out: Path, number: int) -> Path:
-    """Where the bag of a scene lies."""
+    """Returns the path of a scene's bag."""
     return out / "bags" / f"{number:02d}"
 
 
@@ -196,7 +203,7 @@ def _configuration(plan: Plan) -> str:
 
 
 def check_folder(plan: Plan, out: Path) -> None:
-    """Raises SimulationError where `out` is not empty and is not of this plan."""
+    """Raises SimulationError where `out` is not empty and does not belong to this plan."""
     if not out.exists():
         return
     if not out.is_dir():

@@ -1,4 +1,4 @@
-"""What stands along a street: poles, signs, fences, walls, bins and benches."""
+"""Builds the objects along a street: poles, signs, fences, walls, bins and benches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FENCE, POLE, SIGN, OTHER, OTHER_STRUCTURE = 51, 80, 81, 99, 52
 
 
 def lamp_post(rng: np.random.Generator) -> Mesh:
-    """A street lamp whose arm points to y."""
+    """Builds a street lamp; its arm, if it has one, points to y."""
     height = float(rng.uniform(4.0, 9.5))
     thick = 0.045 + 0.006 * height
     reach = float(rng.choice([0.0, 0.6, 1.2, 2.0])) if height > 5 else 0.0
@@ -26,7 +26,7 @@ def lamp_post(rng: np.random.Generator) -> Mesh:
 
 
 def power_pole(rng: np.random.Generator) -> Mesh:
-    """A wooden pole with a cross bar."""
+    """Builds a wooden pole with a cross bar."""
     height = float(rng.uniform(6.5, 9.5))
     return merge(
         [
@@ -37,26 +37,26 @@ def power_pole(rng: np.random.Generator) -> Mesh:
 
 
 def traffic_light(rng: np.random.Generator) -> Mesh:
-    """A traffic light that looks to -x, with an arm to y if the street is wide."""
+    """Builds a traffic light that faces -x, in half of the cases with an arm to y."""
     parts = [tubes([[0, 0, -0.1]], [[0, 0, 3.4]], 0.075, "painted metal", POLE, 8)]
     heads = [[-0.12, 0.0, 2.3]]
     if rng.random() < 0.5:
         reach = float(rng.uniform(2.0, 4.5))
         parts.append(polyline([[0, 0, 3.3], [0, 0, 5.6], [0, reach, 5.8]], 0.07, "painted metal", POLE))
         heads.append([-0.12, reach, 5.1])
-    # SemanticKITTI counts the lamps with the pole's things, not with the signs.
+    # SemanticKITTI labels the lamps as pole, not as traffic sign.
     parts.append(boxes((0.22, 0.32, 0.95), heads, "plastic", POLE))
     return merge(parts)
 
 
 def bollard(rng: np.random.Generator) -> Mesh:
-    """A short post."""
+    """Builds a short post."""
     return tubes([[0, 0, 0]], [[0, 0, float(rng.uniform(0.6, 1.1))]], float(rng.uniform(0.04, 0.12)), "painted metal",
                  POLE, 8)  # fmt: skip
 
 
 def sign(rng: np.random.Generator) -> Mesh:
-    """A traffic sign that looks to -x: a disc, a triangle or a rectangle, sometimes two, on a pole."""
+    """Builds a traffic sign that faces -x: a disc, a triangle, a diamond or a rectangle, sometimes two, on a pole."""
     low = float(rng.uniform(1.1, 2.4))
     size = float(rng.uniform(0.55, 0.75))
     parts = [_plate(rng, str(rng.choice(["disc", "triangle", "rectangle", "diamond"])), size, low + size / 2)]
@@ -87,13 +87,13 @@ def _plate(rng: np.random.Generator, shape: str, size: float, height: float) -> 
 
 
 def _board(wide: float, high: float, low: float) -> Mesh:
-    """A plate that shines to -x and is dull behind."""
+    """Builds a plate with a retroreflecting front that faces -x and a back of bare metal."""
     front = boxes((0.01, wide, high), [-0.06, 0, low], "retroreflector", SIGN)
     return merge([front, boxes((0.01, wide, high), [-0.045, 0, low], "bare metal", SIGN)])
 
 
 def direction_sign(rng: np.random.Generator) -> Mesh:
-    """A large board on two posts that looks to -x."""
+    """Builds a large board on two posts that faces -x."""
     wide, high, low = float(rng.uniform(1.5, 3.8)), float(rng.uniform(0.9, 2.4)), float(rng.uniform(0.9, 2.2))
     posts = np.array([[0, -wide * 0.3, -0.2], [0, wide * 0.3, -0.2]])
     return merge(
@@ -105,7 +105,7 @@ def direction_sign(rng: np.random.Generator) -> Mesh:
 
 
 def gantry(rng: np.random.Generator, width: float) -> Mesh:
-    """A bridge of signs over a wide road, from y = 0 to `width`."""
+    """Builds a bridge of signs over a wide road, from y = 0 to `width`."""
     height = float(rng.uniform(5.2, 6.2))
     posts = np.array([[0, 0, -0.2], [0, width, -0.2]])
     beams = np.array([[0, 0, height], [0, 0, height + 0.7]])
@@ -120,7 +120,7 @@ def gantry(rng: np.random.Generator, width: float) -> Mesh:
 
 
 def fence_piece(rng: np.random.Generator, kind: str, height: float) -> Mesh:
-    """Two metres of fence along x around the origin.
+    """Builds two metres of fence along x around the origin.
 
     kind: `picket`, `panel`, `boards`, `mesh`, `bars`, `wall`, `low wall` or `rail`
     """
@@ -153,7 +153,7 @@ def _spread(x: Floats, z: float) -> Floats:
 
 
 def _wires(height: float) -> Mesh:
-    """Thin upright and level strips, wide apart, that let most rays through."""
+    """Builds thin vertical and horizontal strips with wide gaps that let most rays through."""
     x = np.arange(-0.95, 1.0, 0.1)
     upright = np.stack([[x - 0.005, x * 0, x * 0 + 0.03], [x + 0.005, x * 0, x * 0 + 0.03],
                         [x + 0.005, x * 0, x * 0 + height], [x - 0.005, x * 0, x * 0 + height]])  # fmt: skip
@@ -171,7 +171,9 @@ def _guard_rail() -> Mesh:
 
 
 def clutter(rng: np.random.Generator) -> Mesh:
-    """A thing of no class: bin, cabinet, bench, container, mailbox, planter or advertising column."""
+    """Builds an object without a class of its own: bins, cabinet, bench, container, mailbox, planter or advertising
+    column.
+    """
     kind = int(rng.integers(7))
     if kind == 0:
         count = int(rng.integers(1, 4))
@@ -199,7 +201,7 @@ def clutter(rng: np.random.Generator) -> Mesh:
 
 
 def bus_stop(rng: np.random.Generator) -> Mesh:
-    """A shelter of glass that is open to -y."""
+    """Builds a glass shelter that is open to -y."""
     wide = float(rng.uniform(2.5, 4.5))
     posts = [[s * wide / 2, y, 0] for s in (-1, 1) for y in (-0.6, 0.6)]
     shelter = [

@@ -1,6 +1,6 @@
-"""The ground of a street, in street coordinates: `s` metres along its middle, `d` metres to the left of it.
+"""Lays the ground of a street, in street coordinates: `s` metres along its middle, `d` metres to the left of it.
 
-A street bends and climbs; everything else is laid out as if it were straight, and follows through `Ground`.
+A street bends and climbs. All other objects are laid out as if it were straight; `Ground` converts their coordinates.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from spvnas_ros.offline.simulation.shapes import quads
 MARGIN = 45.0
 """Metres of street before its start and behind its end."""
 REACH = 78.0
-"""Metres of ground to each side."""
+"""Metres of ground on each side."""
 _STEP = 1.0
 
 
 @dataclass(frozen=True)
 class Surface:
-    """A kind of ground: raw label, material, height over the road and roughness in metres."""
+    """A kind of ground: raw label, material, height above the road and roughness in metres."""
 
     label: int
     material: str
@@ -45,10 +45,10 @@ class Patch:
 
 @dataclass(frozen=True)
 class Relief:
-    """How the land rises and falls.
+    """The rise and fall of the land.
 
     waves: amplitude, wave number and phase of hills along the street, `[K, 3]`
-    bank:  height to the right and to the left that the land gains beyond `foot`, over `width` metres
+    bank:  height that the land gains beyond `foot` to the right and to the left, over `width` metres
     """
 
     waves: npt.NDArray[np.float64]
@@ -71,7 +71,7 @@ class Relief:
 
 @dataclass(frozen=True)
 class Ground:
-    """The land that all things stand on."""
+    """The ground that all objects stand on."""
 
     line: Floats
     """x, y and heading of the middle of the street, one row per metre of `s` from `-MARGIN`."""
@@ -82,26 +82,26 @@ class Ground:
     surfaces: tuple[Surface, ...]
 
     def plan(self, s: npt.ArrayLike, d: npt.ArrayLike) -> tuple[Floats, Floats, Floats]:
-        """x, y in the world and heading of the street at street coordinates."""
+        """Returns x and y in the world, and the heading of the street, at street coordinates."""
         at = (np.asarray(s, np.float64) + MARGIN) / _STEP
         rows = np.arange(len(self.line))
         x, y, heading = (np.asarray(np.interp(at, rows, self.line[:, column])) for column in range(3))
         return x - np.sin(heading) * d, y + np.cos(heading) * d, heading
 
     def place(self, s: npt.ArrayLike, d: npt.ArrayLike) -> tuple[Floats, Floats]:
-        """Positions `[..., 3]` on the ground in the world, and headings of the street there."""
+        """Returns positions `[..., 3]` on the ground in the world, and the headings of the street there."""
         x, y, heading = self.plan(s, d)
         return np.stack([x, y, self.height(s, d)], axis=-1), heading
 
     def stretch(self, s: npt.ArrayLike, d: npt.ArrayLike) -> Floats:
-        """Metres in the world for a metre along the street at `d`: fewer inside a bend."""
+        """Returns the metres in the world for one metre along the street at `d`: less than one inside a bend."""
         at = np.asarray(s, np.float64)
         turn = self.plan(at + 1.0, 0.0)[2] - self.plan(at - 1.0, 0.0)[2]
         stretch: Floats = 1.0 - np.asarray(d, np.float64) * turn / 2.0
         return stretch
 
     def height(self, s: npt.ArrayLike, d: npt.ArrayLike) -> Floats:
-        """Height of the ground, kerbs included, roughness left out."""
+        """Returns the height of the ground, with kerbs and without roughness."""
         column = np.clip(np.searchsorted(self.s_lines, s, "right") - 1, 0, len(self.s_lines) - 2)
         row = np.clip(np.searchsorted(self.d_lines, d, "right") - 1, 0, len(self.d_lines) - 2)
         levels = np.array([surface.level for surface in self.surfaces])
@@ -110,7 +110,7 @@ class Ground:
 
 
 def centreline(curvature: Floats) -> npt.NDArray[np.float64]:
-    """x, y and heading along a street from its curvature in 1/m, one value per metre; it starts at the origin."""
+    """Returns x, y and heading along a street from its curvature in 1/m, one value per metre. `s` 0 is the origin."""
     heading = np.concatenate([[0.0], np.cumsum(curvature[:-1] * _STEP)])
     start = round(MARGIN / _STEP)
     heading -= heading[start]
@@ -122,7 +122,7 @@ def centreline(curvature: Floats) -> npt.NDArray[np.float64]:
 def lay_ground(
     line: Floats, relief: Relief, patches: Sequence[Patch], length: float, rng: np.random.Generator
 ) -> tuple[Ground, Mesh]:
-    """The ground of all patches, with kerbs where they meet at different heights."""
+    """Lays the ground of all patches, with kerbs where they meet at different heights."""
     s_lines = _lines(
         [value for patch in patches for value in (patch.start, patch.end)],
         np.arange(-MARGIN, length + MARGIN + 0.5, 1.5),
@@ -142,7 +142,7 @@ def lay_ground(
 
 
 def _lines(edges: Sequence[float], regular: Floats) -> npt.NDArray[np.float64]:
-    """Grid lines: every edge of a patch, and regular ones that are not close to them."""
+    """Returns grid lines: every edge of a patch, and regular lines that are not close to an edge."""
     inside = np.unique(np.round(np.clip(edges, regular[0], regular[-1]), 4))
     gap = np.abs(regular[:, None] - inside[None]).min(axis=1)
     return np.unique(np.concatenate([inside, regular[gap > 0.3], regular[[0, -1]]]))
@@ -174,7 +174,7 @@ def _kerbs(
     of: npt.NDArray[np.uint8],
     label: npt.NDArray[np.uint16],
 ) -> Mesh:
-    """The steps between neighbouring cells along an axis; they belong to the higher cell."""
+    """Builds the steps between neighbouring cells along an axis; a step belongs to the higher cell."""
     near = tuple(slice(None, -1) if a == axis else slice(None) for a in range(2))
     far = tuple(slice(1, None) if a == axis else slice(None) for a in range(2))
     step = np.abs(level[near] - level[far]) > 0.005
@@ -190,7 +190,7 @@ def _painted(corners: Floats, of: npt.NDArray[np.uint8], label: npt.NDArray[np.u
 
 
 def _roughness(ground: Ground, rng: np.random.Generator) -> Floats:
-    """Bumps at grid corners, only as high as the smoothest surface around allows."""
+    """Returns bumps at the grid corners. The smoothest surface around a corner sets their size."""
     rough = np.array([surface.roughness for surface in ground.surfaces])[ground.cells]
     padded = np.pad(rough, 1, mode="edge")
     least = np.minimum.reduce([padded[:-1, :-1], padded[1:, :-1], padded[:-1, 1:], padded[1:, 1:]])

@@ -1,4 +1,4 @@
-"""Trucks, buses, trailers, tractors and caravans."""
+"""Builds trucks, buses, trailers, tractors and caravans."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from spvnas_ros.offline.simulation.vehicles import COACH_PAINTS, LIGHT_SHARES, p
 
 
 def truck(rng: np.random.Generator) -> Mesh:
-    """A delivery van, or a lorry with box, tank, tipper, or open bed; centred on the origin, facing x."""
+    """Builds a delivery van, or a lorry with box, tank, tipper or open bed; centred on the origin, facing x."""
     if rng.random() < 0.5:
         return panel_van(rng)
     width = float(rng.uniform(2.2, 2.55))
@@ -36,7 +36,7 @@ def _axles(places: list[float], width: float, radius: float) -> list[Mesh]:
 
 
 def _cab(rng: np.random.Generator, length: float, width: float, height: float) -> Mesh:
-    """A lorry's cab with a sloping front."""
+    """Builds a lorry's cab with a sloping front."""
     paint = str(rng.choice(COACH_PAINTS, p=LIGHT_SHARES))
     low, high = 0.45, height
     slope = float(rng.uniform(0.05, 0.35))
@@ -112,7 +112,7 @@ LOADS: tuple[Callable[[np.random.Generator, float, float], Mesh], ...] = (_box, 
 
 
 def bus(rng: np.random.Generator) -> Mesh:
-    """A city bus."""
+    """Builds a city bus."""
     length, width, height = (float(rng.uniform(*b)) for b in ((8.5, 12.5), (2.45, 2.55), (2.9, 3.3)))
     paint = str(rng.choice(COACH_PAINTS, p=LIGHT_SHARES))
     panes = int(length / 1.5)
@@ -138,7 +138,7 @@ def bus(rng: np.random.Generator) -> Mesh:
 
 
 def caravan(rng: np.random.Generator) -> Mesh:
-    """A caravan with its drawbar in front."""
+    """Builds a caravan with its drawbar in front."""
     length, width, height = (float(rng.uniform(*b)) for b in ((3.8, 6.5), (2.0, 2.4), (2.4, 2.7)))
     edge = np.array([[0.5, 0.5], [0.47, 0.62], [0.42, 1.0], [-0.46, 1.0], [-0.5, 0.55], [-0.47, 0.16], [0.46, 0.16]])
     outline = np.stack([edge[:, 0] * length, np.zeros(len(edge)), edge[:, 1] * height], axis=1)
@@ -156,7 +156,7 @@ def caravan(rng: np.random.Generator) -> Mesh:
 
 
 def trailer(rng: np.random.Generator) -> Mesh:
-    """A small trailer, open, covered or with a boat's length."""
+    """Builds a small trailer, open or covered with a tarpaulin."""
     length, width = float(rng.uniform(2.0, 4.5)), float(rng.uniform(1.3, 2.2))
     parts = [
         boxes((length, width, 0.08), [0, 0, 0.5], "wood"),
@@ -172,7 +172,7 @@ def trailer(rng: np.random.Generator) -> Mesh:
 
 
 def tractor(rng: np.random.Generator) -> Mesh:
-    """A farm tractor: big wheels behind, small ones in front, a cab of glass."""
+    """Builds a farm tractor: large wheels at the rear, small ones at the front, a cab of glass."""
     k = float(rng.uniform(0.85, 1.15))
     posts = [[x, y, 1.5] for x in (-1.2, 0.1) for y in (-0.65, 0.65)]
     parts = [
@@ -196,11 +196,11 @@ OTHERS: tuple[tuple[Callable[[np.random.Generator], Mesh], int, float], ...] = (
     (trailer, 20, 0.33),
     (tractor, 20, 0.25),
 )
-"""Maker, raw label and share of what SemanticKITTI counts as other vehicles."""
+"""Maker, raw label and share of the vehicles that SemanticKITTI counts as other vehicles."""
 
 
 def other_vehicle(rng: np.random.Generator, moving: bool = False) -> tuple[Mesh, int]:
-    """One of `OTHERS` and its raw label; what moves has an engine."""
+    """Builds one of `OTHERS` and returns it with its raw label. With `moving`, it is one with an engine."""
     shares = np.array([share * (not moving or maker in (bus, tractor)) for maker, _, share in OTHERS])
     maker, label, _ = OTHERS[int(rng.choice(len(OTHERS), p=shares / shares.sum()))]
     return maker(rng), label

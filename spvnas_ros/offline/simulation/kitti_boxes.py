@@ -1,4 +1,6 @@
-"""Boxes around what was seen, as KITTI's object benchmark has them: label_2, calib and velodyne."""
+"""Writes boxes around the objects that the sensor saw, in the format of KITTI's object benchmark: label_2, calib,
+velodyne.
+"""
 
 from __future__ import annotations
 
@@ -21,23 +23,27 @@ TYPES = {
     10: "Car", 252: "Car", 18: "Truck", 258: "Truck", 13: "Misc", 257: "Misc", 20: "Misc", 259: "Misc",
     30: "Pedestrian", 254: "Pedestrian", 31: "Cyclist", 253: "Cyclist", 11: "Misc", 15: "Misc", 32: "Misc", 255: "Misc",
 }  # fmt: skip
-"""KITTI's type of each of SemanticKITTI's raw labels."""
+"""KITTI's type for each of SemanticKITTI's raw labels that is written as a box."""
 
 _FEWEST = 5
-"""Echoes from which on a thing counts as seen."""
+"""Least number of echoes for which an object counts as seen."""
 _OCCLUDED = (0.7, 0.35)
-"""Visible shares from which KITTI's occlusion is 0 (fully visible) and 1 (partly); below it is 2."""
+"""Visible shares from which on KITTI's occlusion is 0 (fully visible) and 1 (partly); below these it is 2."""
 
 
 @contextmanager
 def frame_writer(folder: Path, first: int, lidar: Lidar) -> Iterator[Callable[[float, SimulatedScan], None]]:
-    """Frames in KITTI's folder `training`, numbered from `first`; takes scans with the second their sweep began."""
+    """Yields a function that writes a scan, given the second at which its sweep began, as a frame in KITTI's folder
+    `training`. The frames are numbered from `first`.
+    """
     numbers = count(first)
     yield lambda t, scan: write_frame(folder, f"{next(numbers):06d}", lidar, scan, t)
 
 
 def write_frame(folder: Path, name: str, lidar: Lidar, scan: SimulatedScan, t: float) -> None:
-    """Write velodyne/NAME.bin, calib/NAME.txt and, last, label_2/NAME.txt. Raises OSError where it cannot."""
+    """Writes velodyne/NAME.bin, calib/NAME.txt and, last, label_2/NAME.txt. Raises OSError where they cannot be
+    written.
+    """
     for part in ("velodyne", "calib", "label_2"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     with replacing(folder / "velodyne" / f"{name}.bin") as file:
@@ -54,7 +60,7 @@ def write_frame(folder: Path, name: str, lidar: Lidar, scan: SimulatedScan, t: f
 
 
 def label_lines(lidar: Lidar, scan: SimulatedScan, t: float) -> list[str]:
-    """One line of KITTI's label_2 for each thing that the sensor saw and that lies in the camera's picture.
+    """Returns one line of KITTI's label_2 for each object that the sensor saw and that lies in the camera's picture.
 
     t: seconds at which the sweep began
     """
@@ -91,14 +97,16 @@ def _line(actor: Actor, moment: float, sensor: npt.NDArray[np.float64], visible:
 
 
 def _corners(length: float, width: float, height: float, turn: float) -> npt.NDArray[np.float64]:
-    """Of a box about the middle of its bottom, `[8, 3]`, in the camera's frame (x right, y down, z ahead)."""
+    """Returns the corners of a box relative to the centre of its bottom, `[8, 3]`, in the camera's frame (x right, y
+    down, z ahead).
+    """
     x, y, z = np.meshgrid((-length / 2, length / 2), (-height, 0.0), (-width / 2, width / 2), indexing="ij")
     cos, sin = np.cos(turn), np.sin(turn)
     return np.stack([cos * x + sin * z, y, cos * z - sin * x], -1).reshape(-1, 3)
 
 
 def _rectangle(corners: npt.NDArray[np.float64]) -> tuple[tuple[float, ...], float]:
-    """Left, top, right, bottom in the picture, and which share of the rectangle lies outside of it."""
+    """Returns left, top, right, bottom in the picture, and the share of the rectangle that lies outside the picture."""
     project = np.array(CALIBRATION["P2"], np.float64).reshape(3, 4)
     seen = np.c_[corners, np.ones(len(corners))] @ project.T
     pixels = seen[:, :2] / seen[:, 2:]

@@ -1,4 +1,4 @@
-"""A LiDAR in a street: rays are cast with Embree, and what a sensor makes of the hits becomes a labelled scan."""
+"""Simulates a LiDAR in a street: casts rays with Embree, and turns the hits into a labelled scan of the sensor."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from spvnas_ros.offline.simulation.sensors import Sensor
 from spvnas_ros.offline.simulation.sweep import Sweep, Unit, build_unit, mounted, sweep
 
 OUTLIER = 1
-"""SemanticKITTI's raw label of echoes from the vehicle itself."""
+"""SemanticKITTI's raw label for echoes from the vehicle itself."""
 _MARGIN = 0.05
 """Radians around an actor in which rays are still tried: the sensor turns and drives while the beams pass it."""
 _SAMPLED = 100
-"""How many triangles of an actor stand for the whole of it."""
+"""Number of an actor's triangles that are sampled to tell which share of it is visible."""
 _SLACK = 0.5
 """Metres above and below an actor in which rays are still tried: beams start at different heights."""
 _BODY_COLUMNS = 720
@@ -30,14 +30,14 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class SimulatedScan:
-    """One revolution.
+    """The scan of one revolution.
 
     points:    float32 `[N, 4]`, metres in the sensor's frame (x forward, y left, z up), intensity 0..1
     labels:    uint16 `[N]`, SemanticKITTI's raw labels
     instances: uint16 `[N]`, 0 = none
     ring:      uint16 `[N]`
     time:      float32 `[N]`, seconds since the sweep began
-    pose:      float64 `[4, 4]`, sensor in world at the moment the points are given for
+    pose:      float64 `[4, 4]`, sensor in world at the moment that the points are given for
     """
 
     points: Points
@@ -52,9 +52,9 @@ class SimulatedScan:
 
 
 class Lidar:
-    """One sensor on the vehicle of a scene. What stands still is prepared once, for all scans.
+    """One sensor on the vehicle of a scene. The still objects are prepared once, for all scans.
 
-    rng: decides what is particular about this unit of the sensor
+    rng: draws the deviations of this unit of the sensor
     """
 
     def __init__(self, scene: Scene, sensor: Sensor, rng: np.random.Generator) -> None:
@@ -67,7 +67,7 @@ class Lidar:
         self._body = _body_distance(self.unit)
 
     def scan(self, t: float, rng: np.random.Generator) -> SimulatedScan:
-        """The revolution that begins at `t` seconds."""
+        """Simulates the revolution that begins at `t` seconds."""
         sensor = self.unit.sensor
         rays = sweep(self.unit, self.scene.ego_pose, t, rng)
         hits, label, instance = self._cast(rays, t, rng)
@@ -93,11 +93,11 @@ class Lidar:
         )
 
     def pose(self, t: float) -> npt.NDArray[np.float64]:
-        """The sensor in the world at `t` seconds, `[4, 4]`."""
+        """Returns the pose of the sensor in the world at `t` seconds, `[4, 4]`."""
         return self.scene.ego_pose(t) @ mounted(self.unit.sensor)
 
     def visible_share(self, actor: Actor, moment: float, sensor: npt.NDArray[np.float64]) -> float:
-        """Which share 0..1 of the actor the sensor at the pose `[4, 4]` sees, among all that stands still."""
+        """Returns the share 0..1 of the actor that a sensor at the pose `[4, 4]` sees. Only still objects hide it."""
         mesh = _placed(actor, moment)
         middles = mesh.vertices[mesh.faces[:: max(len(mesh.faces) // _SAMPLED, 1)]].mean(axis=1)
         rays = middles - sensor[:3, 3].astype(np.float32)
@@ -111,7 +111,7 @@ class Lidar:
     def _cast(
         self, rays: Sweep, t: float, rng: np.random.Generator
     ) -> tuple[Hits, npt.NDArray[np.uint16], npt.NDArray[np.uint16]]:
-        """What the rays meet, labels and instances, `[B, C]`."""
+        """Returns the hits of the rays, labels and instances, `[B, C]`."""
         shape = rays.direction.shape[:2]
         origin, direction = (part.reshape(-1, 3) for part in rays.world_rays())
         movers = [mover for actor in self._movers if (mover := self._find(actor, rays, t))]
@@ -120,7 +120,9 @@ class Lidar:
         return hits, found.label.reshape(shape), found.instance.reshape(shape)
 
     def _find(self, actor: Actor, rays: Sweep, t: float) -> Mover | None:
-        """Where the sweep finds the actor and which rays may meet it; None where it is out of range."""
+        """Returns the actor's pose when the sweep reaches it and the rays that may hit it; None where it is out of
+        range.
+        """
         sensor = self.unit.sensor
         moment = moment_seen(actor, sensor, rays.reference, t)
         at = actor.pose(moment)
@@ -145,7 +147,7 @@ class Lidar:
     def _behind_body(
         self, rays: Sweep, hits: Hits, label: npt.NDArray[np.uint16], rng: np.random.Generator
     ) -> tuple[Hits, npt.NDArray[np.uint16]]:
-        """The vehicle's own parts stand before everything else."""
+        """Replaces hits behind the vehicle's own parts by hits on the parts, or by none. Returns hits and labels."""
         column = np.rint(rays.azimuth / (2 * np.pi) * _BODY_COLUMNS).astype(np.int64) % _BODY_COLUMNS
         body = self._body[:, column]
         hidden = body < hits.distance
@@ -157,19 +159,20 @@ class Lidar:
 
 
 def _placed(actor: Actor, t: float) -> Mesh:
-    """The actor's triangles where it stands at `t` seconds, with its label and number."""
+    """Returns the actor's triangles where it stands at `t` seconds, with its label and instance number."""
     x, y, z, yaw = actor.pose(t)
     mesh = as_labelled(actor)
     return replace(mesh, vertices=(mesh.vertices @ turn_of(yaw).T + (x, y, z)).astype(np.float32))
 
 
 def _radius(actor: Actor) -> float:
-    """Of a circle around the actor, seen from above."""
+    """Returns the radius of a circle around the actor, seen from above."""
     return float(np.hypot(actor.mesh.vertices[:, 0], actor.mesh.vertices[:, 1]).max())
 
 
 def moment_seen(actor: Actor, sensor: Sensor, reference: npt.NDArray[np.float64], t: float) -> float:
-    """Seconds at which the beams of the sweep that begins at `t` pass the actor: that is where they find it.
+    """Returns the second at which the beams of the sweep that begins at `t` pass the actor. The scan shows it as it is
+    then.
 
     reference: float64 `[4, 4]`, sensor in world
     """
@@ -179,7 +182,7 @@ def moment_seen(actor: Actor, sensor: Sensor, reference: npt.NDArray[np.float64]
 
 
 def _ordered(kept: npt.NDArray[np.bool_], sensor: Sensor, rays: Sweep) -> tuple[npt.NDArray[np.int64], ...]:
-    """Beam and column of the echoes, in the order in which the sensor's driver gives them."""
+    """Returns beam and column of the echoes, in the order of the sensor's driver."""
     if sensor.order == "column":
         firing = np.array(sensor.firing)
         column, place = np.nonzero(kept[firing].T)
@@ -190,7 +193,7 @@ def _ordered(kept: npt.NDArray[np.bool_], sensor: Sensor, rays: Sweep) -> tuple[
 
 
 def _body_distance(unit: Unit) -> Floats:
-    """Distance `[B, 720]` at which the vehicle's parts stand in the way of each beam, inf where none does."""
+    """Returns the distance `[B, 720]` at which the vehicle's parts block each beam, inf where none does."""
     azimuth = np.arange(_BODY_COLUMNS) / _BODY_COLUMNS * 2 * np.pi
     flat, up = np.cos(unit.elevations)[:, None], np.sin(unit.elevations)[:, None]
     direction = np.stack(np.broadcast_arrays(flat * np.cos(azimuth), flat * np.sin(azimuth), up), -1)
@@ -210,5 +213,5 @@ def _body_distance(unit: Unit) -> Floats:
 
 
 def scan(scene: Scene, sensor: Sensor, t: float, rng: np.random.Generator) -> SimulatedScan:
-    """One revolution of a new unit of the sensor, beginning at `t` seconds. For several scans, keep a `Lidar`."""
+    """Simulates one revolution of a new unit of the sensor, from `t` seconds on. For several scans, keep a `Lidar`."""
     return Lidar(scene, sensor, rng).scan(t, rng)

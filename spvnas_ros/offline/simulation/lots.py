@@ -1,4 +1,4 @@
-"""What stands on the parcels beside a street: houses, gardens, fences, woods, parking lots."""
+"""Fills the parcels beside a street: houses, gardens, fences, woods, parking lots."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FENCE_HEIGHT = {"low wall": (0.3, 0.9), "wall": (1.3, 2.2), "picket": (0.7, 1.2
 
 
 def fill_parcels(site: Site, plan: Plan, nursery: Nursery) -> None:
-    """Build on all parcels, and plant what lies behind them."""
+    """Builds on all parcels, and plants the land behind them."""
     for parcel in plan.parcels:
         _front(site, plan, nursery, parcel)
         if parcel.use in ("house", "row", "works"):
@@ -33,7 +33,7 @@ def fill_parcels(site: Site, plan: Plan, nursery: Nursery) -> None:
 
 
 def fence(site: Site, kind: str, start: tuple[float, float], end: tuple[float, float], turn: float = 0.0) -> None:
-    """A fence or wall between two points in street coordinates."""
+    """Puts a fence or a wall between two points in street coordinates."""
     low, high = _FENCE_HEIGHT.get(kind, (0.9, 1.9))
     ends = np.array([start, end])
     length = float(np.hypot(*(ends[1] - ends[0])))
@@ -46,7 +46,7 @@ def fence(site: Site, kind: str, start: tuple[float, float], end: tuple[float, f
 
 
 def _front(site: Site, plan: Plan, nursery: Nursery, parcel: Parcel) -> None:
-    """What divides a parcel from the sidewalk."""
+    """Puts a fence, a wall or plants between a parcel and the sidewalk."""
     side = plan.side(parcel.side)
     gaps = [parcel.start + 0.15]
     if parcel.driveway:
@@ -107,7 +107,9 @@ def _house(site: Site, plan: Plan, nursery: Nursery, parcel: Parcel) -> None:
 
 
 def _garden(site: Site, plan: Plan, nursery: Nursery, parcel: Parcel, front: float, back: float) -> None:
-    """Plants before and behind a house, and what divides it from its neighbour; `front` and `back` of the house."""
+    """Plants the land before and behind a house, and the border to its neighbour; `front` and `back` are those of the
+    house.
+    """
     rng, side = site.rng, plan.side(parcel.side)
     drive = parcel.driveway or (-1e6, -1e6)
     if front - side.lot > 2.0 and parcel.use != "works":
@@ -136,7 +138,7 @@ def _garden(site: Site, plan: Plan, nursery: Nursery, parcel: Parcel, front: flo
 
 
 def _driveway(site: Site, plan: Plan, parcel: Parcel) -> None:
-    """A garage at the end of a driveway, and a car in front of it."""
+    """Puts a garage at the end of a driveway, and a car in front of it, each by chance."""
     rng, side = site.rng, plan.side(parcel.side)
     assert parcel.driveway is not None
     s = (parcel.driveway[0] + parcel.driveway[1]) / 2
@@ -150,7 +152,7 @@ def _driveway(site: Site, plan: Plan, parcel: Parcel) -> None:
 
 
 def _parking(site: Site, plan: Plan, nursery: Nursery, parcel: Parcel) -> None:
-    """A parking lot with two rows of cars across."""
+    """Fills a parking lot with two rows of cars that stand across."""
     rng, lot = site.rng, plan.side(parcel.side).lot
     taken = float(rng.uniform(0.3, 0.95))
     for d in (lot + row for row in PARKING_ROWS):
@@ -165,7 +167,7 @@ def _parking(site: Site, plan: Plan, nursery: Nursery, parcel: Parcel) -> None:
 
 
 def _green(site: Site, plan: Plan, nursery: Nursery, parcel: Parcel) -> None:
-    """Gardens, meadows, fields and woods."""
+    """Fills gardens, meadows, fields and woods."""
     rng, lot = site.rng, plan.side(parcel.side).lot
     trees, bushes = {"garden": (6, 12), "meadow": (3, 7), "field": (0, 2), "wood": (10, 20)}[parcel.use]
     scale = parcel.width / 20
@@ -187,7 +189,7 @@ def _green(site: Site, plan: Plan, nursery: Nursery, parcel: Parcel) -> None:
 
 
 def _second_row(site: Site, plan: Plan, nursery: Nursery, sign: int) -> None:
-    """Houses and trees behind the parcels, which stop the rays that pass between them."""
+    """Puts houses and trees behind the parcels. They stop the rays that pass between the parcels' objects."""
     rng, lot = site.rng, plan.side(sign).lot
     built = {"urban": 0.85, "residential": 0.65, "suburban": 0.5, "highway": 0.2, "rural": 0.15}[plan.kind]
     for s in np.arange(-MARGIN + 8, plan.length + MARGIN - 5, 15):
@@ -205,7 +207,7 @@ def _second_row(site: Site, plan: Plan, nursery: Nursery, sign: int) -> None:
 
 
 def _ends(site: Site, plan: Plan, nursery: Nursery) -> None:
-    """What one sees where the street leaves the scene."""
+    """Closes the view with trees where the main street and the side streets leave the scene."""
     rng = site.rng
     for s in (-MARGIN + 1, plan.length + MARGIN - 1):
         for d in np.arange(-REACH + 4, REACH, 5.0):

@@ -1,4 +1,4 @@
-"""What surfaces are made of, as a LiDAR at 905 nm sees them."""
+"""Lists the materials of surfaces, as a LiDAR at 905 nm sees them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Material:
-    """How a surface answers a laser.
+    """The optical properties of a surface.
 
-    reflectivity: share of the light that comes back from a matt surface hit straight on, 0..1
-    specular:     share that leaves like from a mirror, away from the sensor unless hit straight on, 0..1
+    reflectivity: share of the light that a matt surface returns when it is hit perpendicularly, 0..1
+    specular:     share that is reflected as by a mirror, away from the sensor unless hit perpendicularly, 0..1
     transmission: share of rays that pass through, as through glass, 0..1
-    grain:        standard deviation of what stands out of the surface, metres: blades of grass, stones
+    grain:        standard deviation of the surface's fine structure, metres: blades of grass, stones
     """
 
     name: str
@@ -62,5 +62,5 @@ _INDEX = {material.name: index for index, material in enumerate(MATERIALS)}
 
 
 def material(name: str) -> int:
-    """The index of a material in `MATERIALS`. Raises KeyError where it has none of that name."""
+    """Returns the index of a material in `MATERIALS`. Raises KeyError where there is none of that name."""
     return _INDEX[name]

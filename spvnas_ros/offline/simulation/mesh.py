@@ -1,4 +1,4 @@
-"""Triangles with what a LiDAR must know of them, and how meshes are put together."""
+"""Defines triangles with their material and labels, and joins, moves and copies them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Floats = npt.NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Mesh:
-    """Triangles; the order of a triangle's corners means nothing.
+    """Triangles; the order of a triangle's corners has no meaning.
 
     vertices:  float32 `[V, 3]`, metres, x forward, y left, z up
     faces:     int32 `[F, 3]`, indices of vertices
     material:  uint8 `[F]`, indices of `MATERIALS`
     raw_label: uint16 `[F]`, labels as in SemanticKITTI's files
-    instance:  uint16 `[F]`, 0 where a thing is not counted
+    instance:  uint16 `[F]`, instance number, 0 = none
     """
 
     vertices: npt.NDArray[np.float32]
@@ -31,12 +31,12 @@ class Mesh:
     instance: npt.NDArray[np.uint16]
 
     def __len__(self) -> int:
-        """How many triangles it has."""
+        """Returns the number of triangles."""
         return len(self.faces)
 
 
 def mesh(vertices: npt.ArrayLike, faces: npt.ArrayLike, of: str | npt.NDArray[np.uint8], label: int = 0) -> Mesh:
-    """A mesh of one label, and of one material by name or of one per face by index."""
+    """Builds a mesh of one label. `of` is the name of its material, or the index of a material for each face."""
     triangles = np.asarray(faces, np.int32).reshape(-1, 3)
     count = len(triangles)
     return Mesh(
@@ -52,7 +52,7 @@ EMPTY = mesh([], [], "asphalt")
 
 
 def merge(meshes: Iterable[Mesh]) -> Mesh:
-    """All triangles in one mesh, in the order given."""
+    """Joins all triangles in one mesh, in the given order."""
     parts = [part for part in meshes if len(part.faces)]
     if not parts:
         return EMPTY
@@ -67,30 +67,30 @@ def merge(meshes: Iterable[Mesh]) -> Mesh:
 
 
 def labelled(part: Mesh, label: int, instance: int = 0) -> Mesh:
-    """The same triangles, all with this label and instance."""
+    """Returns the same triangles, all with this label and instance."""
     count = len(part.faces)
     return replace(part, raw_label=np.full(count, label, np.uint16), instance=np.full(count, instance, np.uint16))
 
 
 def rotation(yaw: float) -> npt.NDArray[np.float64]:
-    """A turn about z by `yaw` radians, `[3, 3]`."""
+    """Returns the rotation about z by `yaw` radians, `[3, 3]`."""
     c, s = np.cos(yaw), np.sin(yaw)
     return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
 
 
 def place(part: Mesh, position: npt.ArrayLike, yaw: float = 0.0, scale: npt.ArrayLike = 1.0) -> Mesh:
-    """The mesh scaled along its own axes, turned about z and moved, in that order."""
+    """Returns the mesh scaled along its own axes, turned about z and moved, in that order."""
     vertices = part.vertices * np.asarray(scale) @ rotation(yaw).T + np.asarray(position)
     return replace(part, vertices=vertices.astype(np.float32))
 
 
 def transform(part: Mesh, matrix: Floats) -> Mesh:
-    """The mesh moved by a rigid or affine `[4, 4]` matrix."""
+    """Returns the mesh transformed by a rigid or affine `[4, 4]` matrix."""
     return replace(part, vertices=(part.vertices @ matrix[:3, :3].T + matrix[:3, 3]).astype(np.float32))
 
 
 def scatter(part: Mesh, positions: Floats, yaws: Floats, scales: Floats) -> Mesh:
-    """Copies of one mesh, made at once.
+    """Returns copies of one mesh, as one mesh.
 
     positions: `[K, 3]`, metres
     yaws:      `[K]`, radians

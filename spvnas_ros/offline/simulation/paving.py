@@ -1,4 +1,4 @@
-"""A plan as patches of ground: road, markings, parking, sidewalks, islands, driveways, side streets."""
+"""Turns a plan into patches of ground: road, markings, parking, sidewalks, islands, driveways, side streets."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from spvnas_ros.offline.simulation.street_plan import Junction, Parcel, Plan
 ROAD = Surface(40, "asphalt", 0.0, 0.004)
 MARKING = Surface(60, "lane paint", 0.0, 0.004)
 BAY = 2.6
-"""Width of a place to park across, metres."""
+"""Width of a place where cars park across, metres."""
 PARKING_ROWS = (10.0, 16.4)
-"""Where the two rows of cars of a parking lot stand, metres behind its front."""
+"""Places of the two rows of cars of a parking lot, metres behind its front."""
 _BAY_LINE = 0.12
 _CORNER = 5
 
 
 def pave(plan: Plan, rng: np.random.Generator) -> list[Patch]:
-    """All patches, those that cover others later."""
+    """Returns all patches; a patch that covers another comes later."""
     start, end = -MARGIN, plan.length + MARGIN
     kerb = plan.kerb_height
     walk = Surface(48, str(rng.choice(["paving", "concrete", "asphalt"], p=[0.6, 0.25, 0.15])), kerb, 0.004)
@@ -50,22 +50,26 @@ def pave(plan: Plan, rng: np.random.Generator) -> list[Patch]:
 
 
 def _parking(level: float, rng: np.random.Generator) -> Surface:
-    """Places to park are mostly paved with stones where the road is not."""
+    """Returns the surface of parking places. They are mostly paved with stones, unlike the road."""
     return Surface(44, str(rng.choice(["paving", "asphalt"], p=[0.75, 0.25])), level, 0.004)
 
 
 def _painted(places: Surface, rng: np.random.Generator) -> bool:
-    """What is paved like the road is a place to park by its lines only; stones often do without."""
+    """Tells whether places have lines. On asphalt only the lines tell them from the road; stones are painted in half of
+    the cases.
+    """
     return places.material == "asphalt" or rng.random() < 0.5
 
 
 def _paint(places: Surface) -> Surface:
-    """The lines on it: SemanticKITTI labels them like what they are on, those of a road aside."""
+    """Returns the surface of lines on places. SemanticKITTI labels these lines like the ground under them, except on
+    roads.
+    """
     return Surface(places.label, "lane paint", places.level, places.roughness)
 
 
 def _strip_lines(plan: Plan, sign: int, start: float, end: float, paint: Surface) -> Iterator[Patch]:
-    """Along the road where cars stand along it, between them where they stand across."""
+    """Yields the lines of a parking strip: along the road where cars park along it, else between the cars."""
     side = plan.side(sign)
     if side.parking > 3:
         yield from _bays(start + 3.0, end, sign, side.kerb, side.kerb + side.parking, paint)
@@ -74,7 +78,7 @@ def _strip_lines(plan: Plan, sign: int, start: float, end: float, paint: Surface
 
 
 def _bays(first: float, end: float, sign: int, inner: float, outer: float, paint: Surface) -> Iterator[Patch]:
-    """Lines beside places across; `first` is the middle of the first place."""
+    """Yields the lines between places where cars park across; `first` is the middle of the first place."""
     for s in np.arange(first - BAY / 2, end - _BAY_LINE, BAY):
         yield _band(float(s) - _BAY_LINE / 2, float(s) + _BAY_LINE / 2, sign, inner, outer, paint)
 
@@ -100,10 +104,10 @@ def _median(plan: Plan) -> list[Patch]:
 
 
 def _yard(plan: Plan, parcel: Parcel, walk: Surface, rng: np.random.Generator) -> Iterator[Patch]:
-    """What is paved or tilled of a parcel. Driveways are sidewalk: that is how SemanticKITTI labels them."""
+    """Yields the paved or tilled parts of a parcel. Driveways are sidewalk, because SemanticKITTI labels them so."""
     lot = plan.side(parcel.side).lot
     paved = Surface(48, str(rng.choice(["paving", "concrete", "asphalt"], p=[0.7, 0.15, 0.15])), walk.level, 0.006)
-    # One drives onto it, and real ones are flat and smooth.
+    # Vehicles drive on yards, and real yards are flat and smooth.
     yard = Surface(49, str(rng.choice(["gravel", "concrete", "asphalt"], p=[0.2, 0.4, 0.4])), 0.03, 0.006)
     places = _parking(0.03, rng)
     if parcel.use == "row":
@@ -147,7 +151,7 @@ def _side_street(plan: Plan, junction: Junction, sign: int, walk: Surface) -> It
 
 
 def _markings(plan: Plan, rng: np.random.Generator) -> Iterator[Patch]:
-    """Dashes between lanes, lines at the edges, and crossings for those on foot."""
+    """Yields dashes between lanes, lines at the road's edges, and crossings for pedestrians."""
     marked = (
         rng.random() < {"urban": 0.7, "residential": 0.25, "suburban": 0.4, "highway": 1.0, "rural": 0.5}[plan.kind]
     )

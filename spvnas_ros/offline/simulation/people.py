@@ -1,4 +1,4 @@
-"""Persons, standing, walking and riding, from joints."""
+"""Builds persons from joints: standing, walking and riding."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CLOTHES = ("clothes, dark", "clothes, light")
 
 @dataclass(frozen=True)
 class Joints:
-    """Where a body's joints are, metres; of hands and feet the right one comes first."""
+    """Places of a body's joints, metres; of hands and feet the right one comes first."""
 
     hip: Floats
     neck: Floats
@@ -26,7 +26,7 @@ class Joints:
 
 
 def body(joints: Joints, height: float, rng: np.random.Generator, helmet: bool = False) -> Mesh:
-    """A dressed body around its joints; `height` in metres gives its thickness."""
+    """Builds a dressed body around its joints; its thickness follows from `height` in metres."""
     h = height
     top, bottom = (str(rng.choice(CLOTHES)) for _ in range(2))
     girth = float(rng.uniform(0.85, 1.25))
@@ -66,7 +66,7 @@ def _torso(joints: Joints, h: float, girth: float, of: str) -> Mesh:
 
 
 def walker(rng: np.random.Generator, height: float, stride: float) -> Mesh:
-    """Somebody on foot who faces x; `stride` is the swing of the legs in radians, 0 for somebody who stands."""
+    """Builds a person on foot who faces x; `stride` is the swing of the legs in radians, 0 for a person who stands."""
     h = height
     swing = np.array([-1, 1]) * stride * float(rng.choice([-1, 1]))
     hip = np.array([0, 0, (0.53 - 0.1 * stride**2) * h])
@@ -86,7 +86,7 @@ def walker(rng: np.random.Generator, height: float, stride: float) -> Mesh:
 
 
 def _carried(rng: np.random.Generator, h: float, hand: npt.NDArray[np.float64]) -> list[Mesh]:
-    """Bags and the like; most people carry nothing."""
+    """Builds bags and other things that a person carries; most persons carry nothing."""
     draw = rng.random()
     if draw < 0.15:
         return [boxes((0.1, 0.3, 0.32), hand + [0, 0, -0.36], "clothes, dark")]
@@ -106,7 +106,7 @@ def _umbrella(top: Floats) -> Floats:
 
 
 def stroller(rng: np.random.Generator) -> Mesh:
-    """A pram, to be pushed along x."""
+    """Builds a pram that is pushed along x."""
     cloth = str(rng.choice(CLOTHES))
     wheels = [wheel(0.12, 0.05, "tyre", (x, y, 0.12), 8) for x in (-0.3, 0.3) for y in (-0.24, 0.24)]
     tub = boxes((0.75, 0.4, 0.3), [0, 0, 0.45], cloth)
@@ -122,12 +122,12 @@ def stroller(rng: np.random.Generator) -> Mesh:
 
 
 def standing(rng: np.random.Generator) -> Mesh:
-    """An adult or a child who stays where they are."""
+    """Builds an adult or a child who stays in place."""
     return _figure(rng, float(rng.uniform(0.2, 0.55)) if rng.random() < 0.2 else float(rng.uniform(0.0, 0.12)))[0]
 
 
 def walking(rng: np.random.Generator) -> Mesh:
-    """An adult or a child in full stride; some push a pram."""
+    """Builds an adult or a child in full stride; some adults push a pram."""
     figure, child = _figure(rng, float(rng.uniform(0.2, 0.55)))
     if not child and rng.random() < 0.08:
         figure = merge([place(figure, (-0.55, 0, 0)), place(stroller(rng), (0.5, 0, 0))])
@@ -135,7 +135,7 @@ def walking(rng: np.random.Generator) -> Mesh:
 
 
 def _figure(rng: np.random.Generator, stride: float) -> tuple[Mesh, bool]:
-    """Somebody, and whether it is a child."""
+    """Builds a person, and tells whether it is a child."""
     child = rng.random() < 0.15
     height = float(rng.uniform(1.0, 1.5) if child else np.clip(rng.normal(1.72, 0.09), 1.5, 1.98))
     return walker(rng, height, stride), child

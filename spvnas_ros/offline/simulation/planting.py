@@ -1,4 +1,4 @@
-"""Plants of a scene: a few are grown, and many copies of them are set."""
+"""Plants a scene: a few plants are grown, and many copies of them are placed."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from spvnas_ros.offline.simulation.site import Site
 
 HEDGE_PIECE = 4.0
 _FAR = 17.0
-"""Metres from the middle of the street where plants begin to be coarse."""
+"""Metres from the middle of the street from which on plants are coarse."""
 
 
 @dataclass
 class Nursery:
-    """Plants to copy, and where the copies go; `plant` sets them all at once."""
+    """Plants to copy, and the places of the copies. `plant` places all of them at once, except for hedges, which are
+    placed immediately.
+    """
 
     site: Site
     trees: list[Mesh]
@@ -51,23 +53,23 @@ class Nursery:
         return Nursery(site, trees, far, bushes, far_bushes, hedges)
 
     def tree(self, s: float, d: float, which: int | None = None) -> None:
-        """A tree; far from the street it has fewer leaves."""
+        """Adds a tree; far from the street it has fewer leaves."""
         if abs(d) > _FAR:
             self.far_tree(s, d)
         else:
             self._note("trees", len(self.trees), s, d, which)
 
     def far_tree(self, s: float, d: float) -> None:
-        """A tree that only distant rays meet."""
+        """Adds a coarse tree, which only distant rays hit."""
         self._note("far_trees", len(self.far_trees), s, d, None)
 
     def bush(self, s: float, d: float) -> None:
-        """A shrub; far from the street it has fewer leaves."""
+        """Adds a shrub; far from the street it has fewer leaves."""
         group = self.bushes if abs(d) < _FAR else self.far_bushes
         self._note("bushes" if abs(d) < _FAR else "far_bushes", len(group), s, d, None)
 
     def hedge(self, start: tuple[float, float], end: tuple[float, float], which: int) -> None:
-        """A hedge between two points in street coordinates."""
+        """Places a hedge between two points in street coordinates."""
         ends = np.array([start, end])
         length = float(np.hypot(*(ends[1] - ends[0])))
         count = max(round(length / HEDGE_PIECE), 1)
@@ -78,7 +80,7 @@ class Nursery:
         self.site.put_many(self.hedges[which % len(self.hedges)], at[:, 0], at[:, 1], turns, stretch)
 
     def thicket(self, start: tuple[float, float], end: tuple[float, float], rows: int) -> None:
-        """Shrubs close to one another, in rows between two points in street coordinates."""
+        """Adds shrubs close to each other, in rows between two points in street coordinates."""
         rng, ends = self.site.rng, np.array([start, end])
         length = float(np.hypot(*(ends[1] - ends[0])))
         for row in range(rows):
@@ -93,7 +95,7 @@ class Nursery:
         self.spots.setdefault((group, number), []).append(spot)
 
     def plant(self) -> None:
-        """Set what was noted."""
+        """Places all plants that were added."""
         groups: dict[str, list[Mesh]] = {
             "trees": self.trees,
             "far_trees": self.far_trees,

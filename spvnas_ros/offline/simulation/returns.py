@@ -1,8 +1,8 @@
-"""What comes back of a hit: an intensity, a range with noise, or nothing.
+"""Computes the returns of hits: an intensity and a range with noise, or no return.
 
-The power of an echo falls with the square of the range, with the reflectivity and with incidence (the LiDAR equation
-for a target larger than the beam; Hoefle and Pfeifer, ISPRS J. 62, 2007). Receivers equalise it, so that the intensity
-they tell depends on range and incidence much less than the chance to be heard at all.
+The power of an echo falls with the square of the range, with lower reflectivity and with flatter incidence (the LiDAR
+equation for a target larger than the beam; Hoefle and Pfeifer, ISPRS J. 62, 2007). Receivers equalise the power. So
+range and incidence change the intensity much less than the probability of a return.
 """
 
 from __future__ import annotations
@@ -22,37 +22,41 @@ Mask = npt.NDArray[np.bool_]
 TRANSMISSION = np.array([m.transmission for m in MATERIALS], np.float32)
 
 _RETRO = 2.0
-"""How much brighter a retroreflector is than a matt surface of its reflectivity."""
+"""Brightness of a retroreflector, relative to a matt surface of the same reflectivity."""
 _REFLECTIVITY = np.array([m.reflectivity for m in MATERIALS], np.float32)
 _REFLECTIVITY[material("retroreflector")] *= _RETRO
 _SPECULAR = np.array([m.specular for m in MATERIALS], np.float32)
 _GRAIN = np.array([m.grain for m in MATERIALS], np.float32)
 _FLATTEST = 0.1
-"""Cosine of incidence below which grain draws an echo out no further: a flat beam meets the tips only."""
+"""Cosine of incidence below which grain lengthens an echo no further, because a flat beam hits only the tips."""
 _BELOW_GLOSS = (1 - _SPECULAR) ** 2
-"""Light passes a glossy coat twice, in and out."""
+"""Share of the light that a glossy coat lets through on the way in and out."""
 _GLOSS = 24
 """Exponent of the lobe of a glossy surface (Phong's model)."""
 _STEEPNESS = 3.0
-"""How sharply echoes vanish around the range where half of them do."""
+"""Steepness of the decrease of returns around the range at which half of the echoes return."""
 _SLANT = 0.5
-"""Exponent on the cosine of incidence for the power of an echo: receivers add up a pulse that is drawn out."""
+"""Exponent on the cosine of incidence for the power of an echo. It is below 1 because receivers sum up a lengthened
+pulse.
+"""
 _REFERENCE = 0.1
-"""The reflectivity makers state their ranges for."""
+"""Reflectivity for which makers state their ranges."""
 _MIXED = (0.12, 1.2)
-"""Two surfaces this far apart in range, metres, give one echo between them: their pulses overlap."""
+"""Two surfaces whose ranges differ by a value between these, metres, give one echo between them, because their pulses
+overlap.
+"""
 _EDGE = 0.3
-"""From this step in range on, metres, a beam is only partly on the nearer surface."""
+"""Step in range, metres, from which on a beam is only partly on the nearer surface."""
 _LEAST_FILL = 0.25
 _BRIGHT = 1.1
-"""Brightness, in that of a white matt surface, from which a surface spills over into the rays beside it."""
+"""Brightness, relative to a white matt surface, above which the rays beside a surface may report it, too."""
 
 
 @dataclass(frozen=True)
 class Hits:
-    """What rays met, in any shape.
+    """The hits of rays, in arrays of any shape.
 
-    distance: metres, inf where nothing; cosine: of incidence, 0..1; material: index of `MATERIALS`
+    distance: metres, inf without a hit; cosine: of incidence, 0..1; material: index of `MATERIALS`
     """
 
     distance: Floats
@@ -60,12 +64,12 @@ class Hits:
     material: npt.NDArray[np.uint8]
 
     def at(self, chosen: Mask | tuple[npt.NDArray[np.int64], ...]) -> Hits:
-        """Some of them: flat by a mask, else in the shape of the index arrays."""
+        """Returns some of the hits: flat for a mask, else in the shape of the index arrays."""
         return Hits(self.distance[chosen], self.cosine[chosen], self.material[chosen])
 
 
 def brightness(hits: Hits, receiver: Receiver) -> Floats:
-    """The intensity a receiver tells of each hit, before noise and floor: 0..1."""
+    """Returns the intensity that a receiver reports for each hit, before noise, floor and the limits 0..1."""
     matt, shine = _REFLECTIVITY**receiver.gamma * _BELOW_GLOSS * receiver.gain, _SPECULAR * receiver.gain
     told = matt[hits.material] * hits.cosine**receiver.contrast + _lobe(hits, shine)
     if len(receiver.response) > 1:
@@ -75,7 +79,7 @@ def brightness(hits: Hits, receiver: Receiver) -> Floats:
 
 
 def _lobe(hits: Hits, shine: Floats) -> Floats:
-    """The mirror's share, where the surface is hit nearly straight on."""
+    """Returns the mirrored share, which comes back where the surface is hit nearly perpendicularly."""
     lobe: Floats = shine[hits.material]
     glossy = np.nonzero(lobe)
     lobe[glossy] *= hits.cosine[glossy] ** _GLOSS
@@ -83,7 +87,7 @@ def _lobe(hits: Hits, shine: Floats) -> Floats:
 
 
 def heard(hits: Hits, receiver: Receiver, fill: Floats | float = 1.0) -> Floats:
-    """The chance 0..1 that an echo comes back: falls with range, with incidence and with darkness.
+    """Returns the probability 0..1 that an echo comes back. It falls with range, flat incidence and low reflectivity.
 
     fill: share of the beam that is on the surface
     """
@@ -94,7 +98,7 @@ def heard(hits: Hits, receiver: Receiver, fill: Floats | float = 1.0) -> Floats:
 
 
 def receive(hits: Hits, unit: Unit, rng: np.random.Generator) -> tuple[Floats, Floats, Mask]:
-    """Ranges with noise, intensities 0..1 and which of the rays come back, all `[B, C]`.
+    """Returns ranges with noise, intensities 0..1, and the mask of the rays that come back, all `[B, C]`.
 
     hits: `[B, C]`, beams and columns
     """
@@ -118,7 +122,9 @@ def receive(hits: Hits, unit: Unit, rng: np.random.Generator) -> tuple[Floats, F
 
 
 def beam_fill(distance: Floats, rng: np.random.Generator) -> Floats:
-    """Share `[B, C]` of each beam that is on the surface it tells: beside a far drop, a part of it misses."""
+    """Returns the share `[B, C]` of each beam that is on the surface it reports. Beside a large step in range, a part
+    of the beam misses the surface.
+    """
     with np.errstate(invalid="ignore"):
         drop = np.roll(distance, -1, axis=1) - distance
         ahead, behind = drop > _EDGE, np.roll(drop, 1, axis=1) < -_EDGE
@@ -129,9 +135,11 @@ def beam_fill(distance: Floats, rng: np.random.Generator) -> Floats:
 
 
 def mix_edges(distance: Floats, divergence: float, spacing: float, rng: np.random.Generator) -> Floats:
-    """Ranges `[B, C]` in which some rays at an edge tell a range between the two surfaces their beam meets.
+    """Returns ranges `[B, C]` in which some rays at an edge report a range between the two surfaces that their beam
+    hits.
 
-    divergence, spacing: of the beams and between columns, radians; a beam meets the edge where it overlaps the next
+    divergence, spacing: of the beams and between columns, radians; a beam hits both surfaces where it overlaps the next
+                         beam
     """
     following = np.roll(distance, -1, axis=1)
     with np.errstate(invalid="ignore"):
@@ -146,7 +154,9 @@ def mix_edges(distance: Floats, divergence: float, spacing: float, rng: np.rando
 
 
 def bloom(hits: Hits, receiver: Receiver, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """For each ray `[B, C]` the column whose hit it tells: its own, but beside something dazzling often that one."""
+    """Returns for each ray `[B, C]` the column of the hit that it reports: its own, or often that of a dazzling hit
+    beside it.
+    """
     columns = np.broadcast_to(np.arange(hits.distance.shape[1]), hits.distance.shape).copy()
     rows, places = np.nonzero(_can_dazzle(receiver)[hits.material] & np.isfinite(hits.distance))
     dazzling = brightness(hits.at((rows, places)), receiver) > _BRIGHT * receiver.gain
@@ -158,7 +168,7 @@ def bloom(hits: Hits, receiver: Receiver, rng: np.random.Generator) -> npt.NDArr
 
 
 def _can_dazzle(receiver: Receiver) -> Mask:
-    """Which materials can, hit straight on."""
+    """Tells which materials can dazzle when they are hit perpendicularly."""
     most = max(factor for _, factor in receiver.response)
     brightest: Mask = (_REFLECTIVITY**receiver.gamma * _BELOW_GLOSS + _SPECULAR) * most > _BRIGHT
     return brightest

@@ -1,4 +1,4 @@
-"""What stands between the kerb and the parcels: lamps, signs, trees, bins, parked cycles, people."""
+"""Furnishes the space between the kerb and the parcels: lamps, signs, trees, bins, parked cycles, people."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SPACING = {"urban": 24.0, "residential": 32.0, "suburban": 34.0, "highway": 38.
 
 
 def furnish(site: Site, plan: Plan, nursery: Nursery, wanted: frozenset[str]) -> None:
-    """Furnish both sides; of the movable classes only those `wanted`."""
+    """Furnishes both sides; of the movable classes, only those in `wanted`."""
     for sign in (-1, 1):
         _lamps(site, plan, sign)
         _signs(site, plan, sign)
@@ -33,13 +33,13 @@ def furnish(site: Site, plan: Plan, nursery: Nursery, wanted: frozenset[str]) ->
 
 
 def _edge(plan: Plan, sign: int) -> float:
-    """Where poles stand, `d` without its sign: at the inner edge of the sidewalk."""
+    """Returns the `d` of poles without its sign: at the inner edge of the sidewalk."""
     side = plan.side(sign)
     return side.inner + (0.35 if side.walk else 0.9)
 
 
 def _facing(sign: int) -> float:
-    """The turn for what looks towards the traffic of its side."""
+    """Returns the turn of an object that faces the traffic of its side."""
     return 0.0 if sign < 0 else np.pi
 
 
@@ -69,7 +69,7 @@ def _signs(site: Site, plan: Plan, sign: int) -> None:
 
 
 def _trees(site: Site, plan: Plan, nursery: Nursery, sign: int) -> None:
-    """A row of trees in the green strip, or in the sidewalk of an avenue."""
+    """Adds a row of trees in the green strip, or in the sidewalk of an avenue."""
     rng, side = site.rng, plan.side(sign)
     avenue = side.strip > 1.0 or (side.walk > 3.0 and rng.random() < 0.5)
     if not avenue or rng.random() < 0.25:
@@ -84,7 +84,7 @@ def _trees(site: Site, plan: Plan, nursery: Nursery, sign: int) -> None:
 
 
 def _spots(site: Site, plan: Plan, sign: int, wanted: frozenset[str]) -> None:
-    """Places every few metres at the outer edge of the sidewalk, each for one thing at most."""
+    """Puts objects at the outer edge of the sidewalk: at most one at each place, and a place every few metres."""
     rng, side = site.rng, plan.side(sign)
     outer = side.lot - 0.35 if side.walk else side.inner + 2.6
     shares = {"person": 0.2, "bicycle": 0.17, "motorcycle": 0.09, "clutter": 0.12, "bus stop": 0.012}
@@ -109,7 +109,7 @@ def _spots(site: Site, plan: Plan, sign: int, wanted: frozenset[str]) -> None:
 
 
 def _people(site: Site, s: float, d: float) -> None:
-    """One or two who stand and talk."""
+    """Adds one or two persons who stand and talk."""
     turn = float(site.rng.uniform(0, 2 * np.pi))
     site.park(site.fleet.draw(standing), 30, s, d, turn)
     if site.rng.random() < 0.35:
@@ -117,7 +117,7 @@ def _people(site: Site, s: float, d: float) -> None:
 
 
 def _bicycles(site: Site, s: float, sign: int, outer: float, tight: bool) -> None:
-    """A bicycle against a wall, or a few in a rack."""
+    """Adds a bicycle against a wall, or a few in a rack."""
     rng = site.rng
     if tight or rng.random() < 0.65:
         site.park(
@@ -143,7 +143,7 @@ def _bicycles(site: Site, s: float, sign: int, outer: float, tight: bool) -> Non
 
 
 def _rails(site: Site, plan: Plan, sign: int) -> None:
-    """Guard rails at the edge of the road, and posts that reflect."""
+    """Puts guard rails and posts at the edge of the road."""
     rng, side = site.rng, plan.side(sign)
     if side.walk == 0 and rng.random() < 0.45:
         start = float(rng.uniform(-MARGIN, plan.length * 0.4))
@@ -180,7 +180,7 @@ def _median(site: Site, plan: Plan, nursery: Nursery) -> None:
 
 
 def _corners(site: Site, plan: Plan, at: float, reach: float, sides: tuple[int, ...]) -> None:
-    """Signs, lights and bollards at a junction."""
+    """Puts signs, lights and bollards at a junction."""
     rng = site.rng
     lights = plan.kind == "urban" and rng.random() < 0.6
     for sign in sides:

@@ -1,4 +1,4 @@
-"""A street as triangles, and what moves in it.
+"""Builds a street of triangles, and the objects that move in it.
 
 ```python
 scene = build_scene(seed=7, kind="residential")
@@ -32,16 +32,17 @@ __all__ = ["KINDS", "MATERIALS", "Actor", "Material", "Mesh", "Scene", "build_sc
 _SHORTEST = 40.0
 _CONIFERS = {"urban": 0.05, "residential": 0.2, "suburban": 0.3, "highway": 0.2, "rural": 0.3}
 _SHARE_OF_CLASSES = 0.85
-"""How many of the rarer movable classes a scene has."""
+"""Probability with which each of the rarer movable classes occurs in a scene."""
 
 
 @dataclass(frozen=True)
 class Scene:
     """A street.
 
-    static:   all that never moves and is not counted
-    actors:   all that is counted
-    ego_pose: seconds to the float64 `[4, 4]` pose of the vehicle that carries the sensor: on the ground, x forward
+    static:   everything that never moves and has no instance number
+    actors:   everything that has an instance number
+    ego_pose: function from seconds to the float64 `[4, 4]` pose of the vehicle that carries the sensor: on the ground,
+              x forward
     """
 
     static: Mesh
@@ -52,13 +53,13 @@ class Scene:
 
 
 def build_scene(seed: int, kind: str | None = None, length: float = 160.0) -> Scene:
-    """A street, the same to the byte for the same arguments.
+    """Builds a street; it is the same to the byte for the same arguments.
 
     seed:   any number from 0
     kind:   one of `KINDS`; without one, the seed chooses
-    length: of the street the vehicle drives in, metres
+    length: of the street that the vehicle drives in, metres
 
-    Raises ValueError for a kind that does not exist and for a length under 40 m.
+    Raises ValueError for an unknown kind and for a length under 40 m.
     """
     if kind is not None and kind not in KINDS:
         raise ValueError(f"there is no street of kind {kind!r}, expected one of {', '.join(KINDS)}")

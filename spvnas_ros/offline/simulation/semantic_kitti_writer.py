@@ -1,4 +1,4 @@
-"""Scans as SemanticKITTI has them: a folder for each sequence."""
+"""Writes scans in SemanticKITTI's layout: a folder for each sequence."""
 
 from __future__ import annotations
 
@@ -20,19 +20,22 @@ CALIBRATION: Mapping[str, tuple[float, ...]] = {
     "P3": (718.856, 0, 607.1928, -337.2877, 0, 718.856, 185.2157, 2.369057, 0, 0, 1, 0.004915215),
     "Tr": (0, -1, 0, 0, 0, 0, -1, -0.08, 1, 0, 0, -0.27),
 }
-"""A stereo rig like that of KITTI, its axes parallel to the sensor's; `Tr` takes the sensor's frame to the camera's."""
+"""Calibration of a stereo rig like KITTI's, with axes parallel to the sensor's. `Tr` maps the sensor's frame to the
+camera's.
+"""
 
 
 def sensor_to_camera() -> npt.NDArray[np.float64]:
-    """`Tr` as a matrix `[4, 4]`."""
+    """Returns `Tr` as a matrix `[4, 4]`."""
     return np.vstack([np.array(CALIBRATION["Tr"], np.float64).reshape(3, 4), (0, 0, 0, 1)])
 
 
 @contextmanager
 def sequence_writer(folder: Path, lidar: Lidar) -> Iterator[Callable[[float, SimulatedScan], None]]:
-    """A new sequence, which appears under its name at the end of the block: whole, or not at all.
+    """Opens a new sequence and yields a function that writes a scan, given the second at which its sweep began.
 
-    Takes scans with the second their sweep began. Raises OSError where they cannot be written.
+    The sequence appears under its name at the end of the block: whole, or not at all. Raises OSError where scans cannot
+    be written.
     """
     reference = lidar.unit.sensor.reference
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.part")
@@ -57,7 +60,7 @@ class SequenceWriter:
             (folder / name).mkdir(parents=True)
 
     def write(self, scan: SimulatedScan, t: float) -> None:
-        """Append a scan taken at `t` seconds. Raises OSError where it cannot be written."""
+        """Appends a scan taken at `t` seconds. Raises OSError where it cannot be written."""
         name = f"{len(self._times):06d}"
         scan.points.astype("<f4").tofile(self._folder / "velodyne" / f"{name}.bin")
         labels = scan.labels.astype("<u4") | scan.instances.astype("<u4") << np.uint32(16)
@@ -66,7 +69,7 @@ class SequenceWriter:
         self._times.append(t)
 
     def finish(self) -> None:
-        """Write what belongs to the sequence as a whole."""
+        """Writes calibration, poses and times, which belong to the whole sequence."""
         write_calibration(self._folder / "calib.txt", CALIBRATION)
         camera = sensor_to_camera()
         first = np.linalg.inv(self._poses[0]) if self._poses else np.eye(4)
@@ -78,6 +81,6 @@ class SequenceWriter:
 
 
 def write_calibration(path: Path, matrices: Mapping[str, tuple[float, ...]]) -> None:
-    """Write matrices row by row, one a line, as KITTI's calib.txt."""
+    """Writes matrices row by row, one matrix per line, as in KITTI's calib.txt."""
     lines = (f"{name}: " + " ".join(f"{value:.12e}" for value in values) for name, values in matrices.items())
     path.write_text("".join(f"{line}\n" for line in lines))

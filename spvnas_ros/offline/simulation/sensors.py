@@ -1,7 +1,8 @@
-"""Spinning LiDARs as data: where their beams point, and what their receivers make of an echo.
+"""Describes spinning LiDARs as data: the directions of their beams, and how their receivers report an echo.
 
-Beam tables, ranges and rates are those of the makers' manuals. What a manual does not say about the HDL-64E (height
-of the two blocks, spread of the encoder's steps, gains, response by range) was measured on the scans of the KITTI car.
+Beam tables, ranges and rates are those of the makers' manuals. Values for the HDL-64E that its manual does not give
+(height of the two blocks, spread of the encoder's steps, gains, response by range) were measured on the scans of the
+KITTI car.
 """
 
 from __future__ import annotations
@@ -13,24 +14,24 @@ from typing import Literal
 import numpy as np
 
 Box = tuple[float, float, float, float, float, float]
-"""Lowest x, y, z and highest x, y, z, metres, in the frame of the sensor."""
+"""Lowest x, y, z and highest x, y, z, metres, in the sensor's frame."""
 
 
 @dataclass(frozen=True)
 class Receiver:
-    """How an echo becomes a number, or none.
+    """The receiver, which turns an echo into an intensity or misses it.
 
-    gain:           intensity of a white surface that is hit straight on
-    gamma:          exponent on the reflectivity: 1 is linear, less brightens what is dark
-    contrast:       exponent on the cosine of incidence: 1 is Lambert's law, 0 a sensor that corrects for it fully
+    gain:           intensity of a white surface that is hit perpendicularly
+    gamma:          exponent on the reflectivity: 1 is linear, a smaller one brightens dark surfaces
+    contrast:       exponent on the cosine of incidence: 1 is Lambert's law, 0 is a sensor that corrects for it fully
     response:       range in metres -> factor on the intensity; linear between, constant outside
-    floor:          what an intensity must exceed to be told from 0; it is taken off
+    floor:          is subtracted from the intensity; a lower intensity gives 0
     speckle:        standard deviation of the intensity of one surface, relative
     step:           intensities are multiples of this
     gain_spread:    standard deviation of the beams' gains, relative
     weak_beams:     share of the beams whose gain is about half
-    reach:          range in metres at which half of the echoes of reflectivity 0.1, hit straight on, come back
-    full_intensity: what the driver's messages hold for an intensity of 1
+    reach:          range in metres at which half of the echoes of reflectivity 0.1, hit perpendicularly, come back
+    full_intensity: value in the driver's messages for an intensity of 1
     """
 
     gain: float = 0.45
@@ -48,27 +49,27 @@ class Receiver:
 
 @dataclass(frozen=True)
 class Sensor:
-    """A spinning LiDAR and how it is mounted.
+    """A spinning LiDAR and its mounting.
 
     elevations:   of the beams, degrees, the highest first
-    azimuths:     how far each beam is ahead of the column, degrees, to the left
-    origins:      height of each beam's origin over the sensor's, metres
+    azimuths:     angle of each beam ahead of the column, degrees, to the left
+    origins:      height of each beam's origin above the sensor's origin, metres
     columns:      firings of each beam in a revolution
     half_steps:   share of columns that follow the one before at half the usual angle
-    rate:         revolutions a second
-    height:       over the ground, metres
+    rate:         revolutions per second
+    height:       above the ground, metres
     least, most:  range, metres
     noise:        standard deviation of the range, metres
-    bias:         standard deviation of what a beam tells too far or too near, always the same, metres
+    bias:         standard deviation of the beams' constant range errors, metres
     divergence:   full angle of the beam, radians
     jitter:       standard deviation of the elevations from their table, degrees: no two sensors are alike
     clockwise:    sense of rotation, seen from above
     order:        points by "ring" (beam by beam, the highest first) or by "column", in the order of `firing`
     firing:       beams in the order in which they fire, as indices of `elevations`
     lowest_first: whether ring 0 is the lowest beam
-    deskew:       whether points are brought to one moment, the middle of the sweep, as in KITTI
-    body:         what of the vehicle stands in the way
-    body_echo:    share of the rays that end at the vehicle and are told of; the rest is too near for an echo
+    deskew:       whether points are corrected to one moment, the middle of the sweep, as in KITTI
+    body:         parts of the vehicle that hide the scene
+    body_echo:    share of the rays that hit the vehicle and are reported; for the others it is too near for an echo
     """
 
     name: str
@@ -96,16 +97,18 @@ class Sensor:
 
     @property
     def beams(self) -> int:
-        """How many beams it has."""
+        """Number of beams."""
         return len(self.elevations)
 
     @property
     def sweep(self) -> float:
-        """Seconds a revolution takes."""
+        """Duration of a revolution, seconds."""
         return 1 / self.rate
 
     def moment(self, azimuth: float) -> float:
-        """Seconds into the sweep, which begins behind the vehicle, at which the beams pass `azimuth`, radians."""
+        """Returns the seconds into the sweep at which the beams pass `azimuth`, radians. The sweep begins behind the
+        vehicle.
+        """
         turned = np.pi - azimuth if self.clockwise else np.pi + azimuth
         return float(turned % (2 * np.pi) / (2 * np.pi)) * self.sweep
 
@@ -116,7 +119,7 @@ class Sensor:
 
 
 def _sensor(name: str, beams: list[tuple[float, float, float]], **rest: object) -> Sensor:
-    """beams: elevation, azimuth, origin, in the order of firing."""
+    """Builds a sensor from its beams in the order of firing: elevation, azimuth, origin."""
     order = sorted(range(len(beams)), key=lambda beam: -beams[beam][0])
     place = {beam: row for row, beam in enumerate(order)}
     elevations, azimuths, origins = zip(*(beams[beam] for beam in order), strict=True)
@@ -125,7 +128,7 @@ def _sensor(name: str, beams: list[tuple[float, float, float]], **rest: object) 
 
 
 _HDL64_RESPONSE = ((2.0, 0.85), (5, 0.9), (10, 1.0), (15, 1.1), (20, 1.0), (30, 0.8), (50, 0.5), (80, 0.25))
-"""The optics are focused at about 15 m."""
+"""The response has its maximum at about 15 m, where the optics are focused."""
 
 _KITTI_ROOF: tuple[Box, ...] = (
     (-1.60, -0.58, -0.60, -1.20, 0.58, -0.385),
@@ -138,7 +141,7 @@ _KITTI_ROOF: tuple[Box, ...] = (
     (0.80, 0.30, -0.60, 0.90, 0.42, -0.33),
     (0.80, -0.42, -0.60, 0.90, -0.30, -0.33),
 )
-"""Cameras, antennas and the rack around the sensor of the KITTI car, from where its scans have holes."""
+"""Cameras, antennas and the rack around the sensor of the KITTI car, derived from the holes in its scans."""
 _ROOF: tuple[Box, ...] = ((-1.6, -0.65, -0.60, 0.9, 0.65, -0.40),)
 
 HDL64 = _sensor(
@@ -170,7 +173,7 @@ HDL64 = _sensor(
         full_intensity=1.0,
     ),
 )
-"""Velodyne HDL-64E on the car of KITTI: points ordered and deskewed as in its files, intensities 0 to 0.99."""
+"""Velodyne HDL-64E on the car of KITTI: points ordered and deskewed as in KITTI's files, intensities 0 to 0.99."""
 
 VLP16 = _sensor(
     "vlp16",
@@ -202,7 +205,7 @@ VLP32C = _sensor(
     body=_ROOF,
     receiver=Receiver(contrast=0.5, speckle=0.15, reach=90.0),
 )
-"""Velodyne VLP-32C (Ultra Puck): dense around the horizon."""
+"""Velodyne VLP-32C (Ultra Puck), with dense beams around the horizon."""
 
 
 def _ouster(name: str, beams: int, columns: int, offsets: tuple[float, ...]) -> Sensor:
@@ -224,7 +227,7 @@ SENSORS: Mapping[str, Sensor] = {sensor.name: sensor for sensor in (HDL64, VLP16
 
 
 def find_sensor(name: str) -> Sensor:
-    """The preset of that name. Raises ValueError where there is none."""
+    """Returns the preset of that name. Raises ValueError where there is none."""
     if name not in SENSORS:
         raise ValueError(f"there is no sensor {name!r}, expected one of {', '.join(SENSORS)}")
     return SENSORS[name]

@@ -1,4 +1,4 @@
-"""Simple solids, from which everything else is composed. All of them stand on or lie around their own origin."""
+"""Builds simple solids, from which all other objects are composed. Each is placed by its centre or by its points."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _BOX_FACES = np.array(
 
 
 def box(size: Sequence[float], of: str, centre: Sequence[float] = (0.0, 0.0, 0.0), label: int = 0) -> Mesh:
-    """A box of length, width, height in metres; `centre` is that of its floor."""
+    """Builds a box of length, width, height in metres; `centre` is that of its floor."""
     return mesh(_BOX * np.asarray(size) + np.asarray(centre), _BOX_FACES, of, label)
 
 
 def boxes(sizes: npt.ArrayLike, centres: npt.ArrayLike, of: str, label: int = 0) -> Mesh:
-    """Many boxes of one material: sizes `[K, 3]` and centres of their floors `[K, 3]`."""
+    """Builds many boxes of one material: sizes `[K, 3]` and centres of their floors `[K, 3]`."""
     middle = np.asarray(centres, np.float64).reshape(-1, 3)
     extent = np.broadcast_to(np.asarray(sizes, np.float64), middle.shape)
     vertices = _BOX[None] * extent[:, None] + middle[:, None]
@@ -33,7 +33,7 @@ def boxes(sizes: npt.ArrayLike, centres: npt.ArrayLike, of: str, label: int = 0)
 
 
 def quads(corners: npt.ArrayLike, of: str | npt.NDArray[np.uint8], label: int = 0) -> Mesh:
-    """Quadrilaterals from their corners in order, `[K, 4, 3]`; `of` is a material or one index per quadrilateral."""
+    """Builds quadrilaterals from their corners in order, `[K, 4, 3]`. `of` is one material or an index for each."""
     points = np.asarray(corners, np.float64).reshape(-1, 4, 3)
     start = 4 * np.arange(len(points))[:, None]
     faces = np.stack([start + [0, 1, 2], start + [0, 2, 3]], axis=1)
@@ -49,10 +49,10 @@ def tubes(
     sides: int = 6,
     end_radii: npt.ArrayLike | None = None,
 ) -> Mesh:
-    """Round bars between points, open at their ends.
+    """Builds round bars between points, open at their ends.
 
     starts, ends: `[K, 3]`, metres
-    radii:        one or `[K]`, metres; `end_radii` where they taper
+    radii:        one or `[K]`, metres; `end_radii` for bars that taper
     """
     first = np.asarray(starts, np.float64).reshape(-1, 3)
     last = np.asarray(ends, np.float64).reshape(-1, 3)
@@ -74,14 +74,14 @@ def tubes(
 
 
 def polyline(points: npt.ArrayLike, radius: npt.ArrayLike, of: str, label: int = 0, sides: int = 6) -> Mesh:
-    """A round bar through points `[N, 3]`; `radius` is one or `[N]`."""
+    """Builds a round bar through points `[N, 3]`; `radius` is one or `[N]`."""
     line = np.asarray(points, np.float64)
     thick = np.broadcast_to(np.asarray(radius, np.float64), len(line))
     return tubes(line[:-1], line[1:], thick[:-1], of, label, sides, thick[1:])
 
 
 def _frame(direction: Floats) -> tuple[Floats, Floats]:
-    """Two unit vectors across each direction `[K, 3]`."""
+    """Returns two unit vectors that are perpendicular to each direction `[K, 3]`."""
     along = direction / np.maximum(np.linalg.norm(direction, axis=1, keepdims=True), 1e-9)
     helper = np.where(np.abs(along[:, 2:3]) < 0.9, [[0.0, 0.0, 1.0]], [[1.0, 0.0, 0.0]])
     across = _cross(along, helper)
@@ -90,12 +90,12 @@ def _frame(direction: Floats) -> tuple[Floats, Floats]:
 
 
 def _cross(a: Floats, b: Floats) -> Floats:
-    """As `np.cross`, several times faster for a few rows."""
+    """Does the same as `np.cross`, several times faster for a few rows."""
     return a[:, [1, 2, 0]] * b[:, [2, 0, 1]] - a[:, [2, 0, 1]] * b[:, [1, 2, 0]]
 
 
 def wheel(radius: float, width: float, of: str, centre: Sequence[float], sides: int = 14) -> Mesh:
-    """A closed disc that rolls along x: tyre and hub; `centre` is that of its axle."""
+    """Builds a closed cylinder as a wheel that rolls along x; `centre` is that of its axle."""
     middle = np.asarray(centre, np.float64)
     half = np.array([0.0, width / 2, 0.0])
     tyre = tubes(middle - half, middle + half, radius, of, sides=sides)
@@ -103,7 +103,7 @@ def wheel(radius: float, width: float, of: str, centre: Sequence[float], sides: 
 
 
 def disc(radius: float, of: str, centre: npt.ArrayLike, sides: int = 14, normal: str = "y") -> Mesh:
-    """A flat disc across the axis `normal`."""
+    """Builds a flat disc perpendicular to the axis `normal`."""
     angle = 2 * np.pi * np.arange(sides) / sides
     flat = np.stack([np.cos(angle), np.zeros(sides), np.sin(angle)], axis=1) * radius
     ring = {"y": flat, "x": flat[:, [1, 0, 2]], "z": flat[:, [0, 2, 1]]}[normal]
@@ -113,7 +113,7 @@ def disc(radius: float, of: str, centre: npt.ArrayLike, sides: int = 14, normal:
 
 
 def loft(rings: npt.ArrayLike, of: str | npt.NDArray[np.uint8], closed: bool = True, capped: bool = True) -> Mesh:
-    """A skin over sections `[N, M, 3]` of as many points each; one material or one index per quadrilateral.
+    """Builds a skin over sections `[N, M, 3]` of M points each; `of` is one material or one index per quadrilateral.
 
     The quadrilaterals are ordered by section, then along it. Caps get the first material.
     """
@@ -134,7 +134,7 @@ def loft(rings: npt.ArrayLike, of: str | npt.NDArray[np.uint8], closed: bool = T
 
 
 def blob(radii: Sequence[float], of: str, centre: Sequence[float], rings: int = 5, sides: int = 8) -> Mesh:
-    """An ellipsoid around its centre."""
+    """Builds an ellipsoid around its centre."""
     polar = np.linspace(0.12, np.pi - 0.12, rings)
     angle = 2 * np.pi * np.arange(sides) / sides
     unit = np.stack(

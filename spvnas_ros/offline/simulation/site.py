@@ -1,4 +1,4 @@
-"""Where things are put on the ground while a scene is built."""
+"""Places objects on the ground while a scene is built."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from spvnas_ros.offline.simulation.ground import Ground
 from spvnas_ros.offline.simulation.mesh import Floats, Mesh, labelled, merge, place, scatter
 
 _MODELS = 14
-"""How many of a kind are made for a scene."""
+"""Number of models of each kind, at most, that are made for a scene."""
 
 Pose = Callable[[float], tuple[float, float, float, float]]
 
 
 @dataclass(frozen=True)
 class Actor:
-    """A thing that can be counted, standing or moving.
+    """An object with an instance number, standing or moving.
 
     mesh:      in its own frame: origin on the ground under its centre, x forward
-    raw_label: as in SemanticKITTI's files; a moving thing has the label of its moving class
+    raw_label: as in SemanticKITTI's files; a moving object has the label of its moving class
     instance:  its number in the scene, from 1
     size:      length, width, height in metres
-    pose:      seconds to x, y, z, yaw in the world
+    pose:      function from seconds to x, y, z, yaw in the world
     moving:    whether the pose ever changes
     """
 
@@ -38,13 +38,13 @@ class Actor:
 
 @dataclass
 class Fleet:
-    """Models of movable things: the first ones are made, later ones are often of a kind seen before."""
+    """The models of movable objects. The first objects of a kind are new models; later ones reuse these."""
 
     rng: np.random.Generator
     models: dict[Callable[[np.random.Generator], Mesh], list[Mesh]] = field(default_factory=dict)
 
     def draw(self, make: Callable[[np.random.Generator], Mesh]) -> Mesh:
-        """Something of that maker."""
+        """Returns a model that `make` built: a new one, or one of those made before when there are enough."""
         known = self.models.setdefault(make, [])
         if len(known) < _MODELS:
             known.append(make(self.rng))
@@ -54,7 +54,7 @@ class Fleet:
 
 @dataclass
 class Site:
-    """A scene in the making: what stands on the ground, and the actors."""
+    """A scene under construction: what stands on the ground, and the actors."""
 
     ground: Ground
     rng: np.random.Generator
@@ -63,18 +63,18 @@ class Site:
     actors: list[Actor] = field(default_factory=list)
 
     def put(self, part: Mesh, s: float, d: float, yaw: float = 0.0, scale: float = 1.0, sink: float = 0.0) -> None:
-        """Place something, turned by `yaw` from the direction of the street, `sink` metres into the ground."""
+        """Places an object, turned by `yaw` from the direction of the street, `sink` metres into the ground."""
         position, heading = self.ground.place(s, d)
         self.parts.append(place(part, position - [0, 0, sink], float(heading) + yaw, scale))
 
     def put_many(self, part: Mesh, s: Floats, d: Floats, yaws: Floats, scales: Floats) -> None:
-        """Place copies: street coordinates, turns from the direction of the street, and scales `[K]` or `[K, 3]`."""
+        """Places copies: street coordinates, turns from the direction of the street, and scales `[K]` or `[K, 3]`."""
         positions, heading = self.ground.place(s, d)
         factors = np.repeat(scales[:, None], 3, axis=1) if scales.ndim == 1 else scales
         self.parts.append(scatter(part, positions, heading + yaws, factors))
 
     def park(self, part: Mesh, label: int, s: float, d: float, yaw: float = 0.0) -> None:
-        """Add an actor that stands still, tilted as the ground is."""
+        """Adds an actor that stands still, tilted like the ground."""
         position, heading = self.ground.place(s, d)
         turned = float(heading) + yaw
         x, y, z = (float(value) for value in position)
@@ -82,7 +82,7 @@ class Site:
         self._add(tilted, _size(part), label, lambda _: (x, y, z, turned), moving=False)
 
     def drive(self, part: Mesh, label: int, track: Callable[[float], tuple[float, float]], yaw: float) -> None:
-        """Add an actor that follows `track`: seconds to street coordinates."""
+        """Adds an actor that follows `track`, a function from seconds to street coordinates."""
         ground = self.ground
 
         def pose(t: float) -> tuple[float, float, float, float]:
@@ -96,7 +96,7 @@ class Site:
         self.actors.append(Actor(labelled(part, label, number), label, number, size, pose, moving))
 
     def _tilted(self, part: Mesh, s: float, d: float, yaw: float) -> Mesh:
-        """Sheared along z, so that all wheels touch a slope."""
+        """Returns the mesh sheared along z, so that all wheels touch a slope."""
         relief = self.ground.relief
         along, across = (
             float(relief.height(s + ds, d + dd) - relief.height(s - ds, d - dd)) for ds, dd in ((0.5, 0), (0, 0.5))
@@ -108,7 +108,7 @@ class Site:
         return replace(part, vertices=vertices)
 
     def static(self, ground: Mesh) -> Mesh:
-        """All that does not count as an actor, in one mesh."""
+        """Returns everything that is no actor, in one mesh."""
         return merge([ground, *self.parts])
 
 

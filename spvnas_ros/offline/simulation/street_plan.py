@@ -1,4 +1,4 @@
-"""What a street is like before anything is built: widths, junctions and parcels, drawn at random."""
+"""Draws at random the plan of a street before anything is built: widths, junctions and parcels."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from spvnas_ros.offline.simulation.ground import MARGIN, Relief, centreline
 from spvnas_ros.offline.simulation.mesh import Floats
 
 KINDS = ("urban", "residential", "suburban", "highway", "rural")
-"""The flavours of streets."""
+"""The kinds of streets."""
 
 
 @dataclass(frozen=True)
 class Side:
     """Half of a street, from its middle outwards; all in metres.
 
-    kerb:    where the road ends
+    kerb:    distance of the road's edge from the middle of the street
     parking: width of the parking strip, 0 without one; beyond 3 m cars stand across
-    strip:   width of the green between parking and sidewalk
+    strip:   width of the green strip between parking and sidewalk
     walk:    width of the sidewalk
-    parked:  share of the places at the kerb that are taken
+    parked:  share of the parking places at the kerb that are taken
     """
 
     kerb: float
@@ -33,23 +33,27 @@ class Side:
 
     @property
     def inner(self) -> float:
-        """Where the sidewalk begins."""
+        """Distance from the middle of the street to the sidewalk."""
         return self.kerb + self.parking + self.strip
 
     @property
     def lot(self) -> float:
-        """Where the parcels begin."""
+        """Distance from the middle of the street to the parcels."""
         return self.inner + self.walk
 
     @property
     def free(self) -> float:
-        """How far from the middle traffic may go: cars without a strip stand on the road."""
+        """Distance from the middle of the street up to which traffic may drive. Without a parking strip, parked cars
+        stand on the road.
+        """
         return self.kerb - (1.9 if self.parking == 0 and self.parked > 0 else 0.25)
 
 
 @dataclass(frozen=True)
 class Junction:
-    """A street to one side or to both: where, half of its width, its sidewalks, and `-1` right, `1` left."""
+    """A street to one side or to both: its place, half of its width, its sidewalks' width, and its sides (`-1` right,
+    `1` left).
+    """
 
     at: float
     half: float
@@ -58,7 +62,7 @@ class Junction:
 
     @property
     def reach(self) -> float:
-        """Metres to each side of it that belong to it."""
+        """Half of the junction's width with its sidewalks, metres."""
         return self.half + self.walk
 
 
@@ -68,7 +72,7 @@ class Parcel:
 
     use:      `house`, `row`, `parking`, `field`, `meadow`, `wood`, `garden` or `works`
     setback:  metres from its front to the house
-    driveway: street coordinates between which one drives in, or None
+    driveway: street coordinates between which the driveway lies, or None
     """
 
     start: float
@@ -90,17 +94,17 @@ class Parcel:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that is decided before the ground is laid."""
+    """Everything that is decided before the ground is laid."""
 
     kind: str
     length: float
     right: Side
     left: Side
     median: float
-    """Half the width of what divides the road, 0 if nothing does."""
+    """Half the width of the strip that divides the road, 0 without one."""
     median_use: str
     lanes: int
-    """In each direction."""
+    """Number of lanes in each direction."""
     kerb_height: float
     junctions: tuple[Junction, ...]
     parcels: tuple[Parcel, ...]
@@ -109,16 +113,16 @@ class Plan:
         return self.left if sign > 0 else self.right
 
     def lane(self, sign: int, number: int = 0) -> float:
-        """The middle of a lane, `d`; the outermost has number 0."""
+        """Returns the `d` of a lane's middle; the outermost lane has number 0."""
         side = self.side(sign)
         return sign * (side.free - self.lane_width(sign) * (number + 0.5))
 
     def lane_width(self, sign: int) -> float:
-        """Of each lane of that side, metres."""
+        """Returns the width of each lane of that side, metres."""
         return (self.side(sign).free - self.median) / self.lanes
 
     def clear(self, s: float, sign: int, gap: float) -> bool:
-        """Whether no junction and no driveway of that side is within `gap` metres."""
+        """Tells whether no junction and no driveway of that side is within `gap` metres."""
         near = any(sign in j.sides and abs(s - j.at) < j.reach + gap for j in self.junctions)
         return not near and not any(
             p.driveway and p.side == sign and p.driveway[0] - gap < s < p.driveway[1] + gap for p in self.parcels
@@ -127,7 +131,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class _Flavour:
-    """Ranges to draw from, metres; chances 0..1."""
+    """Ranges to draw from, metres, and probabilities 0..1."""
 
     road: tuple[float, float]
     lanes: tuple[int, ...]
@@ -180,7 +184,7 @@ _FLAVOURS = {
 
 
 def draw_plan(kind: str, length: float, rng: np.random.Generator) -> Plan:
-    """A street of that kind."""
+    """Draws the plan of a street of that kind."""
     flavour = _FLAVOURS[kind]
     lanes = int(rng.choice(flavour.lanes))
     median = float(rng.uniform(0.6, 6.5)) if rng.random() < flavour.median else 0.0
@@ -219,7 +223,7 @@ def _draw_junctions(kind: str, length: float, rng: np.random.Generator) -> tuple
 
 
 def _draw_parcels(flavour: _Flavour, plan: Plan, sign: int, rng: np.random.Generator) -> list[Parcel]:
-    """Parcels of one side from end to end, with room for its junctions."""
+    """Draws the parcels of one side from end to end, with space for its junctions."""
     stops = [(j.at - j.reach, j.at + j.reach) for j in plan.junctions if sign in j.sides]
     edges = [-MARGIN, *(value for stop in stops for value in stop), plan.length + MARGIN]
     parcels = []
@@ -261,7 +265,7 @@ def _choice(shares: dict[str, float], rng: np.random.Generator) -> str:
 
 
 def draw_line(kind: str, length: float, rng: np.random.Generator) -> Floats:
-    """The middle of the street: straight, or with one or two bends."""
+    """Draws the middle line of the street: straight, or with one or two bends."""
     s = np.arange(-MARGIN, length + MARGIN + 1)
     curvature = np.zeros_like(s)
     if rng.random() > 0.4:
@@ -273,7 +277,7 @@ def draw_line(kind: str, length: float, rng: np.random.Generator) -> Floats:
 
 
 def draw_relief(plan: Plan, rng: np.random.Generator) -> Relief:
-    """Hills along the street and banks beside it."""
+    """Draws hills along the street and banks beside it."""
     steep = float(rng.choice([0.0, 0.01, 0.025, 0.06], p=[0.25, 0.35, 0.25, 0.15]))
     number = rng.uniform(0.012, 0.04, 3)
     waves = np.stack([steep * rng.uniform(0.3, 0.6, 3) / number, number, rng.uniform(0, 2 * np.pi, 3)], axis=1)

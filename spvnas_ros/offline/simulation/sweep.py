@@ -1,4 +1,4 @@
-"""One revolution as rays: where each beam starts and points while the vehicle moves on."""
+"""Computes the rays of one revolution: origin and direction of each beam while the vehicle drives on."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from spvnas_ros.offline.simulation.sensors import Sensor
 
 Poses = npt.NDArray[np.float64]
 _SAMPLES = 5
-"""Poses asked for in a revolution; between them they are as good as straight."""
+"""Number of poses that are computed per revolution. Between two of them the motion is taken as a straight line."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """One built sensor of a kind: no two are alike.
+    """One individual sensor of a type; no two units are alike.
 
     elevations: radians `[B]`; gains: `[B]`; biases: of the ranges, metres `[B]`
     """
@@ -29,7 +29,7 @@ class Unit:
 
 
 def build_unit(sensor: Sensor, rng: np.random.Generator) -> Unit:
-    """A sensor whose beams are a little off their table, and neither equally bright nor equally true."""
+    """Returns a unit with random deviations: each beam has its own error of elevation, gain and range bias."""
     receiver = sensor.receiver
     elevations = np.radians(np.array(sensor.elevations) + rng.normal(0, sensor.jitter, sensor.beams))
     gains = np.exp(rng.normal(0, receiver.gain_spread, sensor.beams))
@@ -41,14 +41,14 @@ def build_unit(sensor: Sensor, rng: np.random.Generator) -> Unit:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Rays of a revolution, `B` beams and `C` columns.
+    """The rays of a revolution, `B` beams and `C` columns.
 
     azimuth:    radians `[C]`, of the columns in the sensor's frame, in order of firing
     time:       float32 `[C]`, seconds since the sweep began
-    direction:  float32 `[B, C, 3]`, unit vectors in the frame the sensor has at that moment
-    offset:     float32 `[B]`, height of the origins over the sensor's
+    direction:  float32 `[B, C, 3]`, unit vectors in the sensor's frame at that moment
+    offset:     float32 `[B]`, height of the beams' origins above the sensor's origin
     poses:      float64 `[C, 4, 4]`, sensor in world
-    reference:  float64 `[4, 4]`, the pose the scan is given in
+    reference:  float64 `[4, 4]`, the pose that the scan is given in
     """
 
     azimuth: npt.NDArray[np.float64]
@@ -59,14 +59,17 @@ class Sweep:
     reference: Poses
 
     def world_rays(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Origins and directions float32 `[B, C, 3]` in the world."""
+        """Returns origins and directions float32 `[B, C, 3]` in the world."""
         turn = self.poses[:, :3, :3].astype(np.float32)
         up = self.poses[:, :3, 2].astype(np.float32)
         origin = self.poses[:, :3, 3].astype(np.float32) + self.offset[:, None, None] * up
         return origin, rotate(turn, self.direction)
 
     def points(self, distance: npt.NDArray[np.float32], deskew: bool) -> npt.NDArray[np.float32]:
-        """Ranges `[B, C]` to points float32 `[B, C, 3]` in the sensor's frame: of each moment, or of the reference."""
+        """Turns ranges `[B, C]` into points float32 `[B, C, 3]` in the sensor's frame.
+
+        The frame is that of each point's own moment, or with `deskew` that of the reference pose.
+        """
         local = self.direction * distance[..., None]
         local[..., 2] += self.offset[:, None]
         if not deskew:
@@ -76,7 +79,7 @@ class Sweep:
 
 
 def rotate(turn: npt.NDArray[np.float32], vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Turn vectors `[B, C, 3]` by one matrix a column, `[C, 3, 3]`."""
+    """Rotates vectors `[B, C, 3]` with one matrix per column, `[C, 3, 3]`."""
     turned = np.empty_like(vectors)
     x, y, z = vectors[..., 0], vectors[..., 1], vectors[..., 2]
     for axis in range(3):
@@ -85,9 +88,9 @@ def rotate(turn: npt.NDArray[np.float32], vectors: npt.NDArray[np.float32]) -> n
 
 
 def sweep(unit: Unit, vehicle: Callable[[float], Poses], start: float, rng: np.random.Generator) -> Sweep:
-    """The rays of the revolution that begins at `start` seconds, behind the vehicle.
+    """Returns the rays of the revolution that begins at `start` seconds. It begins behind the vehicle.
 
-    vehicle: seconds to the pose `[4, 4]` of the vehicle, on the ground
+    vehicle: function from seconds to the pose `[4, 4]` of the vehicle, on the ground
     """
     sensor = unit.sensor
     turned = _columns(sensor, rng)
@@ -103,14 +106,14 @@ def sweep(unit: Unit, vehicle: Callable[[float], Poses], start: float, rng: np.r
 
 
 def mounted(sensor: Sensor) -> Poses:
-    """The sensor on the vehicle, `[4, 4]`."""
+    """Returns the pose of the sensor on the vehicle, `[4, 4]`."""
     mount = np.eye(4)
     mount[2, 3] = sensor.height
     return mount
 
 
 def _columns(sensor: Sensor, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """How far the sensor has turned at each column, radians `[C]`: the encoder does not tick evenly."""
+    """Returns the angle that the sensor has turned at each column, radians `[C]`. The encoder's steps are uneven."""
     steps = np.where(rng.random(sensor.columns) < sensor.half_steps, 0.5, 1.0)
     turned = np.cumsum(steps) - steps * rng.random()
     return np.asarray(turned / steps.sum() * 2 * np.pi)

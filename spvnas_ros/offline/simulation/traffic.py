@@ -1,4 +1,6 @@
-"""Who parks and who moves: lanes of cars and riders, people on the sidewalks, and the vehicle with the sensor."""
+"""Places parked vehicles and everyone who moves: cars and riders in the lanes, people on the sidewalks, and the vehicle
+with the sensor.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ _MOVING_OTHER = {13: 257, 20: 259}
 
 @dataclass(frozen=True)
 class Journey:
-    """How the vehicle with the sensor drives: along its lane, until it stops at the end.
+    """The drive of the vehicle with the sensor: along its lane, until it stops at the end.
 
     start, end: street coordinates; speed in m/s; lane: its `d`
     """
@@ -38,11 +40,11 @@ class Journey:
     lane: float
 
     def at(self, t: float) -> float:
-        """How far it is along the street after `t` seconds."""
+        """Returns the vehicle's position along the street after `t` seconds."""
         return min(self.start + self.speed * max(t, 0.0), self.end)
 
     def pose(self, ground: Ground, t: float) -> npt.NDArray[np.float64]:
-        """Its pose, `[4, 4]`: on the ground, tilted as the road is."""
+        """Returns the vehicle's pose, `[4, 4]`: on the ground, tilted like the road."""
         s = self.at(t)
         ends = ground.place(np.array([s - 1.3, s + 1.3]), np.array([self.lane, self.lane]))[0]
         sides = ground.place(np.array([s, s]), np.array([self.lane - 0.4, self.lane + 0.4]))[0]
@@ -57,14 +59,16 @@ class Journey:
 
 
 def draw_journey(plan: Plan, rng: np.random.Generator) -> Journey:
-    """A drive on the right side, somewhere along the street."""
+    """Draws a drive on the right side, which starts at a random place of the street."""
     speed = _SPEED[plan.kind] * float(rng.uniform(0.7, 1.2))
     lane = plan.lane(-1, int(rng.integers(plan.lanes)))
     return Journey(plan.length * float(rng.uniform(0.2, 0.45)), plan.length * 0.8, speed, lane)
 
 
 def park_vehicles(site: Site, plan: Plan, wanted: frozenset[str]) -> None:
-    """Fill the parking strips, and put some of every wanted class at the kerb."""
+    """Parks vehicles in the parking strips, at the kerbs, in the side streets and on parcels; trucks, other vehicles
+    and motorcycles only where `wanted` has them.
+    """
     for sign in (-1, 1):
         side = plan.side(sign)
         if side.parking > 3:
@@ -119,7 +123,7 @@ def _park_in_side_street(site: Site, plan: Plan, at: float, half: float, sign: i
     apart = 2 * (half - 1.0)
     for edge in (-1, 1):
         for d in np.arange(lot + 9, 70, 6.4):
-            # Inside a bend the side street gets narrower with every metre.
+            # On the inner side of a bend, a side street gets narrower with the distance from the main street.
             if rng.random() < taken and apart * float(site.ground.stretch(at, sign * d)) > _CAR_APART:
                 turn = np.pi / 2 * float(rng.choice([-1, 1]))
                 site.park(site.fleet.draw(car), 10, at + edge * (half - 1.0), sign * float(d), turn)
@@ -128,7 +132,7 @@ def _park_in_side_street(site: Site, plan: Plan, at: float, half: float, sign: i
 
 
 def _park_rare(site: Site, plan: Plan, wanted: frozenset[str]) -> None:
-    """Trucks and other vehicles beyond the front of parcels without houses, where the kerb has no room for them."""
+    """Parks trucks and other vehicles on parcels, behind their front, because the kerb has no room for them."""
     rng = site.rng
     makers: list[Callable[[], tuple[Mesh, int]]] = []
     if "truck" in wanted:
@@ -154,7 +158,7 @@ def _park_rare(site: Site, plan: Plan, wanted: frozenset[str]) -> None:
 
 
 def start_traffic(site: Site, plan: Plan, journey: Journey, wanted: frozenset[str]) -> None:
-    """Fill all lanes and sidewalks. Who shares a lane moves alike, and so never meets."""
+    """Fills all lanes and sidewalks. Road users in one lane move at the same speed, so they never collide."""
     for sign in (-1, 1):
         for number in range(plan.lanes):
             _fill_lane(site, plan, journey, sign, number, wanted)
@@ -171,7 +175,7 @@ def _fill_lane(site: Site, plan: Plan, journey: Journey, sign: int, number: int,
     while s < start + span - 8:
         if own and abs(s - journey.start) < 12:
             s = journey.start + float(rng.uniform(12, 22))
-        # Riders are rare: where they are, they are close enough to be learnt from.
+        # Riders are rare, so more of them are placed near the sensor, where they are seen well enough to learn from.
         close = own and abs(s - journey.start) < 32
         part, label = _road_user(site, wanted, riders=0.85 if close else 0.45)
         if np.ptp(part.vertices[:, 1]) > plan.lane_width(sign) - 0.2:
@@ -200,7 +204,7 @@ def _wrap(first: float, speed: float, start: float, span: float, d: float) -> Ca
 
 
 def _road_user(site: Site, wanted: frozenset[str], riders: float = 0.45) -> tuple[Mesh, int]:
-    """Somebody who moves in a lane, and the moving label; `riders` is the chance that it rides a cycle."""
+    """Returns a road user of a lane and its moving label; `riders` is the probability that it rides a cycle."""
     rng, draw = site.rng, site.rng.random()
     bicycles = 0.55 * riders
     if draw < bicycles and "bicyclist" in wanted:
@@ -216,7 +220,7 @@ def _road_user(site: Site, wanted: frozenset[str], riders: float = 0.45) -> tupl
 
 
 def _fill_sidewalk(site: Site, plan: Plan, sign: int) -> None:
-    """Up to two files of walkers, one in each direction; a file keeps its pace."""
+    """Adds up to two files of walkers, one in each direction; all walkers of a file have the same speed."""
     rng, side = site.rng, plan.side(sign)
     if side.walk < 2.7:
         return

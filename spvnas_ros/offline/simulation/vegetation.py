@@ -1,4 +1,4 @@
-"""Plants as clouds of small triangles, so that rays enter them and stop at different depths."""
+"""Builds plants as clouds of small triangles, so that rays enter them and stop at different depths."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ VEGETATION, TRUNK, TERRAIN = 70, 71, 72
 
 
 def leaves(centres: Floats, size: float, rng: np.random.Generator, of: str = "leaves", label: int = VEGETATION) -> Mesh:
-    """A triangle of about `size` metres around each centre `[N, 3]`, turned at random."""
+    """Builds a triangle of about `size` metres around each centre `[N, 3]`, turned at random."""
     count = len(centres)
     corners = rng.normal(0, 0.55 * size, (count, 3, 3)) + centres[:, None]
     return mesh(corners, np.arange(3 * count), of, label)
 
 
 def _clumped(shape: Floats, count: int, clumps: int, spread: float, rng: np.random.Generator) -> Floats:
-    """Points in clumps: trees have twigs with air between them."""
+    """Returns points in clumps, because trees have twigs with air between them."""
     picked = shape[rng.integers(0, len(shape), clumps)]
     return picked[rng.integers(0, clumps, count)] + rng.normal(0, spread, (count, 3))
 
@@ -30,7 +30,7 @@ def _in_ball(count: int, rng: np.random.Generator) -> Floats:
 
 
 def crown(shape: str, width: float, height: float, count: int, rng: np.random.Generator) -> Floats:
-    """Where the leaves of a crown are, `[count, 3]`, above the origin: `round`, `cone`, `column` or `flat`."""
+    """Returns the places of a crown's leaves, `[count, 3]`, above the origin: `round`, `cone`, `column` or `flat`."""
     ball = _in_ball(400, rng)
     if shape == "cone":
         up = rng.uniform(0, 1, 400)
@@ -42,7 +42,7 @@ def crown(shape: str, width: float, height: float, count: int, rng: np.random.Ge
         ball[:, 2] = rng.uniform(-1, 1, 400)
     elif shape == "flat":
         ball[:, 2] = np.abs(ball[:, 2]) * 2 - 1
-    # A LiDAR on a car sees crowns from below: that is where the leaves are spent.
+    # A LiDAR on a car sees crowns from below, so more leaves are placed low.
     ball[:, 2] = 2 * ((ball[:, 2] + 1) / 2).clip(0) ** 1.5 - 1
     box = np.array([width / 2, width / 2, height / 2])
     spread = 0.09 * float(np.cbrt(width * width * height))
@@ -50,7 +50,7 @@ def crown(shape: str, width: float, height: float, count: int, rng: np.random.Ge
 
 
 def tree(rng: np.random.Generator, kind: str, height: float, detail: int = 900) -> Mesh:
-    """A tree on the origin: `broad`, `slim`, `conifer` or `young`; `detail` is about how many leaves it has."""
+    """Builds a tree at the origin: `broad`, `slim`, `conifer` or `young`; `detail` is the number of its leaves."""
     if kind == "conifer":
         return _conifer(rng, height, detail)
     thick = 0.014 * height + float(rng.uniform(0.03, 0.1))
@@ -87,7 +87,7 @@ def _conifer(rng: np.random.Generator, height: float, detail: int) -> Mesh:
 
 
 def dead_tree(rng: np.random.Generator, height: float) -> Mesh:
-    """Trunk and branches without leaves, as trees are in winter and spring."""
+    """Builds a trunk and branches without leaves, like a tree in winter and spring."""
     thick = 0.02 * height
     split = float(rng.uniform(0.25, 0.4)) * height
     stem = polyline([[0, 0, -0.3], [0, 0, split]], [thick * 1.2, thick * 0.8], "bark", TRUNK, sides=8)
@@ -108,7 +108,7 @@ def dead_tree(rng: np.random.Generator, height: float) -> Mesh:
 
 
 def hedge(rng: np.random.Generator, length: float, depth: float, height: float) -> Mesh:
-    """A hedge along x around the origin: a dense core with leaves on it, wavy if nobody cuts it."""
+    """Builds a hedge along x around the origin: a dense core with leaves on it, evenly cut or wavy."""
     pieces = max(round(length / 0.9), 1)
     step = length / pieces
     x = (np.arange(pieces) + 0.5) * step - length / 2
@@ -134,7 +134,7 @@ def hedge(rng: np.random.Generator, length: float, depth: float, height: float) 
 
 
 def bush(rng: np.random.Generator, width: float, height: float, detail: int = 260) -> Mesh:
-    """A round shrub with a dense middle."""
+    """Builds a round shrub with a dense middle."""
     shape = ("round", "flat", "cone")[int(rng.integers(3))]
     cloud = crown(shape, width, height, detail, rng)
     cloud[:, 2] = np.maximum(cloud[:, 2], 0.05)
@@ -143,7 +143,7 @@ def bush(rng: np.random.Generator, width: float, height: float, detail: int = 26
 
 
 def ivy(rng: np.random.Generator, width: float, height: float) -> Mesh:
-    """Leaves on a wall that stands in the x-z plane at y = 0."""
+    """Builds leaves on a wall that stands in the x-z plane at y = 0."""
     count = int(width * height * 30)
     points = rng.uniform(0, 1, (count, 3)) * [width, 0.2, height]
     points[:, 0] -= width / 2
@@ -152,7 +152,7 @@ def ivy(rng: np.random.Generator, width: float, height: float) -> Mesh:
 
 
 def grass(centres: Floats, height: float, rng: np.random.Generator, label: int = TERRAIN) -> Mesh:
-    """Blades that stand on the centres `[N, 3]`."""
+    """Builds blades that stand on the centres `[N, 3]`."""
     count = len(centres)
     foot = rng.normal(0, 0.05, (count, 2, 3)) * [1, 1, 0]
     tip = rng.normal(0, 0.5 * height, (count, 1, 3)) * [1, 1, 0]

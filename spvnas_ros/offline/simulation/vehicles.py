@@ -1,4 +1,4 @@
-"""Cars and vans: a skin over cross sections, from the curve of the roof and the width seen from above."""
+"""Builds cars and vans: a skin over cross sections, given by the curve of the roof and the width seen from above."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from spvnas_ros.offline.simulation.shapes import boxes, loft, wheel
 
 PAINTS = ("car paint, dark", "car paint, light")
 COACH_PAINTS = ("car paint, dark", "coach paint")
-"""Of vans, lorries and buses."""
+"""Paints of vans, lorries and buses."""
 LIGHT_SHARES = (0.2, 0.8)
-"""Chances of dark and light paint: they are mostly light."""
+"""Probabilities of dark and light paint: most of these vehicles are light."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,11 @@ class Body:
     """The shape of a kind of car.
 
     length, width, height: lower and upper bound, metres
-    roof:  share of the length from the front, share of the height: the upper edge seen from the side
-    belt:  share of the height where the windows begin
+    roof:  the upper edge seen from the side: share of the length from the front, share of the height
+    belt:  share of the height at which the windows begin
     glass: shares of the length between which there are side windows
-    roofed: shares of the length between which the top is roof; outside of it, above the belt, it is a screen
-    narrow: width of the roof over that of the body
+    roofed: shares of the length between which the top is roof; outside of them, above the belt, it is a screen
+    narrow: width of the roof relative to that of the body
     clearance: metres under the body
     """
 
@@ -91,12 +91,12 @@ CAR_SHARES = (0.34, 0.22, 0.18, 0.13, 0.1, 0.03)
 
 
 def car(rng: np.random.Generator) -> Mesh:
-    """A car on the origin that faces x."""
+    """Builds a car at the origin that faces x."""
     return _vehicle(CARS[int(rng.choice(len(CARS), p=CAR_SHARES))], rng, str(rng.choice(PAINTS)))
 
 
 def panel_van(rng: np.random.Generator) -> Mesh:
-    """A delivery van, which SemanticKITTI counts as a truck."""
+    """Builds a delivery van, which SemanticKITTI counts as a truck."""
     return _vehicle(PANEL_VAN, rng, str(rng.choice(COACH_PAINTS, p=LIGHT_SHARES)))
 
 
@@ -120,7 +120,7 @@ def _vehicle(shape: Body, rng: np.random.Generator, paint: str) -> Mesh:
 
 
 def _stations(shape: Body, wheel_share: float) -> Floats:
-    """Where along the length there are cross sections."""
+    """Returns the places of the cross sections, as shares of the length."""
     arches = [place + wheel_share * k for place in shape.axles for k in (-1.22, -1.15, -0.8, 0.0, 0.8, 1.15, 1.22)]
     return np.unique(np.round(np.clip([*[x for x, _ in shape.roof], *arches, 0.006, 0.06, 0.34, 0.6, 0.994], 0, 1), 4))
 
@@ -128,7 +128,7 @@ def _stations(shape: Body, wheel_share: float) -> Floats:
 def _sections(
     shape: Body, share: Floats, top: Floats, size: tuple[float, float, float], wheels: float, paint: str
 ) -> tuple[Floats, npt.NDArray[np.uint8]]:
-    """Closed rings from nose to tail `[N, 14, 3]`, and the material of every quadrilateral between them."""
+    """Returns closed rings from nose to tail `[N, 14, 3]`, and the material of every quadrilateral between them."""
     length, width, height = size
     x = length * (0.5 - share)
     corner = np.minimum(share, 1 - share) * length
@@ -159,7 +159,7 @@ def _sections(
 
 
 def _materials(shape: Body, share: Floats, top: Floats, around: int, paint: str) -> npt.NDArray[np.uint8]:
-    """Paint, but for the windows and the dark underside."""
+    """Returns paint, except for glass at the windows and dark plastic at the underside."""
     middle = (share[:-1] + share[1:]) / 2
     high = np.minimum(top[:-1], top[1:]) + 0.5 * np.abs(np.diff(top)) > shape.belt + 0.04
     of = np.full((len(middle), around), material(paint), np.uint8)
@@ -178,7 +178,7 @@ def _mirrors(shape: Body, length: float, width: float, height: float) -> Mesh:
 
 
 def _cabin(shape: Body, length: float, width: float, height: float) -> list[Mesh]:
-    """Seats, and a floor that rays through the windows meet."""
+    """Builds the seats, and a floor that stops rays through the windows."""
     inside = shape.glass[0] + np.array([0.14, 0.38]) * (shape.glass[1] - shape.glass[0]) / 0.55
     places = [x for x in inside if x < shape.roofed[1]]
     at = [[length * (0.5 - x) - 0.25, side * width * 0.2, 0.35] for x in places for side in (-1, 1)]

@@ -1,1 +1,3 @@
-"""Training on labelled scans: recipes as data, one Lightning module, runs that go on where they stopped."""
+"""Holds the training on labelled scans: recipes, data loading, one Lightning module, and runs that can be resumed.
+`spvnas train` calls it.
+"""

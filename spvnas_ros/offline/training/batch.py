@@ -1,7 +1,7 @@
-"""Labelled scans as batches of voxels for training and evaluation, made in DataLoader workers.
+"""Turns labelled scans into batches of voxels for training and evaluation, in DataLoader workers.
 
-Everything random about a sample comes from (seed, epoch, index), so batches do not depend on how many workers make
-them, and a run that goes on from some step sees what it would have seen.
+All random numbers of a sample come from (seed, epoch, index). So batches do not depend on the number of workers, and a
+run that is resumed at some step gets the same batches as an uninterrupted one.
 
     samples = VoxelDataset(open_dataset(DIR), augmentation)
     batches = DataLoader(samples, batch_size=2, sampler=EpochSampler(len(samples)), collate_fn=collate)
@@ -24,19 +24,19 @@ from spvnas_ros.offline.augment import Augmentation
 from spvnas_ros.offline.datasets.scan import DatasetError, LabelledScan, ScanDataset
 
 VOXELS = 80_000
-"""What the published recipes keep of a training scan."""
+"""Number of voxels that the published recipes keep of a training scan."""
 
 _ORDER, _SAMPLE = 0, 1
-"""Streams of random numbers: of the order of an epoch, of a sample."""
+"""Streams of random numbers: for the order of an epoch, and for a sample."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One scan as voxels, in numpy; points only where they were asked for.
+    """One scan as voxels, in numpy arrays. `inverse` and `points` are None unless they were asked for.
 
     cells:   int32 `[M, 3]`, x, y, z in voxels from the scan's lower corner
     feats:   float32 `[M, 4]`, the first point in each voxel: x, y, z in metres, intensity
-    labels:  uint8 `[M]`, that point's label
+    labels:  uint8 `[M]`, label of that point
     inverse: int64 `[N]`, voxel of each point
     """
 
@@ -50,13 +50,13 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """Several scans as voxels: what the network takes, and the truth.
+    """Several scans as voxels: the network's input, and the true labels.
 
-    coords: int32 `[M, 4]` (batch, x, y, z), each scan's from its own lower corner
+    coords: int32 `[M, 4]` (batch, x, y, z), counted from each scan's own lower corner
     feats:  float32 `[M, 4]`: x, y, z in metres, intensity
     labels: int64 `[M]`, class of each voxel, 255 = left out
     names:  of the scans
-    sizes:  voxels of each scan
+    sizes:  number of voxels of each scan
 
     For evaluation, where points are kept (else None):
     inverse:      int64 `[N]`, row of each point's voxel in this batch
@@ -74,15 +74,15 @@ class Batch:
     points: Tensor | None = None
 
     def __len__(self) -> int:
-        """Number of scans."""
+        """Returns the number of scans."""
         return len(self.names)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """The batch on another device."""
+        """Returns the batch on another device."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
-        """The batch in page-locked memory; the DataLoader calls this."""
+        """Returns the batch in page-locked memory; the DataLoader calls this."""
         return self._map(lambda tensor: tensor.pin_memory())
 
     def _map(self, move: Callable[[Tensor], Tensor]) -> Batch:
@@ -92,16 +92,16 @@ class Batch:
 
 
 class VoxelDataset(Dataset[Sample]):
-    """Scans of a data set, augmented and voxelised: a sample for the DataLoader.
+    """The scans of a data set, augmented and voxelised as samples for the DataLoader.
 
-    scans:        where scans come from; partners for mixing too
-    augmentation: None to take them as they are
+    scans:        source of the scans, and of the partners for mixing
+    augmentation: None for no augmentation
     voxel_size:   metres
-    max_voxels:   keep a random choice of so many, None to keep all
-    seed:         of everything random
+    max_voxels:   number of randomly chosen voxels to keep, None to keep all
+    seed:         of all random numbers
     keep_points:  also give points, their labels and the voxel of each, for evaluation; not with `max_voxels`
 
-    Raises ValueError where `max_voxels` and `keep_points` are both asked for.
+    Raises ValueError where `max_voxels` and `keep_points` are both given.
     """
 
     def __init__(
@@ -127,9 +127,9 @@ class VoxelDataset(Dataset[Sample]):
         return len(self.scans)
 
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
-        """Sample `index` of epoch 0, or `(epoch, index)`: the same whoever asks, and whenever.
+        """Returns sample `index` of epoch 0, or sample `(epoch, index)`: always the same one, in every process.
 
-        Raises DatasetError for a scan that cannot be read, KeyRangeError for one too large to be voxelised.
+        Raises DatasetError for a scan that cannot be read, and KeyRangeError for one that is too large to be voxelised.
         """
         epoch, index = (0, key) if isinstance(key, int) else key
         rng = np.random.default_rng((self.seed, _SAMPLE, epoch, index))
@@ -152,7 +152,7 @@ class VoxelDataset(Dataset[Sample]):
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Samples of several scans as one batch, in their order. Raises ValueError for none, or more than 512."""
+    """Joins samples of several scans into one batch, in their order. Raises ValueError for none, or more than 512."""
     if not 0 < len(samples) <= MAX_BATCH:
         raise ValueError(f"a batch holds 1 to {MAX_BATCH} scans, found {len(samples)}")
     sizes = tuple(len(sample.cells) for sample in samples)
@@ -179,14 +179,15 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """`(epoch, index)` keys of a `VoxelDataset`: every scan once an epoch, in an order drawn from (seed, epoch).
+    """Yields the keys `(epoch, index)` of a `VoxelDataset`: each scan once per epoch, in an order drawn from (seed,
+    epoch).
 
-    size:    scans in the data set
+    size:    number of scans in the data set
     seed:    of the order
     shuffle: False for the data set's own order
     rank, replicas: this process takes every `replicas`-th key from `rank` on
 
-    `set_epoch` says which epoch comes next. Raises ValueError for a rank that no process has.
+    `set_epoch` sets the next epoch. Raises ValueError for a rank that no process has.
     """
 
     def __init__(self, size: int, seed: int = 0, *, shuffle: bool = True, rank: int = 0, replicas: int = 1) -> None:
@@ -197,7 +198,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Which epoch comes next."""
+        """Sets the next epoch."""
         self._epoch = epoch
 
     def __len__(self) -> int:

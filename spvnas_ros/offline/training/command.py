@@ -1,16 +1,16 @@
-"""`spvnas train`: a recipe into a run folder.
+"""Runs `spvnas train`: turns a recipe into a run folder.
 
 OUT/config.yaml          the recipe with all its values
 OUT/log.jsonl            a line for each logged step and each validation
 OUT/tensorboard/         the same for TensorBoard
-OUT/last.ckpt            what `--resume` goes on from
+OUT/last.ckpt            the checkpoint that `--resume` continues from
 OUT/best.safetensors     the network that scored best in validation, with its facts and scores
 OUT/last.safetensors     the network of the last validation
 
-A recipe with a `start` goes on from the weights of a checkpoint: fine-tuning.
+A recipe with a `start` continues from the weights of a checkpoint: fine-tuning.
 
-A run that was killed goes on from its last checkpoint and takes the very steps it would have taken. Several processes
-or machines train one network when this command runs under torchrun.
+A run that was killed continues from its last checkpoint and takes the same steps as an uninterrupted run. Several
+processes or machines train one network when this command runs under torchrun.
 """
 
 from __future__ import annotations
@@ -54,23 +54,23 @@ from spvnas_ros.zoo.checkpoint import Facts, TrainingRecord
 
 CONFIG = "config.yaml"
 UNFINISHED = 75
-"""Exit status of a run whose minutes were over before its steps (EX_TEMPFAIL of sysexits.h: try again)."""
+"""Exit status of a run whose minutes ended before its steps (EX_TEMPFAIL of sysexits.h: try again)."""
 
 _VALIDATIONS = 10
 _MAY_CHANGE = {
     "data": ("workers", "validation_scans"),
     "trainer": ("max_minutes", "save_every", "log_every", "validate_every", "device"),
 }
-"""Keys that do not change what a step does."""
+"""Keys that a resumed run may change, because a step does not depend on them."""
 
 
 def run(
     config: Path, overrides: Sequence[str], out: Path | None, *, resume: bool = False, deterministic: bool = False
 ) -> int:
-    """Train. Returns the exit status: 0, or `UNFINISHED` where `trainer.max_minutes` were over first.
+    """Trains. Returns the exit status: 0, or `UNFINISHED` where `trainer.max_minutes` ended first.
 
     Raises ConfigError for a recipe that cannot be used or a folder of another run, FetchError and CheckpointError for
-    weights to begin from, DatasetError for data, TrainingError where the training fails.
+    the weights to begin from, DatasetError for data, and TrainingError where the training fails.
     """
     recipe, beginning = begin(load_recipe(config, overrides))
     out = out or Path("runs") / "train" / recipe.name
@@ -181,7 +181,7 @@ def _facts(recipe: Recipe, task: SegmentationTask, scans: Joined, start: Start |
     label_map, simulate = scans.label_map, recipe.data.simulate
     sources = [*recipe.data.train]
     if simulate.scenes:
-        seed = next(folders(simulate)).plan.seed  # as `spvnas simulate` counts: nobody should score on it
+        seed = next(folders(simulate)).plan.seed  # as in `spvnas simulate`, so that nobody scores on these streets
         sources.append(f"{simulate.scenes} simulated streets, seed {seed}, by {', '.join(simulate.sensors)}")
     provenance = f"trained with spvnas train, recipe {recipe.name}"
     record = TrainingRecord(recipe.name, recipe.seed, 0, f"{len(scans)} scans: {'; '.join(sources)}")
@@ -205,7 +205,7 @@ def _facts(recipe: Recipe, task: SegmentationTask, scans: Joined, start: Start |
 def _trainer(recipe: Recipe, out: Path, steps: int, recorder: Recorder, *, deterministic: bool) -> Trainer:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # Batches are drawn by step, so a loader that starts anew gives a resumed run what it would have had.
+    # Batches depend on the step alone, so a new loader gives a resumed run the same batches.
     warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
     warnings.filterwarnings("ignore", ".*does not have many workers")
     warnings.filterwarnings("ignore", "Found .* in eval mode at the start of training")  # the average of the weights
@@ -246,7 +246,7 @@ def _trainer(recipe: Recipe, out: Path, steps: int, recorder: Recorder, *, deter
 
 
 def _from_environment(name: str, default: int) -> int:
-    """What torchrun tells each process."""
+    """Returns a number that torchrun sets for each process."""
     return int(os.environ.get(name, default))
 
 

@@ -1,6 +1,6 @@
-"""Recipes: YAML into frozen dataclasses, every key known and every value of its type.
+"""Reads recipes: YAML into frozen dataclasses, with every key known and every value of its type.
 
-This is the only place for defaults. A key may be changed on the command line: `optimiser.learning_rate=0.1`.
+Defaults are set only here. The command line may change a key: `optimiser.learning_rate=0.1`.
 """
 
 from __future__ import annotations
@@ -26,18 +26,19 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 AtLeastOne = Annotated[int, Field(ge=1)]
 Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
-"""Several names, or one by itself."""
+"""Several names, or a single name without a list."""
 
 _WIDTH, _VOXEL_SIZE = 16, 0.05
 
 
 class ConfigError(ValueError):
-    """A recipe that cannot be used. Names the file and every key that is wrong."""
+    """Raised where a recipe cannot be used. The message names the file and every wrong key."""
 
 
 @dataclass(frozen=True, config=_STRICT)
 class NetConfig:
-    """The network: a published one by its `width`, or one of one's own by `widths` and `depths` (see `NetSpec.of`).
+    """The network: a published one, given by `width`, or a custom one, given by `widths` and `depths` (see
+    `NetSpec.of`).
 
     width: 0 = 16, or that of the recipe's `start`
     """
@@ -48,7 +49,7 @@ class NetConfig:
     point_branch: bool = True
 
     def spec(self, num_classes: int) -> NetSpec:
-        """The network's description. Raises SpecError where no network has it."""
+        """Returns the network's description. Raises SpecError where no network fits it."""
         if self.widths:
             depths = (self.depths,) if self.depths else ()
             return NetSpec.of(self.widths, *depths, point_branch=self.point_branch, num_classes=num_classes)
@@ -59,13 +60,14 @@ class NetConfig:
 
 @dataclass(frozen=True, config=_STRICT)
 class SimulateConfig:
-    """Simulated drives, which are made where they are not there yet; `scenes` 0 = none.
+    """The simulated drives. They are made where they do not exist yet; `scenes` 0 = none.
 
-    folder:   where they lie, in a folder for each sensor
-    sensors:  presets of `spvnas simulate`; each of them drives through streets of its own
-    scenes:   streets for training; `validation_scenes` are others, never trained on
-    scans:    of each street, `interval` seconds apart
-    seed:     of the streets: `spvnas simulate --seed` 2 x seed lays those of the training, the next those that validate
+    folder:   folder of the drives, with a subfolder for each sensor
+    sensors:  presets of `spvnas simulate`; each sensor drives through its own streets
+    scenes:   streets for training; `validation_scenes` are other streets, which are never trained on
+    scans:    number of scans of each street, `interval` seconds apart
+    seed:     of the streets: those for training are made as by `spvnas simulate --seed` 2 x seed, those for validation
+              as by 2 x seed + 1
     """
 
     folder: str = "data/simulated"
@@ -79,19 +81,20 @@ class SimulateConfig:
 
 @dataclass(frozen=True, config=_STRICT)
 class DataConfig:
-    """What is trained on and what validates.
+    """The scans for training and for validation.
 
-    train, validation: anything `spvnas evaluate` takes, beside the simulated drives; several sources become one
+    train, validation: any source that `spvnas evaluate` takes, in addition to the simulated drives; several sources are
+                       joined
     sequences, validation_sequences: of a SemanticKITTI folder; none = all
-    label_map:        what raw ids mean; "" = semantic-kitti, or that of the recipe's `start`
+    label_map:        the map from raw ids to classes; "" = semantic-kitti, or that of the recipe's `start`
     topic, labels_field, label_ids: of sources that are bags: the clouds' topic ("" = the only one), the field with
-                      their labels, and what that holds ("raw", "class" or "auto", as of `spvnas bag`)
-    network_labels:   learn also from labels that a network wrote into a bag
-    intensity:        scale of the sources' intensities, as of `spvnas segment`; "" = as `spvnas evaluate` guesses it
+                      their labels, and the meaning of its numbers ("raw", "class" or "auto", see `LabelField`)
+    network_labels:   also learn from labels that a network wrote into a bag
+    intensity:        scale of the sources' intensities, as in `spvnas segment`; "" = as `spvnas evaluate` guesses it
     voxel_size:       metres; 0 = 0.05, or that of the recipe's `start`
-    max_voxels:       random choice of a training scan's voxels; 0 = all
-    validation_scans: use so many, evenly spread; 0 = all
-    workers:          processes that read, augment and voxelise; 0 = none but the training itself
+    max_voxels:       number of randomly chosen voxels that are kept of a training scan; 0 = all
+    validation_scans: number of scans to use, evenly spread; 0 = all
+    workers:          processes that read, augment and voxelise; 0 = the training process does it
     """
 
     train: Names = ()
@@ -113,7 +116,9 @@ class DataConfig:
 
 @dataclass(frozen=True, config=_STRICT)
 class OptimiserConfig:
-    """SGD with Nesterov momentum ("sgd") or AdamW ("adamw"); `clip` bounds the norm of the gradient, 0 = no bound."""
+    """The optimiser: SGD with Nesterov momentum ("sgd") or AdamW ("adamw"). `clip` bounds the gradient's norm, 0 =
+    none.
+    """
 
     kind: Literal["sgd", "adamw"] = "sgd"
     learning_rate: Positive = 0.24
@@ -136,7 +141,7 @@ class ScheduleConfig:
 
 @dataclass(frozen=True, config=_STRICT)
 class LossConfig:
-    """Cross-entropy, and `lovasz` times the Lovász-softmax loss.
+    """The loss: cross-entropy plus `lovasz` times the Lovász-softmax loss.
 
     class_weights: "none", or "inverse-sqrt" of how often a class occurs in `class_weight_scans` training scans
     """
@@ -148,16 +153,17 @@ class LossConfig:
 
 @dataclass(frozen=True, config=_STRICT)
 class TrainerConfig:
-    """How long, how, and what is kept.
+    """Length of the training, its hardware, and what it keeps.
 
     epochs:           passes over the training scans; `steps`, where it is not 0, counts instead
-    batch_size:       scans a step, over all processes
-    precision:        of PyTorch Lightning, such as "32-true", "16-mixed", "bf16-mixed"; "auto" = 16-mixed on CUDA
+    batch_size:       scans per step, over all processes
+    precision:        of PyTorch Lightning, such as "32-true", "16-mixed", "bf16-mixed"; "auto" = 16-mixed on CUDA, else
+                      32-true
     device:           "auto", "cpu" or "cuda"
     validate_every, save_every, log_every: steps; `validate_every` 0 = 10 times in all
-    max_minutes:      stop in good time and leave the rest to `--resume`; 0 = no limit
+    max_minutes:      stop after this time and leave the rest to `--resume`; 0 = no limit
     ema:              decay of the average of the weights that is validated and kept; 0 = the last weights
-    shared_norm:      BatchNorm over the scans of all processes, not of each by itself
+    shared_norm:      BatchNorm over the scans of all processes, not of each process alone
     half:             keep networks in half precision
     """
 
@@ -177,10 +183,10 @@ class TrainerConfig:
 
 @dataclass(frozen=True, config=_STRICT)
 class Recipe:
-    """A whole training. `augment` is read by `spvnas_ros.offline.augment.Augmentation.from_config`.
+    """The settings of a whole training. `spvnas_ros.offline.augment.Augmentation.from_config` reads `augment`.
 
-    start:        weights to begin from: a .safetensors file, a fetched model's name, or `default`; "" = random ones
-    start_sha256: what `spvnas inspect` says of them, so that no others are taken; "" = any
+    start:        weights to begin from: a .safetensors file, a fetched model's name, or `default`; "" = random weights
+    start_sha256: sha256 of the start's weights, as `spvnas inspect` shows it; other weights are refused; "" = any
     """
 
     name: str
@@ -196,12 +202,14 @@ class Recipe:
     trainer: TrainerConfig = TrainerConfig()
 
     def document(self) -> dict[str, Any]:
-        """All of it, as it would be written in YAML."""
+        """Returns all values as plain data for YAML."""
         document: dict[str, Any] = TypeAdapter(Recipe).dump_python(self, mode="json")
         return document
 
     def settled(self, voxel_size: float = _VOXEL_SIZE, label_map: str = SEMANTIC_KITTI.name) -> Recipe:
-        """With these where it leaves them open, and the width of a network that is not its start's."""
+        """Returns the recipe with these values where it leaves them open. It also sets the network's width, unless a
+        start or `widths` gives it.
+        """
         data = replace(
             self.data, voxel_size=self.data.voxel_size or voxel_size, label_map=self.data.label_map or label_map
         )
@@ -210,11 +218,11 @@ class Recipe:
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe. Raises ConfigError, which names every wrong key, and OSError where there is no such file.
+    """Reads a recipe. Raises ConfigError, which names every wrong key, and OSError where there is no such file.
 
     overrides: `key=value` with dots in the key; the value as in YAML
 
-    What a recipe with a `start` leaves open stays so, see `start.begin`.
+    A recipe with a `start` may leave values open; they stay open here, see `start.begin`.
     """
     try:
         document = yaml.safe_load(path.read_text())

@@ -1,4 +1,4 @@
-"""The scans of a training: sources opened, batches by step."""
+"""Opens the scans of a training and loads them in batches, step by step."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from spvnas_ros.offline.training.config import DataConfig, Recipe
 from spvnas_ros.offline.training.simulated import folders
 
 _INTENSITY_SCANS = 20
-"""As many as are read to record what intensities a network was trained on."""
+"""Number of scans that are read to record the intensities that a network was trained on."""
 
 Key = tuple[int, int]
 """Epoch and number of a sample in its data set."""
 
 
 class Joined:
-    """Several data sets one after another, or a choice of their scans.
+    """Several data sets one after another, or a selection of their scans.
 
-    parts: at least one, all of one label map
-    rows:  which of all scans, in this order; None = all
+    parts: at least one data set, all with one label map
+    rows:  numbers of the selected scans, in this order; None = all
     """
 
     def __init__(self, parts: Sequence[ScanDataset], rows: Sequence[int] | None = None) -> None:
@@ -47,7 +47,7 @@ class Joined:
 
     @property
     def label_map(self) -> LabelMap:
-        """How raw ids became classes."""
+        """The map that turned raw ids into classes."""
         return self._parts[0].label_map
 
     def __len__(self) -> int:
@@ -59,7 +59,7 @@ class Joined:
         return self._parts[part][row - (self._ends[part - 1] if part else 0)]
 
     def spread(self, count: int) -> Joined:
-        """So many of its scans, evenly spread; all where `count` is 0 or no fewer are there."""
+        """Returns `count` evenly spread scans of these; returns all where `count` is 0 or there are not more scans."""
         if not 0 < count < len(self):
             return self
         rows = np.linspace(0, len(self) - 1, count).round().astype(int).tolist()
@@ -67,7 +67,7 @@ class Joined:
 
 
 def open_training(config: DataConfig) -> Joined:
-    """The scans to train on. Raises DatasetError where there are none, or a source is none."""
+    """Opens the scans to train on. Raises DatasetError where there are none, or where a source is no data set."""
     _check_choice(config)
     parts = _open(config.train, config.sequences, config) + _open_simulated(config, validates=False)
     if not any(map(len, parts)):
@@ -76,13 +76,15 @@ def open_training(config: DataConfig) -> Joined:
 
 
 def open_validation(config: DataConfig) -> Joined | None:
-    """The scans to validate on; None where the recipe names none. Raises as `open_training`."""
+    """Opens the scans to validate on; returns None where the recipe names none. Raises DatasetError like
+    `open_training`.
+    """
     parts = _open(config.validation, config.validation_sequences, config) + _open_simulated(config, validates=True)
     return Joined(parts).spread(config.validation_scans) if any(map(len, parts)) else None
 
 
 def _check_choice(config: DataConfig) -> None:
-    """A choice among what bags hold is lost on other sources. Raises DatasetError where nothing is a bag."""
+    """Raises DatasetError where options of bags are set but no source is a bag, because they would be ignored."""
     plain = DataConfig()
     keys = ("topic", "labels_field", "label_ids", "network_labels")
     if chosen := [key for key in keys if getattr(config, key) != getattr(plain, key)]:
@@ -118,11 +120,12 @@ def _open_simulated(config: DataConfig, *, validates: bool) -> list[ScanDataset]
 
 
 class StepSampler(Sampler[list[Key]]):
-    """The keys of each step's batch, from step `start` on; what a step gets depends on seed and step alone.
+    """Yields the keys of each step's batch, from step `start` on. The batch of a step depends only on the seed and the
+    step.
 
-    size:        scans of the data set; they come in epochs, each in an order of its own
-    batch_size:  scans a step, over all processes; each of `replicas` takes its share, `rank` counts from 0
-    steps:       of the whole training. It is also the length, because Lightning counts from the first step on
+    size:        number of scans in the data set; they come in epochs, each in its own order
+    batch_size:  scans per step, over all processes; each of `replicas` takes its share, `rank` counts from 0
+    steps:       of the whole training; it is also the sampler's length, because Lightning counts from the first step
 
     Raises ValueError where `batch_size` cannot be shared evenly.
     """
@@ -172,7 +175,7 @@ def training_loader(
     replicas: int = 1,
     pin_memory: bool = False,
 ) -> DataLoader[Sample]:
-    """Batches for the steps `start()` to `steps` - 1, augmented and voxelised in worker processes."""
+    """Returns a loader of batches for steps `start()` to `steps` - 1. Worker processes augment and voxelise them."""
     dataset = VoxelDataset(
         scans,
         Augmentation.from_config(recipe.augment),
@@ -187,7 +190,7 @@ def training_loader(
 
 
 def validation_loader(recipe: Recipe, scans: ScanDataset, rank: int = 0, replicas: int = 1) -> DataLoader[Sample]:
-    """This process's scans, one at a time, whole and as they are, with the points of each voxel."""
+    """Returns a loader of this process's scans: one at a time, whole, not augmented, with the voxel of each point."""
     dataset = VoxelDataset(scans, voxel_size=recipe.data.voxel_size, max_voxels=None, keep_points=True)
     sampler = EpochSampler(len(scans), shuffle=False, rank=rank, replicas=replicas)
     return _loader(dataset, [[key] for key in sampler], min(recipe.data.workers, 1), False)
@@ -207,7 +210,7 @@ def _loader(
 
 
 def class_counts(scans: ScanDataset, at_most: int) -> npt.NDArray[np.int64]:
-    """Points of each class, int64 `[C]`, in up to `at_most` evenly spread scans."""
+    """Counts the points of each class, int64 `[C]`, in up to `at_most` evenly spread scans."""
     counts = np.zeros(256, np.int64)
     for scan in _some(scans, at_most):
         counts += np.bincount(scan.labels, minlength=256)
@@ -215,7 +218,9 @@ def class_counts(scans: ScanDataset, at_most: int) -> npt.NDArray[np.int64]:
 
 
 def intensity_of(scans: ScanDataset, at_most: int = _INTENSITY_SCANS) -> TrainingIntensity | None:
-    """Of up to `at_most` evenly spread scans, as they are before augmentation; None where they have no points."""
+    """Returns median and 95th percentile of the intensities in up to `at_most` evenly spread scans, before
+    augmentation. Returns None where these scans have no points.
+    """
     values = np.concatenate([scan.points[:, 3] for scan in _some(scans, at_most)])
     return TrainingIntensity(*np.percentile(values, (50, 95)).tolist()) if len(values) else None
 
@@ -226,7 +231,7 @@ def _some(scans: ScanDataset, at_most: int) -> Iterator[LabelledScan]:
 
 
 def steps_of(recipe: Recipe, scans: int) -> int:
-    """Steps of the whole training over a data set of so many scans."""
+    """Returns the number of steps of the whole training, for a data set of `scans` scans."""
     if recipe.trainer.steps:
         return recipe.trainer.steps
     return max(1, round(recipe.trainer.epochs * scans / recipe.trainer.batch_size))

@@ -1,4 +1,4 @@
-"""What a terminal shows of a training: a bar where it is one, else a line now and then."""
+"""Shows a training's progress: a bar in a terminal, else a line from time to time."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _QUIET = 30.0
 
 
 class ProgressLine:
-    """Steps done, loss, score and the time that is left, on stderr. A context manager.
+    """Shows steps, loss, score and remaining time on stderr. A context manager.
 
-    steps: of the whole run; `silent` for processes that are not the first
+    steps: of the whole run; `silent` for all processes but the first
     """
 
     def __init__(self, steps: int, *, silent: bool = False) -> None:
@@ -33,12 +33,12 @@ class ProgressLine:
         self._bar.stop()
 
     def start(self, step: int) -> None:
-        """Training begins after this step."""
+        """Notes that training begins after this step."""
         self._first, self._begun = step, monotonic()
         self._bar.update(self._task, completed=step)
 
     def update(self, step: int, loss: float) -> None:
-        """A step is done."""
+        """Shows that a step is done."""
         pace = (monotonic() - self._begun) / max(step - self._first, 1)
         said = f"loss {loss:.3f}, {pace:.2f} s a step, {_duration(pace * (self._steps - step))} left"
         self._bar.update(self._task, completed=step, said=said)
@@ -47,11 +47,11 @@ class ProgressLine:
             self._console.print(f"step {step}/{self._steps}: {said}")
 
     def scored(self, step: int, miou: float, best: float) -> None:
-        """The network has been validated."""
+        """Shows the score of a validation."""
         self._console.print(f"step {step}/{self._steps}: validation mIoU {miou:.1%}, best {best:.1%}")
 
     def say(self, line: str) -> None:
-        """A line of its own."""
+        """Prints a separate line."""
         self._console.print(line)
 
 

@@ -1,4 +1,4 @@
-"""What a run leaves behind: its log, its checkpoints, the best and the last network, and what a terminal shows."""
+"""Records a run: its log, its checkpoints, the best and the last network, and the progress in the terminal."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ VALIDATION = "validation"
 
 
 class BudgetSpent(Exception):
-    """The minutes of this call are over, and everything needed to go on has been saved."""
+    """Raised when the minutes of this call have ended; the checkpoint to resume from is saved by then."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What happens when, in steps of a run of `steps`.
+    """The steps at which a run of `steps` validates, saves and logs.
 
     max_seconds: of this call, None = no limit
     """
@@ -46,16 +46,19 @@ class Plan:
     max_seconds: float | None = None
 
     def due(self, every: int, step: int) -> bool:
-        """Whether what happens every so many steps happens after this one; after the last step everything does."""
+        """Tells whether an action of every `every` steps is due after this step; after the last step every action is
+        due.
+        """
         return step % every == 0 or step == self.steps
 
 
 class Recorder(Callback):
-    """Validates, logs, saves, and stops in time. All of it after a step, so that a checkpoint is of one moment.
+    """Validates, logs, saves, and stops in time. It does all of this after a step, so that a checkpoint belongs to one
+    step.
 
     out:        the run's folder
     facts:      of the networks it keeps
-    validation: makes the loader of this process's scans; None = nothing to validate on
+    validation: makes the loader of this process's scans; None = no validation
     """
 
     def __init__(
@@ -76,15 +79,15 @@ class Recorder(Callback):
         self._begun = monotonic()
 
     def state_dict(self) -> dict[str, Any]:
-        """For the checkpoint."""
+        """Returns the state for the checkpoint."""
         return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """From the checkpoint."""
+        """Restores the state from the checkpoint."""
         self.best = state_dict["best"]
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:  # noqa: ARG002
-        """Take the log back to where the checkpoint is: what comes after it will be written again."""
+        """Removes the lines of the log after the checkpoint's step; they will be written again."""
         if self._validation is not None:
             self._loader = self._validation(trainer.global_rank, trainer.world_size)
         if trainer.is_global_zero:
@@ -99,7 +102,7 @@ class Recorder(Callback):
         batch: Any,  # noqa: ARG002
         batch_idx: int,  # noqa: ARG002
     ) -> None:
-        """After each step: log, validate, save, stop, in this order."""
+        """Logs, validates, saves and stops, in this order, where each is due after this step."""
         assert isinstance(pl_module, SegmentationTask)
         step, plan = trainer.global_step, self.plan
         if plan.due(plan.log_every, step):
@@ -174,7 +177,7 @@ class Recorder(Callback):
 
 @torch.no_grad()
 def confusion_of(net: PointVoxelUNet, loader: DataLoader[Sample], device: torch.device) -> Confusion:
-    """The network's confusion `[C, C + 1]` on the points of a loader's scans; the network is left in eval mode."""
+    """Returns the network's confusion `[C, C + 1]` on the points of a loader's scans, and leaves it in eval mode."""
     net.eval()
     classes = net.spec.num_classes
     confusion = np.zeros((classes, classes + 1), np.int64)
@@ -182,7 +185,7 @@ def confusion_of(net: PointVoxelUNet, loader: DataLoader[Sample], device: torch.
     for batch in loader:
         assert batch.inverse is not None
         assert batch.point_labels is not None
-        # Without gradients a network takes the plain path by itself; the compiled one is several times faster.
+        # Without gradients the network itself takes the plain path. The compiled one is several times faster.
         levels = build_training_levels(batch.coords, NUM_STAGES, POINT_LEVELS) if device.type == "cpu" else None
         logits = net(batch.coords.to(device), batch.feats.to(device), levels)
         labels = logits.argmax(dim=1).to(torch.uint8).cpu()
@@ -192,7 +195,7 @@ def confusion_of(net: PointVoxelUNet, loader: DataLoader[Sample], device: torch.
 
 
 def rewind_log(path: Path, step: int) -> None:
-    """Drop the lines of a log after a step, and a last one that a kill has cut short."""
+    """Drops the lines of a log after a step, and a last line that was cut short when the process was killed."""
     if not path.exists():
         return
     kept = []

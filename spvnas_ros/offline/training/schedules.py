@@ -1,4 +1,4 @@
-"""Optimisers, and the learning rate as a function of the step alone: a run in pieces has the rates of a run in one."""
+"""Builds optimisers and computes the learning rate from the step alone, so that a resumed run has the same rates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from spvnas_ros.offline.training.config import OptimiserConfig, ScheduleConfig
 
 
 def build_optimiser(config: OptimiserConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum, or AdamW."""
+    """Returns SGD with Nesterov momentum, or AdamW."""
     if config.kind == "sgd":
         return torch.optim.SGD(
             parameters,
@@ -25,10 +25,10 @@ def build_optimiser(config: OptimiserConfig, parameters: Iterable[nn.Parameter])
 
 
 def rate_factor(config: ScheduleConfig, step: int, total: int) -> float:
-    """What the learning rate is multiplied by at a step, 0 to `total` - 1.
+    """Returns the factor on the learning rate at a step, 0 to `total` - 1.
 
-    A linear warm-up from `warmup_start`, and meanwhile and afterwards: "cosine" falls to `floor` at `total`, "steps"
-    multiplies by `gamma` at each share of the training in `milestones`, "constant" stays.
+    The rate warms up linearly from `warmup_start`. During and after the warm-up, "cosine" falls to `floor` at `total`,
+    "steps" multiplies by `gamma` at each share of the training in `milestones`, and "constant" stays.
     """
     factor = 1.0
     if config.kind == "cosine":

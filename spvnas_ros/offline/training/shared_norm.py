@@ -1,4 +1,4 @@
-"""BatchNorm over all processes of a training, on any backend: torch's own SyncBatchNorm runs on GPUs only."""
+"""Normalises over all processes of a training, on any backend: PyTorch's own SyncBatchNorm runs on GPUs only."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from torch.distributed.nn import functional as collective
 
 
 class SharedNorm(nn.BatchNorm1d):
-    """BatchNorm1d whose mean and variance are those of the rows of all processes; alone, it is BatchNorm1d."""
+    """A BatchNorm1d with mean and variance over the rows of all processes; with one process, a plain BatchNorm1d."""
 
     def forward(self, feats: Tensor) -> Tensor:
-        """Normalise rows `[n, C]`; every process must call it, with as many rows as it has."""
+        """Normalises rows `[n, C]`. Every process must call it; each may have another number of rows."""
         if not (self.training and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1):
             return super().forward(feats)
         rows = feats.float()
@@ -36,7 +36,7 @@ class SharedNorm(nn.BatchNorm1d):
 
 
 def share_norms(module: nn.Module) -> None:
-    """Put a SharedNorm in the place of every BatchNorm1d inside, with its parameters and statistics."""
+    """Replaces every BatchNorm1d in a module by a SharedNorm with the same parameters and statistics."""
     for name, child in module.named_children():
         if type(child) is not nn.BatchNorm1d:
             share_norms(child)
@@ -49,6 +49,6 @@ def share_norms(module: nn.Module) -> None:
 
 
 def _over_all(values: Tensor) -> Tensor:
-    """The sum over all processes, differentiable."""
+    """Returns the sum over all processes; it is differentiable."""
     total: Tensor = collective.all_reduce(values)  # type: ignore[no-untyped-call]
     return total

@@ -1,4 +1,4 @@
-"""The simulated drives a recipe asks for, made where they are not there yet."""
+"""Makes the simulated drives that a recipe asks for, where they do not exist yet."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from spvnas_ros.offline.training.config import SimulateConfig
 
 @dataclass(frozen=True)
 class SimulatedFolder:
-    """Drives of one sensor.
+    """A folder of simulated drives of one sensor.
 
-    validates: they are for validation: their streets are made from another seed
+    validates: true for drives for validation; their streets are made from another seed
     """
 
     path: Path
@@ -25,12 +25,12 @@ class SimulatedFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether all scenes are there."""
+        """True where all scenes exist."""
         return all(is_finished(self.plan, number, self.path) for number in range(self.scenes))
 
 
 def folders(config: SimulateConfig) -> Iterator[SimulatedFolder]:
-    """The folders a recipe asks for. Raises ValueError for a sensor that is not known."""
+    """Yields the folders that a recipe asks for. Raises ValueError for an unknown sensor."""
     for sensor in config.sensors:
         for scenes, name, validates in (
             (config.scenes, "train", False),
@@ -43,9 +43,9 @@ def folders(config: SimulateConfig) -> Iterator[SimulatedFolder]:
 
 
 def make_missing(config: SimulateConfig, say: Callable[[str], None]) -> None:
-    """Simulate what is not there, with progress shown; `say` gets a line for each folder.
+    """Simulates the missing drives and shows progress; `say` gets a line for each folder.
 
-    Raises SimulationError and OSError as `spvnas simulate`.
+    Raises SimulationError and OSError as `spvnas simulate` does.
     """
     for folder in folders(config):
         if not folder.finished:

@@ -1,4 +1,4 @@
-"""Fine-tuning: a training that begins from the weights of a checkpoint, with what they were trained with."""
+"""Begins a training from the weights of a checkpoint (fine-tuning), with the settings that these were trained with."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Start:
 
     weights: as the recipe names them
     sha256:  of the weights
-    net:     with the blocks that the recipe asks for
+    net:     the network, with the blocks that the recipe asks for
     """
 
     weights: str
@@ -30,19 +30,19 @@ class Start:
 
     @property
     def name(self) -> str:
-        """What records call it: the name, or of a path the file's."""
+        """The name in records: the model's name, or the file name of a path."""
         return Path(self.weights).name
 
     @property
     def story(self) -> str:
-        """Where it came from, for the provenance of what comes of it: terms of use travel on."""
+        """The origin of the start, for the provenance of the network trained from it: terms of use pass on."""
         return f"from {self.name} (weights sha256 {self.sha256}; {self.facts.provenance or 'of unknown origin'})"
 
 
 def begin(recipe: Recipe) -> tuple[Recipe, Start | None]:
-    """The recipe with what it left open taken from its start, and the start; None where it has none.
+    """Returns the recipe, completed from its start, and the start; None where the recipe has none.
 
-    Raises ConfigError where the recipe says something else than the start was trained with, FetchError and
+    Raises ConfigError where the recipe contradicts the settings that the start was trained with, and FetchError and
     CheckpointError where the start cannot be read.
     """
     if not recipe.start:
@@ -58,7 +58,9 @@ def begin(recipe: Recipe) -> tuple[Recipe, Start | None]:
 
 
 def spec_of(recipe: Recipe, start: Start | None, label_map: LabelMap) -> NetSpec:
-    """The network's description. Raises ConfigError where the start has other classes, SpecError for no network."""
+    """Returns the network's description. Raises ConfigError where the start has other classes, and SpecError where no
+    network fits the recipe.
+    """
     if start is None:
         return recipe.net.spec(len(label_map.classes))
     if label_map.classes != start.facts.classes:
@@ -84,8 +86,11 @@ def _check(recipe: Recipe, start: Start) -> None:
 
 
 def _shallower(net: PointVoxelUNet, asked: NetSpec, weights: str) -> PointVoxelUNet:
-    """The network without the last blocks of stages where `asked` has fewer: residual blocks can be left out, as in
-    the elastic depth of 3D-NAS (Tang et al., 2020). Raises ConfigError where `asked` differs in anything else."""
+    """Returns the network without the last blocks of the stages where `asked` has fewer blocks. Residual blocks can be
+    left out, as in the elastic depth of 3D-NAS (Tang et al., 2020).
+
+    Raises ConfigError where `asked` differs in anything else.
+    """
     pairs = zip((*asked.encoder, *asked.decoder), (*net.spec.encoder, *net.spec.decoder), strict=True)
     prefixes = all(stage == replace(full, blocks=full.blocks[: len(stage.blocks)]) for stage, full in pairs)
     if not prefixes or asked != replace(net.spec, encoder=asked.encoder, decoder=asked.decoder):

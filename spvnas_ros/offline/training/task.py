@@ -1,4 +1,4 @@
-"""The network as Lightning trains it."""
+"""Defines the network's training steps as a Lightning module."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _SEED_STRIDE = 1_000_003
 
 
 class TrainingError(ValueError):
-    """A training that cannot go on. Says why, and what to do."""
+    """Raised where a training cannot go on. The message gives the reason and says what to do."""
 
 
 class SegmentationTask(LightningModule):
-    """Steps of a recipe on a network.
+    """The training steps of a recipe on a network.
 
-    steps:         of the whole training: the learning rate depends on it
+    steps:         of the whole training; the learning rate depends on it
     class_weights: float32 `[C]`, None = 1
 
-    What is random inside the network is drawn from (seed, step), so a run that goes on from a checkpoint takes the
-    steps it would have taken.
+    Random numbers inside the network are seeded from the recipe's seed, the step and the process. So a run that is
+    resumed from a checkpoint takes the same steps as an uninterrupted one.
     """
 
     def __init__(self, recipe: Recipe, spec: NetSpec, steps: int, class_weights: Tensor | None = None) -> None:
@@ -45,42 +45,45 @@ class SegmentationTask(LightningModule):
 
     @property
     def best_net(self) -> PointVoxelUNet:
-        """The network to validate and keep: the average of the weights, where there is one."""
+        """The network to validate and to keep: the one with averaged weights, where the recipe has an average."""
         net = self.net if self.average is None else self.average.module
         assert isinstance(net, PointVoxelUNet)
         return net
 
     def configure_model(self) -> None:
-        """Called by Lightning when it is known how many processes train, more than once perhaps."""
+        """Adds the average of the weights and the shared BatchNorms that the recipe asks for.
+
+        Lightning calls it when the number of processes is known, possibly more than once.
+        """
         if self.average is None and self.recipe.trainer.ema:
             self.average = averaged(self.net, self.recipe.trainer.ema)
         if self.recipe.trainer.shared_norm and self.trainer.world_size > 1:
             share_norms(self.net)
 
     def configure_optimizers(self) -> Any:
-        """The recipe's optimiser, its rate set at every step."""
+        """Returns the recipe's optimiser and a schedule that sets the learning rate at every step."""
         optimiser = build_optimiser(self.recipe.optimiser, self.net.parameters())
         schedule = LambdaLR(optimiser, lambda step: rate_factor(self.recipe.schedule, step, self.steps))
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def rate(self, step: int) -> float:
-        """The learning rate of a step, the first one is 0."""
+        """Returns the learning rate of a step; the first step is 0."""
         return self.recipe.optimiser.learning_rate * rate_factor(self.recipe.schedule, step, self.steps)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
-        """Seed what is random in this step."""
+        """Seeds the random numbers of this step."""
         step = self.recipe.seed * _SEED_STRIDE + self.global_step
         torch.manual_seed(step * self.trainer.world_size + self.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
-        """The loss of a batch. Its mean over the processes is the loss of all their scans together."""
+        """Returns the loss of this process's batch, see `loss`."""
         return self.loss(self.net(batch.coords, batch.feats).float(), batch.labels)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The recipe's loss of logits `[M, C]` and labels int64 `[M]`, 255 = left out.
+        """Returns the recipe's loss of logits `[M, C]` and labels int64 `[M]`, 255 = left out.
 
-        The mean of the cross-entropy goes over the voxels of all processes; the Lovász loss, which is no mean over
-        voxels, is each process's own.
+        The cross-entropy is scaled so that its average over the processes is the mean over the voxels of all processes.
+        The Lovász loss is not a mean over voxels, so each process has its own.
         """
         total, count = cross_entropy_sum(logits, labels, self.class_weights)
         if self.trainer.world_size > 1:
@@ -92,17 +95,19 @@ class SegmentationTask(LightningModule):
         return loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """A step of the optimiser, and of the average."""
+        """Takes a step of the optimiser and updates the average of the weights."""
         super().optimizer_step(*args, **kwargs)
         if self.average is not None:
             self.average.update_parameters(self.net)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remember how long the training is."""
+        """Stores the number of steps of the whole training in the checkpoint."""
         checkpoint["steps"] = self.steps
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raises TrainingError where the checkpoint is of a training of another length: its rates would differ."""
+        """Raises TrainingError where the checkpoint belongs to a training with another number of steps, as its learning
+        rates would differ.
+        """
         if checkpoint["steps"] != self.steps:
             raise TrainingError(
                 f"the run has {checkpoint['steps']} steps, now there are {self.steps}: are there other scans in the "
@@ -111,10 +116,10 @@ class SegmentationTask(LightningModule):
 
 
 def averaged(net: PointVoxelUNet, decay: float) -> AveragedModel:
-    """A copy of the network that follows its weights: the exponential moving average of parameters and statistics.
+    """Returns a copy of the network that holds the exponential moving average of its parameters and statistics.
 
-    decay: share of the average that stays at each step; after n steps at most (1 + n) / (10 + n), so that the random
-           weights of the beginning are soon forgotten
+    decay: share of the average that is kept at each step; after n steps at most (1 + n) / (10 + n), so that the random
+           weights of the beginning lose their influence soon
     """
 
     def follow(average: Tensor, value: Tensor, updates: Tensor | int) -> Tensor:
