@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spvnas_ros.demo.drive import Drive, given_drive, simulated_drive
 from spvnas_ros.demo.looking import LookError, look, missing_viewer
-from spvnas_ros.demo.network import Weights, choose_weights
-from spvnas_ros.demo.tally import Tally
+from spvnas_ros.demo.recording import Drive, given_drive, simulated_drive
+from spvnas_ros.demo.totals import Tally
+from spvnas_ros.demo.weights import Weights, choose_weights
 from spvnas_ros.recordings.bags import LABELLED_TOPIC, BagError, BagReader, BagWriter, RecordedCloud
 from spvnas_ros.ros.replay.through_node import NodeOptions
 from spvnas_ros.trials.tour import Tour, tour
