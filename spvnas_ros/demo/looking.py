@@ -54,11 +54,11 @@ more than the share `_ENOUGH` of its middle is bright.
 
 
 class LookError(Exception):
-    """Says that the viewer did not start, that its page did not come, or that the page drew no scene."""
+    """The viewer did not start, its page did not come, or the page drew no scene."""
 
 
 class BrowserError(Exception):
-    """Says that the browser of this machine cannot be used. This is not a fault of the viewer."""
+    """The browser of this machine cannot be used. This is not a fault of the viewer."""
 
 
 @dataclass(frozen=True)
