@@ -1,3 +1,1 @@
-"""Describes what the launch files start: their arguments, and the processes as data. Only the files in `launch/` call
-it.
-"""
+"""Describes what the launch files start: arguments, and processes as data. Only the files in `launch/` import it."""
