@@ -1,8 +1,8 @@
-"""Evaluate a bag in real time: play it through the live node, print and keep the report, and end with it.
+"""Evaluates a bag in real time: plays it through the live node, prints and keeps the report, and then ends.
 
 ros2 launch spvnas_ros replay.launch.py bag:=drive out:=runs/drive
 
-The same as `spvnas replay BAG`; what an earlier run left in `out` is replaced.
+This does the same as `spvnas replay BAG`. It replaces what an earlier run left in `out`.
 """
 
 from collections.abc import Mapping
@@ -17,12 +17,12 @@ from spvnas_ros.ros.process.transport import PACKAGE
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Called by launch."""
+    """Returns the launch description. `ros2 launch` calls this."""
     return launch_description(launched.replay_arguments(), processes)
 
 
 def processes(given: Mapping[str, str]) -> list[Action]:
-    """The evaluation, which sets the middleware up itself and starts the node as a process of its own."""
+    """Returns the evaluation. It sets up the middleware itself and starts the node as a process of its own."""
     spvnas = ExecutableInPackage(executable="spvnas", package=PACKAGE)
     return [
         ExecuteProcess(

@@ -1,10 +1,10 @@
-"""Start the node that labels clouds, have it configure and activate itself, and play a bag and open RViz if asked to.
+"""Starts the node that labels clouds, which configures and activates itself; plays a bag and opens RViz if asked to.
 
 ros2 launch spvnas_ros segment.launch.py points:=/velodyne_points weights:=default
 ros2 launch spvnas_ros segment.launch.py points:=/points weights:=default bag:=drive use_sim_time:=true rviz:=true
 
-It is a managed node: with autostart:=false a lifecycle manager, or `ros2 lifecycle set /segmenter configure`, drives
-it. A bag waits until the node is active. `spvnas_ros.ros.launching.launched` has what is started.
+The node is a managed node: with autostart:=false, a lifecycle manager or `ros2 lifecycle set /segmenter configure`
+drives it. A bag is played once the node is active. `spvnas_ros.ros.launching.launched` describes what is started.
 """
 
 import os
@@ -22,14 +22,14 @@ from spvnas_ros.ros.process.transport import cloud_transport
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Called by launch."""
-    # Also for the driver, where it is included in the same launch: without it best-effort clouds get lost.
+    """Returns the launch description. `ros2 launch` calls this."""
+    # This also reaches a driver in the same launch. Without it, best-effort clouds get lost.
     transport = (SetEnvironmentVariable(name, value) for name, value in cloud_transport(os.environ).items())
     return launch_description(launched.segment_arguments(), processes, *transport)
 
 
 def processes(given: Mapping[str, str]) -> list[Action]:
-    """What the arguments ask for. The node's process ends with status 1 where it starts by itself and cannot."""
+    """Returns what the arguments ask for. A node that starts by itself (autostart) and fails ends with status 1."""
     segmenter = action(LifecycleNode, launched.segmenter(given))
     actions = [segmenter]
     if viewer := launched.viewer(given):
@@ -38,13 +38,13 @@ def processes(given: Mapping[str, str]) -> list[Action]:
         play = OnStateTransition(
             target_lifecycle_node=segmenter, goal_state="active", entities=[action(Node, player)], handle_once=True
         )
-        # Before the node: it may be active at once.
+        # Registered before the node starts, because the node may become active at once.
         actions.insert(0, RegisterEventHandler(play))
     return actions
 
 
 def action(kind: type[Node], started: launched.Started) -> Node:
-    """A process as launch has it."""
+    """Returns a launch action that starts this program."""
     parameters = {name: ParameterValue(value, value_type=type(value)) for name, value in started.parameters.items()}
     return kind(
         package=started.package,

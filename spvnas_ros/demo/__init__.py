@@ -1,3 +1,4 @@
-"""`make demo`: a drive through the real node, everything it publishes, a score and a picture. Outside of both rooms:
-the node is shown by `ros/`, the drive and its truth come from `offline/`.
+"""Holds the program of `make demo`: a recording goes through the real node, and all topics, a score and pictures are
+shown. `make demo` starts it as `python -m spvnas_ros.demo`; it joins the node of `ros/` with the simulator of
+`offline/`.
 """

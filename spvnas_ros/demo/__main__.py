@@ -1,4 +1,4 @@
-"""python -m spvnas_ros.demo [BAG] [--weights FILE] [--out runs/demo]"""
+"""Runs the demo from the command line: python -m spvnas_ros.demo [BAG] [--weights FILE] [--out runs/demo]"""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from pathlib import Path
 from spvnas_ros.ros.live.available import RosMissingError, need_ros
 
 _INTERRUPTED = 130
-"""Exit status after SIGINT, as shells have it."""
+"""Exit status after SIGINT, the same as in a shell."""
 
 
 def main(args: list[str] | None = None) -> int:
-    """Command line; returns the exit status: 1 where something could not be shown."""
+    """Parses the command line and runs the demo.
+
+    Returns the exit status: 0, 1 where something could not be shown, 130 after SIGINT or SIGTERM.
+    """
     given = _parser().parse_args(args)
     try:
         need_ros("the demo")
@@ -24,7 +27,7 @@ def main(args: list[str] | None = None) -> int:
     from spvnas_ros.ros.process.process import StartError, StopRequested, ros_process
     from spvnas_ros.ros.replay.exchange import ExchangeError
 
-    # Clouds are not sent through the building's network unless the user wants it.
+    # Clouds stay on this machine and off the local network, unless the user asks for more.
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     try:
         with ros_process([]):

@@ -1,4 +1,4 @@
-"""The viewer as a user starts it, asked for its page and, where there is a browser, photographed."""
+"""Starts the viewer as a user does, asks for its page and, where a browser is installed, takes a screenshot of it."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from playwright.sync_api import Error, Page
 
 _PATIENCE = 240.0
-"""Seconds. A browser without a GPU draws slowly, more so on a busy machine."""
+"""Seconds. A browser without a GPU draws slowly, and more slowly on a busy machine."""
 
 _SIZE = (1440, 810)
 _MIDDLE = (260, 200, 1080, 780)
-"""The part of the picture between the panels."""
+"""The part of the picture between the panels, in pixels: left, top, right, bottom."""
 
 _SWITCHES = (
     "--use-gl=angle",
@@ -44,28 +44,30 @@ _SWITCHES = (
     "--disable-sync",
 )
 _NO_NOTICE = ".mantine-Notification-root {display: none}"
-"""The page tells a browser without a GPU that it has none."""
+"""Hides the notice that the page shows in a browser without a GPU."""
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _BRIGHT, _ENOUGH = 90, 0.01
-"""Points are brighter than the page (of 255); so large a share of the middle is a scene."""
+"""Points have a brightness above `_BRIGHT` (of 255); the page's background is darker. The picture shows a scene where
+more than the share `_ENOUGH` of its middle is bright.
+"""
 
 
 class LookError(Exception):
-    """The viewer did not start, its page did not come, or it drew no scene."""
+    """The viewer did not start, its page did not come, or the page drew no scene."""
 
 
 class BrowserError(Exception):
-    """The browser of this machine cannot be used, which is no fault of the viewer."""
+    """The browser of this machine cannot be used. This is not a fault of the viewer."""
 
 
 @dataclass(frozen=True)
 class Look:
     """What the viewer showed.
 
-    title:      of its page, as HTTP gave it
-    screenshot: the picture, None where none was taken
-    why_not:    then the reason
+    title:      the title of the page, as read over HTTP
+    screenshot: the picture; None where none was taken
+    why_not:    the reason why no picture was taken
     """
 
     title: str
@@ -74,14 +76,16 @@ class Look:
 
 
 def missing_viewer() -> str:
-    """What is not installed for the viewer and how to get it; "" where all is there."""
+    """Returns what is not installed for the viewer and how to install it, or "" where nothing is missing."""
     if find_spec("viser") is None:
         return "viser is not installed: pip install 'spvnas_ros[view]'"
     return ""
 
 
 def look(bag: Path, picture: Path) -> Look:
-    """Start `spvnas view` on a bag, get its page, photograph it where a browser runs here, and end the viewer.
+    """Starts `spvnas view` on a bag, reads its page, takes a screenshot where a browser runs here, and ends the viewer.
+
+    picture: the file that takes the screenshot
 
     Raises LookError.
     """
@@ -125,7 +129,7 @@ def _viewer(bag: Path) -> Iterator[str]:
 
 
 def _ask(address: str) -> str:
-    """The title of the page, asked for without the proxies that the environment may name."""
+    """Returns the title of the page. The request ignores the proxies that the environment may name."""
     try:
         with build_opener(ProxyHandler({})).open(address, timeout=_PATIENCE) as answer:
             page = answer.read().decode(errors="replace")
@@ -138,7 +142,10 @@ def _ask(address: str) -> str:
 
 
 def _photograph(browser: str, address: str, picture: Path) -> None:
-    """Raises BrowserError where the browser does not start, LookError where no points are drawn in time."""
+    """Writes a screenshot of the page to the file `picture`.
+
+    Raises BrowserError where the browser does not start, and LookError where the page draws no points in time.
+    """
     from playwright.sync_api import Error, sync_playwright
 
     switches = [*_SWITCHES, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
@@ -156,7 +163,7 @@ def _photograph(browser: str, address: str, picture: Path) -> None:
 
 
 def _scene(page: Page, address: str) -> bytes:
-    """The page as PNG once it has drawn its points. Raises LookError where it does not."""
+    """Returns the page as PNG once it has drawn its points. Raises LookError where it draws none."""
     page.set_default_timeout(_PATIENCE * 1e3)
     page.goto(address)
     page.add_style_tag(content=_NO_NOTICE)
@@ -164,7 +171,7 @@ def _scene(page: Page, address: str) -> bytes:
     while time.monotonic() < end:
         shot = page.screenshot()
         lit = _lit(shot)
-        # Twice the same: the scene is not being built up any more.
+        # Two equal pictures in a row mean that the scene is complete.
         if lit > _ENOUGH and lit == before:
             return shot
         before = lit
@@ -176,6 +183,6 @@ def _first_line(error: Error) -> str:
 
 
 def _lit(png: bytes) -> float:
-    """Which share of the picture's middle is bright."""
+    """Returns the share of bright pixels in the middle of the picture, 0..1."""
     pixels = np.asarray(Image.open(BytesIO(png)).convert("RGB").crop(_MIDDLE))
     return float((pixels.max(axis=2) > _BRIGHT).mean())

@@ -1,4 +1,4 @@
-"""The demo from beginning to end."""
+"""Runs the demo from beginning to end."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spvnas_ros.demo.drive import Drive, given_drive, simulated_drive
 from spvnas_ros.demo.looking import LookError, look, missing_viewer
-from spvnas_ros.demo.network import Weights, choose_weights
-from spvnas_ros.demo.tally import Tally
+from spvnas_ros.demo.recording import Drive, given_drive, simulated_drive
+from spvnas_ros.demo.totals import Tally
+from spvnas_ros.demo.weights import Weights, choose_weights
 from spvnas_ros.recordings.bags import LABELLED_TOPIC, BagError, BagReader, BagWriter, RecordedCloud
 from spvnas_ros.ros.replay.through_node import NodeOptions
 from spvnas_ros.trials.tour import Tour, tour
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from spvnas_ros.offline.evaluation.metrics import Score
 
 Say = Callable[[str, str], None]
-"""Takes a subject and what there is to say about it, at once."""
+"""Takes a subject and a text about it, and tells the user at once."""
 
 _WITHOUT_LABELS = "label_info is missing: vision_msgs is not built (make messages) or not installed"
 _MEANINGLESS = "The network is not trained: its labels mean nothing."
@@ -32,10 +32,10 @@ _MEANINGLESS = "The network is not trained: its labels mean nothing."
 
 @dataclass(frozen=True)
 class Options:
-    """What to play into which node. `intensity`, `device` and `engine` are the node's parameters.
+    """What to play and which node to start. `intensity`, `device` and `engine` are the node's parameters.
 
-    bag:            of the user; None: simulate `clouds` clouds of a `sensor`
-    weights:        file or name; None: those that ship
+    bag:     the user's bag; None: simulate `clouds` clouds of a `sensor`
+    weights: file or name; None: the weights that ship with the package
     """
 
     out: Path
@@ -51,16 +51,16 @@ class Options:
 
 @dataclass(frozen=True)
 class Summary:
-    """What came of it; `summary.json` has the same fields.
+    """The results of a demo. `summary.json` has the same fields.
 
-    bad:      clouds that could not be labelled, by kind
-    ms_*:     from publishing a cloud to having its labels, milliseconds
-    classes:  number of points by class name, the most frequent first
-    miou:     against the truth, over the classes that occur; None without one
-    iou:      by class name, of those that occur
-    truth:    number of points by class name, as the truth has them; of the classes that occur
-    files:    what was left behind, by what it is
-    viewer:   what did not work in the viewer; "" where it did, or is not installed
+    bad:     clouds that could not be labelled, by kind
+    ms_*:    milliseconds from publishing a cloud to having its labels
+    classes: number of labelled points by class name, the most frequent class first
+    miou:    mean IoU against the truth, over the classes that occur in the truth; None without a truth
+    iou:     IoU by class name, for the classes that occur in the truth
+    truth:   number of points by class name according to the truth, for the classes that occur
+    files:   path of each file that was written, by its kind
+    viewer:  what did not work in the viewer; "" where it worked, or where it is not installed
     """
 
     bag: str
@@ -81,15 +81,17 @@ class Summary:
 
     @property
     def failed(self) -> bool:
-        """Whether something could not be shown that is here to be shown."""
+        """Whether the node or the viewer failed. What is not installed does not count."""
         return bool(self.node.status or self.viewer)
 
 
 def show(options: Options, say: Say) -> Summary:
-    """Label a drive with the real node, and tell and keep what it did, below `options.out`. ROS must run.
+    """Labels a recording with the real node, reports the results to `say` and writes them below `options.out`.
 
-    Raises ExchangeError where the node fails, and ValueErrors and OSErrors with a reason for what cannot be read or
-    written; then no labelled bag is left behind.
+    The caller must have ROS running (`ros_process`).
+
+    Raises ExchangeError where the node fails. Raises ValueErrors and OSErrors, which give the reason, where something
+    cannot be read or written. Where the node fails or a cloud cannot be read, no new labelled bag is written.
     """
     out = options.out
     out.mkdir(parents=True, exist_ok=True)
@@ -174,7 +176,7 @@ def _label_lines(tally: Tally, found: Score | None, *, trained: bool) -> Iterato
 
 
 def _class_lines(predicted: Mapping[str, int], found: Score | None) -> Iterator[str]:
-    """A table of the classes that the network or the truth has, most points first."""
+    """Yields the lines of a table of the classes that the network or the truth has, most points first."""
     total = max(sum(predicted.values()), 1)
     header = f"{'class':<14}{'predicted':>12}{'share':>8}"
     yield header + (f"{'in the truth':>14}{'IoU':>8}" if found else "")
@@ -195,7 +197,7 @@ def _occurring(found: Score) -> dict[str, float]:
 
 
 def _view(bag: Path, picture: Path, say: Say) -> tuple[Path | None, str]:
-    """The screenshot, if there is one, and what did not work. What is not installed is no failure."""
+    """Returns the screenshot or None, and what did not work or "". What is not installed is no failure."""
     if problem := missing_viewer():
         say("viewer", f"left out: {problem}")
         return None, ""
@@ -212,7 +214,7 @@ def _view(bag: Path, picture: Path, say: Say) -> tuple[Path | None, str]:
 
 
 def _command() -> str:
-    """How to call `spvnas` from here."""
+    """Returns the command that starts `spvnas` from the working directory."""
     beside = Path(sys.executable).with_name("spvnas")
     if not beside.is_file():
         return f"{Path(sys.executable).name} -m spvnas_ros.cli"

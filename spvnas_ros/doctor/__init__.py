@@ -1,4 +1,6 @@
-"""Look at clouds before the network does, and say what fits and what does not: the command `spvnas doctor`."""
+"""Examines clouds before a network labels them, and says what suits the network and what does not. The command `spvnas
+doctor` calls `run` for recordings; for a live topic, `ros/live/` records some clouds and calls `report`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All questions in order. Pure: what is asked was observed before."""
+"""Runs all checks in order. The checks only use what was observed before; they read no files and no topics."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def examine(clouds: Clouds, facts: Facts | None = None, timing: Timing | None = None) -> list[Finding]:
-    """Everything there is to say.
+    """Returns all findings about the clouds.
 
-    facts:  of the weights; without them the clouds are held against what all public weights were trained on
-    timing: the network measured on these clouds
+    facts:  facts of the weights; None compares the clouds with the training data of all public weights
+    timing: times of the network on these clouds
     """
     findings = list(_weights(facts)) if facts else []
     findings += stream_checks.check_clouds(clouds)

@@ -1,4 +1,4 @@
-"""`spvnas doctor`: observe, measure where there are weights, print what was found."""
+"""Runs `spvnas doctor`: observes the clouds, measures the network where weights are given, prints the findings."""
 
 from __future__ import annotations
 
@@ -23,11 +23,14 @@ _STYLES = {OK: "green", WARN: "yellow", BAD: "bold red"}
 
 
 class TopicError(ValueError):
-    """A live topic that cannot be looked at: says what is there instead."""
+    """A live topic cannot be examined. The message says what is there instead."""
 
 
 def measure(perception: Perception, clouds: Clouds, frames: int) -> Timing | None:
-    """Label up to `frames` of the clouds that were kept, one of them twice to warm up; None where there are none."""
+    """Labels up to `frames` of the sampled clouds and returns the times, or None where there are no sampled clouds.
+
+    It labels the first cloud once more before the measurement, to warm up.
+    """
     chosen = [sample.points for sample in clouds.samples][:frames]
     where = f"{perception.engine.device} (engine {perception.engine.name})"
     if not chosen:
@@ -46,7 +49,12 @@ def measure(perception: Perception, clouds: Clouds, frames: int) -> Timing | Non
 
 @dataclass(frozen=True)
 class Looking:
-    """How to look: the weights to hold clouds against, how many to label, and the node's parameters of that name."""
+    """How to examine the clouds.
+
+    weights: the weights to compare the clouds with; None examines the clouds without a network
+    frames:  how many clouds to label
+    device, engine, intensity: the node's parameters of these names
+    """
 
     weights: str | None = None
     frames: int = 5
@@ -56,7 +64,7 @@ class Looking:
 
 
 def run(path: Path, looking: Looking, *, topic: str | None = None) -> int:
-    """Print the findings about a bag or scans. Returns 1 where something is bad, else 0.
+    """Prints the findings about a bag or scans. Returns 1 where a finding is bad, else 0.
 
     Raises what `observe` and `Perception.load` raise.
     """
@@ -64,7 +72,10 @@ def run(path: Path, looking: Looking, *, topic: str | None = None) -> int:
 
 
 def report(clouds: Clouds, looking: Looking, before: Sequence[Finding] = ()) -> int:
-    """Print what there is to say of clouds, behind what was found before. Returns 1 where something is bad, else 0."""
+    """Prints the findings about clouds, after the findings `before`. Returns 1 where a finding is bad, else 0.
+
+    Raises what `Perception.load` raises.
+    """
     facts = timing = None
     if looking.weights is not None:
         from spvnas_ros.perception import Perception

@@ -1,4 +1,4 @@
-"""What the doctor says."""
+"""Defines a finding, which is one line of the doctor's report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ OK, WARN, BAD = "ok", "warn", "bad"
 
 @dataclass(frozen=True)
 class Finding:
-    """An answer: "ok", "warn" or "bad", what it is about, what was found, and what to do about it."""
+    """The result of a check.
+
+    level:  "ok", "warn" or "bad"
+    about:  what the finding is about, in a word
+    found:  what was found
+    advice: what to do about it; "" where nothing needs to be done
+    """
 
     level: str
     about: str

@@ -1,4 +1,7 @@
-"""How clouds come over a live topic: publishers, QoS, transport, losses. Pure: what is asked was observed before."""
+"""Checks how clouds arrive over a live topic: publishers, QoS, transport and losses.
+
+The checks only use what was observed before; they do not touch the topic.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,9 @@ PROFILE_ADVICE = "start the driver with FASTDDS_DEFAULT_PROFILES_FILE={}"
 class Endpoint:
     """A publisher or subscriber of the topic.
 
-    node:  its full name
-    qos:   in words, such as "reliable, volatile"
-    local: whether it is on this machine; None where the middleware does not say
+    node:  full name of its node
+    qos:   its QoS in words, such as "reliable, volatile"
+    local: whether it is on this machine; None where the middleware does not tell
     """
 
     node: str
@@ -25,7 +28,7 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Mismatch:
-    """A subscriber that a publisher cannot serve, and why."""
+    """A subscriber whose QoS a publisher cannot serve, and the reason."""
 
     publisher: str
     subscriber: str
@@ -34,18 +37,18 @@ class Mismatch:
 
 @dataclass(frozen=True)
 class Link:
-    """What was seen of a topic in some seconds, by a subscriber that asks for what the node asks for.
+    """What a subscriber observed of a topic over some seconds. It asked for the same QoS as the node.
 
-    received:     clouds that came, with `cloud_bytes` each (mean)
-    lost:         clouds that were published between the first and the last that came, and did not come; None where
+    received:     clouds that arrived; `cloud_bytes` is their mean size
+    lost:         clouds that were published between the first and the last that arrived, but did not arrive; None where
                   the middleware does not number them
-    subscribers:  all but the one that looked
-    mismatches:   by QoS, also of the others
-    segments:     bytes of other processes' shared memory through which this process is sent things
-    overflows:    datagrams that this process' sockets had no room for
-    buffer_limit: bytes that a socket may buffer at most (net.core.rmem_max); None where unknown
-    profile:      the project's transport profile for Fast DDS; "" where it is not installed
-    middleware:   its name, as rmw_fastrtps_cpp
+    subscribers:  all subscribers except the observing one
+    mismatches:   pairs with incompatible QoS, including pairs of other nodes
+    segments:     sizes in bytes of the shared memory of other processes through which this process receives data
+    overflows:    datagrams that were dropped because the buffers of this process' sockets were full
+    buffer_limit: largest buffer of a socket in bytes (net.core.rmem_max); None where unknown
+    profile:      path of the package's transport profile for Fast DDS; "" where it is not installed
+    middleware:   name of the middleware, such as rmw_fastrtps_cpp
     """
 
     topic: str
@@ -64,7 +67,7 @@ class Link:
 
     @property
     def fast_dds(self) -> bool:
-        """Whether it is the middleware that the profile is for, and whose shared memory is known."""
+        """Whether the middleware is Fast DDS: the profile is for it, and only its shared memory is recognised."""
         return "fastrtps" in self.middleware
 
     @property
@@ -74,12 +77,12 @@ class Link:
 
     @property
     def in_shared_memory(self) -> bool:
-        """Whether somebody on this machine sends through shared memory that holds a cloud."""
+        """Whether no publisher is remote and this process receives through shared memory that can hold a cloud."""
         return not self.remote and max(self.segments, default=0) > self.cloud_bytes
 
 
 def examine_link(link: Link) -> list[Finding]:
-    """Everything there is to say about the way of the clouds."""
+    """Returns all findings about how the clouds arrive."""
     findings: list[Finding] = []
     for check in (check_publishers, check_qos, check_arrival, check_transport, check_subscribers):
         findings += check(link)
@@ -87,7 +90,7 @@ def examine_link(link: Link) -> list[Finding]:
 
 
 def check_publishers(link: Link) -> Findings:
-    """Who publishes."""
+    """Checks who publishes, and that there is only one publisher."""
     found = "; ".join(f"{each.node} ({each.qos})" for each in link.publishers)
     if len(link.publishers) > 1:
         yield Finding(WARN, "publishers", found, "several sensors on one topic mix; give each a topic of its own")
@@ -96,7 +99,7 @@ def check_publishers(link: Link) -> Findings:
 
 
 def check_qos(link: Link) -> Findings:
-    """Whether publishers serve the node, and the others that listen."""
+    """Checks whether the publishers serve the node and all other subscribers."""
     for each in link.mismatches:
         found = f"{each.publisher} cannot serve {each.subscriber}: {each.reason}"
         advice = (
@@ -109,7 +112,7 @@ def check_qos(link: Link) -> Findings:
 
 
 def check_arrival(link: Link) -> Findings:
-    """Whether clouds are lost on the way."""
+    """Checks whether clouds are lost on the way."""
     if not link.received:
         found = f"none came in {link.seconds:g} s, though the topic has a publisher"
         yield Finding(BAD, "arrival", found, _against_loss(link))
@@ -124,7 +127,7 @@ def check_arrival(link: Link) -> Findings:
 
 
 def check_transport(link: Link) -> Findings:
-    """Which way clouds come."""
+    """Checks which transport the clouds take, and whether it has room for them."""
     if not link.received or not link.fast_dds:
         return
     size = _bytes(link.cloud_bytes)
@@ -145,7 +148,7 @@ def check_transport(link: Link) -> Findings:
 
 
 def check_subscribers(link: Link) -> Findings:
-    """Who else listens: each costs the publisher a copy, over UDP."""
+    """Lists the other subscribers. Over UDP, each of them costs the publisher one more copy."""
     names = ", ".join(each.node for each in link.subscribers)
     yield Finding(OK, "listeners", f"{len(link.subscribers)}: {names}" if names else "none besides this one")
 

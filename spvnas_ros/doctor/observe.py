@@ -1,4 +1,4 @@
-"""What there is to see in a bag or in scans: headers of all clouds, points of some."""
+"""Observes a bag or scans: it reads the headers of all clouds and keeps the points of some."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 RING_FIELDS = ("ring", "channel", "line", "laser_id")
 SAMPLES = 10
-"""Of how many clouds, spread over the source, the points are kept."""
+"""The largest number of clouds whose points are kept. They are spread over the recording."""
 
 
 @dataclass(frozen=True)
 class Sample:
     """The points of a cloud.
 
-    points: float32 `[N, 4]`, intensity scaled by the rule: what the network would be given
-    raw:    float32 `[N]`, the intensity as it was published; None where there is none
-    ring:   `[N]`, the beam of each point; None where the cloud does not say
-    rows:   height of the cloud, 1 where it is not organised
+    points: float32 `[N, 4]` as the network would get them, with the intensity scaled by the rule
+    raw:    float32 `[N]`, the intensity as published, or zeros where a scan has none; None where a message has none
+    ring:   `[N]`, the beam of each point; None where the cloud does not tell
+    rows:   height of the cloud; 1 where it is not organised
     """
 
     points: Points
@@ -43,11 +43,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Header:
-    """What a message says of itself.
+    """What a message says about itself.
 
-    stamp, recorded: nanoseconds since 1970, by its header and by the bag
-    fields:          name and numpy type, such as ("x", "float32")
-    has_nan:         whether a coordinate is not finite, and `dense` whether the message denies that
+    stamp, recorded: nanoseconds since 1970, according to the header and to the bag
+    fields:          name and numpy type of each field, such as ("x", "float32")
+    dense:           whether the message claims that all points are valid (is_dense)
+    has_nan:         whether a coordinate is not finite
     """
 
     name: str
@@ -61,11 +62,12 @@ class Header:
 
 @dataclass
 class Clouds:
-    """What was seen.
+    """What was observed of a recording.
 
-    count:    clouds that can be read; `sizes` is how many points each has
-    headers:  of all of them; empty for scans
-    problems: by kind, how many clouds cannot be read and what is said of the first
+    sizes:    number of points of each cloud that can be read; `count` is the number of these clouds
+    headers:  headers of the clouds that can be read; empty for scans
+    samples:  points of some clouds
+    problems: by kind of error, the number of clouds that cannot be read and the first error message
     """
 
     path: Path
@@ -79,11 +81,11 @@ class Clouds:
 
     @property
     def count(self) -> int:
-        """Clouds that can be read."""
+        """Number of clouds that can be read."""
         return len(self.sizes)
 
     def add_problem(self, _: str, error: Exception) -> None:
-        """A cloud, or the rest of a bag, cannot be read."""
+        """Counts an error: a cloud, or the rest of a bag, cannot be read."""
         cause = error.__cause__ or error
         kind = cause.kind if isinstance(cause, PointCloudError) else "unreadable"
         count, first = self.problems.get(kind, (0, str(error)))
@@ -91,7 +93,10 @@ class Clouds:
 
 
 def observe(path: str | Path, *, intensity: str = "auto", topic: str | None = None) -> Clouds:
-    """Read a bag, a scan or a folder of scans. Raises what `open_source` raises; clouds that are bad are noted."""
+    """Reads a bag, a scan or a folder of scans.
+
+    Clouds that cannot be read are counted in `problems`. Raises what `open_source` raises.
+    """
     with open_source(path, intensity=intensity, topic=topic) as source:
         clouds = Clouds(source.path, source.kind, source.topic, intensity)
         every = max(1, -(-len(source) // SAMPLES))
@@ -110,7 +115,10 @@ def observe(path: str | Path, *, intensity: str = "auto", topic: str | None = No
 
 
 def _unscaled(source: Source) -> Iterator[Frame | None]:
-    """The same scans with the intensity of the file; a message has it itself."""
+    """Returns the same scans with the intensity as it is in the files.
+
+    For a bag it yields None: the message itself holds that intensity.
+    """
     if source.kind == "bag":
         return repeat(None)
     return iter(open_source(source.path, intensity="unit"))

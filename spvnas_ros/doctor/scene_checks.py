@@ -1,4 +1,4 @@
-"""What the points say of sensor and scene, held against SemanticKITTI's, which all public weights know."""
+"""Compares sensor and scene with SemanticKITTI, which all public weights were trained on."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 BEAMS = 64
 VIEW = (-24.5, 3.5)
-"""Degrees: what 99.8 % of the points of SemanticKITTI's scans lie between."""
+"""Degrees: 99.8 % of the points of SemanticKITTI's scans lie between these elevations."""
 GROUND = -1.7
-"""Metres: where the ground lies under SemanticKITTI's sensor."""
+"""Metres: height of the ground in the frame of SemanticKITTI's sensor."""
 POINTS = 122_000
 
 _GROUND_OFF = 0.6
@@ -30,7 +30,7 @@ _MUCH_DARKER, _MUCH_BRIGHTER = 0.4, 2.0
 
 
 def check_points(clouds: Clouds) -> Findings:
-    """How many of them were measured."""
+    """Checks how many of the points were measured."""
     total = sum(len(sample.points) for sample in clouds.samples)
     finite = sum(int(np.isfinite(sample.points[:, :3]).all(axis=1).sum()) for sample in clouds.samples)
     measured = sum(len(sensor.usable(sample.points)) for sample in clouds.samples)
@@ -51,13 +51,13 @@ def check_points(clouds: Clouds) -> Findings:
 
 
 def check_intensity(clouds: Clouds, facts: Facts | None) -> Findings:
-    """Whether its scale is what the networks were trained on."""
+    """Checks whether the scale of the intensity is the one that the networks were trained on."""
     if facts and facts.intensity == "none":
         yield Finding(OK, "intensity", "not used by these weights", "run the node with intensity: none")
         return
     raw = [sample.raw[np.isfinite(sample.raw)] for sample in clouds.samples if sample.raw is not None]
     if not raw or not sum(map(len, raw)):
-        return  # told with the fields
+        return  # check_fields reports this
     values = np.concatenate(raw)
     scaled = np.concatenate([sample.points[:, 3] for sample in clouds.samples])
     median = float(np.median(scaled))
@@ -82,7 +82,7 @@ def check_intensity(clouds: Clouds, facts: Facts | None) -> Findings:
 
 
 def _changes_scale(clouds: Clouds, raw: list[npt.NDArray[np.float32]]) -> bool:
-    """Whether `auto` changes its mind on the way: the clouds before would be scaled differently."""
+    """Returns whether `auto` changes the scale during the recording, so that earlier clouds are scaled differently."""
     if clouds.intensity != "auto":
         return False
     first, highest = float(raw[0].max(initial=0)), max(float(values.max(initial=0)) for values in raw)
@@ -90,7 +90,7 @@ def _changes_scale(clouds: Clouds, raw: list[npt.NDArray[np.float32]]) -> bool:
 
 
 def check_beams(clouds: Clouds) -> Findings:
-    """How many the sensor has."""
+    """Checks how many beams the sensor has."""
     sample = max(clouds.samples, key=lambda sample: len(sample.points))
     estimate = sensor.beams(sample.points, sample.ring, sample.rows)
     if estimate is None:
@@ -108,7 +108,7 @@ def check_beams(clouds: Clouds) -> Findings:
 
 
 def check_view(clouds: Clouds) -> Findings:
-    """How far up and down it looks."""
+    """Checks how far up and down the sensor looks."""
     views = [view for sample in clouds.samples if (view := sensor.vertical_view(sample.points))]
     if not views:
         return
@@ -122,7 +122,7 @@ def check_view(clouds: Clouds) -> Findings:
 
 
 def check_ground(clouds: Clouds) -> Findings:
-    """How high the sensor stands."""
+    """Checks how high the sensor is above the ground."""
     heights = [height for sample in clouds.samples if (height := sensor.ground_height(sample.points)) is not None]
     if not heights:
         return
@@ -142,9 +142,9 @@ def check_ground(clouds: Clouds) -> Findings:
 
 
 def check_reach(clouds: Clouds, facts: Facts | None) -> Findings:
-    """How far it sees, and whether these are metres."""
+    """Checks how far the sensor sees, and whether the coordinates are metres."""
     if not any(len(sensor.usable(sample.points)) for sample in clouds.samples):
-        return  # told with the points
+        return  # check_points reports this
     usual, farthest = (
         float(np.nanmedian([sensor.reach(sample.points, percent) for sample in clouds.samples]))
         for percent in (95, 99.9)

@@ -1,4 +1,4 @@
-"""What a cloud's geometry tells of the sensor: beams, vertical view, reach, height above the ground. Pure numpy."""
+"""Estimates the sensor's beams, vertical view, reach and height above the ground from a cloud. Pure numpy."""
 
 from __future__ import annotations
 
@@ -10,30 +10,33 @@ import numpy.typing as npt
 from spvnas_ros.frame import Points
 
 _NEAREST = 1.0
-"""Metres: what is nearer is often the vehicle, and its angles are those of the sensor's inside."""
+"""Metres. Nearer points often belong to the vehicle, and their angles depend on the inside of the sensor."""
 _FEWEST, _MOST = 4, 256
 _BIN = 0.02
-"""Degrees: far below the distance of two beams (0.3 or more), far above the rounding of float32."""
+"""Degrees: far less than the angle between two beams (0.3 or more), far more than the rounding of float32."""
 _QUIET = 0.05
-"""Share of the fullest bin up to which a bin of elevations counts as between beams."""
+"""Share of the fullest bin. A bin of elevations with fewer points than that lies between beams."""
 _GROUND_RING = (3.0, 25.0)
-"""Metres from the sensor within which the ground is looked for."""
+"""Metres from the sensor: the ground is searched between these distances."""
 
 
 def usable(points: Points) -> Points:
-    """The points that are finite and not at the origin, where drivers put what they did not measure."""
+    """Returns the points that are finite and not at the origin. Drivers put unmeasured points at the origin."""
     finite = points[np.isfinite(points[:, :3]).all(axis=1)]
     return finite[(np.abs(finite[:, :3]) > 0).any(axis=1)]
 
 
 def reach(points: Points, percent: float) -> float:
-    """That percentile of the distances, metres; NaN without points."""
+    """Returns the distance, in metres, that `percent` of the points do not exceed; NaN without points."""
     seen = usable(points)
     return float(np.percentile(np.linalg.norm(seen[:, :3], axis=1), percent)) if len(seen) else float("nan")
 
 
 def vertical_view(points: Points) -> tuple[float, float] | None:
-    """Lowest and highest elevation, degrees, but for one point in 1000 at each end; None without points."""
+    """Returns the lowest and the highest elevation in degrees, or None without points.
+
+    One point in 1000 may lie beyond each of them.
+    """
     elevation = _elevation(points)
     if not len(elevation):
         return None
@@ -42,9 +45,10 @@ def vertical_view(points: Points) -> tuple[float, float] | None:
 
 
 def beams(points: Points, ring: npt.NDArray[Any] | None = None, rows: int = 1) -> tuple[int, str] | None:
-    """How many beams the sensor has, and what tells it; None where nothing does.
+    """Returns how many beams the sensor has and what tells it, or None where nothing tells it.
 
-    ring: beam of each point; rows: height of an organised cloud
+    ring: beam of each point
+    rows: height of an organised cloud
     """
     if ring is not None:
         return len(np.unique(ring)), "seen, by the ring field"
@@ -58,12 +62,16 @@ def beams(points: Points, ring: npt.NDArray[Any] | None = None, rows: int = 1) -
 
 
 def ground_height(points: Points) -> float | None:
-    """Height of what lies lowest around the sensor, metres in the cloud's frame; None where there is too little."""
+    """Returns the height of the ground in the cloud's frame, metres; None where there are too few points near the
+    sensor.
+
+    The ground is the level with the most points among the lower 60 % of the heights.
+    """
     distance = np.hypot(points[:, 0], points[:, 1])
     z = points[(distance > _GROUND_RING[0]) & (distance < _GROUND_RING[1]) & np.isfinite(points[:, 2]), 2]
     if len(z) < 100:
         return None
-    # The ground is where most points lie in the lower half of the heights: a level, not the lowest reflection.
+    # A level with many points, not the lowest point: single reflections may lie below the ground.
     low, middle = np.percentile(z, (1, 60))
     counts, edges = np.histogram(z, bins=max(1, round((middle - low) / 0.1)), range=(low, max(middle, low + 0.1)))
     fullest = int(counts.argmax())
@@ -77,7 +85,7 @@ def _elevation(points: Points) -> npt.NDArray[np.float64]:
 
 
 def _revolutions(points: Points) -> int | None:
-    """Beams of a cloud that is written beam by beam: how often the azimuth begins anew."""
+    """Returns the number of beams of a cloud that is written beam by beam: how often the azimuth starts again."""
     seen = usable(points)
     azimuth = np.unwrap(np.arctan2(seen[:, 1], seen[:, 0]).astype(np.float64))
     if len(azimuth) < 2:
@@ -89,7 +97,7 @@ def _revolutions(points: Points) -> int | None:
 
 
 def _levels(points: Points) -> int | None:
-    """Beams of a cloud in any order: on how many sharp levels its elevations lie."""
+    """Returns the number of beams of a cloud in any order: on how many sharp levels its elevations lie."""
     elevation = _elevation(points)
     if len(elevation) < 1000:
         return None

@@ -1,4 +1,4 @@
-"""What the messages say of themselves: fields, frames, stamps, rate, and the network's speed against it."""
+"""Checks the messages: fields, frames, stamps and rate, and whether the network is fast enough for the rate."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ _SKEW = 2 * 10**9
 
 @dataclass(frozen=True)
 class Timing:
-    """How long the network took for each of some clouds, milliseconds, and who computed; or why it could not."""
+    """Times of the network on some clouds.
+
+    ms:      milliseconds for each cloud; empty where the network could not label them
+    where:   device and engine that ran the network
+    failure: why the network could not label the clouds; "" where it could
+    """
 
     ms: tuple[float, ...]
     where: str
@@ -24,7 +29,7 @@ class Timing:
 
 
 def check_clouds(clouds: Clouds) -> Findings:
-    """How many there are, and why others cannot be read."""
+    """Checks how many clouds there are, and why other clouds cannot be read."""
     where = f" on {clouds.topic}" if clouds.topic else ""
     if clouds.count and not any(clouds.sizes):
         found = f"{clouds.count} can be read{where}, but none has a point"
@@ -49,7 +54,7 @@ _CURES = {
 
 
 def check_fields(clouds: Clouds) -> Findings:
-    """Names and types, and whether there is intensity."""
+    """Checks the names and types of the fields, and whether there is an intensity."""
     kinds = sorted({header.fields for header in clouds.headers if header.fields})
     if len(kinds) > 1:
         yield Finding(
@@ -77,7 +82,7 @@ def check_fields(clouds: Clouds) -> Findings:
 
 
 def check_frame_id(clouds: Clouds) -> Findings:
-    """Whether TF can place the clouds."""
+    """Checks whether TF can place the clouds."""
     names = sorted({header.frame_id for header in clouds.headers})
     found = ", ".join(repr(name) for name in names)
     if len(names) > 1:
@@ -91,7 +96,7 @@ def check_frame_id(clouds: Clouds) -> Findings:
 
 
 def check_stamps(clouds: Clouds) -> Findings:
-    """Whether time runs forward, and beside the recorder's."""
+    """Checks whether the stamps run forward and agree with the recorder's clock."""
     stamps = np.array([header.stamp for header in clouds.headers])
     recorded = np.array([header.recorded for header in clouds.headers])
     if not stamps.any():
@@ -113,7 +118,7 @@ def check_stamps(clouds: Clouds) -> Findings:
 
 
 def check_rate(rate: Rate | None) -> Findings:
-    """Clouds a second, and how many were lost on the way."""
+    """Reports how many clouds arrive each second, and how many were lost on the way."""
     if rate is None:
         return
     found = f"{rate.hertz:.1f} Hz"
@@ -128,7 +133,7 @@ def check_rate(rate: Rate | None) -> Findings:
 
 
 def check_speed(timing: Timing, rate: Rate | None) -> Findings:
-    """Whether the network keeps up."""
+    """Checks whether the network keeps up with the rate."""
     if timing.failure:
         yield Finding(BAD, "network", timing.failure, "the node would skip such clouds; crop them, or mend the sensor")
         return

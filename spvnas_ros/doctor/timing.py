@@ -1,4 +1,4 @@
-"""How often clouds come, from their stamps. Pure functions."""
+"""Estimates the rate of clouds from their stamps. Pure functions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ _GAP = 1.5
 
 @dataclass(frozen=True)
 class Rate:
-    """Clouds a second, and how many seem to be missing of those expected."""
+    """The rate of clouds.
+
+    hertz:    clouds each second
+    lost:     clouds that seem to be missing
+    expected: clouds that were to be expected, including the missing ones
+    """
 
     hertz: float
     lost: int
@@ -21,9 +26,9 @@ class Rate:
 
 
 def rate_of(stamps: Sequence[int]) -> Rate | None:
-    """The rate of clouds with these stamps, nanoseconds, in order; None where there are not two in order.
+    """Returns the rate of clouds from their stamps (nanoseconds, in order of arrival).
 
-    Steps back and repeated stamps are left out.
+    Steps back and repeated stamps are left out. Returns None where no stamp is later than the one before.
     """
     steps = [(after - before) / 1e9 for before, after in pairwise(stamps) if after > before]
     if not steps:

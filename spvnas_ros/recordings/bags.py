@@ -1,4 +1,4 @@
-"""rosbag2 recordings (sqlite3 and mcap) without ROS: clouds out of a bag, messages into a new one."""
+"""Reads clouds from rosbag2 recordings (sqlite3 and mcap) and writes messages into new ones, without ROS."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ _DATATYPES = {
 }
 _METADATA = "metadata.yaml"
 _BAG_VERSION: Final = 8
-"""Of metadata.yaml: the newest that writes QoS profiles the way ROS 2 Humble reads them."""
+"""The version in metadata.yaml: the newest whose QoS profiles ROS 2 Humble can read."""
 
 
 class BagError(ValueError):
-    """A bag that cannot be read or written. Says what was found, what was expected and what to do."""
+    """A bag cannot be read or written. The message says what was found, what was expected and what to do."""
 
 
 @dataclass(frozen=True)
 class RecordedCloud:
-    """A PointCloud2 as recorded.
+    """A PointCloud2 as it was recorded.
 
-    stamp: when it was recorded, nanoseconds since 1970
+    stamp: time of recording, nanoseconds since 1970
     raw:   the serialised message (CDR)
     """
 
@@ -64,7 +64,7 @@ class RecordedCloud:
     raw: bytes
 
     def decode(self) -> PointCloud2:
-        """The message. Raises BagError where the bytes are not one."""
+        """Returns the deserialised message. Raises BagError where the bytes are not a PointCloud2."""
         with _named("a recorded message is damaged"):
             message = _typestore().deserialize_cdr(self.raw, CLOUD_TYPE)
         assert isinstance(message, PointCloud2)
@@ -72,16 +72,16 @@ class RecordedCloud:
 
 
 def encode(message: PointCloud2) -> bytes:
-    """Serialise a cloud (CDR), as a bag or a ROS publisher takes it."""
+    """Serialises a cloud (CDR). The bytes are what a bag or a ROS publisher takes."""
     return bytes(_typestore().serialize_cdr(message, CLOUD_TYPE))
 
 
 def cloud_message(points: npt.NDArray[np.void], stamp: int, frame_id: str) -> PointCloud2:
-    """A structured array `[N]` of single numbers as a PointCloud2 of one row, byte for byte.
+    """Returns a structured array `[N]`, whose fields are single numbers, as a PointCloud2 of one row. No byte changes.
 
-    stamp: of the header, nanoseconds since 1970
+    stamp: the stamp of the header, nanoseconds since 1970
 
-    Raises BagError for a field that a PointCloud2 cannot hold.
+    Raises BagError for a field type that a PointCloud2 cannot hold.
     """
     fields = []
     for name, (kind, offset, *_) in (points.dtype.fields or {}).items():
@@ -95,7 +95,7 @@ def cloud_message(points: npt.NDArray[np.void], stamp: int, frame_id: str) -> Po
 
 
 def labelled_message(cloud: PointCloud2, segmentation: Segmentation) -> PointCloud2:
-    """The labelled cloud as a message: the input's header and fields, `label` and `confidence` behind them.
+    """Returns the labelled cloud as a message: the input's header and fields, followed by `label` and `confidence`.
 
     Raises PointCloudError for a malformed cloud.
     """
@@ -114,13 +114,18 @@ def labelled_message(cloud: PointCloud2, segmentation: Segmentation) -> PointClo
 
 
 class BagReader:
-    """The clouds of one topic of a bag, in order of recording. A context manager; iterate as often as you like.
+    """Reads the clouds of one topic of a bag, in order of recording. It can be iterated several times.
+
+    It is a context manager, which closes the bag. `len` is the number of clouds.
 
     path:  a rosbag2 folder (with its metadata.yaml), or an .mcap or .db3 file by itself
-    topic: which PointCloud2 topic; None where there is only one
+    topic: the PointCloud2 topic; None where the bag has only one
 
-    Attributes: `topic`, and `storage` ("sqlite3" or "mcap"). `len` is the number of clouds.
-    Raises BagError for a bag that cannot be read, and where the topic must be named or is not there.
+    Attributes:
+        topic:   the topic that is read
+        storage: "sqlite3" or "mcap"
+
+    Raises BagError for a bag that cannot be read, for an unknown topic, and for None where the bag has several topics.
     """
 
     def __init__(self, path: str | Path, topic: str | None = None) -> None:
@@ -135,20 +140,20 @@ class BagReader:
             self._reader.close()
             raise
         files = self.path.iterdir() if self.path.is_dir() else (self.path,)
-        # A compressed bag's files end in .mcap.zstd.
+        # The files of a compressed bag end in .mcap.zstd.
         self.storage = "mcap" if any(".mcap" in file.suffixes for file in files) else "sqlite3"
 
     def __len__(self) -> int:
         return sum(c.msgcount for c in self._connections)
 
     def __iter__(self) -> Iterator[RecordedCloud]:
-        """Raises BagError where the bag turns out to be damaged on the way."""
+        """Yields all clouds. Raises BagError where the bag is damaged further on."""
         return self.since(None)
 
     def since(self, stamp: int | None) -> Iterator[RecordedCloud]:
-        """The clouds recorded at `stamp` (nanoseconds since 1970) or later, without reading earlier ones; None = all.
+        """Yields the clouds recorded at `stamp` (nanoseconds since 1970) or later, without reading the earlier ones.
 
-        Raises BagError where the bag turns out to be damaged on the way.
+        None yields all clouds. Raises BagError where the bag is damaged further on.
         """
         messages = self._reader.messages(self._connections, start=stamp)
         while True:
@@ -159,7 +164,7 @@ class BagReader:
             yield RecordedCloud(message[1], bytes(message[2]))
 
     def close(self) -> None:
-        """Close the bag's files."""
+        """Closes the files of the bag."""
         self._reader.close()
 
     def __enter__(self) -> Self:
@@ -170,14 +175,15 @@ class BagReader:
 
 
 class BagWriter:
-    """A new bag, which appears under its name when it is closed: whole, or not at all.
+    """Writes a new bag. The bag appears under its name when it is closed, whole or not at all.
 
-    path:    the new bag's folder
+    It is a context manager. The end of the block closes the bag; a block that raises leaves nothing on disk.
+
+    path:    the folder of the new bag
     storage: "sqlite3" or "mcap"
-    force:   replace a bag of that name
+    force:   replaces a bag that has this name
 
-    As a context manager it is closed at the end of the block, and abandoned without a trace where the block raises.
-    Raises BagError where `path` is taken, or cannot be written.
+    Raises BagError where `storage` is unknown, or where `path` is taken or cannot be written.
     """
 
     def __init__(self, path: str | Path, storage: str = "sqlite3", *, force: bool = False) -> None:
@@ -187,7 +193,7 @@ class BagWriter:
         self._force = force
         check_free(self.path, force=force)
         self._connections: dict[str, Connection] = {}
-        # The files inside a bag have its name, so the temporary folder is around it.
+        # The files inside a bag carry the bag's name, so the bag lies inside a temporary folder with its final name.
         self._temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.part")
         with _named(f"{self.path} cannot be written"), ExitStack() as undo:
             undo.callback(shutil.rmtree, self._temporary, ignore_errors=True)
@@ -199,9 +205,9 @@ class BagWriter:
             undo.pop_all()
 
     def write(self, topic: str, raw: bytes, stamp: int, msgtype: str = CLOUD_TYPE) -> None:
-        """Append a serialised message (CDR), recorded at `stamp` nanoseconds since 1970.
+        """Appends a serialised message (CDR), recorded at `stamp` nanoseconds since 1970.
 
-        Raises BagError where it cannot be written, or where the type is not one of ROS 2's own.
+        Raises BagError where the bag cannot be written, or where the type is not one of ROS 2's own.
         """
         with _named(f"{self.path} cannot be written"):
             if topic not in self._connections:
@@ -209,7 +215,7 @@ class BagWriter:
             self._writer.write(self._connections[topic], stamp, raw)
 
     def close(self) -> None:
-        """Finish the bag and give it its name. What `force` replaces lives until then."""
+        """Finishes the bag and gives it its name. A bag that `force` replaces stays in place until then."""
         with _named(f"{self.path} cannot be written"):
             try:
                 self._writer.close()
@@ -230,7 +236,7 @@ class BagWriter:
             raise
 
     def abort(self) -> None:
-        """Give up: nothing stays on disk."""
+        """Abandons the bag and deletes its files."""
         self._writer.abort()
         shutil.rmtree(self._temporary, ignore_errors=True)
 
@@ -245,7 +251,7 @@ class BagWriter:
 
 
 def check_free(path: Path, *, force: bool) -> None:
-    """Raises BagError where a bag cannot get the name `path`. Only a bag is ever replaced, and only with `force`."""
+    """Raises BagError where a bag cannot be written to `path`. Only a bag may be replaced, and only with `force`."""
     if not path.exists():
         return
     if not (path / _METADATA).is_file():
@@ -275,13 +281,13 @@ def _choose_topic(path: Path, connections: list[Connection], wanted: str | None)
 
 @cache
 def _typestore() -> Typestore:
-    # PointCloud2 and the other common types are the same in every distribution since.
+    # PointCloud2 and the other common types have not changed in any later distribution.
     return get_typestore(Stores.ROS2_HUMBLE)
 
 
 @contextmanager
 def _named(what: str) -> Iterator[None]:
-    """Turn whatever rosbags and the storage below it raise on bad bytes (a dozen types) into a BagError."""
+    """Turns every exception of rosbags and its storages (a dozen types, for bad bytes) into a BagError."""
     try:
         yield
     except BagError:

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Writes files whole or not at all, and hashes files."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ _CHUNK = 1 << 20
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of `path` when the block ends, and vanishes if the block raises.
+    """Yields a new file. It replaces `path` when the block ends, and is deleted where the block raises.
 
-    Readers see the old file or the new one, never a part. Two processes that write the same file do not meet: each
-    has a temporary name of its own, and the last to finish wins. Raises OSError where the folder cannot be written.
+    Readers see the old file or the new file, never a part. Two processes may write the same file at once: each has a
+    temporary file of its own, and the process that finishes last wins.
+
+    Raises OSError where the folder cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
@@ -32,7 +34,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def sha256_of(path: Path) -> str:
-    """The file's sha256 in hex. Raises OSError where it cannot be read."""
+    """Returns the SHA-256 of the file in hex. Raises OSError where the file cannot be read."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):

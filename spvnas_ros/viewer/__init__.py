@@ -1,1 +1,3 @@
-"""`spvnas view`: recordings in the browser, in class colours. Only `window.py` and `panels.py` know viser."""
+"""Shows recordings in the browser, in class colours; only `window.py` and `panels.py` import viser. The command `spvnas
+view` calls it.
+"""

@@ -1,4 +1,4 @@
-"""Frames to colours and counts."""
+"""Turns frames into colours and counts."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _GROUND_PERCENTILE: Final = 5
 
 @dataclass(frozen=True)
 class Classes:
-    """The rows of the legend: the classes by index, and the unlabelled points last.
+    """The rows of the legend: the classes in the order of their index, then the unlabelled points.
 
-    names, palette: of the classes, without the unlabelled; `(r, g, b)` 0..255
+    names, palette: name and colour of each class, `(r, g, b)` 0..255; the unlabelled points are not in them
     """
 
     names: tuple[str, ...]
@@ -43,17 +43,17 @@ class Classes:
         return (*self.palette, _GREY)
 
     def row_of(self, labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """Class indices `[N]` to rows uint8 `[N]`; what is no class (255) is unlabelled."""
+        """Turns class indices `[N]` into rows, uint8 `[N]`. An index that is no class (such as 255) is unlabelled."""
         rows: npt.NDArray[np.uint8] = np.minimum(labels, len(self.names)).astype(np.uint8)
         return rows
 
     def counts(self, labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-        """Points of each row, int64 `[C + 1]`."""
+        """Returns the number of points of each row, int64 `[C + 1]`."""
         return np.bincount(self.row_of(labels), minlength=len(self.rows)).astype(np.int64)
 
 
 def choices(frame: ViewFrame) -> tuple[str, ...]:
-    """What a frame can be coloured by, the most telling first."""
+    """Returns what a frame can be coloured by, the most informative first."""
     labelled = () if frame.labels is None else (CLASS,)
     sure = () if frame.confidence is None else (CONFIDENCE,)
     lit = (INTENSITY,) if frame.points[:, 3].any() else ()
@@ -61,7 +61,10 @@ def choices(frame: ViewFrame) -> tuple[str, ...]:
 
 
 def colour(frame: ViewFrame, by: str, classes: Classes) -> Colours:
-    """The points' colours, uint8 `[N, 3]`. What a frame cannot be coloured by falls back on the first of `choices`."""
+    """Returns the colours of the points, uint8 `[N, 3]`.
+
+    Where the frame cannot be coloured by `by`, the first of `choices` is used.
+    """
     available = choices(frame)
     by = by if by in available else available[0]
     if by == CLASS and frame.labels is not None:
@@ -69,13 +72,13 @@ def colour(frame: ViewFrame, by: str, classes: Classes) -> Colours:
     if by == CONFIDENCE and frame.confidence is not None:
         return _ramp(frame.confidence, _BAD_TO_GOOD)
     if by == INTENSITY:
-        # Most of a scan returns less than a third of the scale; the root spreads that.
+        # Most intensities are below a third of the scale; the square root spreads them.
         return _ramp(np.sqrt(np.clip(frame.points[:, 3], 0, 1)), _COLD_TO_WARM)
     return _ramp(_relative_height(frame.points[:, 2]), _COLD_TO_WARM)
 
 
 def visible(frame: ViewFrame, hidden: frozenset[int], classes: Classes) -> npt.NDArray[np.bool_]:
-    """Which points are shown while some rows of the legend are switched off, bool `[N]`."""
+    """Returns which points are shown when the legend's rows `hidden` are switched off, bool `[N]`."""
     if frame.labels is None or not hidden:
         return np.ones(len(frame.points), np.bool_)
     shown = np.ones(len(classes.rows), np.bool_)
@@ -84,7 +87,7 @@ def visible(frame: ViewFrame, hidden: frozenset[int], classes: Classes) -> npt.N
 
 
 def ground(frame: ViewFrame) -> float:
-    """About where the ground is, metres above the sensor (so mostly negative); 0 for a frame without points."""
+    """Returns the approximate height of the ground, metres above the sensor (so mostly negative); 0 without points."""
     z = frame.points[:, 2]
     return float(np.percentile(z, _GROUND_PERCENTILE)) if len(z) else 0.0
 
@@ -98,7 +101,7 @@ def _relative_height(z: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def _ramp(values: npt.NDArray[np.float32], anchors: tuple[tuple[int, int, int], ...]) -> Colours:
-    """0..1 to colours that lead from the first anchor to the last; clipped beyond."""
+    """Turns values 0..1 into colours that run from the first anchor to the last. Values outside 0..1 are clipped."""
     at = np.linspace(0, 1, len(anchors))
     channels = [np.interp(values, at, channel) for channel in zip(*anchors, strict=True)]
     return np.stack(channels, axis=1).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""`spvnas view` as a command: what is cheap to check is checked before torch or the browser's page are there."""
+"""Runs `spvnas view`. It checks the arguments that are cheap to check before it loads torch or starts the page."""
 
 from __future__ import annotations
 
@@ -42,9 +42,10 @@ def run(
     intensity: str = "auto",
     label_map: str = SEMANTIC_KITTI.name,
 ) -> int:
-    """Serve the viewer until it is interrupted (SIGINT, SIGTERM). Returns the exit status, 0.
+    """Serves the viewer until SIGINT or SIGTERM. Returns the exit status, 0.
 
-    Raises ViserMissing, ViewError where the page cannot be served, and what `open_source` and `Perception.load` raise.
+    Raises ViserMissing, ViewError where the page cannot be served, ValueError for an unknown label map, device or
+    engine, and what `results_of_a_run`, `open_source` and `Perception.load` raise.
     """
     if find_spec("viser") is None:
         raise ViserMissing("the viewer needs viser; install it: pip install 'spvnas_ros[view]' (or pip install viser)")
@@ -78,9 +79,10 @@ def run(
 
 
 def results_of_a_run(path: Path, labels: Path | None) -> tuple[Path, Path | None]:
-    """The recording and the labels that a folder of `spvnas segment` stands for; any other path as it is.
+    """Returns the recording and the labels to show. A folder that `spvnas segment` wrote stands for what it labelled.
 
-    Raises ScanError where the scans a run labelled are not there any more.
+    Any other path is returned as it is, with `labels`. Raises ScanError where the labelled scans do not exist any more,
+    or where the folder does not name them.
     """
     summary = path / SUMMARY
     if not summary.is_file():

@@ -1,4 +1,4 @@
-"""Any frame of a recording at any time, with its labels: from the clouds, from files beside them, or from a network."""
+"""Reads any frame of a recording together with its labels, which come from the clouds, label files or a network."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ Network = Callable[[Points], Segmentation]
 
 _CACHED = 12
 _OUT_OF_SIGHT = 1e4
-"""Metres; leaves NaN and infinity out too."""
+"""Metres. Points farther away are left out, and with them NaN and infinity."""
 
 
 class FrameError(ValueError):
-    """A frame that cannot be shown, and why. The others may well be fine."""
+    """A frame cannot be shown. The message says why. Other frames may be fine."""
 
 
 @dataclass(frozen=True)
 class ViewFrame:
-    """What is shown of a frame: the points that have a place, and what is known of them.
+    """The part of a frame that is shown: the points with a usable position, and what is known of them.
 
     points:     float32 `[N, 4]`, x, y, z in metres and intensity in 0..1, all finite
-    labels:     uint8 `[N]`, class indices, 255 = unlabelled; None where nothing is known
-    confidence: float32 `[N]` in 0..1; None where it is not known
+    labels:     uint8 `[N]`, class indices, 255 = unlabelled; None where there are no labels
+    confidence: float32 `[N]` in 0..1; None where there is no confidence
     """
 
     name: str
@@ -45,15 +45,18 @@ class ViewFrame:
 
 @dataclass
 class Labelling:
-    """Where labels come from: the network if there is one, else the clouds' own field, else .label files.
+    """Finds the labels of frames.
+
+    A network labels all frames where there is one. Without a network, a bag's labels come from a field of its clouds,
+    and the labels of scans come from .label files.
 
     label_map: what raw ids mean
-    field:     of a bag's clouds; None: `label`, where they have it
-    folder:    of .label files; None: where SemanticKITTI and `spvnas segment` keep them, if they are there
-    network:   labels the points of a frame
+    field:     field of a bag's clouds; None: `label`, where the clouds have it
+    folder:    folder of .label files; None: where SemanticKITTI and `spvnas segment` keep them, if they are there
+    network:   labels the points of a frame; None: there is no network
 
-    A field may hold class indices, as the node writes them, or raw ids; the first cloud with a number that is no class
-    index decides for raw ids, also for the frames that follow.
+    A field may hold class indices, as the node writes them, or raw ids. Once a cloud has a number that is no class
+    index, this cloud and all later ones are read as raw ids.
     """
 
     label_map: LabelMap
@@ -65,10 +68,10 @@ class Labelling:
     def __call__(
         self, source: Source, frame: Frame, cloud: Cloud
     ) -> tuple[Labels | None, npt.NDArray[np.float32] | None]:
-        """Labels and confidence of all the cloud's points.
+        """Returns labels and confidence of all points of the cloud, each None where it is not known.
 
-        Raises FrameError where labels do not fit or are not where they were said to be, ValueError for unknown ids and
-        what the network raises.
+        Raises FrameError where labels do not fit the cloud or are not where `field` or `folder` says. Raises ValueError
+        for unknown ids, and what the network raises.
         """
         if self.network is not None:
             result = self.network(cloud.points)
@@ -97,7 +100,7 @@ class Labelling:
         if not self._raw and not outside.any():
             return ids.astype(np.uint8)
         labels = self.label_map.encode(ids)
-        # Not before they made sense as raw ids: a damaged cloud proves nothing about the others.
+        # Only after they were valid raw ids: a damaged cloud says nothing about the others.
         self._raw = True
         return labels
 
@@ -116,9 +119,9 @@ class Labelling:
 
 
 class Frames:
-    """The frames of a source by number, read when they are asked for; the last few are kept.
+    """Gives the frames of a source by number. It reads a frame when it is asked for, and keeps the last few.
 
-    A recorded bag is read forward from the nearest frame whose place is known, so a first jump far ahead takes time.
+    A bag is read forward from the nearest frame whose position is known, so a first jump far ahead takes time.
     """
 
     def __init__(self, source: Source, labelling: Labelling) -> None:
@@ -132,11 +135,14 @@ class Frames:
         return len(self.source)
 
     def __getitem__(self, index: int) -> ViewFrame:
-        """Raises FrameError for a frame that cannot be read or labelled, and IndexError."""
+        """Returns a frame.
+
+        Raises FrameError where the frame cannot be read or labelled, and IndexError where there is no such frame.
+        """
         if not 0 <= index < len(self):
             raise IndexError(index)
         if index not in self._cache:
-            # ValueError covers all named errors of scans, bags, clouds and label maps, RuntimeError those of a network.
+            # All errors of scans, bags, clouds and label maps are ValueErrors; those of a network are RuntimeErrors.
             try:
                 self._cache[index] = self._read(self._find(index))
             except (ValueError, OSError, RuntimeError) as error:
@@ -180,7 +186,7 @@ class Frames:
 
 
 def _label_folders(path: Path) -> list[Path]:
-    """Where the labels of a scan, a folder of scans or a SemanticKITTI sequence may lie."""
+    """Returns the folders that may hold the labels of a scan, a folder of scans or a SemanticKITTI sequence."""
     folder = path if path.is_dir() else path.parent
     beside = [folder, folder / "labels", folder / "velodyne"]
     return [*beside, folder.parent / "labels"] if folder.name == "velodyne" else beside

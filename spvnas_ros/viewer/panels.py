@@ -1,6 +1,7 @@
-"""What stands beside the picture: the legend with its switches, and the controls. Written for viser.
+"""Builds the panels beside the picture with viser: the legend with its switches, and the controls.
 
-Each panel tells what the user did through one function, and shows what it is told; neither keeps the viewer's state.
+Each panel reports the user's actions through callbacks and shows the values that it is given. It keeps no state of the
+viewer.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ POINT_SIZES = (0.01, 0.3)
 """Metres."""
 _ALL, _NONE = "all", "none"
 _PREVIOUS, _PLAY, _NEXT = "◀ previous", "play / pause", "next ▶"
-# Drawn over the row that follows, for a checkbox has a label but no colour of its own and no second column.
+# Drawn over the next row, because a checkbox of viser has no colour and no second column.
 _ROW = (
     '<div style="height:0;position:relative;pointer-events:none;font-size:0.8em">'
     '<span style="position:absolute;left:0.8em;top:0.3em;width:0.85em;height:0.85em;border-radius:3px;'
@@ -38,7 +39,7 @@ _KEYS = (
 
 
 class Legend:
-    """A row for each class: its colour, a switch and how many points of the frame it has.
+    """Shows a row for each class: its colour, a switch and its number of points in the frame.
 
     on_change: called with the rows that are switched off
     """
@@ -57,7 +58,7 @@ class Legend:
             self._switches.append(switch)
 
     def show(self, counts: npt.NDArray[np.int64] | None) -> None:
-        """Points of each row `[C + 1]`, None where the frame has no labels."""
+        """Shows the number of points of each row, `[C + 1]`; None where the frame has no labels."""
         for row, handle in enumerate(self._rows):
             count = None if counts is None else int(counts[row])
             if count != self._counts[row]:
@@ -79,7 +80,7 @@ class Legend:
 
 @dataclass(frozen=True)
 class Actions:
-    """What the controls ask for."""
+    """The functions that the controls call."""
 
     toggle: Callable[[], None]
     step: Callable[[int], None]
@@ -91,10 +92,10 @@ class Actions:
 
 
 class Controls:
-    """Playback and view.
+    """Shows the controls of playback and view.
 
-    choices: what frames can be coloured by, the first one chosen
-    cameras: names of the camera's places
+    choices: what frames can be coloured by; the first is selected at the start
+    cameras: names of the camera positions
     """
 
     def __init__(
@@ -121,8 +122,8 @@ class Controls:
         gui.add_html(_KEYS)
 
     def show(self, index: int, title: str, detail: str, problem: str = "") -> None:
-        """The frame's number, from 0, and what is said of it; `problem` stands out."""
-        self._frame.value = index + 1  # type: ignore[misc]  # as above
+        """Shows the frame's number, which counts from 0, and the texts about it. `problem` is highlighted."""
+        self._frame.value = index + 1  # type: ignore[misc]  # viser declares what can be set as read-only
         shown = f'<div style="color:#ff8a80;padding-top:0.4em;overflow-wrap:anywhere">{html.escape(problem)}</div>'
         self._status.content = (
             f'<div style="padding:0.4em 0.9em 0.8em;font-size:0.85em;line-height:1.5"><b>{html.escape(title)}</b><br>'

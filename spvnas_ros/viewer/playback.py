@@ -1,4 +1,4 @@
-"""When the next frame is due: a clock that plays, steps and seeks, and knows neither frames nor browser."""
+"""Decides which frame is shown and when the next one is due. It plays, steps and seeks, without frames or a browser."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 @dataclass
 class Playback:
-    """Which frame is shown, and when the next one is due. Times are seconds of any clock that does not go back.
+    """The number of the frame that is shown, and the time at which the next frame is due.
+
+    Times are seconds of any clock that does not go back.
 
     count: number of frames, 1 or more
-    rate:  frames a second at speed 1
+    rate:  frames each second at speed 1
     """
 
     count: int
@@ -26,33 +28,36 @@ class Playback:
         return 1 / (self.rate * self.speed)
 
     def toggle(self, now: float) -> None:
-        """Play, or pause."""
+        """Starts or pauses the playback."""
         self.playing = not self.playing
         self._due = now + self.period
 
     def set_speed(self, speed: float, now: float) -> None:
-        """Change the speed (1 = as recorded); the next frame is due by the new one from now on."""
+        """Changes the speed (1 = as recorded). The next frame is due one new period from now."""
         self.speed = speed
         self._due = now + self.period
 
     def step(self, by: int) -> None:
-        """Pause and go on or back by some frames, around the end."""
+        """Pauses, and goes `by` frames forward or back. After the last frame comes the first one, and the reverse."""
         self.playing = False
         self.index = (self.index + by) % self.count
 
     def seek(self, index: int) -> None:
-        """Show this frame, the nearest one where there is none; playing goes on from there."""
+        """Goes to this frame, or to the nearest one that exists. A running playback goes on from there."""
         self.index = min(max(index, 0), self.count - 1)
 
     def wait(self, now: float) -> float | None:
-        """Seconds until the next frame is due, None while nothing plays."""
+        """Returns the seconds until the next frame is due, or None while the playback is paused."""
         return max(self._due - now, 0.0) if self.playing else None
 
     def advance(self, now: float) -> bool:
-        """Go to the next frame if it is due, and say whether. None is left out: what takes longer plays slower."""
+        """Goes to the next frame if it is due, and returns whether it did.
+
+        No frame is left out: where frames take longer than a period, the playback is slower.
+        """
         if not self.playing or now < self._due:
             return False
         self.index = (self.index + 1) % self.count
-        # Late by more than a period: catching up would be a burst.
+        # After a delay of more than a period the lost time is dropped: catching up would show many frames at once.
         self._due = max(self._due + self.period, now)
         return True

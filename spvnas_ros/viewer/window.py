@@ -1,4 +1,4 @@
-"""The viewer itself, on viser: one picture of one recording, the same for every browser that looks; cameras apart."""
+"""Serves the viewer with viser. All browsers see the same picture of one recording, each with its own camera."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from spvnas_ros.viewer.playback import Playback
 
 P = ParamSpec("P")
 Key = Literal["space", "N", "P", "home", "1", "2", "3"]
-"""As viser names them. The arrows would also turn its camera."""
+"""Keys as viser names them. Arrow keys are left out because they also turn viser's camera."""
 _CLOUD, _GRID = "/cloud", "/grid"
 _POINT_SIZE = 0.08
 _BACKGROUND, _LINE, _SECTION, _BRAND = (13, 16, 23), (30, 36, 47), (50, 60, 77), (70, 130, 230)
 _LOOKED_AT = 5
-"""How many frames are tried for one that can be shown before the first is drawn."""
+"""How many frames are tried at the start until one can be shown."""
 _LEGEND_WIDTH, _CONTROLS_WIDTH = 230.0, 330.0
 
 
 class ViewError(ValueError):
-    """A viewer that cannot start, and what to do."""
+    """A viewer cannot start. The message says what to do."""
 
 
 @dataclass(frozen=True)
 class Camera:
-    """A place to look from, in the sensor's frame: metres, x forward, y left, z up."""
+    """A camera position in the sensor's frame: metres, x forward, y left, z up."""
 
     name: str
     key: Key
@@ -46,9 +46,9 @@ class Camera:
 
 
 CAMERAS = (
-    # Not quite from above: with nothing but its own axis in view, the camera could turn any way up.
+    # Not exactly above: a camera that looks along its own up direction has no defined orientation.
     Camera("above", "1", (-0.5, 0.0, 62.0), (0.0, 0.0, 0.0)),
-    # A little behind the sensor: from the sensor itself its rings would be lines.
+    # A little behind the sensor: seen from the sensor itself, each ring would be a line.
     Camera("driver", "2", (-4.0, 0.0, 0.9), (12.0, 0.0, -0.9)),
     Camera("behind", "3", (-13.0, 0.0, 9.0), (6.0, 0.0, -4.0)),
 )
@@ -59,18 +59,19 @@ class _Server(viser.ViserServer):
     """viser's server without its share link, which would send the recording through a server on the internet."""
 
     def request_share_url(self, verbose: bool = True) -> str | None:
-        """Never."""
+        """Returns None, always: no share link is made."""
         del verbose
         return None
 
 
 class Window:
-    """Shows frames until it is stopped. Everything is drawn by the thread that calls `run`; what the browsers do
-    comes through a queue.
+    """Shows frames until it is stopped.
+
+    The thread that calls `run` draws everything. Actions of the browsers reach it through a queue.
 
     host, port: where the page is served; port 0 takes a free one
 
-    Raises ViewError where it cannot be served there, or there are no frames.
+    Raises ViewError where the page cannot be served there, or where there are no frames.
     """
 
     _cloud: viser.PointCloudHandle
@@ -94,17 +95,17 @@ class Window:
 
     @property
     def url(self) -> str:
-        """The page's address."""
+        """Address of the page."""
         host = self._server.get_host()
         host = "127.0.0.1" if host in ("", "0.0.0.0", "::") else host
         return f"http://{f'[{host}]' if ':' in host else host}:{self._server.get_port()}"
 
     def stop(self) -> None:
-        """End `run`; from any thread, and from a signal handler."""
+        """Ends `run`. It may be called from any thread and from a signal handler."""
         self._asked.put(self._stop)
 
     def run(self) -> None:
-        """Show, until `stop`."""
+        """Shows frames until `stop` is called."""
         try:
             while not self._stopped:
                 if self._due:
@@ -115,7 +116,7 @@ class Window:
                 self._server.stop()
 
     def _answer(self) -> None:
-        """Wait for a browser or for the next frame's time, and do what is asked."""
+        """Waits for an action of a browser or for the time of the next frame, and does what is asked."""
         try:
             ask = self._asked.get(timeout=self._playback.wait(monotonic()))
             while True:
@@ -143,7 +144,7 @@ class Window:
     def _draw_cloud(self, frame: ViewFrame) -> None:
         shown = visible(frame, self._hidden, self._classes)
         if not shown.any():
-            # The page takes a cloud without points for an error.
+            # The page reports an error for a cloud without points.
             self._cloud.visible = False
             return
         self._cloud = self._server.scene.add_point_cloud(
@@ -160,11 +161,11 @@ class Window:
         return f"frame {index + 1} of {self._playback.count}"
 
     def _furnish(self) -> None:
-        """Everything but the frame."""
+        """Builds everything except the frame."""
         scene, gui = self._server.scene, self._server.gui
         gui.configure_theme(dark_mode=True, show_logo=False, show_share_button=False, brand_color=_BRAND)
         scene.set_background_image(np.full((1, 1, 3), _BACKGROUND, np.uint8), format="png")
-        # Points need no light, and a browser without a GPU pays for it.
+        # Points need no light, and light is slow in a browser without a GPU.
         scene.configure_environment_map(None)
         scene.configure_default_lights(False)
         self._cloud = scene.add_point_cloud(_CLOUD, np.zeros((1, 3), np.float32), (0, 0, 0), visible=False)
@@ -195,7 +196,7 @@ class Window:
         self._add_keys(actions)
 
     def _add_grid(self, height: float) -> None:
-        """A grid on the ground, squares of 10 m."""
+        """Adds a grid with squares of 10 m on the ground."""
         self._server.scene.add_grid(
             _GRID,
             200.0,
@@ -224,7 +225,7 @@ class Window:
             command.on_trigger(partial(_look_on_command, camera.name))
 
     def _first_frame(self) -> ViewFrame | None:
-        """The first that can be shown, of a few."""
+        """Returns the first of a few frames that can be shown, or None."""
         for index in range(min(len(self._frames), _LOOKED_AT)):
             with suppress(FrameError):
                 return self._frames[index]
@@ -253,7 +254,7 @@ class Window:
         self._stopped = True
 
     def _later(self, action: Callable[P, None]) -> Callable[P, None]:
-        """The action, done by the thread that draws."""
+        """Returns a function that has the drawing thread run the action."""
 
         def ask(*args: P.args, **kwargs: P.kwargs) -> None:
             self._asked.put(partial(action, *args, **kwargs))
@@ -279,7 +280,10 @@ def _look(client: viser.ClientHandle, name: str) -> None:
 
 
 def _check_address(host: str, port: int) -> None:
-    """viser would take the next free port without a word, and wait forever for a host that is not this machine."""
+    """Raises ViewError where the page cannot be served at this address.
+
+    viser itself would silently take the next free port, and would wait forever for a host that is not this machine.
+    """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         socket.create_server((host, port), family=family).close()

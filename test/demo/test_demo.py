@@ -20,7 +20,7 @@ from browser import CHROMIUM
 from ros_harness import private_domain, weights
 from spvnas_ros.clouds.point_cloud2 import decode
 from spvnas_ros.demo.__main__ import main
-from spvnas_ros.demo.drive import given_drive, simulated_drive
+from spvnas_ros.demo.recording import given_drive, simulated_drive
 from spvnas_ros.labels import SEMANTIC_KITTI
 from spvnas_ros.offline.datasets import LabelField
 from spvnas_ros.offline.evaluation.metrics import confusion_matrix, score

@@ -1,4 +1,6 @@
-"""Scans from files: .bin (KITTI), .npy, .pcd and .ply, folders of them, and bags as one more source of frames."""
+"""Reads scan files (.bin of KITTI, .npy, .pcd, .ply), folders of them, and bags, all as sequences of frames. The
+commands, the viewer, the doctor, the benchmarks and the offline rooms call `open_source` or `read_scan`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scans that are bare arrays: KITTI's .bin and numpy's .npy."""
+"""Reads scans that are plain arrays: KITTI's .bin and numpy's .npy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ _FEW_POINTS = 16
 
 
 def read_bin(data: bytes) -> Record:
-    """KITTI's and SemanticKITTI's scan: float32 x, y, z, intensity a point. Raises ScanError for another size."""
+    """Reads a scan of KITTI or SemanticKITTI: x, y, z and intensity of each point as float32.
+
+    Raises ScanError where the size does not fit, and for a scan that looks like one of nuScenes.
+    """
     if _looks_like_nuscenes(data):
         raise ScanError(
             "it looks like a nuScenes scan, 5 values a point with the ring last; expected KITTI's 4 float32 values; "
@@ -33,7 +36,7 @@ def read_bin(data: bytes) -> Record:
 
 
 def _looks_like_nuscenes(data: bytes) -> bool:
-    """Whether every fifth value is a small whole number, and not always the same: a ring."""
+    """Returns whether every fifth value is a small whole number and these values vary, as a ring number does."""
     if len(data) % (4 * _NUSCENES_WIDTH) or len(data) < 4 * _NUSCENES_WIDTH * _FEW_POINTS:
         return False
     last = np.frombuffer(data, "<f4").reshape(-1, _NUSCENES_WIDTH)[:, -1]
@@ -43,12 +46,12 @@ def _looks_like_nuscenes(data: bytes) -> bool:
 
 
 def read_npy(path: Path) -> Record:
-    """A numpy array: `[N, 3]`, `[N, 4]` or more columns (x, y, z, intensity first), or structured with these names.
+    """Reads a numpy array: `[N, 3]`, `[N, 4]` or more columns (x, y, z, intensity first), or a structured array `[N]`.
 
     Raises ScanError for another shape or type, and for a file that is cut short.
     """
     try:
-        # Mapped, so that a header which promises more than the file holds reserves no memory.
+        # The file is mapped: a header that announces more than the file holds then reserves no memory.
         array = np.array(np.lib.format.open_memmap(path, mode="r"))
     except (ValueError, TypeError, OverflowError, SyntaxError, EOFError, TokenError) as error:
         raise ScanError(f"it is no whole numpy array of numbers: {error}") from error

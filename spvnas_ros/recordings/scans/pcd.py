@@ -1,4 +1,4 @@
-"""PCD, the Point Cloud Library's format, version 0.7: ascii, binary and binary_compressed.
+"""Reads PCD, the format of the Point Cloud Library, version 0.7: ascii, binary and binary_compressed.
 
 Format: https://pointclouds.org/documentation/tutorials/pcd_file_format.html
 """
@@ -20,7 +20,7 @@ _ENCODINGS = ("ascii", "binary", "binary_compressed")
 
 @dataclass(frozen=True)
 class _Header:
-    """What the header says; the rows start at byte `start`."""
+    """The contents of the header. The rows start at byte `start`."""
 
     dtype: np.dtype[np.void]
     rows: int
@@ -29,7 +29,7 @@ class _Header:
 
 
 def read_pcd(data: bytes) -> Record:
-    """The points of a PCD file, structured `[N]`. Raises ScanError where `data` is not one."""
+    """Returns the points of a PCD file as a structured array `[N]`. Raises ScanError where `data` is no PCD file."""
     header = _parse_header(data)
     body = data[header.start :]
     if header.encoding == "ascii":
@@ -88,7 +88,7 @@ def _rows(words: dict[str, list[str]]) -> int:
 
 
 def _parse_compressed(body: bytes, dtype: np.dtype[np.void], rows: int) -> Record:
-    """binary_compressed: two sizes, then LZF of the fields one after the other, each for all points."""
+    """Parses binary_compressed data: two sizes, then the LZF of one field after the other, each for all points."""
     if len(body) < 8:
         raise ScanError("cut short: the sizes of its compressed data are not there; get the file again")
     packed, unpacked = struct.unpack_from("<II", body)
@@ -109,10 +109,10 @@ def _parse_compressed(body: bytes, dtype: np.dtype[np.void], rows: int) -> Recor
 
 
 def lzf_decompress(data: bytes, size: int) -> bytes:
-    """Undo LZF (Marc Lehmann's LibLZF) into exactly `size` bytes. Raises ScanError for damaged data.
+    """Decompresses LZF (Marc Lehmann's LibLZF) into exactly `size` bytes. Raises ScanError for damaged data.
 
-    A control byte below 32 copies that many bytes plus one from the input; any other one copies from the output
-    already written, its upper 3 bits being the length and the lower 5 the upper part of the distance.
+    A control byte below 32 copies that many bytes plus one from the input. Any other control byte copies bytes that
+    were already written: its upper 3 bits give the length, its lower 5 bits the upper part of the distance.
     """
     out = bytearray()
     at = 0
@@ -139,7 +139,7 @@ def lzf_decompress(data: bytes, size: int) -> bytes:
 
 
 def _repeat(out: bytearray, distance: int, length: int) -> None:
-    """Append `length` bytes of what was written `distance` bytes ago; both may overlap."""
+    """Appends `length` bytes, copied from `distance` bytes before the end. The source and the copy may overlap."""
     start = len(out) - distance
     if start < 0:
         raise ScanError("its compressed data points before its own start; get the file again")

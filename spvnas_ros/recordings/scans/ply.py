@@ -1,6 +1,6 @@
-"""PLY, the Stanford polygon format, version 1.0: ascii, binary little and big endian.
+"""Reads PLY, the Stanford polygon format, version 1.0: ascii, binary little-endian and binary big-endian.
 
-Only the `vertex` element is read; the others (faces, cameras) are stepped over.
+Only the element `vertex` is read. The other elements (faces, cameras) are skipped.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _SIZED = {"int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "
 _FLOATS = {"float": "f4", "double": "f8", "float32": "f4", "float64": "f8"}
 _KINDS = _SHORT | _SIZED | _FLOATS
 _SCALAR_PREFIX = "scalar_"
-"""CloudCompare writes its scalar fields so, the intensity too."""
+"""CloudCompare puts this before the names of its scalar fields, including the intensity."""
 
 
 @dataclass
 class _Property:
-    """A property; `length` is the type of a list's length, None for a single value."""
+    """A property of an element. `length` is the type of a list's length; None for a single value."""
 
     name: str
     kind: str
@@ -45,7 +45,7 @@ class _Element:
 
 
 def read_ply(data: bytes) -> Record:
-    """The vertices of a PLY file, structured `[N]`. Raises ScanError where `data` is not one."""
+    """Returns the vertices of a PLY file as a structured array `[N]`. Raises ScanError where `data` is no PLY file."""
     order, elements, start = _parse_header(data)
     index = next((i for i, element in enumerate(elements) if element.name == "vertex"), None)
     if index is None:
@@ -62,7 +62,7 @@ def read_ply(data: bytes) -> Record:
 
 
 def _parse_header(data: bytes) -> tuple[str, list[_Element], int]:
-    """Byte order, elements in file order, and where the rows start."""
+    """Returns the byte order, the elements in the order of the file, and the byte at which the rows start."""
     order: str | None = None
     elements: list[_Element] = []
     for words, start in _header_lines(data):
@@ -87,7 +87,7 @@ def _parse_header(data: bytes) -> tuple[str, list[_Element], int]:
 
 
 def _header_lines(data: bytes) -> Iterator[tuple[list[str], int]]:
-    """Each line's words, and the byte after the line."""
+    """Yields the words of each header line and the position of the byte after the line."""
     start = 0
     while (end := data.find(b"\n", start, _MAX_HEADER)) >= 0:
         yield data[start:end].decode("latin-1").split(), end + 1
@@ -101,7 +101,7 @@ def _kind(name: str) -> str:
 
 
 def _end_of(element: _Element, data: bytes, start: int, order: str) -> int:
-    """The byte after an element's rows."""
+    """Returns the position of the byte after the rows of an element."""
     if not element.has_lists:
         return start + element.count * sum(np.dtype(p.kind).itemsize for p in element.properties)
     for _ in range(element.count):

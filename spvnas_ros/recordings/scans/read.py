@@ -1,4 +1,4 @@
-"""A scan file to points, whatever its format; and the scans of a folder."""
+"""Reads a scan file of any known format, and lists the scans of a folder."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ _MAGIC_LENGTH = 4096
 
 
 def kind_of(path: Path) -> str | None:
-    """What a file is: "bin", "npy", "pcd", "ply", "db3", "mcap", "ros1", or None.
+    """Returns the kind of a file: "bin", "npy", "pcd", "ply", "db3", "mcap", "ros1", or None where it is unknown.
 
-    By its first bytes; where these say nothing, by its suffix. Raises OSError where it cannot be read.
+    The first bytes of the file decide. Where they say nothing, the suffix decides. Raises OSError where the file cannot
+    be read.
     """
     with path.open("rb") as file:
         match = _MAGIC.match(file.read(_MAGIC_LENGTH))
@@ -36,13 +37,15 @@ def kind_of(path: Path) -> str | None:
 
 
 def read_scan(path: str | Path, intensity: Intensity | str = "auto") -> Points:
-    """Reads one scan, float32 `[N, 4]`: x, y, z in metres and intensity in 0..1, zeros where the file has none.
+    """Reads one scan as float32 `[N, 4]`: x, y, z in metres and intensity in 0..1.
 
-    path:      .bin (KITTI), .npy, .pcd or .ply; a file that says in its first bytes what it is may have any name
-    intensity: the scale of the file's intensity; pass one `Intensity` for all scans of a sensor
+    path:      .bin (KITTI), .npy, .pcd or .ply; a file whose first bytes name its format may have any name
+    intensity: the rule that scales the file's intensity; pass one `Intensity` for all scans of a sensor
 
-    Points may be NaN, as in organised clouds. Raises ScanError, which names the file, for one that is missing, of
-    another format, cut short or malformed, or that has no x, y and z; ValueError for an unknown intensity rule.
+    Points may be NaN, as in organised clouds. The intensity is 0 where the file has none.
+
+    Raises ScanError, which names the file, where the file is missing, of another format, cut short or malformed, or has
+    no x, y and z. Raises ValueError for an unknown intensity rule.
     """
     rule = intensity if isinstance(intensity, Intensity) else Intensity(intensity)
     return to_points(read_record(path), rule)
@@ -68,9 +71,10 @@ def sequences_in(folder: Path) -> list[Path]:
 
 
 def scan_files(folder: Path) -> list[Path]:
-    """Returns the scans of a folder or of its `velodyne` folder (a SemanticKITTI sequence), `2.bin` before `10.bin`.
+    """Returns the scans of a folder or of its subfolder `velodyne` (a SemanticKITTI sequence).
 
-    Raises ScanError where there are none, or two whose results would have the same name.
+    They are sorted by number: `2.bin` comes before `10.bin`. Raises ScanError where there are no scans, or where two
+    scans would have results of the same name.
     """
     files = _scans_in(folder) or _scans_in(folder / _VELODYNE)
     if not files:
@@ -113,7 +117,7 @@ def _checked(record: Record) -> Record:
     fields = dict(record.dtype.fields or {})
     wanted = ("x", "y", "z", *(name for name in INTENSITY_FIELDS if name in fields))
     for name in wanted:
-        # A field that holds several values has kind "V".
+        # numpy gives the kind "V" to a field that holds several values.
         if name not in fields or fields[name][0].kind not in "iuf":
             raise ScanError(f"it needs one number a point called {name}; found fields {', '.join(fields) or 'none'}")
     return record

@@ -1,4 +1,4 @@
-"""What the readers of the scan formats share: the error, and rows of numbers as structured arrays."""
+"""Holds what the readers of all scan formats share: the error, and the parsers of rows into structured arrays."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ import numpy as np
 import numpy.typing as npt
 
 Record = npt.NDArray[np.void]
-"""Structured `[N]`: one row a point, fields by the name the file gives them."""
+"""Structured array `[N]` with one row for each point. The field names are those of the file."""
 
 _MOST_BYTES_PER_LETTER = 8
-"""A value of at most 8 bytes takes a letter in text: a header that promises more than that is not believed."""
+"""Bytes of an array for each letter of its text, at most: a value takes up to 8 bytes and at least one letter. A header
+that announces more is wrong.
+"""
 
 Column = tuple[str, str, int]
 """Name, numpy type and number of values of a field."""
 
 
 class ScanError(ValueError):
-    """A scan that cannot be read. Says what was found, what was expected and what to do."""
+    """A scan cannot be read. The message says what was found, what was expected and what to do."""
 
 
 def record_dtype(columns: Sequence[Column]) -> np.dtype[np.void]:
-    """Packed row type of the columns; a name that comes again (PCL's `_` padding) gets a number appended."""
+    """Returns the packed row type of the columns. A repeated name (PCL's padding `_`) gets a number appended."""
     seen: dict[str, int] = {}
     fields: list[tuple[str, str] | tuple[str, str, tuple[int]]] = []
     for name, kind, count in columns:
@@ -35,14 +37,17 @@ def record_dtype(columns: Sequence[Column]) -> np.dtype[np.void]:
 
 
 def parse_binary(body: bytes, dtype: np.dtype[np.void], rows: int) -> Record:
-    """Rows as they lie in memory, a view. Raises ScanError where `body` is too short for them."""
+    """Returns the rows of `body` as a view. Raises ScanError where `body` is too short for them."""
     if rows * dtype.itemsize > len(body):
         raise ScanError(_too_few(rows, f"{len(body)} bytes, {dtype.itemsize} a point,"))
     return np.frombuffer(body, dtype, rows)
 
 
 def parse_text(body: bytes, dtype: np.dtype[np.void], rows: int, skip: int = 0) -> Record:
-    """Rows of numbers, one a line, behind `skip` other lines. Raises ScanError for anything else, or too few."""
+    """Parses rows of numbers, one row on each line, after the first `skip` lines.
+
+    Raises ScanError where the text is not numbers, a line has another number of values, or rows are missing.
+    """
     record = np.empty(rows if rows * dtype.itemsize < _MOST_BYTES_PER_LETTER * len(body) else 0, dtype)
     if len(record) < rows or skip > len(body):
         raise ScanError(_too_few(rows, f"{len(body)} bytes"))
@@ -62,20 +67,20 @@ def parse_text(body: bytes, dtype: np.dtype[np.void], rows: int, skip: int = 0) 
 
 
 def _parse_numbers(body: bytes, rows: int, skip: int) -> npt.NDArray[np.float64]:
-    """Numbers `[at most rows, columns]`. As float64, for an integer field may well be written "1.0"."""
+    """Returns the numbers as `[at most rows, columns]`, float64 because a file may write an integer as "1.0"."""
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "(Input line|loadtxt: input)", UserWarning)  # of blank lines and none
+            warnings.filterwarnings("ignore", "(Input line|loadtxt: input)", UserWarning)  # blank lines, empty input
             text = io.TextIOWrapper(io.BytesIO(body), "latin-1")
             return np.loadtxt(text, np.float64, comments=None, skiprows=skip, max_rows=rows, ndmin=2)
     except ValueError as error:
-        reason = str(error).split(";")[0]  # behind it numpy recommends an option of its own
+        reason = str(error).split(";")[0]  # after the semicolon numpy recommends one of its own options
         raise ScanError(f"its text does not hold rows of numbers: {reason}") from error
 
 
 def parse_count(word: str, what: str) -> int:
-    """A number of things from a header. Raises ScanError where it is not one."""
-    # isdecimal alone would let other scripts' digits pass; 18 digits stay within 64 bits.
+    """Returns the count that a word of a header gives. Raises ScanError where the word is not a count."""
+    # isdecimal alone would accept the digits of other scripts. 18 digits fit into 64 bits.
     if not (word.isascii() and word.isdecimal() and len(word) <= 18):
         raise ScanError(f"{what} must be a count, found {word[:40]!r}")
     return int(word)

@@ -1,4 +1,4 @@
-"""Frames from whatever the user has: a scan, a folder of scans, or a bag."""
+"""Opens a scan, a folder of scans or a bag as a sequence of frames."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ class Cloud:
 class Frame:
     """One cloud of a source, not yet read.
 
-    name:  stem of the scan's file, behind its sequence where there are several ("08/000123"), or the cloud's number in
-           the bag, six digits
-    load:  reads it; raises ScanError for a malformed scan or cloud
-    stamp: when it was recorded, nanoseconds since 1970; 0 for a scan
+    name:  stem of the scan's file name, behind its sequence where there are several ("08/000123"), or the number of the
+           cloud in the bag with six digits
+    load:  reads the cloud; raises ScanError where the scan or cloud is malformed
+    stamp: time of recording, nanoseconds since 1970; 0 for a scan
     """
 
     name: str
@@ -54,12 +54,14 @@ class Frame:
 
 
 class Source:
-    """Frames in order; `len` of them, iterated as often as you like. A context manager that closes what it opened.
+    """The frames of a recording in order. It can be iterated several times, and `len` is the number of frames.
+
+    It is a context manager, which closes the files that it opened.
 
     Attributes:
-        path:    what the user named
+        path:    the path that the user gave
         kind:    "scan", "folder", "dataset" (folders of sequences) or "bag"
-        topic:   the clouds' topic, "" where it is no bag
+        topic:   the topic of the clouds; "" where the source is not a bag
         storage: "sqlite3" or "mcap" for a bag, else ""
         files:   what it reads, on disk
     """
@@ -77,14 +79,15 @@ class Source:
         return self.resume(0, None)
 
     def resume(self, number: int, stamp: int | None) -> Iterator[Frame]:
-        """The frames from `number` on, without reading the earlier ones.
+        """Yields the frames from `number` on, without reading the earlier ones.
 
-        stamp: of frame `number`, which must be the first of that stamp; None for the start of a bag. Scans need none
+        stamp: the stamp of frame `number`, which must be the first frame with this stamp; None for the start of a bag.
+               Scans do not need it
         """
         raise NotImplementedError
 
     def close(self) -> None:
-        """Close the files."""
+        """Closes the files."""
 
     def __enter__(self) -> Self:
         return self
@@ -143,13 +146,13 @@ class _Bag(Source):
 
 
 def open_source(path: str | Path, *, intensity: Intensity | str = "auto", topic: str | None = None) -> Source:
-    """Opens a scan, a folder of scans, a SemanticKITTI sequence or root, or a rosbag2, guessed from what is there.
+    """Opens a scan, a folder of scans, a SemanticKITTI sequence or root, or a rosbag2. The files there decide which.
 
-    intensity: the scale of the sensor's intensity, as in `read_scan`
-    topic:     of a bag's clouds, where it has several
+    intensity: the rule that scales the sensor's intensity, as in `read_scan`
+    topic:     the topic of the clouds, where a bag has several
 
-    Raises ScanError where `path` is none of these, BagError for a bag that cannot be read or whose topic must be
-    named, ValueError for an unknown intensity rule.
+    Raises ScanError where `path` is none of these. Raises BagError for a bag that cannot be read or whose topic must be
+    named, and ValueError for an unknown intensity rule.
     """
     path = Path(path)
     rule = intensity if isinstance(intensity, Intensity) else Intensity(intensity)
@@ -174,7 +177,10 @@ def open_source(path: str | Path, *, intensity: Intensity | str = "auto", topic:
 
 
 def _bag_at(path: Path) -> Path | None:
-    """What to open as a bag: the path itself, or the one storage file of a folder that lost its metadata.yaml."""
+    """Returns the path to open as a bag, or None where `path` is not a bag.
+
+    That is `path` itself, or the only storage file of a folder that lacks its metadata.yaml.
+    """
     if not path.is_dir():
         kind = kind_of(path)
         if kind == "ros1":

@@ -1,4 +1,4 @@
-"""The command `python -m spvnas_ros.ros.build_messages`."""
+"""Runs the command `python -m spvnas_ros.ros.build_messages`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ _CANNOT_BUILD = 3
 
 
 def main(args: list[str] | None = None) -> int:
-    """Command line; returns the exit status: 0, 1 where a build failed, 3 where this machine cannot build."""
+    """Parses the command line and builds the packages.
+
+    Returns the exit status: 0, 1 where a build failed, 3 where this machine cannot build.
+    """
     parser = argparse.ArgumentParser(
         prog="build_messages",
         description="Build vision_msgs and tf2_msgs for rclpy from the ROS wheels, where ROS does not provide them.",

@@ -1,4 +1,4 @@
-"""Build a package unless it is there already."""
+"""Builds a message package unless it is already installed."""
 
 from __future__ import annotations
 
@@ -35,12 +35,15 @@ class Outcome(Enum):
 
 
 def ensure(package: MessagePackage, prefix: Path | None = None) -> Outcome:
-    """Have a message package installed: as ROS provides it, as an earlier build left it, or by building it now.
+    """Makes sure that a message package is installed. ROS or an earlier build may provide it; otherwise it is built
+    now.
 
-    prefix: where to install, laid out as a virtual environment; None for the one that runs
+    prefix: where to install, with the layout of a virtual environment; None for the prefix of this Python
 
-    Two processes may do this at once: one builds, the other waits for it. Raises CannotBuild where the machine lacks
-    what a build needs, BuildError where what comes out is wrong, OSError where the prefix cannot be written.
+    Two processes may call this at once: one builds, the other waits for it.
+
+    Raises CannotBuild where the machine lacks something that a build needs, BuildError where the result is wrong, and
+    OSError where the prefix cannot be written.
     """
     if _provided(package):
         return Outcome.PROVIDED
@@ -49,7 +52,7 @@ def ensure(package: MessagePackage, prefix: Path | None = None) -> Outcome:
     if place.stamp == fingerprint:
         return Outcome.UP_TO_DATE
     _require_generators(package)
-    # They come with the ROS wheels only.
+    # These modules import the generators, which only the ROS wheels provide.
     from spvnas_ros.ros.build_messages.generate import generate
     from spvnas_ros.ros.build_messages.toolchain import Toolchain, compile_extension
 
@@ -67,9 +70,9 @@ def ensure(package: MessagePackage, prefix: Path | None = None) -> Outcome:
 
 
 def _provided(package: MessagePackage) -> bool:
-    """Whether Python finds a package of this name that is not of our building."""
+    """Returns whether Python finds a package of this name that we did not build."""
     found = find_spec(package.name)
-    # A folder without __init__.py, as the working directory may have one by chance, is no package.
+    # A folder without __init__.py is no package. The working directory may have one of this name by chance.
     return found is not None and found.origin is not None and not (Path(found.origin).parent / STAMP).is_file()
 
 
@@ -89,7 +92,7 @@ def _require_generators(package: MessagePackage) -> None:
 
 
 def _fingerprint(package: MessagePackage) -> str:
-    """Everything a build depends on, as one hash."""
+    """Returns one hash of everything that a build depends on."""
     digest = hashlib.sha256()
     for part in _ingredients(package):
         digest.update(part)

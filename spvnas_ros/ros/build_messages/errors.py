@@ -1,11 +1,11 @@
-"""What can go wrong in a build."""
+"""Defines the errors of a build."""
 
 from __future__ import annotations
 
 
 class BuildError(Exception):
-    """The messages cannot be used as they come out, for the reason given."""
+    """The built messages cannot be used. The message gives the reason."""
 
 
 class CannotBuild(BuildError):
-    """This machine lacks something that a build needs. Says what, and how to get it."""
+    """This machine lacks something that a build needs. The message says what it is and how to get it."""

@@ -1,6 +1,6 @@
-"""C, C++ and Python source from message definitions, by ROS's own generators.
+"""Generates C, C++ and Python source from message definitions with ROS's own generators.
 
-They are called from Python because their command, `rosidl generate`, does not run from wheels.
+The generators are called from Python because their command, `rosidl generate`, does not run from wheels.
 """
 
 from __future__ import annotations
@@ -46,21 +46,23 @@ _TYPE_SUPPORT = """
   }}
 {definitions}
 """
-"""What rclpy asks for: how a message is serialised (fastrtps); from there its fields (introspection) are found too.
+"""The type support that rclpy asks for: how a message is serialised (fastrtps). Through it the fields of the message
+(introspection) are found, too.
 
 rmw_fastrtps looks for the fields to announce the type. Where it finds none it goes on, but leaves an error set, and the
-next error that is set prints both. ROS's generator of this code does not do: it links one kind in, but has two loaded
-by name from LD_LIBRARY_PATH, which need not hold the prefix.
+next error that is set prints both. ROS's generator of this code cannot be used: it links one of the two kinds if there
+is only one, but loads two by name from LD_LIBRARY_PATH, which need not contain the prefix.
 """
 
 
 def generate(package: MessagePackage, prefix: Path, folder: Path) -> Path:
-    """Write a package's source.
+    """Writes the source of a package.
 
     prefix: where the generators are installed
-    folder: what to write into
+    folder: where the source is written
 
-    Returns the folder of the source, `<folder>/<package>`. Raises BuildError where a type's hash is not the expected.
+    Returns the folder of the source, `<folder>/<package>`. Raises BuildError where the hash of a type is not the
+    expected one.
     """
     source = folder / package.name
     share = [str(prefix / "share" / dependency) for dependency in DEPENDENCIES]
@@ -107,7 +109,7 @@ def _type_hash(description: Path, type_name: str) -> str:
 
 @contextlib.contextmanager
 def _generators_at(prefix: Path) -> Iterator[None]:
-    """Let the generators find their templates, and keep what they print to themselves."""
+    """Lets the generators find their templates, and suppresses what they print."""
     before = os.environ.get("AMENT_PREFIX_PATH")
     os.environ["AMENT_PREFIX_PATH"] = str(prefix)
     try:

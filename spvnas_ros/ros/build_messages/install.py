@@ -1,4 +1,4 @@
-"""Put a built package where Python and ROS look, whole or not at all."""
+"""Installs a built package where Python and ROS find it, whole or not at all."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from pathlib import Path
 from spvnas_ros.ros.build_messages.packages import DEPENDENCIES, MessagePackage
 
 STAMP = "built_by_spvnas_ros"
-"""A file in a package that we built: what it was built from."""
+"""Name of a file in every package that we built. The file holds the fingerprint of what the package was built from."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a package is installed under a prefix."""
+    """The place of a package under an installation prefix."""
 
     package: MessagePackage
     prefix: Path
 
     @property
     def module(self) -> Path:
-        """The Python package."""
+        """Folder of the Python package."""
         version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
         return self.prefix / "lib" / version / "site-packages" / self.package.name
 
     @property
     def share(self) -> Path:
-        """Its definitions and type descriptions."""
+        """Folder of the definitions and type descriptions."""
         return self.prefix / "share" / self.package.name
 
     @property
     def stamp(self) -> str | None:
-        """What the installed package was built from; None where none of ours is installed."""
+        """Fingerprint of the installed package; None where no package of ours is installed."""
         try:
             return (self.module / STAMP).read_text()
         except FileNotFoundError:
@@ -45,16 +45,16 @@ class Place:
 
     @contextmanager
     def locked(self) -> Iterator[Path]:
-        """Keep other processes out for the block; yields an empty folder for its work.
+        """Keeps other processes out while the block runs, and yields an empty folder to work in.
 
-        The folder is on the file system of the prefix and goes with the block. Raises OSError where the prefix
-        cannot be written.
+        The folder is on the file system of the prefix and is deleted at the end of the block. Raises OSError where the
+        prefix cannot be written.
         """
         self.prefix.mkdir(parents=True, exist_ok=True)
         work = self.prefix / f".building-{self.package.name}"
         with (self.prefix / f".building-{self.package.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            # What a killed build left: nobody else is here now.
+            # A killed build may have left the folder. With the lock held, no other process uses it.
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir()
             try:
@@ -63,9 +63,14 @@ class Place:
                 shutil.rmtree(work, ignore_errors=True)
 
     def install(self, source: Path, extension: Path, stamp: str, work: Path) -> None:
-        """Install from generated source and its extension module, in place of what is there.
+        """Installs the package from its generated source and its extension module, and replaces what was installed
+        before.
 
-        The Python package comes last, in one step: where it is, everything is. Must be called within `locked`.
+        The Python package is put in place last, in one step: where it is, everything is. Must be called within
+        `locked`.
+
+        stamp: the fingerprint
+        work:  the folder that `locked` yielded
         """
         module, share = work / "module", work / "share"
         shutil.copytree(source / "msg", module / "msg", ignore=_all_but(".py"))
@@ -100,7 +105,7 @@ class Place:
 
 
 def _all_but(*suffixes: str) -> Callable[[str, list[str]], list[str]]:
-    """For copytree: ignore what does not end so."""
+    """Returns an `ignore` function for copytree that keeps only names with one of these suffixes."""
     return lambda _folder, names: [name for name in names if not name.endswith(suffixes)]
 
 

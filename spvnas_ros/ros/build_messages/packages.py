@@ -1,4 +1,4 @@
-"""Which messages are made, and what they must hash to."""
+"""Names the message packages that can be built and the type hashes that they must have."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from types import MappingProxyType
 _DEFINITIONS = Path(__file__).resolve().parent / "definitions"
 
 DEPENDENCIES = ("builtin_interfaces", "std_msgs", "geometry_msgs")
-"""The message packages whose types the definitions use, directly and indirectly."""
+"""The message packages whose types the definitions use, directly or indirectly."""
 
 
 @dataclass(frozen=True)
 class MessagePackage:
     """A package of messages.
 
-    type_hashes: by name of the message, the hash (RIHS01) of the type in the ROS distributions, in hex
+    type_hashes: by name of the message, the hash (RIHS01, in hex) that the type has in the ROS distributions
     """
 
     name: str
@@ -25,12 +25,12 @@ class MessagePackage:
 
     @property
     def folder(self) -> Path:
-        """What holds the definitions, under `msg/`."""
+        """Folder of the definitions, which lie in its subfolder `msg`."""
         return _DEFINITIONS / self.name
 
     @property
     def definitions(self) -> list[Path]:
-        """The .msg files."""
+        """The .msg files, sorted."""
         return sorted(self.folder.glob("msg/*.msg"))
 
 

@@ -1,4 +1,4 @@
-"""Compile generated source into one extension module."""
+"""Compiles generated source into one extension module."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from spvnas_ros.ros.build_messages.errors import BuildError, CannotBuild
 from spvnas_ros.ros.build_messages.packages import DEPENDENCIES, MessagePackage
 
 _FLAGS = ("-O1", "-fPIC", "-w")
-"""No more than -O1: what is compiled copies fields and spends its time in Fast CDR, which is compiled already."""
+"""No more than -O1: the compiled code copies fields and spends its time in Fast CDR, which is already compiled."""
 
 _SHOWN_ERRORS = 2000
-"""Characters of a compiler's complaints that are passed on."""
+"""How many characters of a compiler's error output are shown."""
 
 _DEPENDENCY_LIBRARIES = (
     "rosidl_generator_c",
@@ -42,7 +42,7 @@ _LIBRARIES = (
 
 @dataclass(frozen=True)
 class Toolchain:
-    """Compilers, by path, and Python's header files."""
+    """Paths of the compilers and of Python's header files."""
 
     c: str
     cpp: str
@@ -50,11 +50,11 @@ class Toolchain:
 
     @classmethod
     def find(cls, environment: Mapping[str, str] = os.environ, headers: Path | None = None) -> Toolchain:
-        """The compilers that CC and CXX name, or else gcc and g++.
+        """Finds the compilers that CC and CXX name, or else gcc and g++.
 
-        headers: where Python.h should be; where this Python's is, if None
+        headers: folder that should hold Python.h; None for the folder of this Python
 
-        Raises CannotBuild where one is missing.
+        Raises CannotBuild where a compiler or Python.h is missing.
         """
         headers = headers or Path(sysconfig.get_path("include"))
         if not (headers / "Python.h").is_file():
@@ -66,19 +66,19 @@ class Toolchain:
 
 
 def compile_extension(package: MessagePackage, source: Path, prefix: Path, toolchain: Toolchain, folder: Path) -> Path:
-    """Compile and link a package's generated source.
+    """Compiles and links the generated source of a package.
 
-    source:  what `generate` returned
-    prefix:  whose `include` and `lib` hold ROS
-    folder:  an empty one to work in
+    source: what `generate` returned
+    prefix: the prefix whose `include` and `lib` hold ROS
+    folder: an empty folder to work in
 
-    Returns the extension module, in `folder`. Raises BuildError with the compiler's words where it fails.
+    Returns the extension module, in `folder`. Raises BuildError with the compiler's output where the compiler fails.
     """
     includes = [
         f"-I{path}"
         for path in (
             source.parent,
-            # Headers of a ROS package lie in <package>/<package>/, those of other libraries in <library>/.
+            # The headers of a ROS package lie in <package>/<package>/, the headers of other libraries in <library>/.
             prefix / "include",
             *sorted(child for child in (prefix / "include").iterdir() if child.is_dir()),
             toolchain.headers,
@@ -101,15 +101,16 @@ def compile_extension(package: MessagePackage, source: Path, prefix: Path, toolc
 
 
 def _write_units(package: MessagePackage, source: Path, folder: Path) -> list[Path]:
-    """Write files that include the generated ones, all of a kind together, the slowest kinds first.
+    """Writes one file for each kind of generated file, which includes all files of this kind. Returns the slowest
+    first.
 
-    Nearly all the time goes into reading headers: one by one the files take three times as long.
+    Nearly all the time is spent on reading headers: the generated files would take three times as long one by one.
     """
-    # Of the entry points, one for each way of loading, only this one is used.
+    # The generators write an entry point for each type support. Only this one is used.
     units = {f"{package.name}.c": [source / f"_{package.name}_s.ep.rosidl_typesupport_c.c"]}
     for path in sorted(source.glob("msg/**/*.c*")):
         message, _, kind = path.name.rpartition("__")
-        # Descriptions of different messages define the same names.
+        # Each description needs a file of its own: descriptions of different messages define the same names.
         name = path.name if kind == "description.c" else kind if message else "python.c"
         units.setdefault(name, []).append(path)
     for name, files in units.items():

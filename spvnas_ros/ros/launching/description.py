@@ -1,4 +1,7 @@
-"""What the launch files have in common. Only they import this: launch comes with ROS and is not on PyPI."""
+"""Builds a launch description from arguments and processes, for the launch files.
+
+Only the launch files import this file: the package `launch` comes with ROS and is not on PyPI.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,10 @@ from spvnas_ros.ros.launching.launched import Argument
 def launch_description(
     arguments: Sequence[Argument], processes: Callable[[Mapping[str, str]], list[Action]], *before: Action
 ) -> LaunchDescription:
-    """Declares arguments, does what comes before, and starts what `processes` makes of the arguments' values."""
+    """Returns a launch description that declares the arguments, runs the actions `before`, and starts the processes.
+
+    processes: makes the actions from the values of the arguments, by name
+    """
 
     def started(context: LaunchContext) -> list[Action]:
         return processes({each.name: LaunchConfiguration(each.name).perform(context) for each in arguments})

@@ -1,4 +1,4 @@
-"""What the launch files start: arguments, and processes as data. Knows neither launch nor rclpy."""
+"""Describes what the launch files start: arguments, and processes as data. It imports neither launch nor rclpy."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ RVIZ_CONFIG = "rviz/segment.rviz"
 NODE = "segmenter"
 
 _RVIZ_POINTS, _RVIZ_OUTPUTS = "/points", ("colored_points", "labeled_points", "filtered_points")
-"""Topics of the configuration."""
+"""Topics that the RViz configuration shows."""
 
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 
 
 class LaunchArgumentError(ValueError):
-    """A launch argument that cannot be used. Says which values can."""
+    """A launch argument cannot be used. The message says which values can."""
 
 
 @dataclass(frozen=True)
 class Argument:
-    """An argument of a launch file: its name, default and what it is for."""
+    """An argument of a launch file: its name, its default and a text that says what it is for."""
 
     name: str
     default: str
@@ -33,10 +33,10 @@ class Argument:
 class Started:
     """A program of a ROS package, and how it is started.
 
-    arguments:       before the ROS arguments
-    parameter_files: what `parameters` then overrides
-    parameters:      by name, of the type that they are declared with
-    remappings:      topics, from and to
+    arguments:       command-line arguments before the ROS arguments
+    parameter_files: files of parameters; `parameters` overrides them
+    parameters:      values by name, of the types that the parameters are declared with
+    remappings:      pairs of topics, from and to
     """
 
     package: str
@@ -50,7 +50,7 @@ class Started:
 
 
 def segment_arguments() -> tuple[Argument, ...]:
-    """Of segment.launch.py."""
+    """Returns the arguments of segment.launch.py."""
     return (
         Argument("points", "/points", "Topic of the clouds (sensor_msgs/PointCloud2)"),
         Argument(
@@ -68,7 +68,7 @@ def segment_arguments() -> tuple[Argument, ...]:
 
 
 def replay_arguments() -> tuple[Argument, ...]:
-    """Of replay.launch.py."""
+    """Returns the arguments of replay.launch.py."""
     return (
         Argument("bag", "", "The rosbag2 to evaluate: its folder, or an .mcap or .db3 file"),
         Argument("weights", "default", "Checkpoint (.safetensors), name of a fetched model, or default"),
@@ -85,7 +85,7 @@ def replay_arguments() -> tuple[Argument, ...]:
 
 
 def segmenter(given: Mapping[str, str]) -> Started:
-    """The node. Empty arguments leave what the parameter file says. Raises LaunchArgumentError."""
+    """Returns the node. An empty argument leaves the value of the parameter file. Raises LaunchArgumentError."""
     parameters: dict[str, str | bool] = {name: given[name] for name in ("weights", "device") if given[name]}
     parameters |= {name: flag(given, name) for name in ("autostart", "use_sim_time") if given[name]}
     return Started(
@@ -100,7 +100,7 @@ def segmenter(given: Mapping[str, str]) -> Started:
 
 
 def player(given: Mapping[str, str]) -> Started | None:
-    """What plays the bag; None where none is given. Raises LaunchArgumentError."""
+    """Returns the bag player, or None where no bag is given. Raises LaunchArgumentError."""
     if not given["bag"]:
         return None
     clock = ("--clock",) if flag(given, "use_sim_time") else ()
@@ -108,7 +108,10 @@ def player(given: Mapping[str, str]) -> Started | None:
 
 
 def viewer(given: Mapping[str, str]) -> Started | None:
-    """RViz; None where it is not wanted. Raises LaunchArgumentError, also where its configuration is not installed."""
+    """Returns RViz, or None where it is not wanted.
+
+    Raises LaunchArgumentError, also where the RViz configuration is not installed.
+    """
     if not flag(given, "rviz"):
         return None
     config = share_file(RVIZ_CONFIG)
@@ -130,7 +133,7 @@ def viewer(given: Mapping[str, str]) -> Started | None:
 
 
 def replay(given: Mapping[str, str]) -> tuple[str, ...]:
-    """The arguments of `spvnas` that evaluate a bag in real time. Raises LaunchArgumentError."""
+    """Returns the arguments of `spvnas` that evaluate a bag in real time. Raises LaunchArgumentError."""
     if not given["bag"]:
         raise LaunchArgumentError("bag is missing; add bag:=...")
     command = ["replay", given["bag"], "--force", "--rate", _rate(given)]
@@ -143,7 +146,7 @@ def replay(given: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def flag(given: Mapping[str, str], name: str) -> bool:
-    """A yes or no. Raises LaunchArgumentError where it is neither."""
+    """Returns the value of a true-or-false argument. Raises LaunchArgumentError for any other value."""
     text = given[name].strip().lower()
     if text not in _TRUE + _FALSE:
         raise LaunchArgumentError(f"{name} is {given[name]!r}, expected true or false")

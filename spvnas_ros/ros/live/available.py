@@ -1,14 +1,14 @@
-"""Whether there is ROS at all, for commands that can do without."""
+"""Checks whether ROS is installed, for programs that can also start without it."""
 
 from __future__ import annotations
 
 
 class RosMissingError(ValueError):
-    """There is no ROS, or it does not start."""
+    """ROS is not installed, or does not start."""
 
 
 def need_ros(what: str) -> None:
-    """Raises RosMissingError, which names what needs ROS 2 and how to get it, where it is not there."""
+    """Raises RosMissingError where ROS 2 is not installed. The message says what needs it and how to get it."""
     try:
         import rclpy  # noqa: F401
     except ImportError as error:

@@ -1,4 +1,7 @@
-"""`spvnas doctor /topic`: record what comes for some seconds, look at it as at any bag, and at the way it comes."""
+"""Examines a live topic for `spvnas doctor /topic`.
+
+It records clouds for some seconds, and examines these clouds and how they arrived.
+"""
 
 from __future__ import annotations
 
@@ -29,18 +32,18 @@ _DISCOVERY_SECONDS = 5.0
 _QUEUE = 10
 _INTERRUPTED = 130
 _HOST = slice(2, 4)
-"""Of an endpoint's identifier, where Fast DDS keeps which machine it is on."""
+"""The bytes of an endpoint's identifier in which Fast DDS stores the machine."""
 
 _SEGMENT = re.compile(r"fast(dds|rtps)_[0-9a-f]{16}")
 
 _NODE_QOS = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=_QUEUE, reliability=ReliabilityPolicy.BEST_EFFORT)
-"""What the node asks for, but for the depth: here no cloud is left out for a newer one."""
+"""The QoS that the node asks for, with a longer queue: here no cloud may be left out for a newer one."""
 
 
 def run(topic: str, looking: Looking, *, seconds: float = 5.0) -> int:
-    """Print the findings about a live topic. Returns 1 where something is bad, else 0.
+    """Prints the findings about a live topic. Returns 1 where a finding is bad, else 0; 130 after SIGINT or SIGTERM.
 
-    Raises TopicError where nobody publishes clouds there, and what `spvnas_ros.doctor.command.report` raises.
+    Raises TopicError where nobody publishes clouds on the topic, and what `spvnas_ros.doctor.command.report` raises.
     """
     with tempfile.TemporaryDirectory() as folder:
         older = _shared_memory()
@@ -58,9 +61,9 @@ def run(topic: str, looking: Looking, *, seconds: float = 5.0) -> int:
 
 
 def _watch(topic: str, seconds: float, bag: Path, older: frozenset[Path]) -> Link:
-    """Record the topic's clouds; returns how they came.
+    """Records the clouds of the topic, and returns how they arrived.
 
-    older: shared memory from before this process had any, so it is others'
+    older: shared memory that existed before this process had any; it belongs to other processes
     """
     node = Node("spvnas_doctor")
     with spinning(node), BagWriter(bag, "mcap") as writer:
@@ -92,7 +95,7 @@ def _watch(topic: str, seconds: float, bag: Path, older: frozenset[Path]) -> Lin
 
 
 class _Arrivals:
-    """Writes clouds into a bag as they come, and remembers their numbers by publisher."""
+    """Writes clouds into a bag as they arrive, and remembers their numbers by publisher."""
 
     def __init__(self, topic: str, writer: BagWriter) -> None:
         self.count = self.bytes = 0
@@ -103,7 +106,7 @@ class _Arrivals:
         self._numbered = True
 
     def add(self, raw: bytes, info: MessageInfo) -> None:
-        """A serialised cloud."""
+        """Writes a serialised cloud and counts it."""
         with self._lock:
             if self._closed:
                 return
@@ -117,12 +120,12 @@ class _Arrivals:
             self._numbers[bytes(publisher["data"])].append(number)
 
     def close(self) -> None:
-        """Write nothing more: the bag is about to be closed."""
+        """Stops writing, because the bag is about to be closed."""
         with self._lock:
             self._closed = True
 
     def lost(self) -> int | None:
-        """Between the first and the last that came; None where they are not numbered."""
+        """Returns how many clouds are missing between the first and the last; None where they are not numbered."""
         if not self._numbered:
             return None
         return sum(max(numbers) - min(numbers) + 1 - len(set(numbers)) for numbers in self._numbers.values())
@@ -144,7 +147,7 @@ def _wait_for_publisher(node: Node, topic: str) -> None:
 
 
 def _eventually(condition: Callable[[], bool]) -> bool:
-    """Discovery announces nothing to rclpy: ask again and again."""
+    """Returns whether the condition comes true in time. It asks repeatedly, because rclpy does not report discovery."""
     deadline, pause = time.monotonic() + _DISCOVERY_SECONDS, Event()
     while not (found := condition()) and time.monotonic() < deadline:
         pause.wait(0.05)
@@ -180,12 +183,12 @@ def _mismatches(publishers: list[TopicEndpointInfo], subscribers: list[TopicEndp
 
 
 def _shared_memory() -> frozenset[Path]:
-    """Fast DDS' memory segments on this machine."""
+    """Returns the shared-memory segments of Fast DDS on this machine."""
     return frozenset(file for file in Path("/dev/shm").glob("fast*") if _SEGMENT.fullmatch(file.name))
 
 
 def _mapped(files: Collection[Path]) -> tuple[int, ...]:
-    """The bytes of those files that this process has mapped. Empty where there is no /proc."""
+    """Returns the sizes in bytes of those files that this process has mapped. Empty where there is no /proc."""
     try:
         maps = Path("/proc/self/maps").read_text()
         return tuple(file.stat().st_size for file in files if str(file) in maps)
@@ -194,7 +197,7 @@ def _mapped(files: Collection[Path]) -> tuple[int, ...]:
 
 
 def _overflows() -> int:
-    """Datagrams that this process' UDP sockets have dropped because their buffers were full (Linux; else 0)."""
+    """Returns how many datagrams this process' UDP sockets dropped because their buffers were full (Linux; else 0)."""
     try:
         sockets = {os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()}
         lines = [line.split() for line in Path("/proc/self/net/udp").read_text().splitlines()[1:]]

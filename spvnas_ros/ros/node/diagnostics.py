@@ -1,4 +1,4 @@
-"""How the node is doing, once a second on /diagnostics."""
+"""Publishes the health of the node on /diagnostics, once a second."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from spvnas_ros.ros.process.memory import resident_bytes
 PERIOD_SECONDS = 1.0
 
 _OLD_MS, _AHEAD_MS = 1000.0, -50.0
-"""A cloud whose stamp is older or newer than that when it comes was stamped by another clock."""
+"""Milliseconds: limits of the age of a cloud on arrival. A cloud outside them was stamped by another clock."""
 
 
 @dataclass(frozen=True)
 class Condition:
-    """The state of the node itself.
+    """The condition of the node itself.
 
-    state:   of its life cycle
-    failure: why the last transition failed; "" where it did not
-    network: what it labels with, where it is configured
+    state:   its life-cycle state
+    failure: why the last transition failed; "" where it succeeded
+    network: the network that labels; None where the node is not configured
     rule:    the intensity rule
     """
 
@@ -39,7 +39,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of a diagnostics viewer, and what is behind it."""
+    """One line of a diagnostics viewer, with the values behind it."""
 
     name: str
     message: str
@@ -48,9 +48,9 @@ class Finding:
 
 
 class Diagnostics:
-    """Publishes what statistics, watch and condition say, in a timer of the node's clock.
+    """Publishes the findings about statistics, intensities and condition, from a timer of the node's clock.
 
-    So with `use_sim_time` a second is one of /clock, as it is for whoever reads the stamps.
+    With `use_sim_time` the period of one second is measured by /clock, as the stamps are.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Diagnostics:
     def _report(self) -> None:
         now, snapshot = self._node.get_clock().now(), self._statistics.snapshot()
         condition = self._condition()
-        # With use_sim_time the clock stands at 0 until /clock comes, and then leaps.
+        # With use_sim_time the clock stays at 0 until the first message of /clock, and then jumps.
         seconds = (now.nanoseconds - self._clock_ns) / 1e9 if self._clock_ns else 0.0
         findings = [
             node_finding(condition),
@@ -86,7 +86,7 @@ class Diagnostics:
 
 
 def node_finding(condition: Condition) -> Finding:
-    """State, weights and memory."""
+    """Returns the finding about state, weights and memory."""
     values = {"state": condition.state}
     if (memory := resident_bytes()) is not None:
         values["memory (MB)"] = f"{memory / 1e6:.0f}"
@@ -106,9 +106,11 @@ def node_finding(condition: Condition) -> Finding:
 
 
 def input_finding(now: Snapshot, before: Snapshot, seconds: float, active: bool) -> Finding:
-    """What comes in, and what becomes of it.
+    """Returns the finding about the clouds that arrive and what is done with them.
 
-    seconds: between the two snapshots by the node's clock, which may stand still and jump back
+    now, before: the counters at this report and at the last one
+    seconds:     time between them by the node's clock, which may stand still or jump back
+    active:      whether the node is active
     """
     new = now.received - before.received
     rate = f"{new / seconds:.2f}" if seconds > 0 else "unknown"
@@ -142,9 +144,9 @@ def input_finding(now: Snapshot, before: Snapshot, seconds: float, active: bool)
 
 
 def processing_finding(now: Snapshot, before: Snapshot, since_ns: int) -> Finding:
-    """What a cloud takes, against the time until the next one comes.
+    """Returns the finding about the time that a cloud takes, compared with the time until the next one arrives.
 
-    since_ns: of the monotonic clock; frames published later count
+    since_ns: time of the monotonic clock; frames published later count
     """
     frames = [frame for frame in now.frames if frame.published > since_ns]
     values = {"period of the input (ms)": "unknown" if now.period_ms is None else f"{now.period_ms:.1f}"}
@@ -161,7 +163,7 @@ def processing_finding(now: Snapshot, before: Snapshot, since_ns: int) -> Findin
 
 
 def intensity_finding(watch: IntensityWatch, condition: Condition) -> Finding:
-    """What the network is given as intensities, against its training."""
+    """Returns the finding about the intensities that the network gets, compared with those of its training."""
     spread = watch.spread()
     network = condition.network
     against = reference(network.training_intensity if network else None)

@@ -1,4 +1,4 @@
-"""One cloud's way through the node: from the message that came to the messages that go."""
+"""Takes a cloud from its received message to the published messages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from spvnas_ros.ros.node.sweeps import Sweep, Sweeps
 
 @dataclass(frozen=True)
 class Received:
-    """A cloud and when its callback ran (nanoseconds of the monotonic clock)."""
+    """A cloud and the time when its callback ran, nanoseconds of the monotonic clock."""
 
     cloud: PointCloud2
     at: int
@@ -32,7 +32,11 @@ class Received:
 
 @dataclass(frozen=True)
 class Decoded:
-    """A cloud and its points; `taken` and `at` are when decoding began and ended, in nanoseconds as above."""
+    """A cloud and its points.
+
+    taken: when decoding began, nanoseconds of the monotonic clock
+    at:    when decoding ended, in the same unit
+    """
 
     received: Received
     points: Points
@@ -42,12 +46,12 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Labelling:
-    """Labels clouds and publishes what comes of it. Whatever goes wrong with a cloud is counted, and concerns it only.
+    """Labels clouds and publishes the results. An error concerns only its cloud, which is counted.
 
-    `decode` and `label` may run in two threads, one cloud each at a time; neither raises.
+    `decode` and `label` may run in two threads, each with one cloud at a time. Neither raises.
 
-    settings: what counts at the moment of the call
-    sweeps:   earlier clouds to label each with; None for each alone
+    settings: returns the settings that apply at the moment of the call
+    sweeps:   gives the earlier clouds to label each cloud with; None labels each cloud alone
     """
 
     perceive: Perceive
@@ -60,7 +64,7 @@ class Labelling:
     sweeps: Sweeps | None = None
 
     def decode(self, received: Received) -> Decoded | None:
-        """The points of a cloud; None where they cannot be read, which is counted."""
+        """Returns the cloud with its points. Where they cannot be read, counts the cloud and returns None."""
         decoded = None
         with self._one_cloud():
             taken = time.monotonic_ns()
@@ -69,7 +73,7 @@ class Labelling:
         return decoded  # noqa: RET504 (None where the cloud could not be read)
 
     def label(self, decoded: Decoded) -> None:
-        """Label a cloud and publish it."""
+        """Labels a cloud and publishes the results."""
         with self._one_cloud():
             self._label(decoded)
 
@@ -80,10 +84,10 @@ class Labelling:
         except PointCloudError as error:
             self._skip(error.kind, error)
         except Exception as error:
-            # The earlier clouds may be why, and must not cost the next one too.
+            # The earlier clouds may be the cause. Without them the next cloud does not fail for the same reason.
             if self.sweeps is not None:
                 self.sweeps.forget()
-            # By name: importing its module would load torch, in the middle of a frame.
+            # Compared by name: an import of its module would load torch in the middle of a frame.
             if type(error).__name__ == "KeyRangeError":
                 self._skip("key-range", error)
             elif self.statistics.count_bad(f"error-{type(error).__name__}"):
@@ -101,7 +105,7 @@ class Labelling:
         prepared = time.monotonic_ns()
         segmentation = _first(self.perceive(seen), len(points))
         inferred = time.monotonic_ns()
-        # Before the answer goes out: whoever hears it may turn the clock back, and then this cloud is to be forgotten.
+        # Before the answer is published: its receiver may turn the clock back, which must forget this cloud, too.
         if self.sweeps is not None:
             self.sweeps.remember(_sweep(cloud, points))
         sure = _without_doubtful(segmentation, settings.confidence_threshold)
@@ -116,7 +120,7 @@ class Labelling:
         self.outputs.publish_times(times)
 
     def _seen(self, cloud: PointCloud2, points: Points, settings: Settings) -> Points:
-        """What the network is given: the cloud's points, and those of earlier clouds behind them."""
+        """Returns what the network gets: the points of the cloud, followed by those of earlier clouds."""
         inside = settings.region.clip(points)
         if self.sweeps is None:
             return inside
@@ -124,7 +128,7 @@ class Labelling:
 
 
 def stamp_ns(cloud: PointCloud2) -> int:
-    """The stamp of a cloud in nanoseconds."""
+    """Returns the stamp of a cloud in nanoseconds."""
     return int(cloud.header.stamp.sec) * 1_000_000_000 + int(cloud.header.stamp.nanosec)
 
 
@@ -133,14 +137,14 @@ def _sweep(cloud: PointCloud2, points: Points) -> Sweep:
 
 
 def _first(segmentation: Segmentation, count: int) -> Segmentation:
-    """Of the current cloud's points, which come before those of earlier clouds."""
+    """Returns the labels of the first `count` points. These are the current cloud's; those of earlier clouds follow."""
     if len(segmentation) == count:
         return segmentation
     return Segmentation(segmentation.labels[:count], segmentation.confidence[:count])
 
 
 def _without_doubtful(segmentation: Segmentation, threshold: float) -> Segmentation:
-    """Unlabelled where the confidence is below the threshold; the confidence stays, for whoever wants to know."""
+    """Removes the labels whose confidence is below the threshold. The confidence stays as it is."""
     if threshold <= 0:
         return segmentation
     labels = np.where(segmentation.confidence < threshold, np.uint8(UNLABELLED), segmentation.labels)

@@ -1,4 +1,4 @@
-"""What labels the node's points, and what is known of it."""
+"""Loads the network that labels the node's points, and describes it."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from spvnas_ros.frame import Points, Segmentation
 from spvnas_ros.labels import SEMANTIC_KITTI
 
 Perceive = Callable[[Points], Segmentation]
-"""What labels points: a `Perception`, or anything that is called like one."""
+"""Labels points: a `Perception`, or any function with the same signature."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """What labels the points, and what it says of itself.
+    """The network that labels the points, and its description.
 
-    sha256:     of the weights; "" where it has none
-    voxel_size: metres
-    classes:    their names, in the order of the labels
-    palette:    `(r, g, b)` 0..255 of each class
-    intensity:  the rule of its training data; "none" where it had none
-    training_intensity: what that rule gave; None where the weights do not say
-    trained:    False for random weights
+    sha256:             hash of the weights; "" where they have none
+    voxel_size:         metres
+    classes:            names of the classes, in the order of the labels
+    palette:            `(r, g, b)` 0..255 of each class
+    intensity:          intensity rule of the training data; "none" where they had no intensity
+    training_intensity: the intensities that this rule gave; None where the weights do not say
+    trained:            False for random weights
     """
 
     perceive: Perceive
@@ -48,10 +48,10 @@ class Network:
 
 
 def load_network(weights: str, device: str, engine: str) -> Network:
-    """Load a checkpoint, by its path or by the name of a fetched model.
+    """Loads a checkpoint, by its path or by the name of a fetched model.
 
-    Raises ValueError where `weights` is empty or device or engine are unknown, FetchError or CheckpointError for
-    weights that are not there or not usable.
+    Raises ValueError where `weights` is empty or where `device` or `engine` is unknown. Raises FetchError or
+    CheckpointError where the weights are missing or cannot be used.
     """
     if not weights:
         raise ValueError(
@@ -61,7 +61,7 @@ def load_network(weights: str, device: str, engine: str) -> Network:
     from spvnas_ros.zoo.cache import resolve_weights
 
     path = resolve_weights(weights)
-    from spvnas_ros.perception import Perception  # takes seconds, so it comes behind what may fail at once
+    from spvnas_ros.perception import Perception  # takes seconds, so it comes after the checks that are quick
 
     perception = Perception.load(path, device, engine)
     facts = perception.facts
@@ -81,7 +81,7 @@ def load_network(weights: str, device: str, engine: str) -> Network:
 
 
 def release_memory(device: str) -> None:
-    """Give back what torch keeps of a CUDA device's memory after a network on it was let go."""
+    """Returns cached CUDA memory to the device, after a network on it was freed. On another device it does nothing."""
     if device.startswith("cuda"):
         import torch
 
@@ -89,5 +89,5 @@ def release_memory(device: str) -> None:
 
 
 def noise() -> Points:
-    """Points around a sensor, for warming up."""
+    """Returns random points around a sensor, float32 `[2000, 4]`, for the warm-up."""
     return np.random.default_rng(0).uniform((-20, -20, -2, 0), (20, 20, 3, 1), (2000, 4)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The node's topics: what goes out, and only what somebody wants."""
+"""Publishes the node's topics, and only those that somebody subscribes to."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ LABEL_INFO_TOPIC = "~/output/label_info"
 TIMES_TOPIC = "~/debug/processing_time/{}_ms"
 
 Outgoing = tuple["LifecyclePublisher[PointCloud2]", PointCloud2]
-"""A message and where it goes."""
+"""A message and the publisher that publishes it."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which clouds somebody subscribes to. True where it is any."""
+    """Which of the clouds have subscribers. It is true where any of them has."""
 
     labelled: bool
     colored: bool
@@ -42,10 +42,10 @@ class Wanted:
 
 
 class Outputs:
-    """Publishers of a configured node; they publish while the node is active."""
+    """The publishers of a configured node. They publish while the node is active."""
 
     def __init__(self, node: LifecycleNode, network: Network) -> None:
-        """Raises rclpy's InvalidQosOverridesError, or a RuntimeError, for QoS overrides that cannot be."""
+        """Raises rclpy's InvalidQosOverridesError, or a RuntimeError, for QoS overrides that cannot be used."""
         self._node = node
         self._classes = network.classes
         self._colors = packed_palette(network.palette)
@@ -61,13 +61,16 @@ class Outputs:
             self._label_info = self._advertise(self._vision_msgs.LabelInfo, LABEL_INFO_TOPIC, latched=True)
 
     def destroy(self) -> None:
-        """Take the topics away."""
+        """Destroys the publishers."""
         for publisher in self._publishers:
             self._node.destroy_lifecycle_publisher(publisher)
         self._publishers.clear()
 
     def wanted(self, settings: Settings) -> Wanted:
-        """What is subscribed to at this moment."""
+        """Returns which clouds have subscribers at this moment.
+
+        Where the coloured cloud is disabled, it counts as having none.
+        """
         return Wanted(
             self._labelled.get_subscription_count() > 0,
             settings.color and self._colored.get_subscription_count() > 0,
@@ -77,9 +80,10 @@ class Outputs:
     def compose(
         self, cloud: PointCloud2, points: Points, segmentation: Segmentation, settings: Settings
     ) -> list[Outgoing]:
-        """The messages that are wanted, under the cloud's header. Raises PointCloudError.
+        """Returns the messages that have subscribers, each under the cloud's header. Raises PointCloudError.
 
-        points: the cloud's, all of them
+        points:       all points of the cloud
+        segmentation: their labels
         """
         wanted = self.wanted(settings)
         messages: list[Outgoing] = []
@@ -95,13 +99,13 @@ class Outputs:
         return messages
 
     def publish_times(self, times: FrameTimes) -> None:
-        """A frame's milliseconds, each on its topic."""
+        """Publishes the milliseconds of a frame's stages, each on its own topic."""
         for stage, milliseconds in times.stages_ms().items():
             if self._times[stage].get_subscription_count():
                 self._times[stage].publish(Float64(data=milliseconds))
 
     def publish_label_info(self, settings: Settings) -> None:
-        """The classes, for everybody who subscribes from now on, too."""
+        """Publishes the names of the classes. The topic is latched: later subscribers get the message, too."""
         if self._vision_msgs is None:
             return
         info = self._vision_msgs.LabelInfo(threshold=settings.confidence_threshold)
@@ -116,7 +120,7 @@ class Outputs:
         qos = QoSProfile(
             history=HistoryPolicy.KEEP_LAST,
             depth=1 if latched else 2,
-            # A best-effort publisher could not serve a reliable subscriber.
+            # Reliable, because a best-effort publisher cannot serve a reliable subscriber.
             reliability=ReliabilityPolicy.RELIABLE,
             durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
         )
@@ -128,7 +132,7 @@ class Outputs:
 
 
 def _vision_msgs() -> Any | None:
-    """`vision_msgs.msg` where it is installed: the distributions have it, PyPI does not."""
+    """Returns `vision_msgs.msg`, or None where it is not installed. The ROS distributions have it, PyPI does not."""
     try:
         return importlib.import_module("vision_msgs.msg")
     except ImportError:

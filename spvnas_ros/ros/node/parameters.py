@@ -1,4 +1,4 @@
-"""The node's parameters: what they are, when they may change, and what their values mean."""
+"""Declares the node's parameters, says when they may change, and interprets their values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from spvnas_ros.frame import UNLABELLED
 from spvnas_ros.ros.node.sweeps import SweepRules
 
 UNLABELLED_NAME = "unlabelled"
-"""How points without a class are called where classes are."""
+"""Name of the points without a class, where classes are named."""
 
 INF = math.inf
 
@@ -92,15 +92,19 @@ PARAMETERS: Mapping[str, Entry] = {
     ),
     "color.enabled": Entry(True, "Offer ~/output/colored_points"),
 }
-"""By name. `config/segmenter.param.yaml` lists the same, `config/segmenter.schema.json` says what a file may hold."""
+"""The parameters by name. `config/segmenter.param.yaml` lists the same ones, and `config/segmenter.schema.json` says
+what a parameter file may contain.
+"""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What may change while clouds are labelled.
+    """The parameters that may change while clouds are labelled.
 
-    ignored_classes: names of the classes that the filtered cloud goes without
-    color:           whether the coloured cloud is offered
+    region:               where points get a label
+    confidence_threshold: points whose confidence is lower get no label
+    ignored_classes:      names of the classes that the filtered cloud leaves out
+    color:                whether the coloured cloud is published
     """
 
     region: Region
@@ -110,7 +114,7 @@ class Settings:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Settings:
-        """From the parameters' values by name. Raises ValueError, which names the parameter."""
+        """Makes settings from the values of the parameters, by name. Raises ValueError, which names the parameter."""
         for name, entry in PARAMETERS.items():
             if entry.limits is not None and not entry.limits[0] <= values[name] <= entry.limits[1]:
                 raise ValueError(f"{name} must be from {entry.limits[0]} to {entry.limits[1]}, found {values[name]}")
@@ -123,9 +127,9 @@ class Settings:
         )
 
     def ignored(self, classes: Sequence[str]) -> npt.NDArray[np.bool_]:
-        """Which of the labels 0..255 the filtered cloud goes without, `[256]`.
+        """Returns which of the labels 0..255 the filtered cloud leaves out, bool `[256]`.
 
-        Raises ValueError for the name of a class that is not among `classes`.
+        Raises ValueError where an ignored class is not among `classes`.
         """
         labels = {name: index for index, name in enumerate(classes)} | {UNLABELLED_NAME: UNLABELLED}
         if unknown := [name for name in self.ignored_classes if name not in labels]:
@@ -138,21 +142,22 @@ class Settings:
 
 
 class NodeParameters:
-    """A node's parameters, declared, watched and read.
+    """Declares a node's parameters, checks their changes and reads them.
 
     Attributes:
-        settings: what may change while clouds are labelled, as it is now
+        settings: the present values of the parameters that may change while clouds are labelled
     """
 
     def __init__(
         self, node: Node, classes: Callable[[], Sequence[str] | None], changed: Callable[[Settings], None]
     ) -> None:
-        """classes: those of the network that is loaded, None where none is: while there is one, what it was loaded by
-            does not change, and no classes are taken that it does not have
-        changed: called after a change at run time, with the new settings
+        """classes: returns the classes of the loaded network, or None where none is loaded. While a network is loaded,
+                 the parameters that it was loaded with cannot change, and class names that it does not have are
+                 rejected
+        changed: called with the new settings after a change at run time
 
-        Raises rclpy's ParameterException for a value of the wrong type or out of range, and ValueError for one
-        that cannot be used.
+        Raises rclpy's ParameterException for a value of the wrong type or out of range, and ValueError for a value that
+        cannot be used.
         """
         self._node = node
         self._classes = classes
@@ -166,7 +171,7 @@ class NodeParameters:
         return self._node.get_parameter(name).value
 
     def values(self) -> dict[str, Any]:
-        """All of them, by name."""
+        """Returns all values by the name of their parameter."""
         return {name: self[name] for name in PARAMETERS}
 
     def _on_set(self, parameters: list[Parameter[Any]]) -> SetParametersResult:
@@ -194,7 +199,7 @@ class NodeParameters:
 
 
 def usage() -> str:
-    """The parameters for people, a line each."""
+    """Returns the help text of the parameters, one line each."""
     return "\n".join(
         f"  {name:<24}{entry.description} (default {entry.default!r})" for name, entry in PARAMETERS.items()
     )
@@ -205,7 +210,7 @@ def _descriptor(name: str, entry: Entry) -> ParameterDescriptor:
         description=entry.description,
         additional_constraints=f"Changes {entry.changes.value}",
         read_only=entry.changes is Changes.START,
-        # A number is a fine intensity rule, and YAML makes it one.
+        # A number is a valid intensity rule, and YAML reads it as a number instead of a string.
         dynamic_typing=name == "intensity",
         floating_point_range=[FloatingPointRange(from_value=low, to_value=high) for low, high in _ranges(entry, float)],
         integer_range=[IntegerRange(from_value=low, to_value=high, step=1) for low, high in _ranges(entry, int)],

@@ -50,23 +50,25 @@ _FORESEEN = (ValueError, OSError, RuntimeError, ParameterException, InvalidQosOv
 
 
 class SegmenterNode(LifecycleNode):
-    """Labels the newest cloud, always; a cloud that cannot be labelled is counted and skipped.
+    """Labels the newest cloud. A cloud that cannot be labelled is counted and skipped.
 
-    Configuring loads the network and warms it up, activating listens and publishes; deactivating, cleaning up and
-    shutting down undo them. A transition that fails leaves the state as it was and logs the reason. With the parameter
-    `autostart` the constructor configures and activates.
+    Configuring loads the network and warms it up. Activating subscribes to the clouds and publishes. Deactivating,
+    cleaning up and shutting down undo this. A transition that fails leaves the state as it was and logs the reason.
+    With the parameter `autostart` the constructor configures and activates the node.
 
     Attributes:
-        statistics: counts what happened, since the node was made
+        statistics: counts what happened since the node was made
     """
 
     def __init__(self, perception: Perceive | None = None, signals: Signals | None = None, **node_options: Any) -> None:
-        """perception: what labels the points, instead of the network that the parameters name
-        signals:    of the process, where it answers them; a transition that they break is no failure
+        """perception:   labels the points, instead of the network that the parameters name
+        signals:      the signals of the process, where it handles them; a transition that a signal interrupts does not
+                      count as a failure
+        node_options: passed on to `LifecycleNode`
 
-        Raises StartError where a parameter is unusable, or autostart fails.
+        Raises StartError where a parameter cannot be used, or where autostart fails.
         """
-        # Before everything else: a signal may come at any moment, and destroy_node reads them.
+        # Set before everything else: a signal may come at any moment, and destroy_node reads these attributes.
         self.statistics = FrameStatistics()
         self._perception = perception
         self._signals = signals or Signals()
@@ -88,7 +90,10 @@ class SegmenterNode(LifecycleNode):
             self._autostart()
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Load the network, label one cloud of noise, so that the first real one waits for no compiler; advertise."""
+        """Loads the network, labels one cloud of noise and advertises the topics.
+
+        After the noise, the first real cloud does not wait for a compiler.
+        """
         done = self._attempt("configure", self._configure)
         if done != TransitionCallbackReturn.SUCCESS:
             self._free()
@@ -96,7 +101,7 @@ class SegmenterNode(LifecycleNode):
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Start to publish and to listen."""
+        """Starts to publish and to subscribe."""
         super().on_activate(state)
         done = self._attempt("activate", self._listen)
         if done != TransitionCallbackReturn.SUCCESS:
@@ -105,29 +110,29 @@ class SegmenterNode(LifecycleNode):
         return done
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop listening, let the cloud in work go out, stop publishing."""
+        """Unsubscribes, lets the cloud in work be published, and stops publishing."""
         self._silence()
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Let go of the network and of the topics."""
+        """Frees the network and removes the topics."""
         self._free()
         return super().on_cleanup(state)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """From any state: stop listening, let go of everything."""
+        """Unsubscribes and frees everything, from any state."""
         self._silence()
         self._free()
         return super().on_shutdown(state)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """After a transition that broke off: let go of everything, so that the node may be configured again."""
+        """Frees everything after a transition that raised, so that the node can be configured again."""
         self._silence()
         self._free()
         return super().on_error(state)
 
     def destroy_node(self) -> None:
-        """Stop listening, let go of everything, say what was done, and be gone."""
+        """Unsubscribes, frees everything and destroys the node. Where clouds came, it logs the statistics."""
         if self.statistics.received or self._worker is not None:
             self._silence()
             self.get_logger().info(self.statistics.summary())
@@ -243,7 +248,7 @@ class SegmenterNode(LifecycleNode):
 
 
 def _input_qos() -> QoSProfile:
-    """Sensor data: what came too late is not asked for again, and of what waits only the newest counts."""
+    """Returns the QoS of the input: best effort, and only the newest cloud waits."""
     return QoSProfile(
         history=HistoryPolicy.KEEP_LAST,
         depth=1,

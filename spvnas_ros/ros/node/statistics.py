@@ -1,4 +1,4 @@
-"""What a node has done so far, in numbers."""
+"""Counts what a node has done so far."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from threading import Lock
 import numpy as np
 
 STAGES = ("decode", "preprocess", "inference", "postprocess", "publish", "total")
-"""Of a frame, as the timing topics call them."""
+"""The stages of a frame, by the names of the timing topics."""
 
 _REMEMBERED_FRAMES = 4096
 _REMEMBERED_ARRIVALS = 21
@@ -18,11 +18,17 @@ _REMEMBERED_ARRIVALS = 21
 
 @dataclass(frozen=True)
 class FrameTimes:
-    """When a cloud passed the stages of a frame, in nanoseconds of the monotonic clock (one for all processes).
+    """When a cloud passed the stages of a frame, nanoseconds of the monotonic clock, which all processes share.
 
-    received: its callback ran; taken: decoding began; decoded: points are there; resumed: labelling began; prepared:
-    those that are to be labelled are there; inferred: labels are there; composed: messages are there; published:
-    `publish` returned
+    stamp:     the stamp of the cloud, nanoseconds of the sensor's clock
+    received:  its callback ran
+    taken:     decoding began
+    decoded:   its points were decoded
+    resumed:   labelling began
+    prepared:  the points for the network were ready
+    inferred:  the labels were ready
+    composed:  the messages were ready
+    published: `publish` returned
     """
 
     stamp: int
@@ -37,21 +43,21 @@ class FrameTimes:
 
     @property
     def total_ms(self) -> float:
-        """Callback to published."""
+        """Milliseconds from the callback until the messages were published."""
         return (self.published - self.received) / 1e6
 
     @property
     def work_ms(self) -> float:
-        """Decoding, and labelling to published: what a cloud takes, however long it waited."""
+        """Milliseconds of work on a cloud: decoding, labelling and publishing, without the time that it waited."""
         return (self.decoded - self.taken + self.published - self.resumed) / 1e6
 
     @property
     def overhead_ms(self) -> float:
-        """What a cloud takes without the network."""
+        """Milliseconds of work on a cloud without the network."""
         return self.work_ms - (self.inferred - self.prepared) / 1e6
 
     def stages_ms(self) -> dict[str, float]:
-        """Milliseconds by the names in `STAGES`; only `total` has the waits in it."""
+        """Returns the milliseconds by the names in `STAGES`. Only `total` includes the time that the cloud waited."""
         marks = (self.resumed, self.prepared, self.inferred, self.composed, self.published)
         parts = [(after - before) / 1e6 for before, after in pairwise(marks)]
         return dict(zip(STAGES, ((self.decoded - self.taken) / 1e6, *parts, self.total_ms), strict=True))
@@ -59,11 +65,11 @@ class FrameTimes:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The counters of `FrameStatistics` at a moment.
+    """The counters of `FrameStatistics` at one moment.
 
-    period_ms: between arrivals of clouds lately (median); None before the second
-    age_ms:    of the newest cloud's stamp when it arrived, by the node's clock; None before the first
-    frames:    those remembered, oldest first
+    period_ms: time between the arrivals of recent clouds (median); None before the second cloud
+    age_ms:    age of the newest cloud when it arrived, by its stamp and the node's clock; None before the first cloud
+    frames:    times of the last frames, oldest first
     """
 
     received: int = 0
@@ -79,14 +85,14 @@ class Snapshot:
 
 @dataclass
 class FrameStatistics:
-    """Counters of one node, written and read by several threads.
+    """The counters of a node. Several threads write and read them.
 
-    received:  clouds that reached the node; all of the below, and those waiting or in work
-    published: clouds labelled and published
+    received:  clouds that reached the node: published, dropped, unwatched and bad ones, and those waiting or in work
+    published: clouds that were labelled and published
     dropped:   clouds that a newer one replaced before the worker took them
-    unwatched: clouds left alone because nobody subscribed to an output
+    unwatched: clouds that were not labelled because no output had a subscriber
     bad:       clouds that could not be labelled, by kind
-    tf_failed: clouds labelled without the earlier ones, because TF did not say where those were
+    tf_failed: clouds that were labelled without the earlier ones, because TF did not say where those were
     """
 
     received: int = 0
@@ -101,46 +107,50 @@ class FrameStatistics:
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     def count_received(self, at: int, age_ns: int) -> None:
-        """A cloud came at a time of the monotonic clock, so old by its stamp."""
+        """Counts a cloud that arrived.
+
+        at:     time of the monotonic clock, nanoseconds
+        age_ns: age of the cloud by its stamp, nanoseconds
+        """
         with self._lock:
             self.received += 1
             self._arrivals.append(at)
             self._age_ns = age_ns
 
     def count_published(self, times: FrameTimes) -> None:
-        """A cloud went out."""
+        """Counts a cloud that was published."""
         with self._lock:
             self.published += 1
             self._times.append(times)
 
     def count_dropped(self) -> None:
-        """A newer cloud came before this one was looked at."""
+        """Counts a cloud that a newer one replaced before it was labelled."""
         with self._lock:
             self.dropped += 1
 
     def count_unwatched(self) -> None:
-        """A cloud came while nobody wanted what is made of it."""
+        """Counts a cloud that arrived while no output had a subscriber."""
         with self._lock:
             self.unwatched += 1
 
     def count_bad(self, kind: str) -> bool:
-        """A cloud could not be labelled; True for the first of its kind."""
+        """Counts a cloud that could not be labelled. Returns True for the first of its kind."""
         with self._lock:
             self.bad[kind] += 1
             return self.bad[kind] == 1
 
     def count_tf_failed(self) -> None:
-        """A cloud is labelled without the earlier ones."""
+        """Counts a cloud that is labelled without the earlier ones."""
         with self._lock:
             self.tf_failed += 1
 
     def times(self) -> list[FrameTimes]:
-        """The stages of the last frames, oldest first."""
+        """Returns the times of the last frames, oldest first."""
         with self._lock:
             return list(self._times)
 
     def snapshot(self) -> Snapshot:
-        """Everything at this moment."""
+        """Returns all counters at this moment."""
         with self._lock:
             gaps = np.diff(np.array(self._arrivals, np.int64))
             return Snapshot(
@@ -156,7 +166,7 @@ class FrameStatistics:
             )
 
     def summary(self) -> str:
-        """All counters in one line."""
+        """Returns all counters in one line."""
         now = self.snapshot()
         bad = ", ".join(f"{kind} {count}" for kind, count in sorted(now.bad.items()))
         text = (

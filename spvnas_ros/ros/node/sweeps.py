@@ -1,4 +1,4 @@
-"""Earlier clouds, moved to where they are in the current one, so that the network sees more points of the scene."""
+"""Moves earlier clouds to their place in the current frame, so that the network sees more points of the scene."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ _WARN_EVERY_SECONDS = 10.0
 class SweepRules:
     """How many earlier clouds are added, and how.
 
-    count:       of earlier clouds; 0 for the current one alone
-    fixed_frame: in which what stands still stays where it is over the time of the clouds
+    count:       number of earlier clouds; 0 labels each cloud alone
+    fixed_frame: TF frame in which objects that stand still keep their place between the clouds
     timeout:     seconds that a cloud waits for TF
-    ego_radius:  metres; points of earlier clouds nearer to their sensor are of the own vehicle, and left out
+    ego_radius:  metres; points of earlier clouds that are nearer to their sensor belong to the own vehicle and are left
+                 out
     """
 
     count: int
@@ -39,7 +40,7 @@ class SweepRules:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> SweepRules:
-        """From the parameters' values by name. Raises ValueError, which names the parameter."""
+        """Makes the rules from the values of the parameters, by name. Raises ValueError, which names the parameter."""
         rules = cls(*(values[f"sweeps.{name}"] for name in ("count", "fixed_frame", "timeout", "ego_radius")))
         if not rules.fixed_frame or rules.fixed_frame.startswith("/"):
             raise ValueError(
@@ -52,7 +53,7 @@ class SweepRules:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A cloud's points `[N, 4]` in its own frame, at its stamp (nanoseconds)."""
+    """The points `[N, 4]` of a cloud in its own frame, and its stamp in nanoseconds."""
 
     frame: str
     stamp: int
@@ -60,10 +61,13 @@ class Sweep:
 
 
 class Sweeps:
-    """The last clouds of an active node. A time that jumps back, of clouds or of the node's clock, forgets them."""
+    """Keeps the last clouds of an active node.
+
+    It forgets them where the time jumps back, either the stamps of the clouds or the node's clock.
+    """
 
     def __init__(self, node: Node, rules: SweepRules, statistics: FrameStatistics) -> None:
-        """Raises ValueError where nothing is installed that listens to TF."""
+        """Raises ValueError where no package is installed that listens to TF."""
         self._rules = rules
         self._statistics = statistics
         self._logger = node.get_logger()
@@ -75,14 +79,15 @@ class Sweeps:
         self._jumps = node.get_clock().create_jump_callback(backwards, post_callback=self._on_jump)
 
     def destroy(self) -> None:
-        """Stop listening."""
+        """Stops listening to TF and to the clock."""
         self._jumps.unregister()
         self._transforms.destroy()
 
     def with_earlier(self, current: Sweep, region: Region) -> Points:
-        """The current points as they are, and behind them those of earlier clouds in the current frame, `[N + M, 4]`.
+        """Returns the current points, followed by those of earlier clouds in the current frame, `[N + M, 4]`.
 
-        Only the current ones, with a warning, where TF does not know in time where an earlier cloud was.
+        Where TF does not know in time where an earlier cloud was, it logs a warning and returns only the current
+        points.
         """
         deadline = time.monotonic() + self._rules.timeout
         try:
@@ -99,7 +104,7 @@ class Sweeps:
         return np.concatenate((current.points, earlier[region.contains(earlier)]))
 
     def remember(self, sweep: Sweep) -> None:
-        """Keep a cloud for those that come after it."""
+        """Keeps a cloud for the clouds that follow."""
         points = sweep.points[np.isfinite(sweep.points).all(axis=1)]
         squares = np.einsum("ij,ij->i", points[:, :3], points[:, :3])
         points = points[squares >= self._rules.ego_radius**2]
@@ -109,12 +114,15 @@ class Sweeps:
                 self._earlier = kept[: self._rules.count]
 
     def forget(self) -> None:
-        """Begin anew, with the next cloud alone."""
+        """Forgets all clouds. The next cloud is labelled alone."""
         with self._lock:
             self._earlier = ()
 
     def _recent(self, stamp: int) -> tuple[Sweep, ...]:
-        """Newest first. Those from before a pause are not worth a warning: no TF reaches back to them."""
+        """Returns the kept clouds, the newest first.
+
+        Clouds from before a long pause are forgotten without a warning, because TF does not reach back to them.
+        """
         if stamp < self._newest:
             self._restart()
         self._newest = stamp

@@ -1,4 +1,6 @@
-"""TF for a node: tf2_ros where it is installed, and elsewhere a small buffer of our own behind the same topics."""
+"""Looks up transforms from TF with tf2_ros where it is installed, else with a small buffer of our own on the same
+topics.
+"""
 
 from __future__ import annotations
 
@@ -18,25 +20,25 @@ _LOOK_AGAIN_SECONDS = 0.005
 
 
 class Transforms(Protocol):
-    """What is known of the frames, filled by the node's callbacks and asked in another thread."""
+    """The known transforms between frames. The node's callbacks fill it, and another thread asks it."""
 
     def lookup(
         self, target: str, target_time: int, source: str, source_time: int, fixed_frame: str, deadline: float
     ) -> Transform:
-        """As `TransformBuffer.lookup`, but waits for what may come until a time of `time.monotonic()`.
+        """Returns what `TransformBuffer.lookup` returns, and waits for it until `deadline` (of `time.monotonic()`).
 
         Raises TransformError.
         """
 
     def clear(self) -> None:
-        """Forget what is not static."""
+        """Forgets all transforms that are not static."""
 
     def destroy(self) -> None:
-        """Stop listening."""
+        """Stops listening."""
 
 
 def why_unavailable() -> str:
-    """What is missing for listening to TF; "" where nothing is."""
+    """Returns what is missing for listening to TF, or "" where nothing is missing."""
     if find_spec("tf2_ros") is not None or find_spec("tf2_msgs") is not None:
         return ""
     return (
@@ -46,14 +48,14 @@ def why_unavailable() -> str:
 
 
 def listen_to_transforms(node: Node) -> Transforms:
-    """Subscribe to /tf and /tf_static with what is there for it. Raises ValueError where nothing is."""
+    """Subscribes to /tf and /tf_static with tf2_ros or tf2_msgs. Raises ValueError where neither is installed."""
     if reason := why_unavailable():
         raise ValueError(reason)
     return Tf2Transforms(node) if find_spec("tf2_ros") is not None else TopicTransforms(node)
 
 
 class TopicTransforms:
-    """Listens with tf2_msgs alone."""
+    """Listens to TF with tf2_msgs alone."""
 
     def __init__(self, node: Node) -> None:
         from tf2_msgs.msg import TFMessage
@@ -109,7 +111,7 @@ class TopicTransforms:
 
 
 class Tf2Transforms:
-    """Listens with tf2_ros."""
+    """Listens to TF with tf2_ros."""
 
     def __init__(self, node: Node) -> None:
         import tf2_ros
@@ -125,7 +127,7 @@ class Tf2Transforms:
         times = (Time(nanoseconds=target_time), Time(nanoseconds=source_time))
         while True:
             try:
-                # Without a timeout of its own: tf2_ros waits by another clock than ours.
+                # No timeout here: tf2_ros would wait by a different clock than `deadline`.
                 found = self._buffer.lookup_transform_full(target, times[0], source, times[1], fixed_frame)
             except self._failure as error:
                 if time.monotonic() >= deadline:

@@ -1,4 +1,4 @@
-"""Threads that always work on the newest item and let the older ones go."""
+"""Provides threads that always work on the newest item and drop the older ones."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ Prepared = TypeVar("Prepared")
 
 
 class LatestWorker(Generic[Item]):
-    """Calls `handle` for the newest item there is, one at a time, in a thread of its own.
+    """Calls `handle` for the newest item, one item at a time, in a thread of its own.
 
-    An item that is still waiting when the next one arrives is dropped: a sensor does not wait, and a late answer about
-    an old cloud is worth less than an early one about the newest. `handle` must not raise.
+    An item that still waits when the next one arrives is dropped: a sensor does not wait, and a late answer about an
+    old cloud is worth less than an early answer about the newest. `handle` must not raise.
     """
 
     def __init__(self, handle: Callable[[Item], None], name: str) -> None:
@@ -26,7 +26,7 @@ class LatestWorker(Generic[Item]):
         self._thread.start()
 
     def put(self, item: Item) -> bool:
-        """Hand over an item; True where one that was waiting is dropped for it."""
+        """Hands over an item. Returns True where a waiting item is dropped for it."""
         with self._changed:
             dropped = self._waiting is not None
             self._waiting = item
@@ -34,7 +34,7 @@ class LatestWorker(Generic[Item]):
             return dropped
 
     def stop(self) -> bool:
-        """Let the item in work finish and end the thread; True where one was still waiting and is dropped."""
+        """Finishes the item in work and ends the thread. Returns True where a waiting item is dropped."""
         with self._changed:
             dropped = self._waiting is not None
             self._waiting = None
@@ -55,11 +55,12 @@ class LatestWorker(Generic[Item]):
 
 
 class LatestPipeline(Generic[Item, Prepared]):
-    """Two workers in a row: the newest item is prepared while the one before is still handled.
+    """Runs two workers in a row: it prepares the newest item while the item before it is still handled.
 
-    prepare: what the first thread does with an item; None = there is nothing to handle
-    handle:  what the second thread does with what was prepared
+    prepare: what the first thread does with an item; None means that there is nothing to handle
+    handle:  what the second thread does with a prepared item
     dropped: called for each item that a newer one replaced, or that was still waiting at the end
+
     Neither `prepare` nor `handle` may raise.
     """
 
@@ -75,12 +76,12 @@ class LatestPipeline(Generic[Item, Prepared]):
         self._first = LatestWorker(self._hand_on, f"{name}-prepare")
 
     def put(self, item: Item) -> None:
-        """Hand over an item."""
+        """Hands over an item."""
         if self._first.put(item):
             self._dropped()
 
     def stop(self) -> None:
-        """Let the items in work finish and end the threads."""
+        """Finishes the items in work and ends the threads."""
         for worker in (self._first, self._second):
             if worker.stop():
                 self._dropped()

@@ -1,4 +1,4 @@
-"""Play a rosbag2 (sqlite3 or mcap) onto its topics; the recorded bytes are published as they are.
+"""Plays a rosbag2 (sqlite3 or mcap) onto its topics. The recorded bytes are published unchanged.
 
 python -m spvnas_ros.ros.replay.bag_player BAG [--rate 2] [--loop] [--clock] [--topics /points]
     [--ros-args -r /points:=/other]
@@ -35,13 +35,14 @@ _QUEUE = 10
 
 
 class BagPlayer:
-    """Publishes a bag's messages. The node's callbacks must run in another thread (`spinning`).
+    """Publishes the messages of a bag. The node's callbacks must run in another thread (`spinning`).
 
     bag:    a rosbag2 folder, or an .mcap or .db3 file by itself
-    topics: only these; all whose types are known here where None
-    clock:  also publish the recorded times on /clock, for nodes with use_sim_time
+    topics: the topics to play; None for all. A topic whose message type is not installed is left out
+    clock:  also publishes the recorded times on /clock, for nodes with use_sim_time
 
-    Attributes: `topics`, those that are played.
+    Attributes:
+        topics: the topics that are played
     """
 
     def __init__(self, node: Node, bag: Path, topics: Collection[str] | None = None, *, clock: bool = False) -> None:
@@ -60,18 +61,19 @@ class BagPlayer:
         self.topics = tuple(self._publishers)
 
     def wait_for_subscribers(self, timeout: float | None = None) -> bool:
-        """Wait until somebody listens to one of the topics; False where nobody did within `timeout` seconds."""
+        """Waits until one of the topics has a subscriber. Returns False where none has one after `timeout` seconds."""
         with self._matched:
             return self._matched.wait_for(
                 lambda: any(publisher.get_subscription_count() for publisher in self._publishers.values()), timeout
             )
 
     def play(self, rate: float = 1.0, loop: bool = False, stop: Event | None = None) -> int:
-        """Publish the messages in the rhythm of their recording, `rate` times as fast.
+        """Publishes the messages at the pace of their recording, `rate` times as fast.
 
-        loop: begin again at the end, until `stop` is set
+        loop: starts again at the end, until `stop` is set
+        stop: ends the playback when it is set
 
-        Returns the number of messages published.
+        Returns the number of published messages.
         """
         stop = stop or Event()
         count = 0
@@ -88,12 +90,12 @@ class BagPlayer:
         return count
 
     def flush(self, timeout: float = 5.0) -> None:
-        """Wait until reliable subscribers have what was published, each topic for at most `timeout` seconds."""
+        """Waits until reliable subscribers have received all messages, at most `timeout` seconds for each topic."""
         for publisher in self._publishers.values():
             publisher.wait_for_all_acked(Duration(seconds=timeout))
 
     def _schedule(self, rate: float) -> Iterator[tuple[Connection, int, float, bytes]]:
-        """The messages, each with the time of the monotonic clock at which it is due."""
+        """Yields the messages, each with the time of the monotonic clock at which it is due."""
         began = time.monotonic()
         first = None
         with _opened(self._bag) as reader:
@@ -128,7 +130,7 @@ def _opened(bag: Path) -> Iterator[AnyReader]:
     try:
         reader = AnyReader([bag], default_typestore=get_typestore(Stores.LATEST))
         reader.open()
-    except Exception as error:  # of rosbags, its storages and its YAML parser: a dozen types
+    except Exception as error:  # rosbags, its storages and its YAML parser raise a dozen types
         raise StartError(f"{bag} cannot be read as a rosbag2: {error}") from error
     try:
         yield reader
@@ -142,7 +144,10 @@ def _message_type(name: str) -> Any:
 
 
 def _qos(connection: Connection) -> QoSProfile:
-    """Reliable, which serves every subscriber; and latched where the recorded publisher was (static transforms)."""
+    """Returns a reliable QoS, which serves every subscriber.
+
+    It is latched where the recorded publisher was (static transforms).
+    """
     offered = getattr(connection.ext, "offered_qos_profiles", [])
     latched = any(qos.durability.name == "TRANSIENT_LOCAL" for qos in offered)
     return QoSProfile(
@@ -151,7 +156,7 @@ def _qos(connection: Connection) -> QoSProfile:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+    """Parses the command line and plays the bag. Returns the exit status."""
     args = sys.argv if args is None else args
     parser = argparse.ArgumentParser(prog="bag_player", description="Play a rosbag2 onto its topics.")
     parser.add_argument("bag", type=Path)

@@ -1,4 +1,4 @@
-"""Clouds to a segmenter and its answers back, one at a time: nothing is dropped, however slow the machine."""
+"""Sends clouds to a segmenter and returns its answers, one at a time. Nothing is dropped, even on a slow machine."""
 
 from __future__ import annotations
 
@@ -13,19 +13,23 @@ from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import PointCloud2
 
 _PROBE_EVERY = 0.25
-"""Seconds between questions whether the segmenter is there."""
+"""Seconds between empty clouds while the segmenter is not yet ready."""
 
 _SEND_AGAIN_AFTER = 15.0
-"""Seconds. The segmenter's input is best effort: a cloud may be lost on the way, if hardly ever on one machine."""
+"""Seconds. The segmenter's input is best effort: a cloud may be lost on the way, though rarely on one machine."""
 
 
 class ExchangeError(Exception):
-    """No answer came, for the reason given."""
+    """No answer came. The message gives the reason."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A labelled cloud, and when its input was sent and it arrived (nanoseconds of the monotonic clock)."""
+    """A labelled cloud and two times, nanoseconds of the monotonic clock.
+
+    sent:    when its input was sent, the last time where it was sent again
+    arrived: when the labelled cloud arrived
+    """
 
     cloud: PointCloud2
     sent: int
@@ -52,22 +56,28 @@ class CloudExchange(Node):
         )
 
     def wait_until_ready(self, timeout: float) -> None:
-        """Send empty clouds until one is answered: then both directions stand. Raises ExchangeError."""
+        """Sends empty clouds until one is answered. Then both directions are connected.
+
+        Raises ExchangeError where no answer comes in `timeout` seconds, or where `fail` is called.
+        """
         probe = PointCloud2()
         probe.header.frame_id = "probe"
         self._await(probe, probe, timeout, _PROBE_EVERY)
 
     def ask(self, cloud: PointCloud2 | bytes, timeout: float = 120.0) -> Answer:
-        """Send a cloud, as a message or serialised, and wait for the answer under its header. Raises ExchangeError."""
+        """Sends a cloud, as a message or serialised, and returns the answer that has the same header.
+
+        Raises ExchangeError where no answer comes in `timeout` seconds, or where `fail` is called.
+        """
         message = deserialize_message(cloud, PointCloud2) if isinstance(cloud, bytes) else cloud
         return self._await(message, cloud, timeout, _SEND_AGAIN_AFTER)
 
     def send(self, cloud: PointCloud2) -> None:
-        """Send a cloud and wait for nothing."""
+        """Sends a cloud and does not wait for an answer."""
         self._to_segmenter.publish(cloud)
 
     def fail(self, reason: str) -> None:
-        """End all waiting with an ExchangeError: the segmenter is gone, say."""
+        """Ends all waiting with an ExchangeError, for example because the segmenter has ended."""
         with self._changed:
             self._failure = reason
             self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""What a replay in real time says of a node, from the times of its clouds. Pure functions."""
+"""Computes the figures of a replay in real time from the times of its clouds. Pure functions."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ _PERCENT = (50, 95, 99)
 
 @dataclass(frozen=True)
 class Passage:
-    """A cloud's way: its number in the bag, when it was sent and when its labels came back (None: never).
+    """The way of a cloud through the node. Times are nanoseconds of the monotonic clock, taken in one process.
 
-    Times are nanoseconds of the monotonic clock, taken in one process.
+    number:   its number in the bag
+    sent:     when it was sent
+    answered: when its labels came back; None where they did not
     """
 
     number: int
@@ -26,7 +28,7 @@ class Passage:
 
 @dataclass(frozen=True)
 class Spread:
-    """Of milliseconds: median, 95th and 99th percentile, largest."""
+    """Median, 95th percentile, 99th percentile and largest of some milliseconds."""
 
     p50: float
     p95: float
@@ -35,7 +37,7 @@ class Spread:
 
     @classmethod
     def of(cls, milliseconds: Sequence[float]) -> Spread | None:
-        """None without values."""
+        """Returns the spread of the values, or None without values."""
         if not milliseconds:
             return None
         return cls(*(float(value) for value in np.percentile(milliseconds, [*_PERCENT, 100])))
@@ -43,7 +45,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class NodeCounts:
-    """What the node has counted since it was made; the names are those of its diagnostics."""
+    """The counts of the node since it was made. The names are those of its diagnostics."""
 
     received: int = 0
     labelled: int = 0
@@ -53,13 +55,13 @@ class NodeCounts:
 
     @classmethod
     def of(cls, values: Mapping[str, str]) -> NodeCounts:
-        """From the values of the diagnostics' `input`. Raises KeyError or ValueError for others."""
+        """Makes the counts from the values of the diagnostics' `input`. Raises KeyError or ValueError for others."""
         names = ("received", "labelled", "dropped", "without subscribers", "bad")
         return cls(*(int(values[name]) for name in names))
 
     @property
     def at_rest(self) -> bool:
-        """Whether nothing waits and nothing is in work."""
+        """Whether no cloud waits or is in work."""
         return self.received == self.labelled + self.dropped + self.unwatched + self.bad
 
     def __sub__(self, before: NodeCounts) -> NodeCounts:
@@ -74,17 +76,18 @@ class NodeCounts:
 
 @dataclass(frozen=True)
 class Replay:
-    """What came of playing a bag through a live node.
+    """The figures of a bag that was played through a live node.
 
-    sent, answered: clouds; `seconds` is from the first to the last that was sent
-    dropped:        clouds that the node got and left for a newer one
+    sent, answered: clouds
+    seconds:        from the first cloud that was sent to the last
+    dropped:        clouds that reached the node and were replaced by a newer one
     lost:           clouds that did not reach the node
     bad:            clouds that the node could not label
     latency_ms:     from `publish` to having the labels; None where nothing was answered
-    age_ms:         of what the newest labels show, at a random moment; None without two answers
-    late_ms:        how late the player was at worst: where that is long, this machine could not keep the bag's rate
-    stages_ms:      as the node measures itself, by the names of its timing topics
-    node:           what the node says it labels with, as in its diagnostics
+    age_ms:         age of the newest labelled cloud at a random moment; None without two answers
+    late_ms:        largest delay of the player; where it is long, this machine could not keep the rate of the bag
+    stages_ms:      times that the node measured, by the names of its timing topics
+    node:           description of the node and its network, from its diagnostics
     """
 
     sent: int
@@ -101,7 +104,7 @@ class Replay:
 
     @property
     def hertz(self) -> float | None:
-        """Clouds sent a second; None where there were not two."""
+        """Clouds sent each second; None where there were not two."""
         return (self.sent - 1) / self.seconds if self.seconds > 0 else None
 
 
@@ -112,10 +115,13 @@ def evaluate(
     stages_ms: Mapping[str, Sequence[float]],
     node: Mapping[str, str],
 ) -> Replay:
-    """All figures of a replay.
+    """Returns all figures of a replay.
 
-    passages: of the clouds that were sent, in order
-    counts:   the node's, of this replay only
+    passages:  the clouds that were sent, in order
+    counts:    the node's counts, of this replay only
+    late_ns:   largest delay of the player, nanoseconds
+    stages_ms: times that the node measured, by the names of its timing topics
+    node:      description of the node, from its diagnostics
     """
     answered = [each for each in passages if each.answered is not None]
     spreads = {name: spread for name, values in stages_ms.items() if (spread := Spread.of(values))}
@@ -135,21 +141,21 @@ def evaluate(
 
 
 def latencies_ms(passages: Iterable[Passage]) -> list[float]:
-    """Milliseconds from sending to the answer, of the clouds that were answered."""
+    """Returns the milliseconds from sending to the answer, for the clouds that were answered."""
     return [(each.answered - each.sent) / _NS_PER_MS for each in passages if each.answered is not None]
 
 
 def age_ms(passages: Iterable[Passage]) -> Spread | None:
-    """How old the newest answered cloud is, over all moments between the first answer and the last.
+    """Returns the age of the newest answered cloud, over all moments between the first answer and the last.
 
-    After an answer the age is that cloud's latency, then it grows with time until the next ("age of information",
-    Kaul, Yates and Gruteser 2012). None without two answers of different times.
+    After an answer, the age is the latency of that cloud. It then grows with time until the next answer ("age of
+    information", Kaul, Yates and Gruteser 2012). Returns None without two answers of different times.
     """
     times = sorted((each.answered, each.sent) for each in passages if each.answered is not None)
     if len(times) < 2:
         return None
     answered, sent = np.array(times, np.int64).T
-    # A cloud that is answered after a newer one tells nothing new.
+    # A cloud that is answered after a newer one does not lower the age.
     newest = np.maximum.accumulate(sent)[:-1]
     youngest, oldest = (answered[:-1] - newest) / _NS_PER_MS, (answered[1:] - newest) / _NS_PER_MS
     if (oldest - youngest).sum() <= 0:
@@ -159,7 +165,10 @@ def age_ms(passages: Iterable[Passage]) -> Spread | None:
 
 
 def _age_below(share: float, youngest: npt.NDArray[np.float64], oldest: npt.NDArray[np.float64]) -> float:
-    """The age that holds for this share of the time; it grows from youngest to oldest as time does."""
+    """Returns the age that is not exceeded for this share of the time.
+
+    Between two answers the age grows from `youngest` to `oldest` as fast as time.
+    """
     ages = np.unique(np.concatenate([youngest, oldest]))
     spent = [float(np.clip(age - youngest, 0, oldest - youngest).sum()) for age in ages]
     return float(np.interp(share * spent[-1], spent, ages))

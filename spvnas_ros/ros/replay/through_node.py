@@ -1,8 +1,8 @@
-"""Play a bag through the live node at the bag's rate and measure: what `spvnas replay` does.
+"""Plays a bag through the live node at the bag's rate and measures it, for `spvnas replay`.
 
-Both ends of the measurement are in this process and read one monotonic clock; the node is a process of its own and
-is reached over the middleware, like on a vehicle. Clouds get the stamp of the moment they are sent, which also tells
-the answers apart; nothing else of them is changed.
+Both ends of the measurement are in this process and read one monotonic clock. The node is a process of its own and is
+reached over the middleware, as on a vehicle. Each cloud gets the time at which it is due as its stamp, which also tells
+the answers apart. Nothing else in it is changed.
 """
 
 from __future__ import annotations
@@ -36,30 +36,30 @@ if TYPE_CHECKING:
     from spvnas_ros.recordings.bags import RecordedCloud
 
 _START_SECONDS = 900.0
-"""The first start on a machine compiles the network's kernels."""
+"""Limit for the start of the node. The first start on a machine compiles the network's kernels."""
 
 _QUEUE = 10
 _LEAD_NS = 100_000_000
-"""From reading the first cloud to sending it: time to get ready."""
+"""Time between reading the first cloud and sending it, to get ready."""
 
 _PROBE_EVERY = 0.25
 _COUNTS_SECONDS = 5.0
-"""The node publishes its counts every second."""
+"""Limit for the next counts. The node publishes its counts every second."""
 
 _LAST_ANSWER_SECONDS = 10.0
-"""Without an answer for so long, what is still missing does not come."""
+"""After so many seconds without an answer, the missing answers are given up."""
 
 OnLabels = Callable[[int, npt.NDArray[np.uint8]], None]
-"""Called with a cloud's number and its labels, uint8 `[N]`, when they come."""
+"""Called with the number of a cloud and its labels, uint8 `[N]`, when they arrive."""
 
 
 class ReplayError(ValueError):
-    """The node did not come up, or went away."""
+    """The node did not start, did not answer, or ended, or its labels could not be kept."""
 
 
 @dataclass(frozen=True)
 class NodeOptions:
-    """The node's parameters of the same names. `weights` is a file."""
+    """Values of the node's parameters of the same names. `weights` is a file."""
 
     weights: str
     device: str = "auto"
@@ -75,11 +75,14 @@ def replay(
     on_sent: Callable[[], None] = lambda: None,
     on_labels: OnLabels | None = None,
 ) -> Replay:
-    """Start the node, send the clouds in the rhythm of their recording, `rate` times as fast, and end the node.
+    """Starts the node, sends the clouds at the pace of their recording, `rate` times as fast, and ends the node.
 
-    Raises ReplayError, and what reading the clouds raises; StopRequested where SIGINT or SIGTERM came.
+    on_sent:   called after each cloud that was sent
+    on_labels: called with the labels of each cloud
+
+    Raises ReplayError, and what reading the clouds raises. Raises StopRequested where SIGINT or SIGTERM came.
     """
-    # Clouds are not sent through the building's network unless the user wants it.
+    # Clouds stay on this machine and off the local network, unless the user asks for more.
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     namespace = f"/replay_{os.getpid()}"
     with ros_process([]):
@@ -91,7 +94,7 @@ def replay(
 
 
 class _Driver(Node):
-    """Sends clouds and takes times. Its callbacks run in another thread."""
+    """Sends clouds and measures times. Its callbacks run in another thread."""
 
     def __init__(self, segmenter: str, on_labels: OnLabels | None) -> None:
         super().__init__("replay")
@@ -113,13 +116,16 @@ class _Driver(Node):
             self.create_subscription(Float64, topic, lambda time, stage=stage: self._on_time(stage, time.data), _QUEUE)
 
     def fail(self, reason: str) -> None:
-        """The node is gone: end all waiting with a ReplayError."""
+        """Ends all waiting with a ReplayError, for example because the node has ended."""
         with self._changed:
             self._failure = reason
             self._changed.notify_all()
 
     def wait_until_ready(self) -> None:
-        """Send empty clouds until one is answered: then both directions stand."""
+        """Sends empty clouds until one is answered. Then both directions are connected.
+
+        Raises ReplayError where no answer comes in time.
+        """
         deadline = time.monotonic() + _START_SECONDS
         while not self._wait(lambda: self._ready, _PROBE_EVERY):
             if time.monotonic() > deadline:
@@ -129,7 +135,7 @@ class _Driver(Node):
         self._stages.clear()
 
     def play(self, clouds: Iterable[RecordedCloud], rate: float, on_sent: Callable[[], None]) -> None:
-        """Send the clouds, each when it is due."""
+        """Sends each cloud when it is due."""
         first, began, wall, stamp = None, 0, 0, 0
         for number, recorded in enumerate(clouds):
             if first is None:
@@ -146,7 +152,7 @@ class _Driver(Node):
             on_sent()
 
     def finish(self) -> Replay:
-        """Wait for what is still in work, and evaluate."""
+        """Waits for the clouds that are still in work, and returns the figures."""
         answered = -1
         while not self._answered_last() and answered < (answered := self._answers()):
             self._wait_for_more_than(answered)
@@ -156,7 +162,7 @@ class _Driver(Node):
             return evaluate(tuple(self._passages.values()), counts, self._late, self._stages, node)
 
     def _wait(self, condition: Callable[[], bool], seconds: float) -> bool:
-        """Whether the condition came true within so long. Raises ReplayError where the node ended."""
+        """Returns whether the condition came true within `seconds`. Raises ReplayError where the node ended."""
         with self._changed:
             self._changed.wait_for(lambda: bool(self._failure) or condition(), max(0.0, seconds))
             if self._failure:
@@ -175,7 +181,11 @@ class _Driver(Node):
             return last is None or last.answered is not None
 
     def _counts(self) -> NodeCounts:
-        """The node's counts at a moment from now on at which it rests."""
+        """Returns new counts of the node, taken when no cloud waits or is in work.
+
+        Where the node does not come to rest in time, returns its last counts. Raises ReplayError where it publishes
+        none.
+        """
         with self._changed:
             self._diagnostics.pop("input", None)
         counts = NodeCounts()
@@ -201,7 +211,7 @@ class _Driver(Node):
         if passage is not None and self._on_labels is not None:
             try:
                 self._on_labels(passage.number, decode(cloud)["label"])
-            except (ValueError, OSError) as error:  # as on a full disk
+            except (ValueError, OSError) as error:  # for example a full disk
                 self.fail(f"the labels of cloud {passage.number} could not be kept: {error}")
 
     def _on_time(self, stage: str, milliseconds: float) -> None:
@@ -217,6 +227,6 @@ class _Driver(Node):
 
 
 def restamped(raw: bytes, stamp: int) -> bytes:
-    """A serialised message (CDR) whose first member is a header, with another stamp (nanoseconds)."""
+    """Returns a serialised message (CDR) with another stamp (nanoseconds). The message must begin with a header."""
     order = "<" if raw[1] & 1 else ">"
     return raw[:4] + struct.pack(f"{order}iI", *divmod(stamp, 10**9)) + raw[12:]

@@ -1,4 +1,4 @@
-"""Labelled clouds, counted and compared with the truth as they come."""
+"""Counts labelled clouds as they come, and compares them with the truth."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ Labels = npt.NDArray[np.uint8]
 class Tally:
     """Counts and keeps what the summary and the pictures need.
 
-    facts: of the network that labels
-    truth: what its labels are compared with, if anything
-    rule:  of the intensities, as the node has it
+    facts: the facts of the network that labels
+    truth: the truth to compare the labels with; None where there is none
+    rule:  the intensity rule, the same as the node's
 
     Attributes:
         bad: clouds that cannot be labelled, by kind
-        ms:  from publishing each cloud to having its labels
+        ms:  milliseconds of each cloud, from publishing it to having its labels
     """
 
     def __init__(self, facts: Facts, truth: Truth | None, rule: str) -> None:
@@ -45,7 +45,10 @@ class Tally:
         self._first: tuple[Points, Labels, Labels | None] | None = None
 
     def readable(self, clouds: Iterable[RecordedCloud]) -> Iterator[RecordedCloud]:
-        """Those that can be labelled; the others are counted. Raises BagError where a bag is damaged."""
+        """Yields the clouds that can be labelled, and counts the others in `bad`.
+
+        Raises BagError where a bag is damaged.
+        """
         for recorded in clouds:
             try:
                 to_points(decode(recorded.decode()), Intensity())
@@ -55,7 +58,10 @@ class Tally:
             yield recorded
 
     def count(self, recorded: RecordedCloud, labelled: RecordedCloud, ms: float) -> None:
-        """A cloud as it was recorded, and as it came back. Raises LabelFieldError where its truth cannot be read."""
+        """Counts a cloud, given as it was recorded and as the node labelled it.
+
+        Raises LabelFieldError where the truth of the cloud cannot be read.
+        """
         array = decode(labelled.decode())
         labels = array[LABEL_FIELD]
         truth = self._truth.read(f"{len(self.ms):06d}", decode(recorded.decode())) if self._truth else None
@@ -67,17 +73,20 @@ class Tally:
             self._first = to_points(array, Intensity(self._rule)), labels, truth
 
     def classes(self) -> dict[str, int]:
-        """Points by the name of their class, the most frequent first."""
+        """Returns the number of points by class name, the most frequent class first."""
         names = {**dict(enumerate(self._facts.classes)), UNLABELLED: "unlabelled"}
         order = np.argsort(-self._points, kind="stable").tolist()
         return {names[index]: int(self._points[index]) for index in order if self._points[index]}
 
     def score(self) -> Score | None:
-        """Against the truth, if there is one."""
+        """Returns the score against the truth, or None where there is no truth."""
         return score(self._confusion, self._facts.classes) if self._truth else None
 
     def save_pictures(self, name: str, network: Path, truth: Path) -> list[Path]:
-        """Draw the first cloud as the network labelled it and, where that is known, as it should be."""
+        """Draws the first cloud with the network's labels and, where the truth is known, also with the true labels.
+
+        Returns the files that were written.
+        """
         if self._first is None:
             return []
         points, labels, right = self._first

@@ -1,4 +1,7 @@
-"""What the demo labels: a simulated drive, a drawn street where the simulator cannot run, or the user's own bag."""
+"""Provides the recording that the demo labels: the user's own bag, or a simulated drive.
+
+Where the simulator cannot run, a street of boxes takes the place of the simulated drive.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,10 @@ if TYPE_CHECKING:
     from spvnas_ros.zoo.checkpoint import Facts
 
 SEED = 2026
-"""Of the streets. The recipes' seeds are small numbers: no network that ships was trained in this street."""
+"""Seed of the simulated street. The training recipes use small seeds: no shipped network was trained in this street."""
 
 _INTERVAL = 0.5
-"""Seconds between clouds, so that ten of them see more than one corner."""
+"""Seconds between clouds: long enough that ten clouds show more than one corner."""
 
 _STREET = "street"
 _STREET_STEP, _STREET_NS = 5.0, 500_000_000
@@ -34,9 +37,9 @@ _STREET_FIELDS = [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("intensity", "<f4")
 class Drive:
     """A recording to label.
 
-    topic: of its clouds; None where it has but one
-    what:  it is, in words
-    field: of its clouds with the truth; None where there is none
+    topic: the topic of the clouds; None where the bag has only one
+    what:  a description in words, for the user
+    field: the field of the clouds that holds the truth; None where there is no truth
     """
 
     bag: Path
@@ -45,16 +48,21 @@ class Drive:
     field: LabelField | None = None
 
     def truth(self, facts: Facts) -> Truth | None:
-        """How to read the truth as classes of these weights. Raises what `open_truth` raises."""
+        """Returns a reader that gives the truth as classes of these weights, or None where the recording has no truth.
+
+        Raises what `open_truth` raises.
+        """
         from spvnas_ros.offline.evaluation.truth import open_truth
 
         return open_truth(self.bag, self.topic, self.field, facts) if self.field else None
 
 
 def given_drive(bag: Path, topic: str | None) -> Drive:
-    """The user's bag. The truth is its clouds' field `label`, or `input_label` where a network wrote the former.
+    """Returns the user's bag as a recording to label.
 
-    Raises BagError and PointCloudError where the bag, or its first cloud, cannot be read.
+    The truth is the clouds' field `label`. Where a network wrote that field, the truth is the field `input_label`.
+
+    Raises BagError or PointCloudError where the bag, or its first cloud, cannot be read.
     """
     with BagReader(bag, topic) as reader:
         names = next(({field.name for field in cloud.decode().fields} for cloud in reader), set())
@@ -64,9 +72,11 @@ def given_drive(bag: Path, topic: str | None) -> Drive:
 
 
 def simulated_drive(out: Path, sensor: str, clouds: int, say: Callable[[str], None]) -> Drive:
-    """A drive in a new street, below `out`; without Embree a drawn one, and `say` gets the reason.
+    """Simulates a drive in a new street and writes it below the folder `out`.
 
-    Raises SimulationError, BagError or OSError where it cannot be written, ValueError for an unknown sensor.
+    Where Embree is missing, it draws a street of boxes instead and passes the reason to `say`.
+
+    Raises SimulationError, BagError or OSError where the drive cannot be written, and ValueError for an unknown sensor.
     """
     from spvnas_ros.offline.simulation.cast import SimulationError, check_embree
     from spvnas_ros.offline.simulation.drive import CONFIGURATION, Plan, simulate
@@ -79,7 +89,7 @@ def simulated_drive(out: Path, sensor: str, clouds: int, say: Callable[[str], No
         return _street_drive(out / _STREET, clouds)
     folder = out / "simulated"
     if (folder / CONFIGURATION).is_file():
-        # Made by an earlier demo, and perhaps by an older simulator.
+        # An earlier demo left this folder; its simulator may have been an older one.
         shutil.rmtree(folder)
     for _ in simulate(plan, 1, folder):
         pass

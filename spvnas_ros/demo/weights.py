@@ -1,4 +1,4 @@
-"""Which weights the demo uses: those that are named, else the ones that ship, else none that were ever trained."""
+"""Chooses the weights of the demo: the named ones, else the ones that ship with the package, else untrained ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Weights:
-    """A checkpoint. `parameters` is how many numbers it holds."""
+    """A checkpoint. `parameters` is the number of values that it holds."""
 
     path: Path
     facts: Facts
@@ -30,9 +30,11 @@ class Weights:
 
 
 def choose_weights(named: str | None, out: Path, say: Callable[[str], None]) -> Weights:
-    """Load them. `say` gets the reason where the network that ships is not there.
+    """Loads the named weights. Without a name it loads the network that ships with the package.
 
-    Raises FetchError or CheckpointError for named weights that are not there or not usable.
+    Where that network is missing, it passes the reason to `say` and makes an untrained network below the folder `out`.
+
+    Raises FetchError or CheckpointError where the named weights are missing or cannot be used.
     """
     if named is not None:
         return _load(resolve_weights(named))
