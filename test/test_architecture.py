@@ -1,4 +1,4 @@
-"""The house: every room has a floor, no import points up, no files import each other in a circle, no two share a name."""
+"""The house: every room has a floor, no import points up, no files import each other in a circle, none share a name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PACKAGE = REPOSITORY / "spvnas_ros"
 ROOMS = sorted(path for path in PACKAGE.rglob("__init__.py") if path.parent != PACKAGE)
 
 SAME_ROLE = {"__init__", "__main__", "command", "engine", "geometry", "errors", "training"}
-"""Names that say what a file does for its room, and are at home in several: `doctor/command.py`, `viewer/command.py`."""
+"""Names that say what a file does for its room, and are at home in several, as `command` in doctor/ and viewer/."""
 
 
 @pytest.fixture(scope="module")

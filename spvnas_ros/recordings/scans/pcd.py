@@ -10,7 +10,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spvnas_ros.recordings.scans.records import Record, ScanError, parse_binary, parse_count, parse_text, record_dtype
+from spvnas_ros.recordings.scans.records import (
+    Record,
+    ScanError,
+    ScanFormat,
+    parse_binary,
+    parse_count,
+    parse_text,
+    record_dtype,
+)
 
 _MAX_HEADER = 1 << 16
 _MAX_COUNT = 4096
@@ -148,3 +156,6 @@ def _repeat(out: bytearray, distance: int, length: int) -> None:
     else:
         pattern = bytes(out[start:])
         out += (pattern * (length // distance + 1))[:length]
+
+
+FORMAT = ScanFormat("pcd", ".pcd", lambda path: read_pcd(path.read_bytes()), rb"(\s|#[^\n]*\n)*(VERSION|FIELDS)\s")

@@ -10,7 +10,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from spvnas_ros.recordings.scans.records import Record, ScanError, parse_binary, parse_count, parse_text, record_dtype
+from spvnas_ros.recordings.scans.records import (
+    Record,
+    ScanError,
+    ScanFormat,
+    parse_binary,
+    parse_count,
+    parse_text,
+    record_dtype,
+)
 
 _MAX_HEADER = 1 << 16
 _ORDERS = {"ascii": "=", "binary_little_endian": "<", "binary_big_endian": ">"}
@@ -121,3 +129,6 @@ def _size_of(prop: _Property, data: bytes, start: int, order: str) -> int:
     if length < 0:
         raise ScanError(f"its list property {prop.name!r} has a negative length {length}")
     return kind.itemsize + length * item
+
+
+FORMAT = ScanFormat("ply", ".ply", lambda path: read_ply(path.read_bytes()), rb"ply\s")

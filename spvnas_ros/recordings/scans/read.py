@@ -8,32 +8,32 @@ from pathlib import Path
 from spvnas_ros.clouds.intensity import INTENSITY_FIELDS, Intensity
 from spvnas_ros.clouds.point_cloud2 import to_points
 from spvnas_ros.frame import Points
-from spvnas_ros.recordings.scans.arrays import read_bin, read_npy
-from spvnas_ros.recordings.scans.pcd import read_pcd
-from spvnas_ros.recordings.scans.ply import read_ply
+from spvnas_ros.recordings.scans import kitti_bin, npy, pcd, ply
 from spvnas_ros.recordings.scans.records import Record, ScanError
 
-SUFFIXES = (".bin", ".npy", ".pcd", ".ply")
+FORMATS = {each.name: each for each in (kitti_bin.FORMAT, npy.FORMAT, pcd.FORMAT, ply.FORMAT)}
+"""Every format of scan files. A new one is a file of this folder and a name here."""
+
+SUFFIXES = tuple(each.suffix for each in FORMATS.values())
 _VELODYNE = "velodyne"
-_MAGIC = re.compile(
-    rb"(?P<npy>\x93NUMPY)|(?P<ply>ply\s)|(?P<pcd>(\s|#[^\n]*\n)*(VERSION|FIELDS)\s)|(?P<db3>SQLite format 3\0)"
-    rb"|(?P<mcap>\x89MCAP0\r\n)|(?P<ros1>#ROSBAG V)"
-)
+_BAGS = {"db3": rb"SQLite format 3\0", "mcap": rb"\x89MCAP0\r\n", "ros1": rb"#ROSBAG V"}
+_MAGIC = {name: each.magic for name, each in FORMATS.items() if each.magic} | _BAGS
 _MAGIC_LENGTH = 4096
 
 
 def kind_of(path: Path) -> str | None:
-    """Returns the kind of a file: "bin", "npy", "pcd", "ply", "db3", "mcap", "ros1", or None where it is unknown.
+    """Returns the kind of a file: a name of `FORMATS`, "db3", "mcap", "ros1", or None where it is unknown.
 
     The first bytes of the file decide. Where they say nothing, the suffix decides. Raises OSError where the file cannot
     be read.
     """
     with path.open("rb") as file:
-        match = _MAGIC.match(file.read(_MAGIC_LENGTH))
-    if match:
-        return match.lastgroup
-    suffix = path.suffix.lower()
-    return suffix[1:] if suffix in (*SUFFIXES, ".db3", ".mcap") else None
+        first = file.read(_MAGIC_LENGTH)
+    for name, magic in _MAGIC.items():
+        if re.match(magic, first):
+            return name
+    by_suffix = {each.suffix: name for name, each in FORMATS.items()} | {".db3": "db3", ".mcap": "mcap"}
+    return by_suffix.get(path.suffix.lower())
 
 
 def read_scan(path: str | Path, intensity: Intensity | str = "auto") -> Points:
@@ -100,15 +100,9 @@ def _scans_in(folder: Path) -> list[Path]:
 
 def _read(path: Path) -> Record:
     kind = kind_of(path)
-    if kind == "npy":
-        return read_npy(path)
-    if kind == "bin":
-        return read_bin(path.read_bytes())
-    if kind == "pcd":
-        return read_pcd(path.read_bytes())
-    if kind == "ply":
-        return read_ply(path.read_bytes())
-    if kind in ("db3", "mcap", "ros1"):
+    if kind in FORMATS:
+        return FORMATS[kind].read(path)
+    if kind in _BAGS:
         raise ScanError("it is a bag, expected one scan; open it with open_source")
     raise ScanError(f"its format is not known; expected {', '.join(SUFFIXES)} or a rosbag2 (.mcap, .db3)")
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +25,22 @@ Column = tuple[str, str, int]
 
 class ScanError(ValueError):
     """A scan cannot be read. The message says what was found, what was expected and what to do."""
+
+
+@dataclass(frozen=True)
+class ScanFormat:
+    """A format of scan files. Each format is one file of this folder; `read.FORMATS` lists them.
+
+    name:   short name, such as "pcd"
+    suffix: of its files, in lower case
+    read:   reads a file; raises ScanError where it is malformed, OSError where it cannot be read
+    magic:  pattern of its first bytes; None where the files have none, so that only the suffix tells
+    """
+
+    name: str
+    suffix: str
+    read: Callable[[Path], Record]
+    magic: bytes | None = None
 
 
 def record_dtype(columns: Sequence[Column]) -> np.dtype[np.void]:
