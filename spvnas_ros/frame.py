@@ -1,4 +1,4 @@
-"""The plain data that travels between the stages of a frame."""
+"""The plain data types that travel between the stages of a frame."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import numpy as np
 import numpy.typing as npt
 
 UNLABELLED = 255
-"""Label of a point the network did not see: not finite, or outside its range."""
+"""The label of a point that the network did not see: it is not finite, or it lies outside the network's range."""
 
 Points = npt.NDArray[np.float32]
-"""`[N, 4]`: x, y, z in metres (x forward, y left, z up) and intensity in 0..1."""
+"""float32 `[N, 4]`: x, y, z in metres (x forward, y left, z up) and intensity in 0..1."""
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """What the network says of every point of a cloud, in the cloud's own order.
+    """The network's answer for every point of a cloud, in the order of the cloud.
 
     labels:      uint8 `[N]`, class index, 255 = unlabelled
     confidence:  float32 `[N]`, softmax probability of the label, 0 where unlabelled

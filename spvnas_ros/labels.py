@@ -1,7 +1,7 @@
-"""Classes, colours and raw-label maps, by name.
+"""Semantic classes, their colours and the maps from raw label ids, by name.
 
-Two maps turn SemanticKITTI's raw label ids into the 19 classes, and they differ: a mIoU measured with one
-cannot be compared with a mIoU measured with the other. Every checkpoint and every figure names its map.
+Two maps turn SemanticKITTI's raw label ids into the 19 classes, and they differ. A mIoU measured with one map cannot be
+compared with a mIoU measured with the other. Every checkpoint and every figure therefore names its map.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from spvnas_ros.frame import UNLABELLED
 
 @dataclass(frozen=True)
 class LabelMap:
-    """How a data set's raw label ids become class indices.
+    """The translation of a data set's raw label ids into class indices.
 
-    name:     what checkpoints and reports call it
+    name:     the name that checkpoints and reports use
     classes:  class names, in index order
     palette:  `(r, g, b)` 0..255 of each class
     to_class: raw id -> class index; ids mapped to 255 are ignored
@@ -33,9 +33,9 @@ class LabelMap:
     to_raw: tuple[int, ...]
 
     def encode(self, raw: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
-        """Raw ids `[N]` (any integer type; only the low 16 bits count) to class indices uint8 `[N]`.
+        """Returns the class indices uint8 `[N]` of raw ids `[N]` (any integer type; only the low 16 bits count).
 
-        Raises ValueError naming the ids the map does not list: an unknown id is never silently some class.
+        Raises ValueError with the ids that the map does not list. An unknown id never becomes a class silently.
         """
         ids = (raw & 0xFFFF).astype(np.int64)
         table = np.full(1 << 16, -1, np.int16)
@@ -51,13 +51,13 @@ class LabelMap:
         return encoded.astype(np.uint8)
 
     def decode(self, labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
-        """Class indices uint8 `[N]` (255 = unlabelled) to raw ids uint32 `[N]`, 0 where unlabelled."""
+        """Returns the raw ids uint32 `[N]` of class indices uint8 `[N]`; 255 (unlabelled) becomes raw id 0."""
         table = np.zeros(256, np.uint32)
         table[: len(self.to_raw)] = self.to_raw
         return table[labels]
 
     def colours(self, labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """Class indices `[N]` to `(r, g, b)` uint8 `[N, 3]`; unlabelled points are grey."""
+        """Returns the colours `(r, g, b)` uint8 `[N, 3]` of class indices `[N]`. Unlabelled points are grey."""
         table = np.full((256, 3), 90, np.uint8)
         table[: len(self.palette)] = self.palette
         return table[labels]
@@ -110,7 +110,7 @@ SEMANTIC_KITTI = LabelMap(
     | {60: _INDEX["road"]},  # lane-marking
     _RAW,
 )
-"""The official benchmark's map, which mmdetection3d uses too."""
+"""The map of the official benchmark. mmdetection3d uses it too."""
 
 MIT_HAN_LAB = LabelMap(
     "mit-han-lab",
@@ -119,6 +119,6 @@ MIT_HAN_LAB = LabelMap(
     _SHARED | dict.fromkeys((13, 16, 60, 256, 257), UNLABELLED),
     _RAW,
 )
-"""The map of the published SPVNAS models: bus, on-rails and lane-marking are ignored."""
+"""The map of the published SPVNAS models. It ignores bus, on-rails and lane-marking."""
 
 LABEL_MAPS: Mapping[str, LabelMap] = {m.name: m for m in (SEMANTIC_KITTI, MIT_HAN_LAB)}

@@ -67,7 +67,7 @@ def import_(
 ) -> None:
     """Convert a published checkpoint. Nothing that the file has pickled is run."""
     from spvnas_ros.zoo.checkpoint import save_checkpoint
-    from spvnas_ros.zoo.importers.import_checkpoint import import_checkpoint
+    from spvnas_ros.zoo.importers.projects import import_checkpoint
 
     net, facts = import_checkpoint(source, config=config, kind=kind)
     save_checkpoint(out, net, facts)

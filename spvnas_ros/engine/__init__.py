@@ -1,5 +1,7 @@
-"""Ways to run a trained network on a cloud. They differ in speed and agree in meaning; tests on real scans hold them
-together, and nothing outside this package knows which one runs."""
+"""Engines that run a trained network. They differ in speed and agree in meaning; tests on real scans check that.
+
+`perception` builds one by `build_engine`, and `bench` compares them. No other code knows which engine runs.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +27,13 @@ OLDEST_CAPABILITY = (7, 5)
 
 CHECKED_POINTS = 20_000
 LEAST_AGREEMENT = 0.9
-"""How many of a sample's points the CUDA engine and the reference label before the first is trusted, and the share
-that must get the same label. Half precision alone changes one label in a thousand, more in a network without training.
-"""
+"""The CUDA engine and the reference label `CHECKED_POINTS` points of a sample. The CUDA engine is trusted where at
+least this share of the points gets the same label. Half precision alone changes one label in a thousand, and more in a
+network without training."""
 
 
 class Engine(Protocol):
-    """Runs one network. `segment` raises KeyRangeError for a cloud that spans more voxels than can be keyed.
+    """An engine that runs one network.
 
     name:        as in `ENGINES`
     device:      as torch names it
@@ -43,7 +45,12 @@ class Engine(Protocol):
     in_channels: int
 
     def segment(self, points: Points, scores: bool) -> Segmentation:
-        """Label a cloud of finite points float32 `[N, in_channels]`; N may be 0."""
+        """Labels a cloud of finite points float32 `[N, in_channels]`; N may be 0.
+
+        scores: whether the result holds the probabilities of all classes
+
+        Raises KeyRangeError for a cloud that spans more voxels than can be keyed.
+        """
         ...
 
 
@@ -55,14 +62,16 @@ def build_engine(
     engine: str = "auto",
     sample: Points | None = None,
 ) -> Engine:
-    """The engine called `engine` for `net` (used in eval mode) on `device`.
+    """Builds the engine called `engine` for `net` (used in eval mode) on `device`.
 
-    "auto" takes CUDA where torch finds a device and the CPU otherwise, and the fastest engine of that device.
+    Device "auto" is CUDA where torch finds a device and the CPU otherwise. Engine "auto" is the fastest engine of the
+    device.
+
     sample: a scan float32 `[N, in_channels]` like those to come, on which the CUDA engine is made ready: compiled,
-            captured, checked for values beyond half precision and against the reference (default: a generated street)
+    captured, checked for values beyond half precision and against the reference (default: a generated street)
 
-    Raises ValueError for a name that is unknown, a library that is not installed, or a device that is not there, and
-    OSError where the CPU engine's compiled kernels have no place to be kept.
+    Raises ValueError for a name that is unknown, a library that is not installed, or a device that is not there. Raises
+    OSError where there is no folder to keep the CPU engine's compiled kernels in.
     """
     if engine not in ENGINES:
         raise ValueError(f"unknown engine {engine!r}, expected one of {', '.join(ENGINES)}")
@@ -83,7 +92,7 @@ def build_engine(
         return build_peer(engine, net, voxel_size, place)
     try:
         from spvnas_ros.engine.cpu import CpuEngine
-    except RuntimeError as error:  # numba's, when it finds no folder to write to
+    except RuntimeError as error:  # numba raises it when it finds no folder to write to
         raise OSError(
             f"the compiled CPU kernels have no place to be kept ({error}); set NUMBA_CACHE_DIR to a folder that can be "
             "written"
@@ -93,13 +102,13 @@ def build_engine(
 
 
 def gpu_engine(net: PointVoxelUNet, voxel_size: float, place: torch.device, sample: Points | None = None) -> Engine:
-    """The CUDA engine or, where it does not start or is not to be trusted, the reference, and a warning that says why.
+    """Builds the CUDA engine, or the reference where the CUDA engine does not start or cannot be trusted.
 
-    Arguments as in `build_engine`.
+    A warning says why the reference was built. Arguments are those of `build_engine`.
     """
     try:
         return cuda_engine(net, voxel_size, place, sample)
-    except Exception as error:  # Triton has many: no C compiler, a kernel it cannot compile, an old version
+    except Exception as error:  # Triton raises many: no C compiler, a kernel it cannot compile, an old version
         logger.warning(
             "engine 'cuda' cannot start on %s: %s: %s (see docs/gpu.md); the reference engine runs instead, "
             "which is slower", place, type(error).__name__, error,
@@ -110,10 +119,10 @@ def gpu_engine(net: PointVoxelUNet, voxel_size: float, place: torch.device, samp
 
 
 def cuda_engine(net: PointVoxelUNet, voxel_size: float, place: torch.device, sample: Points | None = None) -> Engine:
-    """The CUDA engine, ready for scans like the sample. Arguments as in `build_engine`.
+    """Builds the CUDA engine and makes it ready for scans like the sample. Arguments are those of `build_engine`.
 
     Raises ValueError where the device or the installation cannot run it, RuntimeError where it disagrees with the
-    reference, and whatever Triton and CUDA raise.
+    reference, and the errors of Triton and CUDA.
     """
     if problem := _cuda_engine_problem(place):
         raise ValueError(problem)
@@ -124,12 +133,12 @@ def cuda_engine(net: PointVoxelUNet, voxel_size: float, place: torch.device, sam
     engine = CudaEngine(net, voxel_size, place, sample=scan)
     check_agreement(engine, ReferenceEngine(net, voxel_size, place), scan[:CHECKED_POINTS])
     if place.type == "cuda":
-        torch.cuda.empty_cache()  # of what the reference took
+        torch.cuda.empty_cache()  # returns the memory that the reference took
     return engine
 
 
 def check_agreement(engine: Engine, reference: Engine, points: Points) -> None:
-    """Raise RuntimeError where an engine's labels are not the reference's, beyond what rounding explains."""
+    """Raises RuntimeError where an engine's labels differ from the reference's by more than rounding explains."""
     if len(points) == 0:
         return
     found, expected = (each.segment(points, scores=False).labels for each in (engine, reference))
@@ -142,7 +151,10 @@ def check_agreement(engine: Engine, reference: Engine, points: Points) -> None:
 
 
 def _street(channels: int, voxel_size: float) -> Points:
-    """A generated scan of points with so many values, zero where it has none, that any voxel size can key."""
+    """Returns a generated scan whose points have `channels` values and whose extent can be keyed at any voxel size.
+
+    Values that the generated street does not have are zero.
+    """
     from spvnas_ros.engine.sample_street import street_scan
 
     street = street_scan(seed=0)[0]
@@ -153,7 +165,7 @@ def _street(channels: int, voxel_size: float) -> Points:
 
 
 def _cuda_engine_problem(place: torch.device) -> str:
-    """What keeps the CUDA engine from running on a device; nothing where it can run."""
+    """Returns what keeps the CUDA engine from running on a device, or an empty string where it can run."""
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if place.type != "cuda" and not interpreted:
         return f"engine 'cuda' runs on CUDA devices, not on {place}; use engine 'cpu' or 'torch' there"
@@ -166,7 +178,10 @@ def _cuda_engine_problem(place: torch.device) -> str:
 
 
 def resolve_device(device: str) -> torch.device:
-    """ "auto" or a torch device name to a device that exists."""
+    """Returns the device called `device` ("auto" or a torch device name).
+
+    Raises ValueError for a device that does not exist.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -1,4 +1,4 @@
-"""How long the parts of a frame take, on whichever device they run."""
+"""The time that the parts of a frame take, on whichever device they run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 class Laps:
-    """Marks along a frame. On CUDA these are events in the stream: marking waits for nothing."""
+    """Time marks along a frame. On CUDA they are events in the stream, so that marking waits for nothing."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -16,12 +16,12 @@ class Laps:
         self._marks = [self._now()]
 
     def lap(self, name: str) -> None:
-        """What ran since the last mark was `name`."""
+        """Sets a mark. The work since the last mark is called `name`."""
         self._names.append(name)
         self._marks.append(self._now())
 
     def seconds(self) -> dict[str, float]:
-        """The time of every name, summed over its laps; on CUDA this waits for the last mark."""
+        """Returns the time of every name, summed over its laps. On CUDA it waits for the last mark."""
         totals = dict.fromkeys(self._names, 0.0)
         for name, before, after in zip(self._names, self._marks, self._marks[1:], strict=False):
             totals[name] += self._between(before, after)
@@ -31,7 +31,7 @@ class Laps:
         if self._device.type != "cuda":
             return perf_counter()
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        # Without a stream it would be that of the current device, which need not be this one.
+        # The default stream would be that of the current device, which may be another device.
         event.record(torch.cuda.current_stream(self._device))
         return event
 

@@ -1,6 +1,6 @@
-"""A trained network as a list of fused steps: what the frame-time engines execute.
+"""The plan: a trained network as a list of fused steps, which the frame-time engines execute.
 
-BatchNorm is folded into the convolution before it; ReLU, the residual sum, the 1x1 skip and the concatenation become
+BatchNorm is folded into the convolution before it. ReLU, the residual sum, the 1x1 skip and the concatenation become
 parts of the convolution that produces the result, so that no intermediate is written just to be read again.
 """
 
@@ -37,7 +37,9 @@ class Source:
 
 @dataclass(frozen=True)
 class Convolution:
-    """`out = act(bias + residual + sum over sources of kernel * features + sum over pointwise of kernel @ features)`.
+    """A fused convolution.
+
+    `out = act(bias + residual + sum over sources of kernel * features + sum over pointwise of kernel @ features)`
 
     kind:      which voxels meet: 3x3x3 neighbours, children (2x2x2, stride 2), the parent (transposed), or only itself
     level:     level of the output
@@ -58,14 +60,16 @@ class Convolution:
 
     @property
     def reads(self) -> tuple[int, ...]:
-        """Slots this step needs."""
+        """The slots that this step reads."""
         slots = tuple(s.slot for s in (*self.sources, *self.pointwise))
         return slots if self.residual is None else (*slots, self.residual)
 
 
 @dataclass(frozen=True)
 class PointFusion:
-    """`out = relu(bias + points @ kernel) + interpolation of voxels` at every finest voxel (SPVConv's fine branch).
+    """The fine branch of SPVConv at every finest voxel.
+
+    `out = relu(bias + points @ kernel) + interpolation of voxels`
 
     points: slot of point features; voxels: slot of voxel features at `level`; kernel `[1, Cin, Cout]`
     """
@@ -80,13 +84,13 @@ class PointFusion:
 
     @property
     def reads(self) -> tuple[int, ...]:
-        """Slots this step needs."""
+        """The slots that this step reads."""
         return self.points, self.voxels
 
 
 @dataclass(frozen=True)
 class PointMean:
-    """Mean of the point features inside each voxel of `level`."""
+    """The mean of the point features inside each voxel of `level`."""
 
     name: str
     level: int
@@ -95,7 +99,7 @@ class PointMean:
 
     @property
     def reads(self) -> tuple[int, ...]:
-        """Slots this step needs."""
+        """The slots that this step reads."""
         return (self.points,)
 
 
@@ -112,30 +116,35 @@ class Slot:
 
 @dataclass(frozen=True)
 class Plan:
-    """Steps in order; the last one's output holds the logits of the finest voxels. Slot `INPUT` is given."""
+    """Steps in order, and the slots that they write and read.
+
+    The last step's output holds the logits of the finest voxels. The engine fills the slot `INPUT`.
+    """
 
     steps: tuple[Step, ...]
     slots: tuple[Slot, ...]
     num_classes: int
 
     def lifetimes(self) -> list[tuple[int, int]]:
-        """(index of the step that writes it, index of the last that reads it) of every slot."""
+        """Returns (index of the step that writes it, index of the last step that reads it) for every slot."""
         first = {INPUT: 0} | {step.out: index for index, step in enumerate(self.steps)}
         last = first | {slot: index for index, step in enumerate(self.steps) for slot in step.reads}
         return [(first[slot], last[slot]) for slot in range(len(self.slots))]
 
 
 def build_plan(net: PointVoxelUNet) -> Plan:
-    """Fold and fuse a network (its weights as they are in eval mode, BatchNorm's running statistics)."""
+    """Folds and fuses a network, with its weights as they are in eval mode (BatchNorm's running statistics)."""
     with torch.no_grad():
         return _Planner().plan(net)
 
 
 def place_slots(sizes: Sequence[int], lifetimes: Sequence[tuple[int, int]]) -> tuple[list[int], int]:
-    """Offsets of blocks in one arena, and its length: blocks that are alive at the same time do not overlap.
+    """Places blocks in one arena so that blocks that are alive at the same time do not overlap.
 
-    lifetimes: (first step, last step) of each block, both included. Greedy by size: the largest block is placed first,
-    every other in the lowest gap between the blocks alive with it.
+    Returns the offset of each block and the length of the arena. Blocks are placed by size, the largest first. Each
+    goes into the lowest gap between the blocks that are alive with it.
+
+    lifetimes: (first step, last step) of each block, both included
     """
     offsets = [0] * len(sizes)
     placed: list[int] = []
@@ -155,7 +164,10 @@ def place_slots(sizes: Sequence[int], lifetimes: Sequence[tuple[int, int]]) -> t
 
 
 def fold(conv: Tensor, norm: nn.BatchNorm1d, bias: Tensor | None = None) -> tuple[Array, Array]:
-    """Convolution kernel `[..., Cin, Cout]` (and bias) with the BatchNorm after it: kernel `[K, Cin, Cout]`, bias."""
+    """Folds a BatchNorm into the convolution before it, whose kernel is `[..., Cin, Cout]`.
+
+    Returns the folded kernel `[K, Cin, Cout]` and the folded bias.
+    """
     if norm.running_mean is None or norm.running_var is None:
         raise ValueError("a BatchNorm without running statistics cannot be folded")
     scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
@@ -173,7 +185,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def _children(modules: nn.ModuleList, kind: type[M]) -> list[M]:
-    """The members as what they are: `ModuleList` forgets their type."""
+    """Returns the members with their own type, which `ModuleList` forgets."""
     return [module for module in modules if isinstance(module, kind)]
 
 
@@ -217,7 +229,7 @@ class _Planner:
         return len(self.slots) - 1
 
     def _split(self, kernel: Array, slots: tuple[int, ...]) -> tuple[Source, ...]:
-        """A kernel over concatenated inputs as one source per input."""
+        """Splits a kernel over concatenated inputs into one source per input."""
         edges = np.cumsum([self.slots[slot].width for slot in slots])[:-1]
         parts = np.split(kernel, edges, axis=1)
         return tuple(Source(slot, np.ascontiguousarray(part)) for slot, part in zip(slots, parts, strict=True))
@@ -251,7 +263,7 @@ class _Planner:
         return self._conv(f"{name}.second", block.second, "neighbours", level, (middle,), residual=inputs[0])
 
     def _fuse(self, net: PointVoxelUNet, index: int, points: int, voxels: int) -> tuple[int, int]:
-        """Voxels to points and, but for the last time, back to the voxels."""
+        """Adds the steps that carry voxels to points and, except for the last time, back to the voxels."""
         fusion, level = _children(net.points, PointFusionLayer)[index], POINT_LEVELS[index]
         kernel, bias = fold(fusion.linear.weight.T, fusion.norm, fusion.linear.bias)
         out = self._slot(0, kernel.shape[2])

@@ -14,7 +14,7 @@ from spvnas_ros.sparse.kernel_map import build_levels
 
 
 class ReferenceEngine:
-    """Runs `PointVoxelUNet` as it is written, with features of type `dtype`."""
+    """An engine that runs `PointVoxelUNet` as it is written, with features of type `dtype`."""
 
     name = "torch"
 
@@ -29,12 +29,15 @@ class ReferenceEngine:
         self._voxel_size = voxel_size
 
     def segment(self, points: Points, scores: bool) -> Segmentation:
-        """Label a cloud of finite points, as `Engine.segment` says."""
+        """Labels a cloud of finite points, as `Engine.segment` says."""
         return self.segment_timed(points, scores)[0]
 
     @torch.inference_mode()
     def segment_timed(self, points: Points, scores: bool = False) -> tuple[Segmentation, dict[str, float]]:
-        """`segment`, and the seconds each stage took: voxels, geometry, network, labels."""
+        """Labels a cloud as `segment` does, and returns the seconds of each stage too.
+
+        The stages are voxels, geometry, network and labels.
+        """
         laps = Laps(self._device)
         cloud = torch.from_numpy(points).to(self._device)
         voxels = quantize(cloud, self._voxel_size)

@@ -1,7 +1,7 @@
-"""A street of boxes, cylinders and ellipsoids, seen by a spinning LiDAR: enough for a demo and for tests.
+"""A street of boxes, cylinders and ellipsoids, seen by a spinning LiDAR, for demos and tests.
 
-It is not a simulator: nothing moves but the sensor, nothing is at an angle, intensities are guesses. It is there so
-that the whole path can be shown where no recording is at hand.
+It is not a simulator: nothing moves but the sensor, nothing is at an angle, and intensities are guesses. It lets the
+whole path be shown where no recording is at hand.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from spvnas_ros.frame import Points
 from spvnas_ros.labels import SEMANTIC_KITTI
 
 BEAMS = {64: (2.0, -24.8), 32: (10.0, -30.0), 16: (15.0, -15.0)}
-"""Highest and lowest beam, degrees, by number of beams (HDL-64E, HDL-32E, VLP-16)."""
+"""Elevation of the highest and the lowest beam, degrees, by number of beams (HDL-64E, HDL-32E, VLP-16)."""
 
 TOPIC = "/points"
 FRAME_ID = "lidar"
@@ -28,14 +28,15 @@ _SENSOR_HEIGHT = 1.73
 _MAX_RANGE = 80.0
 _RANGE_NOISE = 0.02
 _BLOCK = 12.0
-"""The street is furnished block by block, each from a seed of its own, so that it has no end. Metres."""
+"""Length of a block, metres. The street is furnished block by block, each from a seed of its own, so that it has no
+end."""
 _ROAD, _PARKING, _SIDEWALK, _FACADE = 4.0, 6.2, 8.4, 11.0
-"""How far the strips reach to each side of the middle of the street, metres; terrain follows the sidewalk."""
+"""How far the strips reach to each side of the middle of the street, metres. Terrain follows the sidewalk."""
 _CURB = 0.12
 _FIELDS = [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("intensity", "<f4"), ("ring", "<u2")]
 _START = 1_700_000_000 * 10**9
 _POSITIVE = 1 << 32
-"""Added to what may be negative before it seeds a generator."""
+"""Added to a number that may be negative before it seeds a generator."""
 
 Floats = npt.NDArray[np.float32]
 
@@ -61,7 +62,7 @@ class _Solid:
 
 @dataclass(frozen=True)
 class _Scan:
-    """What one revolution returns, in order of firing."""
+    """The returns of one revolution, in order of firing."""
 
     points: Points
     labels: npt.NDArray[np.uint8]
@@ -71,14 +72,14 @@ class _Scan:
 def street_scan(
     seed: int, beams: int = 64, columns: int = 1800, position: float = 0.0
 ) -> tuple[Points, npt.NDArray[np.uint8]]:
-    """One revolution in the street `seed`, and the truth about it.
+    """Returns one revolution in the street `seed`, and its true labels.
 
     beams:    64, 32 or 16
     columns:  firings a revolution
     position: of the sensor along the street, metres
 
     Returns points float32 `[N, 4]` (x along the street, y left, z up, metres; intensity 0..1) and labels uint8 `[N]`
-    (classes of SemanticKITTI). The same arguments give the same scan. Raises ValueError for another sensor.
+    (classes of SemanticKITTI). The same arguments give the same scan. Raises ValueError for other beams or no columns.
     """
     scan = _scan(seed, beams, columns, position)
     return scan.points, scan.labels
@@ -95,7 +96,7 @@ def write_drive_bag(
     storage: str = "sqlite3",
     force: bool = False,
 ) -> None:
-    """Record a drive down the street as a rosbag2: PointCloud2 on `/points`, frame `lidar`, ten a second.
+    """Records a drive down the street as a rosbag2: PointCloud2 on `/points`, frame `lidar`, ten a second.
 
     frames: how many clouds (x, y, z, intensity float32, ring uint16)
     speed:  metres a second
@@ -149,7 +150,7 @@ def _returns(
     solids: list[_Solid],
     position: float,
 ) -> _Scan:
-    """The echoes that come back: fewer from far away, each a little off."""
+    """Returns the echoes that come back: fewer from far away, each with a small error in range."""
     kept = (distance < _MAX_RANGE) & (rng.random(distance.shape) > 0.3 * distance / _MAX_RANGE)
     near, solid = distance[kept], index[kept]
     points = np.empty((len(near), 4), np.float32)
@@ -163,13 +164,13 @@ def _returns(
 
 
 def _is_marking(x: Floats, y: Floats, labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
-    """Whether the paint of the road is there: a broken line in the middle."""
+    """Returns whether a point lies on the paint of the road: a broken line in the middle."""
     painted: npt.NDArray[np.bool_] = (labels == _class("road")) & (np.abs(y) < 0.1) & (x % 9.0 < 3.0)
     return painted
 
 
 def _rays(beams: int, columns: int) -> Floats:
-    """Unit vectors `[columns, beams, 3]`, clockwise from ahead as most sensors turn."""
+    """Returns unit vectors `[columns, beams, 3]`, clockwise from ahead as most sensors turn."""
     highest, lowest = BEAMS[beams]
     elevation = np.radians(np.linspace(highest, lowest, beams))
     # Half a step, so that no ray is parallel to a side of a box.
@@ -182,7 +183,10 @@ def _rays(beams: int, columns: int) -> Floats:
 def _columns_towards(
     centre: tuple[float, float, float], half: tuple[float, float, float], columns: int
 ) -> npt.NDArray[np.int64]:
-    """Which columns may hit something in the box: most solids are narrow, and the others are never looked at."""
+    """Returns the columns that may hit something in the box.
+
+    Most solids are narrow, and the other columns are never tested.
+    """
     distance, radius = np.hypot(centre[0], centre[1]), np.hypot(half[0], half[1])
     if radius >= distance:
         return np.arange(columns)
@@ -192,7 +196,7 @@ def _columns_towards(
 
 
 def _hit_box(rays: Floats, centre: tuple[float, float, float], half: tuple[float, float, float]) -> Floats:
-    """Distance `[columns, beams]` at which each ray from the origin enters a box, inf where it does not."""
+    """Returns the distance `[columns, beams]` at which each ray from the origin enters a box, inf where it does not."""
     enter, leave = np.float32(-np.inf), np.float32(np.inf)
     for axis in range(3):
         first, second = (centre[axis] - half[axis]) / rays[..., axis], (centre[axis] + half[axis]) / rays[..., axis]
@@ -202,12 +206,12 @@ def _hit_box(rays: Floats, centre: tuple[float, float, float], half: tuple[float
 
 
 def _hit_ellipsoid(rays: Floats, centre: tuple[float, float, float], half: tuple[float, float, float]) -> Floats:
-    """The same for an ellipsoid."""
+    """Returns the same distance for an ellipsoid."""
     return _first_root(rays / half, np.divide(centre, half))
 
 
 def _hit_cylinder(rays: Floats, centre: tuple[float, float, float], half: tuple[float, float, float]) -> Floats:
-    """The same for the side of an upright cylinder."""
+    """Returns the same distance for the side of an upright cylinder."""
     distance = _first_root(rays[..., :2] / half[:2], np.divide(centre[:2], half[:2]))
     with np.errstate(invalid="ignore"):
         height = np.abs(distance * rays[..., 2] - centre[2])
@@ -215,7 +219,7 @@ def _hit_cylinder(rays: Floats, centre: tuple[float, float, float], half: tuple[
 
 
 def _first_root(rays: Floats, centre: Floats) -> Floats:
-    """Where the rays meet the unit sphere (or circle) around `centre` for the first time."""
+    """Returns the distance at which each ray first meets the unit sphere (or circle) around `centre`, else inf."""
     square, along = (rays * rays).sum(-1), rays @ np.asarray(centre, np.float32)
     under = along * along - square * (float(np.dot(centre, centre)) - 1)
     root = (along - np.sqrt(np.maximum(under, 0))) / square
@@ -230,7 +234,7 @@ _HITS: dict[str, Callable[[Floats, tuple[float, float, float], tuple[float, floa
 
 
 def _street(seed: int, position: float) -> Iterator[_Solid]:
-    """Everything within range of the sensor."""
+    """Yields all solids within range of the sensor."""
     reach = 1.5 * _MAX_RANGE
     yield _ground("road", position, reach, 0.0, _ROAD, 0.0, 0.25)
     for side in (-1, 1):
@@ -247,13 +251,13 @@ def _street(seed: int, position: float) -> Iterator[_Solid]:
 def _ground(
     name: str, position: float, reach: float, inner: float, outer: float, height: float, reflectivity: float
 ) -> _Solid:
-    """A strip along the street; the road's lies on both sides of its middle."""
+    """Returns a strip along the street. The strip of the road lies on both sides of its middle."""
     middle, half = ((inner + outer) / 2, abs(outer - inner) / 2) if inner else (0.0, outer)
     return _Solid("box", (position, middle, height - 1), (reach, half, 1.0), _class(name), reflectivity, rough=0.02)
 
 
 def _furnish(rng: np.random.Generator, start: float, side: int) -> Iterator[_Solid]:
-    """One side of one block: a house or a fence, and what stands in front of it."""
+    """Yields one side of one block: a house or a fence, and what stands in front of it."""
 
     def at(low: float, high: float) -> float:
         return float(rng.uniform(low, high))

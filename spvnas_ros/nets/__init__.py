@@ -1,1 +1,4 @@
-"""Networks: what they are (`spec`) and what they compute (`unet`)."""
+"""Networks: what they are (`spec`), what they compute (`unet`) and what they cost (`cost`).
+
+`offline` trains them, `zoo` keeps and imports their weights, and `engine` runs the trained ones.
+"""

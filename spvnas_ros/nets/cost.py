@@ -1,7 +1,7 @@
-"""What a network costs on a scan: parameters and multiply-accumulates, counted as the paper counts them.
+"""The cost of a network on a scan: parameters and multiply-accumulates, counted as the SPVNAS paper counts them.
 
-A convolution costs kernel-map pairs x Cin x Cout, a linear layer rows x Cin x Cout; normalisation, activation and
-interpolation are free. The count depends on the scan, because the pairs do.
+A convolution costs kernel-map pairs x Cin x Cout, and a linear layer costs rows x Cin x Cout. Normalisation, activation
+and interpolation are free. The count depends on the scan, because the pairs do.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from spvnas_ros.sparse.kernel_map import Levels
 
 @dataclass(frozen=True)
 class StageCost:
-    """One stage of a network.
+    """The cost of one stage of a network.
 
     name: as in the network; stride: of its voxels, in finest voxels; rows: voxels it works on
     width: of its output; parameters and macs: of all its layers
@@ -33,7 +33,10 @@ class StageCost:
 
 
 def stage_costs(spec: NetSpec, levels: Levels) -> list[StageCost]:
-    """The cost of every stage on the scan(s) whose geometry is `levels`, in the order they run."""
+    """Returns the cost of every stage on the scans whose geometry is `levels`.
+
+    The order is stem, encoder, decoder, point branch, classifier.
+    """
     parameters = _stage_parameters(spec)
     rows = [len(level) for level in levels.levels]
     pairs = [len(kernel_map) for kernel_map in levels.neighbours]
@@ -60,12 +63,12 @@ def stage_costs(spec: NetSpec, levels: Levels) -> list[StageCost]:
 
 
 def count_macs(spec: NetSpec, levels: Levels) -> int:
-    """Multiply-accumulates of the whole network."""
+    """Returns the multiply-accumulates of the whole network."""
     return sum(cost.macs for cost in stage_costs(spec, levels))
 
 
 def count_parameters(spec: NetSpec) -> int:
-    """Trainable parameters."""
+    """Returns the number of trainable parameters."""
     return sum(_stage_parameters(spec).values())
 
 

@@ -1,7 +1,7 @@
-"""`NetSpec`: every network of the family as a value.
+"""`NetSpec`: the description of every network of the family, as a value.
 
-SPVCNN, MinkUNet and all SPVNAS subnets share one skeleton (a stem, four encoder stages, four decoder stages) and
-differ in widths, depths and whether the fine point branch is there. Reference: Tang et al., "Searching Efficient
+SPVCNN, MinkUNet and all SPVNAS subnets share one skeleton: a stem, four encoder stages and four decoder stages. They
+differ in widths, in depths and in whether the fine point branch is there. Reference: Tang et al., "Searching Efficient
 3D Architectures with Sparse Point-Voxel Convolution", ECCV 2020.
 """
 
@@ -16,8 +16,8 @@ BASE_WIDTHS = (32, 32, 64, 128, 256, 256, 128, 96, 96)
 
 NUM_STAGES = 4
 POINT_LEVELS = (4, 2, 0)
-"""Levels (log2 of the stride) at which voxel features flow back to the points: after the encoder, decoder stage 2
-and decoder stage 4."""
+"""Levels (log2 of the stride) at which voxel features flow back to the points: after the encoder, after decoder stage 2
+and after decoder stage 4."""
 
 MAX_CLASSES = 255
 """Labels are uint8, and 255 means unlabelled."""
@@ -26,14 +26,14 @@ _WIDTH_RATIOS = {16: 0.5, 20: 0.64, 32: 1.0}
 
 
 class SpecError(ValueError):
-    """A network description that does not describe a network of this family."""
+    """The error for a description that does not describe a network of this family."""
 
 
 @dataclass(frozen=True)
 class BlockSpec:
     """A residual block: 3x3x3 convolution to `middle`, 3x3x3 convolution to `out`, and a skip.
 
-    projection: the skip is a 1x1 convolution with BatchNorm; otherwise it is the identity (widths must agree)
+    projection: the skip is a 1x1 convolution with BatchNorm; otherwise it is the identity, and the widths must agree
     """
 
     middle: int
@@ -50,13 +50,15 @@ class StageSpec:
 
     @property
     def out(self) -> int:
-        """Width of the stage's output."""
+        """The width of the stage's output."""
         return self.blocks[-1].out
 
 
 @dataclass(frozen=True)
 class NetSpec:
-    """What a network is, without its weights. Written into checkpoints; a new variant is data, not code.
+    """The description of a network, without its weights.
+
+    Checkpoints contain it. A new variant is data and needs no code.
 
     family:       "spvcnn", "minkunet" or "spvnas": where the description came from; it changes nothing
     stem:         widths of the two 3x3x3 convolutions at full resolution
@@ -99,28 +101,28 @@ class NetSpec:
             raise SpecError(f"every width must be at least 1, found {sorted(set(self.widths()))}")
 
     def skip_width(self, decoder_stage: int) -> int:
-        """Width of the encoder features concatenated in decoder stage 0..3."""
+        """Returns the width of the encoder features that are concatenated in decoder stage 0..3."""
         return self.encoder[2 - decoder_stage].out if decoder_stage < 3 else self.stem[1]
 
     @property
     def point_widths(self) -> tuple[int, int, int, int]:
-        """Widths of the point features: at the stem, and where the three point transforms lead."""
+        """The widths of the point features: at the stem, and after each of the three point transforms."""
         return self.stem[1], self.encoder[3].out, self.decoder[1].out, self.decoder[3].out
 
     def widths(self) -> tuple[int, ...]:
-        """Every convolution's output width, in order."""
+        """Returns every convolution's output width, in order."""
         stages = (*self.encoder, *self.decoder)
         inner = (w for s in stages for w in (s.transition, *(v for b in s.blocks for v in (b.middle, b.out))))
         return (*self.stem, *inner)
 
     @classmethod
     def spvcnn(cls, width: int = 32, *, num_classes: int = 19, in_channels: int = 4) -> NetSpec:
-        """SPVCNN with a stem `width` wide: 16, 20 and 32 are the published W16, W20 (ratio 0.64) and W32."""
+        """Returns SPVCNN with a stem `width` wide: 16, 20 and 32 are the published W16, W20 (ratio 0.64) and W32."""
         return cls._uniform("spvcnn", width, True, num_classes, in_channels)
 
     @classmethod
     def minkunet(cls, width: int = 32, *, num_classes: int = 19, in_channels: int = 4) -> NetSpec:
-        """MinkUNet, the baseline: the same network without the point branch."""
+        """Returns MinkUNet, the baseline: the same network without the point branch."""
         return cls._uniform("minkunet", width, False, num_classes, in_channels)
 
     @classmethod
@@ -144,12 +146,12 @@ class NetSpec:
         num_classes: int = 19,
         in_channels: int = 4,
     ) -> NetSpec:
-        """A network of one's own.
+        """Returns a network with widths and depths of one's own.
 
         widths: of the stem, the four encoder stages and the four decoder stages
         depths: residual blocks of each stage
 
-        Raises SpecError where these are not nine widths and eight depths, or no network has them.
+        Raises SpecError where these are not nine widths and eight depths, or where no network has them.
         """
         if len(widths) != len(BASE_WIDTHS) or len(depths) != 2 * NUM_STAGES:
             raise SpecError(
@@ -172,12 +174,12 @@ class NetSpec:
 
     @classmethod
     def from_net_config(cls, config: Mapping[str, Any]) -> NetSpec:
-        """The SPVNAS subnet that a published `net.config` (parsed JSON) describes.
+        """Returns the SPVNAS subnet that a published `net.config` (parsed JSON) describes.
 
-        Widths are read, never recomputed: upstream's rounding rule changed after the models were published. In a
-        subnet block 0 of every stage has a 1x1 skip and no other block has one, whatever the widths.
+        Widths are read and never recomputed, because upstream's rounding rule changed after the models were published.
+        In a subnet, block 0 of every stage has a 1x1 skip and no other block has one, whatever the widths.
 
-        Raises SpecError naming the missing or unusable entry.
+        Raises SpecError with the missing or unusable entry.
         """
 
         def entry(key: str) -> Any:
@@ -213,12 +215,12 @@ class NetSpec:
         return spec
 
     def to_dict(self) -> dict[str, Any]:
-        """The spec as JSON-ready dictionaries, lists and numbers."""
+        """Returns the spec as dictionaries, lists and numbers that JSON can hold."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> NetSpec:
-        """The inverse of `to_dict`. Raises SpecError where the data does not describe a network."""
+        """Returns the spec that `to_dict` wrote. Raises SpecError where the data does not describe a network."""
 
         def stages(items: Any) -> tuple[StageSpec, ...]:
             return tuple(StageSpec(s["transition"], tuple(BlockSpec(**b) for b in s["blocks"])) for s in items)

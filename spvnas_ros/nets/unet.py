@@ -1,7 +1,7 @@
-"""The one network: SPVCNN, MinkUNet and every SPVNAS subnet are `PointVoxelUNet` of a `NetSpec`.
+"""The one network: SPVCNN, MinkUNet and every SPVNAS subnet are a `PointVoxelUNet` of some `NetSpec`.
 
-Tang et al., "Searching Efficient 3D Architectures with Sparse Point-Voxel Convolution", ECCV 2020, figure 2; the order
-of operations is that of `core/models/semantic_kitti/spvcnn.py` in mit-han-lab/spvnas.
+Reference: Tang et al., "Searching Efficient 3D Architectures with Sparse Point-Voxel Convolution", ECCV 2020, figure 2.
+The order of operations is that of `core/models/semantic_kitti/spvcnn.py` in mit-han-lab/spvnas.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from spvnas_ros.sparse.modules import ConvNorm
 from spvnas_ros.sparse.ops import exchange
 
 DROPOUT = 0.3
-"""On the voxel features that come back from the points, while training."""
+"""The dropout rate of voxel features that come back from the points, while training."""
 
 
 class ResidualBlock(nn.Module):
@@ -57,7 +57,7 @@ class Stage(nn.Module):
 
 
 class PointFusion(nn.Module):
-    """SPVConv's fine branch: an MLP on the points plus the voxel features that surround them."""
+    """The fine branch of SPVConv: an MLP on the points, plus the features of the voxels that surround them."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class PointFusion(nn.Module):
 
 
 class PointVoxelUNet(nn.Module):
-    """A sparse U-Net over voxels with, where the spec says so, a fine branch over points.
+    """A sparse U-Net over voxels, with a fine branch over points where the spec has one.
 
     The points of the fine branch are the occupied voxels themselves, as in the published models.
     """
@@ -95,7 +95,7 @@ class PointVoxelUNet(nn.Module):
         self.dropout = nn.Dropout(DROPOUT)
 
     def forward(self, coords: Tensor, feats: Tensor, levels: Levels | None = None) -> Tensor:
-        """Class scores (logits) float32 `[N, num_classes]` of a batch of voxels, in the caller's order.
+        """Returns the class scores (logits) float32 `[N, num_classes]` of a batch of voxels, in the caller's order.
 
         coords: integers `[N, 4]` (batch, x, y, z) in voxels, every row once
         feats:  float32 `[N, in_channels]`: x, y, z in metres and intensity of the first point in the voxel
@@ -125,7 +125,10 @@ class PointVoxelUNet(nn.Module):
         return out
 
     def _fuse(self, index: int, levels: Levels, points: Tensor, voxels: Tensor) -> tuple[Tensor, Tensor]:
-        """Voxel features to the points, the points' own features added, and their mean back to the voxels."""
+        """Adds the voxel features to the points' own, and returns the points and their mean in each voxel.
+
+        The last fusion returns the voxels as they are, and so does a network without point branch.
+        """
         if not self.spec.point_branch:
             return points, voxels
         level = POINT_LEVELS[index]

@@ -1,4 +1,7 @@
-"""Voxels as tensors: sparse convolution and point-voxel exchange, differentiable, on any device torch has."""
+"""Voxels as tensors: sparse convolution and point-voxel exchange, differentiable, on any device torch has.
+
+`nets` builds the networks on it, and `engine`, `zoo`, `bench` and `offline` take voxels and kernel maps from it.
+"""
 
 from spvnas_ros.kernels.grid import KeyRangeError
 from spvnas_ros.sparse.coords import Level, Voxels, quantize

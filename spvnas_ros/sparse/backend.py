@@ -1,4 +1,4 @@
-"""Which kernels a network in training runs on."""
+"""The choice of the kernels that a network in training runs on."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from spvnas_ros.sparse.kernel_map import Levels, build_levels
 
 
 def levels_for(coords: Tensor, feats: Tensor, depth: int, point_levels: Collection[int]) -> Levels:
-    """Builds the geometry of a batch: in plain torch, which is the definition, or with compiled kernels in its maps.
+    """Builds the geometry of a batch in plain torch, which is the definition, or with compiled kernels in its maps.
 
     coords:       integer `[N, 4]` (batch, x, y, z), every row once
     feats:        `[N, C]`, the features that will be convolved
     depth:        how often the resolution is halved
     point_levels: where points and voxels exchange features
 
-    Compiled kernels serve where gradients are wanted; they cost more to prepare than they save in a single pass.
-    Raises as `build_levels` does.
+    Compiled kernels are used where gradients are wanted. In a single pass they cost more to prepare than they save.
+    Raises the errors of `build_levels`.
     """
     if not torch.is_grad_enabled():
         return build_levels(coords, depth)

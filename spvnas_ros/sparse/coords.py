@@ -1,8 +1,8 @@
 """Voxel coordinates and their Morton keys.
 
-A key interleaves the bits of x, y and z (x highest in each triple) and carries the batch index above them. Sorted by
-key, the children of a voxel lie side by side, `key >> 3` is the parent's key, and the lowest three bits are the
-child's slot, which is also its row in a 2x2x2 kernel.
+A key interleaves the bits of x, y and z (x is the highest bit of each triple). The batch index stands in the bits above
+them. In key order, the children of a voxel lie side by side, and `key >> 3` is the parent's key. The lowest three bits
+are the child's slot, which is also its row in a 2x2x2 kernel.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ _SPREAD = (
 
 
 def encode(coords: Tensor) -> Tensor:
-    """Morton keys int64 `[N]` of coords `[N, 4]` (batch, x, y, z), each axis in `[0, 2**18)`."""
+    """Returns the Morton keys int64 `[N]` of coords `[N, 4]` (batch, x, y, z), each axis in `[0, 2**18)`."""
     c = coords.long()
     return (c[:, 0] << 3 * AXIS_BITS) | (_spread(c[:, 1]) << 2) | (_spread(c[:, 2]) << 1) | _spread(c[:, 3])
 
 
 def decode(keys: Tensor) -> Tensor:
-    """Coords int64 `[N, 4]` (batch, x, y, z) of Morton keys: the inverse of `encode`."""
+    """Returns the coords int64 `[N, 4]` (batch, x, y, z) of Morton keys: the inverse of `encode`."""
     axes = [_compact(keys >> shift) for shift in (2, 1, 0)]
     return torch.stack([keys >> 3 * AXIS_BITS, *axes], dim=1)
 
 
 def _spread(v: Tensor) -> Tensor:
-    """Bit i of `v` to bit 3 i."""
+    """Moves bit i of `v` to bit 3 i."""
     for shift, mask in _SPREAD:
         v = (v | (v << shift)) & mask
     return v
 
 
 def _compact(v: Tensor) -> Tensor:
-    """Bit 3 i of `v` to bit i, for the 18 bits of an axis."""
+    """Moves bit 3 i of `v` to bit i, for the 18 bits of an axis."""
     v = v & (_SPREAD[-1][1] & ((1 << 3 * AXIS_BITS) - 1))
     masks = [mask for _, mask in reversed(_SPREAD[:-1])] + [0x1FFFFF]
     for (shift, _), mask in zip(reversed(_SPREAD), masks, strict=True):
@@ -57,7 +57,7 @@ class Level:
 
     keys:   int64 `[n]`, strictly increasing: `encode(coords - origin)`
     coords: int64 `[n, 4]` (batch, x, y, z) in units of this level's voxel
-    origin: int64 `[4]`, the corner the keys count from
+    origin: int64 `[4]`, the corner from which the keys count
     """
 
     keys: Tensor
@@ -66,7 +66,10 @@ class Level:
 
     @classmethod
     def sort(cls, coords: Tensor, origin: Tensor) -> tuple[Level, Tensor]:
-        """The level of distinct voxels `[n, 4]`, none before `origin`, and the caller's row of each, int64 `[n]`."""
+        """Returns the level of distinct voxels `[n, 4]`, and the caller's row of each, int64 `[n]`.
+
+        No voxel may lie before `origin`.
+        """
         keys, rows = torch.sort(encode(coords - origin))
         return cls.from_keys(keys, origin), rows
 
@@ -78,7 +81,7 @@ class Level:
         return len(self.keys)
 
     def find(self, coords: Tensor) -> Tensor:
-        """Rows int64 `[N]` of voxels at `coords` `[N, 4]` (any integers), -1 where there is no such voxel."""
+        """Returns the rows int64 `[N]` of the voxels at `coords` `[N, 4]` (any integers), -1 where there is none."""
         coords = coords - self.origin
         inside = ((coords[:, 1:] >= 0) & (coords[:, 1:] < MAX_EXTENT)).all(dim=1)
         keys = encode(torch.where(inside[:, None], coords, 0))
@@ -88,7 +91,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Voxels:
-    """A cloud's occupied voxels.
+    """The occupied voxels of a cloud.
 
     coords:  int32 `[M, 4]` (batch, x, y, z) in voxels from the cloud's lower corner, sorted by Morton key
     first:   int64 `[M]`, the first point (in the cloud's order) that fell into each voxel
@@ -101,12 +104,14 @@ class Voxels:
 
 
 def quantize(points: Tensor, voxel_size: float, batch: int = 0) -> Voxels:
-    """Voxels of a cloud as the published models see them: `round(xyz / voxel_size)` from the lower corner.
+    """Returns the voxels of a cloud as the published models see them: `round(xyz / voxel_size)` from the lower corner.
 
-    points: float32 `[N, 3 or more]`, x, y, z in metres first, all finite. Raises KeyRangeError for a cloud that spans
-    2**18 voxels or more. Reference: `SemanticKITTIInternal.__getitem__` in mit-han-lab/spvnas.
+    points: float32 `[N, 3 or more]`, x, y, z in metres first, all finite
+
+    Raises KeyRangeError for a cloud that spans 2**18 voxels or more, or that reaches 2**31 voxels from the origin.
+    Reference: `SemanticKITTIInternal.__getitem__` in mit-han-lab/spvnas.
     """
-    # A tensor as divisor: CUDA turns division by a number into multiplication, which rounds differently.
+    # The divisor is a tensor: CUDA turns division by a number into multiplication, which rounds differently.
     scaled = torch.round(points[:, :3].float() / torch.tensor(voxel_size, device=points.device))
     if len(scaled) == 0:
         none = torch.zeros(0, dtype=torch.long, device=points.device)

@@ -1,4 +1,7 @@
-"""Which input voxel meets which output voxel, per kernel offset: the geometry of a scan, computed once."""
+"""Kernel maps: which input voxel meets which output voxel, per kernel offset.
+
+They are the geometry of a scan, which is computed once.
+"""
 
 from __future__ import annotations
 
@@ -14,34 +17,37 @@ from spvnas_ros.sparse.coords import Level
 
 
 class Convolver(Protocol):
-    """A differentiable convolution over the pairs of one kernel map by other means than plain torch operations."""
+    """A differentiable convolution over the pairs of one kernel map, faster than plain torch operations."""
 
     def fits(self, feats: Tensor, kernel: Tensor) -> bool:
-        """Whether it can take these."""
+        """Returns whether it can take these features and this kernel."""
         ...
 
     def __call__(self, feats: Tensor, kernel: Tensor) -> Tensor:
-        """As `sparse.conv3d`."""
+        """Convolves as `sparse.conv3d` does."""
         ...
 
     def transposed(self) -> Convolver:
-        """The same pairs with input and output exchanged."""
+        """Returns the convolver of the same pairs with input and output exchanged."""
         ...
 
 
 class Exchange(Protocol):
-    """Features between the finest voxels, which are the points, and the voxels of one level; differentiable."""
+    """A differentiable exchange of features between the finest voxels and the voxels of one level.
+
+    The finest voxels are the points.
+    """
 
     def fits(self, feats: Tensor) -> bool:
-        """Whether it can take these."""
+        """Returns whether it can take these features."""
         ...
 
     def to_points(self, voxels: Tensor) -> Tensor:
-        """`[n_l, C]` to `[n_0, C]` by trilinear interpolation."""
+        """Interpolates the voxels' features `[n_l, C]` trilinearly at the points, `[n_0, C]`."""
         ...
 
     def to_voxels(self, points: Tensor) -> Tensor:
-        """`[n_0, C]` to `[n_l, C]`, the mean of every voxel's points."""
+        """Returns `[n_l, C]`, the mean of the features `[n_0, C]` of every voxel's points."""
         ...
 
 
@@ -52,7 +58,7 @@ class KernelMap:
     in_rows, out_rows: int64 `[P]`; pair p adds `feats[in_rows[p]] @ kernel[k]` to `out[out_rows[p]]`
     sizes:             pairs of each kernel row k
     num_in, num_out:   rows of the input and of the output
-    convolver:         a faster way over the same pairs, where there is one
+    convolver:         a faster convolution over the same pairs, where there is one
     """
 
     in_rows: Tensor
@@ -66,14 +72,14 @@ class KernelMap:
         return len(self.in_rows)
 
     def pairs(self) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """`(k, in_rows, out_rows)` of every kernel row that has pairs."""
+        """Yields `(k, in_rows, out_rows)` for every kernel row that has pairs."""
         groups = zip(*(torch.split(rows, list(self.sizes)) for rows in (self.in_rows, self.out_rows)), strict=True)
         for k, (in_rows, out_rows) in enumerate(groups):
             if len(in_rows):
                 yield k, in_rows, out_rows
 
     def transposed(self) -> KernelMap:
-        """The same pairs with input and output exchanged (the kernel is not flipped)."""
+        """Returns the map of the same pairs with input and output exchanged. The kernel is not flipped."""
         convolver = None if self.convolver is None else self.convolver.transposed()
         return KernelMap(self.out_rows, self.in_rows, self.sizes, self.num_out, self.num_in, convolver)
 
@@ -87,7 +93,7 @@ class Levels:
     neighbours[l]: kernel map of a 3x3x3 convolution on level l
     halvings[l]:   kernel map of the 2x2x2 convolution with stride 2 from level l to l + 1
     order:         int64 `[n_0]`, the caller's row of each voxel of level 0
-    exchanges:     faster ways between points and voxels, by level, where there are any
+    exchanges:     faster exchanges between points and voxels, by level, where there are any
     """
 
     levels: tuple[Level, ...]
@@ -98,7 +104,7 @@ class Levels:
     exchanges: Mapping[int, Exchange] = field(default_factory=dict)
 
     def ancestors(self, level: int) -> Tensor:
-        """Row at `level` of every voxel of level 0, int64 `[n_0]`."""
+        """Returns the row at `level` of every voxel of level 0, int64 `[n_0]`."""
         rows = torch.arange(len(self.levels[0]), device=self.order.device)
         for parent in self.parents[:level]:
             rows = parent[rows]
@@ -106,12 +112,13 @@ class Levels:
 
 
 def build_levels(coords: Tensor, depth: int = 4) -> Levels:
-    """The geometry of a batch of scans.
+    """Builds the geometry of a batch of scans.
 
     coords: integer `[N, 4]` (batch, x, y, z), every row once; negative coordinates are allowed
     depth:  how often the resolution is halved
 
-    Raises KeyRangeError for scans that span 2**18 voxels or more, ValueError for repeated rows.
+    Raises KeyRangeError for scans that span 2**18 voxels or more. Raises ValueError for coords of another shape, for
+    repeated rows and for batch indices outside 0..511.
     """
     coords = coords.long()
     if coords.ndim != 2 or coords.shape[1] != 4:
@@ -133,7 +140,7 @@ def build_levels(coords: Tensor, depth: int = 4) -> Levels:
 
 
 def _origin(coords: Tensor, depth: int) -> Tensor:
-    """The corner to count from: aligned to the coarsest voxel, so that cells stay where they are."""
+    """Returns the corner to count from. It is aligned to the coarsest voxel, so that cells stay where they are."""
     if len(coords) == 0:
         return coords.new_zeros(4)
     low = coords.amin(0)
@@ -143,7 +150,10 @@ def _origin(coords: Tensor, depth: int) -> Tensor:
 
 
 def parent_keys(keys: Tensor) -> Tensor:
-    """Keys one level up: the batch index sits above the 18-bit axes and stays where it is."""
+    """Returns the keys one level up.
+
+    The batch index sits above the 18-bit axes and stays where it is.
+    """
     spatial = (1 << 3 * AXIS_BITS) - 1
     return (keys & ~spatial) | ((keys & spatial) >> 3)
 

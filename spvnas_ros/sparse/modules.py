@@ -1,4 +1,4 @@
-"""Layers on sparse voxels. A layer takes and returns features `[n, C]`; the geometry travels beside them."""
+"""Layers on sparse voxels. A layer takes and returns features `[n, C]`, and takes the geometry beside them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from spvnas_ros.sparse.ops import conv3d
 
 
 class Conv3d(nn.Module):
-    """Sparse convolution without bias; `volume` kernel rows, or 1 for a pointwise one (a `[Cin, Cout]` kernel)."""
+    """A sparse convolution without bias.
+
+    volume: number of kernel rows; 1 makes a pointwise convolution, whose kernel is `[Cin, Cout]`
+    """
 
     def __init__(self, in_channels: int, out_channels: int, volume: int, transposed: bool = False) -> None:
         super().__init__()
@@ -30,7 +33,7 @@ class Conv3d(nn.Module):
 
 
 class ConvNorm(nn.Module):
-    """Convolution and BatchNorm, with ReLU unless told otherwise."""
+    """A convolution and a BatchNorm, followed by ReLU unless `relu` is False."""
 
     def __init__(
         self, in_channels: int, out_channels: int, volume: int, *, transposed: bool = False, relu: bool = True
@@ -42,4 +45,4 @@ class ConvNorm(nn.Module):
 
     def forward(self, feats: Tensor, kernel_map: KernelMap | None = None) -> Tensor:
         out: Tensor = self.norm(self.conv(feats, kernel_map))
-        return out.relu_() if self.relu else out  # in place: BatchNorm keeps its input, not its output
+        return out.relu_() if self.relu else out  # in place: backward needs BatchNorm's input only

@@ -1,4 +1,4 @@
-"""Sparse convolution and point-voxel exchange for training on the CPU: the engine's kernels under autograd.
+"""Sparse convolution and point-voxel exchange for training on the CPU: the loops of `kernels.cpu` under autograd.
 
 The input gradient of a convolution is a convolution over the exchanged pairs with transposed kernel rows, so it runs
 through the same tiles. The weight gradient sums outer products of gathered rows. No sum depends on the thread count.
@@ -29,7 +29,8 @@ from spvnas_ros.sparse.kernel_map import Exchange, KernelMap, Levels, build_leve
 
 _FEWEST_PAIRS = 4096
 _MOST_SHARES = 64
-"""A kernel row's weight gradient is summed in shares of so many pairs or more, and all rows in about so many shares."""
+"""The weight gradient of a kernel row is summed in shares of `_FEWEST_PAIRS` pairs or more. All rows together have
+about `_MOST_SHARES` shares."""
 
 _EXCHANGE_ROWS = 512
 _NO_ROWS = np.zeros((0, 0), np.float32)
@@ -38,7 +39,7 @@ _NO_IDENTITY = np.zeros(0, np.int32)
 
 
 def fits(*tensors: Tensor) -> bool:
-    """Whether the compiled loops can take these tensors: float32 in main memory."""
+    """Returns whether the compiled loops can take these tensors: float32 in main memory."""
     return all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)
 
 
@@ -49,9 +50,9 @@ def _team(threads: int) -> Team:
 
 @dataclass(frozen=True)
 class Gather:
-    """How one side of a kernel map is computed from the other.
+    """The computation of one side of a kernel map from the other side.
 
-    mirrored: kernel row k of the map is row K - 1 - k in `pairs`; num_out: rows of the side that is computed
+    mirrored: kernel row k of the map is row K - 1 - k in `pairs`; num_out: rows of the computed side
     """
 
     pairs: Pairs
@@ -59,7 +60,7 @@ class Gather:
     num_out: int
 
     def run(self, team: Team, feats: Tensor, kernel: Tensor, transposed: bool) -> Tensor:
-        """`out[o] += feats[i] @ kernel[k]` over the pairs, or `kernel[k].T` where `transposed`."""
+        """Computes `out[o] += feats[i] @ kernel[k]` over the pairs, or with `kernel[k].T` where `transposed`."""
         volume, *channels = kernel.shape
         inner, columns = reversed(channels) if transposed else channels
         padded = SHAPE.pad(columns)
@@ -78,7 +79,7 @@ class Gather:
 
 @dataclass(frozen=True)
 class TiledConvolution:
-    """A convolution over one kernel map by compiled loops; a `sparse.kernel_map.Convolver`.
+    """A convolution over one kernel map by compiled loops, as a `sparse.kernel_map.Convolver`.
 
     in_rows, out_rows: int64 `[P]`, the pairs by kernel row; tasks: int64 `[T, 3]` (kernel row, first pair, last pair)
     """
@@ -90,20 +91,20 @@ class TiledConvolution:
     tasks: np.ndarray
 
     def fits(self, feats: Tensor, kernel: Tensor) -> bool:
-        """Whether features and kernel are float32 in main memory."""
+        """Returns whether features and kernel are float32 in main memory."""
         return fits(feats, kernel)
 
     def __call__(self, feats: Tensor, kernel: Tensor) -> Tensor:
-        """As `sparse.conv3d`."""
+        """Convolves as `sparse.conv3d` does."""
         out: Tensor = _Convolution.apply(feats, kernel, self)
         return out
 
     def transposed(self) -> TiledConvolution:
-        """The same pairs with input and output exchanged."""
+        """Returns the convolution over the same pairs with input and output exchanged."""
         return TiledConvolution(self.backward, self.forward, self.out_rows, self.in_rows, self.tasks)
 
     def kernel_gradient(self, team: Team, feats: Tensor, grad: Tensor, kernel: Tensor) -> Tensor:
-        """`sum of feats[i].T @ grad[o]` over the pairs of every kernel row."""
+        """Returns `sum of feats[i].T @ grad[o]` over the pairs of every kernel row."""
         _, channels, columns = kernel.shape
         padded = SHAPE.pad(columns)
         partial = torch.empty((len(self.tasks), -(-channels // SHAPE.rows) * SHAPE.rows, padded)).numpy()
@@ -157,9 +158,9 @@ def _mix(mixture: Mixture, feats: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class MixedExchange:
-    """Point-voxel exchange at one level by compiled loops; a `sparse.kernel_map.Exchange`.
+    """A point-voxel exchange at one level by compiled loops, as a `sparse.kernel_map.Exchange`.
 
-    interpolation: points from voxels; mean: voxels from points; `_back`: each transposed
+    interpolation: points from voxels; mean: voxels from points; `_back`: the transposed matrix of each
     """
 
     interpolation: Mixture
@@ -168,16 +169,16 @@ class MixedExchange:
     mean_back: Mixture
 
     def fits(self, feats: Tensor) -> bool:
-        """Whether features are float32 in main memory."""
+        """Returns whether features are float32 in main memory."""
         return fits(feats)
 
     def to_points(self, voxels: Tensor) -> Tensor:
-        """As `sparse.devoxelize`."""
+        """Interpolates as `sparse.devoxelize` does."""
         out: Tensor = _Mix.apply(voxels, self.interpolation, self.interpolation_back)
         return out
 
     def to_voxels(self, points: Tensor) -> Tensor:
-        """As `sparse.voxelize`."""
+        """Averages as `sparse.voxelize` does."""
         out: Tensor = _Mix.apply(points, self.mean, self.mean_back)
         return out
 
@@ -186,26 +187,26 @@ class SamePlace:
     """The exchange at level 0, where every point is its voxel."""
 
     def fits(self, feats: Tensor) -> bool:
-        """Whether these are features."""
+        """Returns whether the features are a matrix."""
         return feats.ndim == 2
 
     def to_points(self, voxels: Tensor) -> Tensor:
-        """The voxels' features themselves."""
+        """Returns the voxels' features unchanged."""
         return voxels
 
     def to_voxels(self, points: Tensor) -> Tensor:
-        """The points' features themselves."""
+        """Returns the points' features unchanged."""
         return points
 
 
 def build_training_levels(coords: Tensor, depth: int, point_levels: Collection[int]) -> Levels:
-    """`sparse.build_levels` through the compiled octree, with compiled convolutions and exchanges in its maps.
+    """Builds what `sparse.build_levels` builds, by the compiled octree, with compiled convolutions and exchanges.
 
     coords:       integer `[N, 4]` (batch, x, y, z) in main memory, every row once
     depth:        how often the resolution is halved
     point_levels: where points and voxels exchange features
 
-    Raises as `build_levels` does.
+    Raises the errors of `build_levels`.
     """
     if coords.ndim != 2 or coords.shape[1] != 4 or len(coords) == 0:
         return build_levels(coords, depth)
@@ -265,7 +266,7 @@ def _kernel_map(compressed: Neighbours, volume: int, forward: Gather, backward: 
 
 
 def _tasks(sizes: np.ndarray) -> np.ndarray:
-    """Every kernel row's pairs in shares, int64 `[T, 3]` (kernel row, first pair, last pair)."""
+    """Divides every kernel row's pairs into shares, int64 `[T, 3]` (kernel row, first pair, last pair)."""
     share = max(_FEWEST_PAIRS, int(sizes.sum()) // _MOST_SHARES)
     ends = np.cumsum(sizes)
     tasks = [

@@ -1,8 +1,8 @@
-"""Sparse convolution for training on CUDA: the engine's kernels under autograd.
+"""Sparse convolution for training on CUDA: the kernels of `kernels.cuda` under autograd.
 
 The input gradient of a convolution is a convolution over the exchanged pairs with transposed kernel rows, so it runs
-through the same kernel. The weight gradient sums outer products of gathered rows, in shares that are added in order:
-no sum depends on what runs when.
+through the same kernel. The weight gradient sums outer products of gathered rows, in shares that are added in order. No
+sum therefore depends on the order in which programs run.
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ from spvnas_ros.sparse.kernel_map import KernelMap, Levels, build_levels
 
 _FEWEST_PAIRS = 1024
 _MOST_SHARES = 256
-"""A kernel row's weight gradient is summed in shares of so many pairs or more, and all rows in about so many shares."""
+"""The weight gradient of a kernel row is summed in shares of `_FEWEST_PAIRS` pairs or more. All rows together have
+about `_MOST_SHARES` shares."""
 
 PAIRS = {2: 64, 4: 32}
-"""Pairs that a weight gradient's program gathers at a time, by bytes of a feature: more in float32 spill registers."""
+"""Pairs that a program of the weight gradient gathers at a time, by bytes of a feature. More pairs in float32 spill
+registers."""
 
 _SUM_BLOCK = 1024
 _LIST_LENGTH = 32
@@ -40,9 +42,10 @@ _PRECISIONS = {dtype: name for name, dtype in DTYPES.items()}
 
 @dataclass(frozen=True)
 class Side:
-    """How one side of a kernel map is computed from the other.
+    """The computation of one side of a kernel map from the other side.
 
-    mirrored: kernel row k of the map is row K - 1 - k in `gather`; size: int32 `[1]` and number: rows of that side
+    mirrored: kernel row k of the map is row K - 1 - k in `gather`
+    size:     int32 `[1]` on the device, and number: rows of the computed side
     """
 
     gather: Gather
@@ -52,7 +55,10 @@ class Side:
     number: int
 
     def run(self, feats: Tensor, kernel: Tensor, transposed: bool) -> Tensor:
-        """`out[o] += feats[i] @ kernel[k]` over the pairs, or `kernel[k].T` where `transposed`, as `feats.dtype`."""
+        """Computes `out[o] += feats[i] @ kernel[k]` over the pairs, or with `kernel[k].T` where `transposed`.
+
+        `out` has the type of `feats`.
+        """
         kernel = kernel.flip(0) if self.mirrored else kernel
         kernel = kernel.transpose(1, 2) if transposed else kernel
         volume, width, columns = kernel.shape
@@ -64,7 +70,7 @@ class Side:
         more = (0, padded - columns, 0, -width % blocks.depth)
         weights = functional.pad(kernel.to(feats.dtype), more).contiguous()
         bias = torch.zeros(padded, device=feats.device)
-        # The kernel's skip, residual and range check are not asked for; their places are taken by what is at hand.
+        # The kernel's skip, residual and range check are not used: `out` and `bias` stand in for their arguments.
         run(
             feature_kernels.convolve, (triton.cdiv(self.number, blocks.rows), padded // blocks.columns),
             feats, weights, self.gather.inputs, self.gather.rows, self.gather.lists, self.gather.lengths, self.size,
@@ -78,9 +84,9 @@ class Side:
 
 @dataclass(frozen=True)
 class TritonConvolution:
-    """A convolution over one kernel map by Triton kernels; a `sparse.kernel_map.Convolver`.
+    """A convolution over one kernel map by Triton kernels, as a `sparse.kernel_map.Convolver`.
 
-    in_rows, out_rows: int32 `[P]`, the pairs by kernel row; tasks: int32 `[T + 1]`, the pairs' shares
+    in_rows, out_rows: int32 `[P]`, the pairs by kernel row; tasks: int32 `[T + 1]`, the first pair of each share
     starts: int32 `[K + 1]`, the first share of every kernel row
     """
 
@@ -92,26 +98,35 @@ class TritonConvolution:
     starts: Tensor
 
     def fits(self, feats: Tensor, kernel: Tensor) -> bool:
-        """Whether both are where the pairs are, of a type that the kernels take, and alike but for autocast."""
+        """Returns whether features and kernel are on the pairs' device and of a type that the kernels take.
+
+        Both must have the same type, except under autocast.
+        """
         alike = feats.dtype == kernel.dtype or torch.is_autocast_enabled(feats.device.type)
         floats = feats.dtype in _PRECISIONS and kernel.dtype in _PRECISIONS
         return alike and floats and feats.device == kernel.device == self.in_rows.device
 
     def __call__(self, feats: Tensor, kernel: Tensor) -> Tensor:
-        """As `sparse.conv3d`; under autocast the result has its type, and the kernel's gradient the kernel's own."""
+        """Convolves as `sparse.conv3d` does.
+
+        Under autocast the result has autocast's type, and the kernel's gradient has the kernel's own type.
+        """
         if torch.is_autocast_enabled(feats.device.type):
             feats = feats.to(torch.get_autocast_dtype(feats.device.type))
         out: Tensor = _Convolution.apply(feats, kernel, self)  # type: ignore[no-untyped-call]
         return out
 
     def transposed(self) -> TritonConvolution:
-        """The same pairs with input and output exchanged."""
+        """Returns the convolution over the same pairs with input and output exchanged."""
         return dataclasses.replace(
             self, forward=self.backward, backward=self.forward, in_rows=self.out_rows, out_rows=self.in_rows
         )
 
     def kernel_gradient(self, feats: Tensor, grad: Tensor, kernel: Tensor) -> Tensor:
-        """`sum of feats[i].T @ grad[o]` over the pairs of every kernel row, `[K, Cin, Cout]` as `kernel.dtype`."""
+        """Returns `sum of feats[i].T @ grad[o]` over the pairs of every kernel row.
+
+        The gradient is `[K, Cin, Cout]` of type `kernel.dtype`.
+        """
         volume, width, columns = kernel.shape
         shares = len(self.tasks) - 1
         partial = torch.empty((shares, width, columns), device=feats.device)
@@ -152,7 +167,10 @@ class _Convolution(Function):
 
 
 def build_training_levels(coords: Tensor, depth: int) -> Levels:
-    """`sparse.build_levels` with Triton convolutions in its kernel maps. Arguments and errors as there."""
+    """Builds what `sparse.build_levels` builds, with Triton convolutions in its kernel maps.
+
+    Arguments and errors are those of `build_levels`.
+    """
     levels = build_levels(coords, depth)
     neighbours = tuple(_with_neighbours(m, rows) for m, rows in zip(levels.neighbours, TILE_ROWS, strict=False))
     halvings = tuple(_with_halving(m, TILE_ROWS[i], TILE_ROWS[i + 1]) for i, m in enumerate(levels.halvings))
@@ -160,10 +178,12 @@ def build_training_levels(coords: Tensor, depth: int) -> Levels:
 
 
 def gather_of(rows: Tensor, in_rows: Tensor, out_rows: Tensor, volume: int, number: int, tile_rows: int) -> Gather:
-    """What each of `number` output rows reads, from pairs; every output row has at most one pair per kernel row.
+    """Returns the gather of `number` output rows from pairs.
 
-    rows, in_rows, out_rows: int64 `[P]`, kernel, input and output row of each pair. Output rows are put in the order
-    of their masks of kernel rows, rare ones on top, so that a tile needs few kernel rows.
+    Every output row has at most one pair per kernel row. Output rows are sorted by their masks of kernel rows, rare
+    ones on top, so that a tile needs few kernel rows.
+
+    rows, in_rows, out_rows: int64 `[P]`, kernel, input and output row of each pair
     """
     device = in_rows.device
     table = torch.full((volume, number), -1, dtype=torch.int32, device=device)
@@ -215,9 +235,12 @@ def _with(kernel_map: KernelMap, forward: Side, backward: Side) -> KernelMap:
 
 
 def shares_of(sizes: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Every kernel row's pairs in shares: the first pair of each share and the end, the first share of each row.
+    """Divides every kernel row's pairs into shares. No share crosses from one kernel row into the next.
 
-    sizes: pairs of each kernel row. No share crosses from one row into the next.
+    Returns the first pair of each share, followed by the number of pairs, and the first share of each kernel row,
+    followed by the number of shares.
+
+    sizes: pairs of each kernel row
     """
     share = max(_FEWEST_PAIRS, sum(sizes) // _MOST_SHARES)
     counts = [-(-size // share) for size in sizes]

@@ -1,6 +1,7 @@
 """Sparse operations in plain torch: the definition that every engine is measured against.
 
-Conventions are torchsparse 1.x's, which the published weights were trained with (golden tests hold them in place).
+The conventions are those of torchsparse 1.x, which the published weights were trained with. Golden tests hold them in
+place.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from spvnas_ros.sparse.kernel_map import Exchange, KernelMap, Levels
 
 
 class _SparseConv3d(Function):
-    """Gather, multiply, scatter per kernel row; only the inputs are kept for the backward pass."""
+    """A convolution that gathers, multiplies and scatters per kernel row.
+
+    Only the inputs are kept for the backward pass.
+    """
 
     @staticmethod
     def forward(ctx: Any, feats: Tensor, kernel: Tensor, kernel_map: KernelMap) -> Tensor:
@@ -46,7 +50,7 @@ class _SparseConv3d(Function):
 
 
 def conv3d(feats: Tensor, kernel: Tensor, kernel_map: KernelMap) -> Tensor:
-    """Sparse convolution: `out[o] += feats[i] @ kernel[k]` for every pair (i, o) of kernel row k.
+    """Computes the sparse convolution `out[o] += feats[i] @ kernel[k]` for every pair (i, o) of kernel row k.
 
     feats `[num_in, Cin]`, kernel `[K, Cin, Cout]` -> `[num_out, Cout]`.
     """
@@ -58,7 +62,7 @@ def conv3d(feats: Tensor, kernel: Tensor, kernel_map: KernelMap) -> Tensor:
 
 @dataclass(frozen=True)
 class Interpolation:
-    """Which voxels surround each point, and how much each counts.
+    """The voxels that surround each point, and the weight of each.
 
     rows:    int64 `[P, 8]`, -1 where the corner is not occupied
     weights: float32 `[P, 8]`, summing to 1 (0 where no corner is occupied)
@@ -69,7 +73,9 @@ class Interpolation:
 
 
 def interpolation(level: Level, stride: int, points: Tensor) -> Interpolation:
-    """Trilinear weights of points in the voxels of a level; missing corners are left out and the rest renormalised.
+    """Returns the trilinear weights of points in the voxels of a level.
+
+    Missing corners are left out, and the weights of the others are renormalised.
 
     points: `[P, 4]` (batch, x, y, z) in units of the finest voxel, not necessarily integers
     """
@@ -88,16 +94,18 @@ def interpolation(level: Level, stride: int, points: Tensor) -> Interpolation:
 
 
 def devoxelize(feats: Tensor, where: Interpolation) -> Tensor:
-    """Features of voxels `[n, C]` carried to points `[P, C]` by interpolation (the paper's voxel-to-point)."""
+    """Interpolates the features `[n, C]` of voxels at points, `[P, C]` (the paper's voxel-to-point)."""
     return functional.embedding_bag(
         where.rows.clamp(min=0), feats, per_sample_weights=where.weights.to(feats.dtype), mode="sum"
     )
 
 
 def voxelize(feats: Tensor, rows: Tensor, num_voxels: int) -> Tensor:
-    """Mean feature `[num_voxels, C]` of the points `[P, C]` in each voxel; `rows` int64 `[P]` (point-to-voxel).
+    """Returns the mean feature `[num_voxels, C]` of the points `[P, C]` in each voxel (point-to-voxel).
 
-    Sums of half precision are float32: hundreds of points may share a voxel.
+    rows: int64 `[P]`, the voxel of each point
+
+    Half precision is summed in float32, because hundreds of points may share a voxel.
     """
     exact = torch.promote_types(feats.dtype, torch.float32)
     total = feats.new_zeros((num_voxels, feats.shape[1]), dtype=exact).index_add(0, rows, feats.to(exact))
@@ -114,20 +122,20 @@ class PlainExchange:
     num_voxels: int
 
     def fits(self, feats: Tensor) -> bool:
-        """Whether the features are where the geometry is."""
+        """Returns whether the features are on the device of the geometry."""
         return feats.device == self.ancestors.device
 
     def to_points(self, voxels: Tensor) -> Tensor:
-        """As `devoxelize`."""
+        """Interpolates as `devoxelize` does."""
         return devoxelize(voxels, self.where)
 
     def to_voxels(self, points: Tensor) -> Tensor:
-        """As `voxelize`."""
+        """Averages as `voxelize` does."""
         return voxelize(points, self.ancestors, self.num_voxels)
 
 
 def exchange(levels: Levels, level: int, feats: Tensor) -> Exchange:
-    """How features like `feats` go between the points and the voxels of `level`."""
+    """Returns the exchange that carries features like `feats` between the points and the voxels of `level`."""
     ready = levels.exchanges.get(level)
     if ready is not None and ready.fits(feats):
         return ready

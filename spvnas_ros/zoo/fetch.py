@@ -12,7 +12,7 @@ from spvnas_ros.zoo.cache import FetchError, cached_path
 from spvnas_ros.zoo.cards import Card
 from spvnas_ros.zoo.checkpoint import CheckpointError, save_checkpoint
 from spvnas_ros.zoo.download import Progress, download, forget
-from spvnas_ros.zoo.importers.import_checkpoint import import_checkpoint
+from spvnas_ros.zoo.importers.projects import import_checkpoint
 
 
 def fetch(card: Card, folder: Path, *, url: str | None = None, progress: Progress | None = None) -> Path:

@@ -1,4 +1,7 @@
-"""The CPU engine: a folded, fused network over Morton-sorted voxels, compiled by numba for the machine it runs on."""
+"""The CPU engine: a folded, fused network over Morton-sorted voxels, with kernels that numba compiles for the machine.
+
+`engine.build_engine` makes it, and `bench` measures it.
+"""
 
 from spvnas_ros.engine.cpu.engine import CpuEngine
 

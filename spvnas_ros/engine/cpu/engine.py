@@ -1,4 +1,4 @@
-"""`CpuEngine`: executes a plan with the compiled kernels."""
+"""`CpuEngine`: executes a plan with the compiled kernels of `kernels.cpu`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class _Packed:
 
 
 class CpuEngine:
-    """Runs a network on CPU threads.
+    """An engine that runs a network on CPU threads.
 
     threads: how many; by default `OMP_NUM_THREADS` or all cores the process may use
     """
@@ -62,11 +62,14 @@ class CpuEngine:
         self._warm_up()
 
     def segment(self, points: Points, scores: bool) -> Segmentation:
-        """Label a cloud of finite points, as `Engine.segment` says."""
+        """Labels a cloud of finite points, as `Engine.segment` says."""
         return self.segment_timed(points, scores)[0]
 
     def segment_timed(self, points: Points, scores: bool = False) -> tuple[Segmentation, dict[str, float]]:
-        """`segment`, and the seconds each stage took (voxels, geometry, then every step of the plan by name)."""
+        """Labels a cloud as `segment` does, and returns the seconds of each stage too.
+
+        The stages are voxels, geometry, every step of the plan by name, and labels.
+        """
         if len(points) == 0:
             none = np.zeros((0, self._plan.num_classes), np.float32) if scores else None
             return Segmentation(np.zeros(0, np.uint8), np.zeros(0, np.float32), none), {}
@@ -83,10 +86,11 @@ class CpuEngine:
         return result, clock.laps
 
     def logits(self, coords: npt.NDArray[np.integer], feats: Array) -> Array:
-        """Class scores float32 `[N, num_classes]` of distinct voxels, as `PointVoxelUNet.forward` gives them.
+        """Returns the class scores float32 `[N, num_classes]` of distinct voxels, as `PointVoxelUNet.forward` does.
 
-        coords: `[N, 4]` (batch, x, y, z); feats: float32 `[N, in_channels]`. Raises ValueError for other shapes or
-        repeated voxels, KeyRangeError for scans that are too large.
+        coords: `[N, 4]` (batch, x, y, z); feats: float32 `[N, in_channels]`
+
+        Raises ValueError for other shapes or repeated voxels, and KeyRangeError for scans that are too large.
         """
         if coords.ndim != 2 or coords.shape[1] != 4 or feats.shape != (len(coords), self.in_channels):
             raise ValueError(
@@ -103,7 +107,10 @@ class CpuEngine:
         return out
 
     def _run(self, cloud: Cloud, rows: Array, clock: _Clock) -> Array:
-        """Padded logits of a cloud's voxels, in their order; they live in the arena until the next frame."""
+        """Returns the padded logits of a cloud's voxels, in their order.
+
+        The logits live in the arena until the next frame.
+        """
         geometry = build_geometry(self.team, cloud.keys, NUM_STAGES, POINT_LEVELS)
         clock.lap("geometry")
         slots = self._slots(geometry)
@@ -114,9 +121,9 @@ class CpuEngine:
         return slots[self._plan.steps[-1].out]
 
     def _slots(self, geometry: Geometry) -> list[Array]:
-        """Feature arrays `[n + spare, padded width]` of every slot, sharing memory where lifetimes allow it.
+        """Returns the feature array `[n + spare, padded width]` of every slot, sharing memory where lifetimes allow it.
 
-        One arena serves all frames: fresh memory costs a page fault every 4 KiB.
+        One arena serves all frames, because fresh memory costs a page fault every 4 KiB.
         """
         shapes = [(geometry.levels[slot.level].size + _SPARE_ROWS, SHAPE.pad(slot.width)) for slot in self._plan.slots]
         sizes = [-(-rows * columns // 16) * 16 for rows, columns in shapes]  # whole cache lines
@@ -150,7 +157,7 @@ class CpuEngine:
             self.team.run(kernels.mean_points, level.tile_rows, level.starts, slots[step.points], out)
 
     def _warm_up(self) -> None:
-        """Compile, or load from numba's cache, every kernel, by labelling two points."""
+        """Compiles every kernel, or loads it from numba's cache, by labelling two points."""
         misses = _cache_misses()
         kernels.mean_points(
             np.full(1, 1 << 40), 1, np.zeros(1, np.int32), np.zeros((1, 1), np.float32), np.zeros((1, 1), np.float32)
@@ -165,7 +172,7 @@ def _cache_misses() -> int:
 
 
 class _Clock:
-    """Time between laps, by name."""
+    """The time between laps, by name."""
 
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}

@@ -1,18 +1,21 @@
 """The CUDA engine: a plan's steps as Triton kernels, from raw points to labels without the host in between.
 
-A frame is a fixed list of launches over buffers of a fixed capacity. Counts stay on the device, programs beyond them
-end at once, and what did not fit is counted, so the host learns of it with the labels. Hence one CUDA graph per
-capacity, one copy each way, and no synchronisation but the last.
+`engine.cuda_engine` makes it, and `bench` measures it.
 
-1. Points become cells and 64-bit Morton keys; one stable sort makes the first point of a voxel its first.
-2. Every level's voxels are runs in that order (`key >> 3 level`): one running count over all levels numbers them.
-3. Neighbours are searched for at the coarsest level only; below, a neighbour is a child of the parent's neighbour.
+A frame is a fixed list of launches over buffers of a fixed capacity. Counts stay on the device, and programs beyond a
+count end at once. Voxels that do not fit are counted, and the host learns of them with the labels. One CUDA graph per
+capacity, one copy each way and one synchronisation at the end are therefore enough.
+
+1. Points become cells and 64-bit Morton keys. The sort is stable, so the first point of a voxel in the cloud comes
+   first.
+2. Every level's voxels are runs in that order (`key >> 3 level`). One running count over all levels numbers them.
+3. Neighbours are searched for at the coarsest level only. Below it, a neighbour is a child of the parent's neighbour.
 4. One sort, over all levels, orders rows by their mask of neighbours with rare offsets on top. A tile of rows then
-   needs few kernel offsets, and lists them. The transposed convolutions order rows by child slot in the same sort.
-5. A convolution's tile gathers rows, multiplies and adds up in float32 over the listed offsets in one counted loop,
-   then adds bias, residual and 1x1 skip, and applies ReLU. Concatenated inputs lie side by side in one array.
-   Where tiles are too few for the GPU, each one's loop is shared out, and a second kernel adds the parts in order.
-6. The point branch runs in Morton order; the classifier, argmax and softmax are one kernel.
+   needs few kernel offsets, and lists them. The same sort orders the rows of the transposed convolutions by child slot.
+5. A convolution's tile gathers rows, multiplies, and sums in float32 over the listed offsets in one counted loop. It
+   then adds bias, residual and 1x1 skip, and applies ReLU. Concatenated inputs lie side by side in one array. Where
+   tiles are too few for the GPU, each tile's loop is divided into parts, and a second kernel adds the parts in order.
+6. The point branch runs in Morton order. The classifier, argmax and softmax are one kernel.
 """
 
 from spvnas_ros.engine.cuda.engine import CudaEngine

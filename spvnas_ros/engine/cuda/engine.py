@@ -1,4 +1,4 @@
-"""`CudaEngine`: decides capacities and precision, and answers for every scan."""
+"""`CudaEngine`: decides capacity and precision, and labels every scan that can be keyed."""
 
 from __future__ import annotations
 
@@ -27,18 +27,20 @@ from spvnas_ros.sparse.coords import quantize
 logger = logging.getLogger(__name__)
 
 _FARTHEST = 2.0**31
-"""Voxels from the origin where `quantize` refuses a cloud."""
+"""The distance from the origin, in voxels, from which `quantize` refuses a cloud."""
 
 
 class CudaEngine:
-    """Runs a network on a CUDA device with Triton kernels (or, in Triton's interpreter, slowly on the CPU, for tests).
+    """An engine that runs a network on a CUDA device with Triton kernels.
 
-    The first scan fixes the capacity; a larger scan makes it grow, once, and is answered all the same.
+    For tests it also runs on the CPU, slowly, in Triton's interpreter. The first scan fixes the capacity. A larger scan
+    makes the capacity grow, once, and is labelled all the same.
 
-    precision: of features and weights; sums are float32. "auto" is fp16, until values turn up that it cannot hold:
-               then fp32, with a warning that names the layers. "fp16" raises HalfRangeError there.
-    sample:    a scan to be labelled at once, as the first: what half precision cannot hold is found here and not in a
-               frame, and the frame is compiled and captured. Without one only the kernels are compiled and tried.
+    precision: of features and weights; sums are float32. "auto" is fp16, until values turn up that it cannot hold. From
+               then on it is fp32, and a warning names the layers. "fp16" raises HalfRangeError there.
+    sample:    a scan that is labelled at once, as the first. Values that half precision cannot hold are found here and
+               not in a frame, and the frame is compiled and captured. Without a sample the kernels are only compiled
+               and tried.
     tile_rows: output rows per tile at each level
     """
 
@@ -60,7 +62,7 @@ class CudaEngine:
         self.in_channels = net.spec.in_channels
         self.capacity: Capacity | None = None
         if str(place) == "cuda":
-            place = torch.device("cuda", torch.cuda.current_device())  # threads have current devices of their own
+            place = torch.device("cuda", torch.cuda.current_device())  # every thread has its own current device
         self._place, self._voxel_size, self._tile_rows = place, voxel_size, tile_rows
         self._plan = build_plan(net)
         self._falls_back = precision == "auto"
@@ -77,11 +79,11 @@ class CudaEngine:
 
     @property
     def precision(self) -> Precision:
-        """What features and weights are stored in."""
+        """The precision in which features and weights are stored."""
         return self._network.precision
 
     def segment(self, points: Points, scores: bool) -> Segmentation:
-        """Label a cloud of finite points, as `Engine.segment` says. Raises HalfRangeError as the class says."""
+        """Labels a cloud of finite points, as `Engine.segment` says. Raises HalfRangeError as the class says."""
         if len(points) == 0:
             none = np.zeros((0, self._plan.num_classes), np.float32) if scores else None
             return Segmentation(np.zeros(0, np.uint8), np.zeros(0, np.float32), none)
@@ -94,10 +96,12 @@ class CudaEngine:
             return Segmentation(answer.labels.numpy().copy(), answer.confidence.numpy().copy(), probabilities)
 
     def logits(self, coords: npt.NDArray[np.integer], feats: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Class scores float32 `[N, num_classes]` of distinct voxels, as `PointVoxelUNet.forward` gives them.
+        """Returns the class scores float32 `[N, num_classes]` of distinct voxels, as `PointVoxelUNet.forward` does.
 
-        coords: `[N, 4]` (batch, x, y, z); feats: float32 `[N, in_channels]`. Raises ValueError for other shapes,
-        repeated voxels or more than 512 scans, KeyRangeError for scans that are too large.
+        coords: `[N, 4]` (batch, x, y, z); feats: float32 `[N, in_channels]`
+
+        Raises ValueError for other shapes, repeated voxels or more than 512 scans, and KeyRangeError for scans that are
+        too large.
         """
         if coords.ndim != 2 or coords.shape[1] != 4 or feats.shape != (len(coords), self.in_channels):
             raise ValueError(
@@ -123,7 +127,11 @@ class CudaEngine:
         return torch.cuda.device(self._place) if self._place.type == "cuda" else nullcontext()
 
     def _attempt(self, cloud: Tensor) -> tuple[Session, Answer] | None:
-        """What a session answers, and the session; None where it did not suffice and the next one will."""
+        """Labels the cloud in the present session and returns the session and its answer.
+
+        Returns None where the session was too small or its precision too low. The next attempt then makes a new
+        session.
+        """
         session = self._session_for(cloud)
         answer = session.label(cloud)
         self._check_range(answer.status, cloud)
@@ -137,7 +145,7 @@ class CudaEngine:
         return None
 
     def _session_for(self, cloud: Tensor) -> Session:
-        """The session, made or enlarged where the number of points alone asks for it."""
+        """Returns the session. Makes or enlarges it where the number of points alone requires that."""
         if self.capacity is None or len(cloud) > self.capacity.points:
             status = measure(self._network, cloud)
             self._check_range(status, cloud)
@@ -148,7 +156,7 @@ class CudaEngine:
         return self._session
 
     def _resize(self, number: int, status: Status) -> None:
-        """Give up the session for one that holds a scan of `number` points with the voxels that were counted."""
+        """Gives up the session, and sets a capacity that holds `number` points and the voxels that were counted."""
         self._session = None  # its memory is needed
         if self.capacity is None:
             self.capacity = Capacity.with_room(number, status.voxels)
@@ -161,7 +169,7 @@ class CudaEngine:
         )  # fmt: skip
 
     def _check_range(self, status: Status, cloud: Tensor) -> None:
-        """Refuse what cannot be keyed, in the reference's words."""
+        """Raises the reference's KeyRangeError for a cloud that cannot be keyed."""
         if not (status.extent < MAX_EXTENT and status.farthest < _FARTHEST):
             quantize(cloud, self._voxel_size)
             raise RuntimeError(f"the device measured an extent that the host does not find: {status}")
@@ -185,7 +193,10 @@ class CudaEngine:
         return Network(self._plan, self._voxel_size, precision, self._place, self._tile_rows)
 
     def _wider(self, layers: list[str]) -> Network:
-        """The network in fp32, after values that fp16 cannot hold were found in some layers."""
+        """Returns the network in fp32, after values that fp16 cannot hold were found in some layers.
+
+        Raises HalfRangeError where fp16 was asked for.
+        """
         error = half_range_error(layers)
         if not self._falls_back:
             raise error
@@ -195,18 +206,21 @@ class CudaEngine:
     def _new_session(self, capacity: Capacity) -> Session:
         session = Session(self._network, capacity, self._capture)
         if not session.captured:
-            self._capture = None  # what cannot be captured once is not tried again with every growth
+            self._capture = None  # a capture that failed is not tried again with every growth
         return session
 
     def _try_kernels(self) -> None:
-        """Compile and launch every kernel, of a scan without points: what keeps them from running is found now."""
+        """Compiles and launches every kernel on a scan without points, so that its errors are found now."""
         with self._on_device(), torch.inference_mode():
             session = self._new_session(Capacity.with_room(0, (0,) * LEVELS))
             session.label(torch.zeros(0, self.in_channels))
 
 
 def _checked(coords: Tensor) -> Tensor:
-    """Voxels int64 `[N, 4]`, counted from a corner that is aligned to the coarsest voxel as in `build_levels`."""
+    """Returns voxels int64 `[N, 4]`, counted from a corner aligned to the coarsest voxel as in `build_levels`.
+
+    Raises KeyRangeError for scans that are too large, and ValueError for batch indices out of range.
+    """
     low = coords.amin(0) >> LEVELS - 1 << LEVELS - 1
     low[0] = 0
     extent = int((coords - low)[:, 1:].max()) + 1

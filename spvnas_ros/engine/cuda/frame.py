@@ -1,4 +1,4 @@
-"""One capacity's buffers and the launches of a whole frame: the same for every scan that fits."""
+"""The buffers of one capacity and the launches of a whole frame, which are the same for every scan that fits."""
 
 from __future__ import annotations
 
@@ -21,22 +21,25 @@ from spvnas_ros.nets.spec import NUM_STAGES
 LEVELS = NUM_STAGES + 1
 
 _HEADER = 4
-"""Number of points, at the front of the input; the rest keeps the points aligned. In 4-byte words."""
+"""The 4-byte words at the front of the input. The first holds the number of points; the others keep the points aligned.
+"""
 _ROW = 4
-"""Words per entry of the status, so that each can be handed to a kernel as an aligned address of its own."""
+"""Words per entry of the status, so that each entry has an aligned address that a kernel can take."""
 _POINTS_BLOCK = 1024
 _MEAN_ROWS = 16
 _SUM_ROWS = 16
 _NO_END = {"RESIDUAL": False, "RELU": False, "LIMIT": 0.0}
-"""Of a convolution whose sums `add_parts` ends."""
+"""Constants of a convolution whose sums `add_parts` finishes."""
 _HALF_LIMIT = 65504.0
-"""Above this float16 is infinite."""
+"""Above this, float16 is infinite."""
 
 
 class Network:
-    """A plan's weights on a device in one precision. Raises HalfRangeError for weights that do not fit.
+    """A plan's weights on a device in one precision.
 
     capability, multiprocessors: of the GPU that the kernels are for, where it is not the device
+
+    Raises HalfRangeError for weights that do not fit.
     """
 
     def __init__(
@@ -62,10 +65,12 @@ class Network:
 
 @dataclass(frozen=True)
 class Status:
-    """What a frame says of itself.
+    """What a frame reports about itself.
 
-    voxels: found at each level; extent: voxels spanned along the longest axis, less one; farthest: largest coordinate
-    in voxels; overflows: names of steps whose results half precision cannot hold
+    voxels:    found at each level
+    extent:    voxels spanned along the longest axis, less one
+    farthest:  largest coordinate in voxels
+    overflows: names of steps whose results half precision cannot hold
     """
 
     voxels: tuple[int, ...]
@@ -77,8 +82,8 @@ class Status:
 class Frame:
     """Buffers on the device for scans of a capacity.
 
-    input:  int32 `[words]`: the number of points and the points' bits; what the host writes
-    output: int32 `[words]`: status, confidence and labels; what the host reads
+    input:  int32 `[words]`, which the host writes: the number of points and the points' bits
+    output: int32 `[words]`, which the host reads: status, confidence and labels
     logits: float32 `[voxels, classes]`
     """
 
@@ -106,20 +111,23 @@ class Frame:
         self._voxel_confidence = torch.zeros(capacity.voxels[0], device=device)
 
     def _results(self, output: Tensor) -> tuple[Tensor, Tensor]:
-        """Confidence float32 and labels uint8 `[points capacity]` in an output buffer, on either side."""
+        """Returns views of confidence float32 and labels uint8 `[points capacity]` in an output buffer.
+
+        The buffer may be on the host or on the device.
+        """
         start = self._status_words
         confidence, labels = torch.split(output[start:], [self.capacity.points, self.capacity.points // 4])
         return confidence.view(torch.float32), labels.view(torch.uint8)
 
     def write(self, staging: Tensor, points: Tensor) -> Tensor:
-        """Pack a scan float32 `[N, C]` into a host buffer like `input`; the part of it that must be sent."""
+        """Packs a scan float32 `[N, C]` into a host buffer like `input`. Returns the part of it that must be sent."""
         used = _HEADER + points.numel()
         staging[0] = len(points)
         staging[_HEADER:used] = points.reshape(-1).view(torch.int32)
         return staging[:used]
 
     def read(self, staging: Tensor, number: int) -> tuple[Status, Tensor, Tensor]:
-        """Status, labels uint8 and confidence float32 `[number]` from a host buffer like `output`."""
+        """Returns status, labels uint8 and confidence float32 `[number]` from a host buffer like `output`."""
         status = staging[: self._status_words].view(-1, _ROW)
         extent, farthest = status[LEVELS].view(torch.float32)[:2].tolist()
         names = ["the input", *(step.name for step in self.network.plan.steps)]
@@ -130,7 +138,7 @@ class Frame:
         return found, labels[:number], confidence[:number]
 
     def run(self) -> None:
-        """From `input` to `output`: only launches, nothing that waits for the device."""
+        """Computes `output` from `input`. It only launches kernels and never waits for the device."""
         self.find_voxels()
         self.geometry.find_neighbours()
         self.compute()
@@ -142,7 +150,7 @@ class Frame:
         )  # fmt: skip
 
     def run_voxels(self, cells: Tensor, feats: Tensor) -> None:
-        """From distinct voxels `[N, 4]` (batch, x, y, z) with features `[N, C]`, both on the host, to `logits`.
+        """Computes `logits` from distinct voxels `[N, 4]` (batch, x, y, z) with features `[N, C]`, both on the host.
 
         The cells count from a corner that is aligned to the coarsest voxel.
         """
@@ -155,7 +163,7 @@ class Frame:
         self.compute()
 
     def find_voxels(self) -> None:
-        """The first part of `run`: after it the status tells how many voxels there are."""
+        """Runs the first part of `run`. After it the status tells how many voxels there are."""
         geometry = self.geometry
         geometry.number.copy_(self.input[:1])
         cells_of_points(
@@ -164,7 +172,7 @@ class Frame:
         geometry.find_voxels()
 
     def compute(self) -> None:
-        """From the geometry and `points` to the voxels' logits, labels and confidence."""
+        """Computes the voxels' logits, labels and confidence from the geometry and `points`."""
         self._flags.zero_()
         self._gather_inputs()
         for index, (step, packed) in enumerate(zip(self.network.plan.steps, self.network.packed, strict=True)):
@@ -193,7 +201,7 @@ class Frame:
         gather, size = self._gather(step), self.geometry.sizes[step.level]
         sources = step.sources if step.kind != "pointwise" else ()
         skips = step.pointwise if step.kind != "pointwise" else step.sources
-        # What a step has not is stood in for by its output, and never read.
+        # The output stands in for an input that the step does not have. The kernel never reads it.
         features = self._features[sources[0].slot] if sources else out
         skip = self._features[skips[0].slot] if skips else out
         residual = out if step.residual is None else self._features[step.residual]
@@ -220,14 +228,17 @@ class Frame:
             )  # fmt: skip
 
     def _parts(self, step: Convolution, packed: Packed) -> int:
-        """Into how many parts the sums of a convolution's tiles are split; one where a tile has few kernel rows."""
+        """Returns the number of parts into which the sums of a convolution's tiles are split.
+
+        It is one where a tile has few kernel rows.
+        """
         if step.kind not in ("neighbours", "halving"):
             return 1
         tiles = triton.cdiv(self.capacity.voxels[step.level], packed.blocks.rows)
         return split(tiles * (packed.out // packed.blocks.columns), self.network.multiprocessors)
 
     def _most_partial_sums(self) -> int:
-        """Values that the step with most partial sums needs room for."""
+        """Returns the number of partial sums of the step that has most of them."""
         needs = [0]
         for step, packed in zip(self.network.plan.steps, self.network.packed, strict=True):
             if isinstance(step, Convolution) and packed is not None and (parts := self._parts(step, packed)) > 1:
@@ -235,7 +246,7 @@ class Frame:
         return max(needs)
 
     def _gather(self, step: Convolution) -> Gather | None:
-        """What the step's convolution reads, None for a pointwise one."""
+        """Returns the gather of the step's convolution, None for a pointwise one."""
         geometry, level = self.geometry, step.level
         gathers: dict[str, Callable[[], Gather | None]] = {
             "neighbours": lambda: geometry.neighbours[level],

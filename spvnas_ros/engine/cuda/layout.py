@@ -1,4 +1,4 @@
-"""Where a plan's features lie on the device."""
+"""The places of a plan's features in the memory of the device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from spvnas_ros.engine.plan import INPUT, Convolution, Plan, place_slots
 from spvnas_ros.kernels.cuda.blocks import DTYPES, Precision, pad
 
 _ALIGNMENT = 128
-"""Bytes: where a cache line begins."""
+"""Bytes of a cache line. Every array begins at a multiple of this."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,16 @@ class Place:
 
 @dataclass(frozen=True)
 class Layout:
-    """Places of all slots, and the bytes of the arena that holds them. The logits' slot has none: it is not stored."""
+    """The places of all slots, and the bytes of the arena that holds them.
+
+    The logits' slot has no place, because it is not stored.
+    """
 
     places: tuple[Place, ...]
     total: int
 
     def views(self, arena: Tensor, voxels: Sequence[int], precision: Precision) -> list[Tensor]:
-        """Features `[capacity of the level, stride]` of every slot, beginning at the slot's first column."""
+        """Returns the features `[capacity of the level, width]` of every slot, as views of the arena."""
         dtype = DTYPES[precision]
         views = []
         for place in self.places:
@@ -55,7 +58,10 @@ class Layout:
 
 
 def build_layout(plan: Plan, voxels: Sequence[int], precision: Precision) -> Layout:
-    """Places for features of at most `voxels[level]` voxels; arrays that are not alive together share memory."""
+    """Returns places for features of at most `voxels[level]` voxels.
+
+    Arrays that are not alive together share memory.
+    """
     groups = _groups(plan, precision)
     size = DTYPES[precision].itemsize
     bytes_of = [-(-voxels[g.level] * sum(g.widths) * size // _ALIGNMENT) * _ALIGNMENT for g in groups]

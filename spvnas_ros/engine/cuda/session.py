@@ -1,4 +1,4 @@
-"""A frame between the host and the device: pinned staging buffers and, on CUDA, one captured graph."""
+"""The exchange of frames between host and device: pinned staging buffers and, on CUDA, one captured graph."""
 
 from __future__ import annotations
 
@@ -16,15 +16,20 @@ from spvnas_ros.kernels.cuda.launch import compiling_together, only_compile
 logger = logging.getLogger(__name__)
 
 _unfinished: list[torch.cuda.CUDAGraph] = []
-"""Graphs whose capture broke off, kept for good: torch's allocator goes on asking them which streams they capture."""
+"""Graphs whose capture broke off. They are kept for good, because torch's allocator goes on asking them which streams
+they capture."""
 
 Capture = Callable[[Frame], Callable[[], None]]
-"""Makes what runs a frame as a whole. Raises RuntimeError where that cannot be made."""
+"""A function that returns the function which runs a frame as a whole. It raises RuntimeError where that cannot be made.
+"""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back. labels uint8 and confidence float32 `[N]`: views of a buffer that the next scan overwrites."""
+    """The answer to a scan.
+
+    labels uint8 and confidence float32 `[N]` are views of a buffer that the next scan overwrites.
+    """
 
     status: Status
     labels: Tensor
@@ -32,11 +37,14 @@ class Answer:
 
 
 def capture_graph(frame: Frame) -> Callable[[], None]:
-    """All launches of a frame as one CUDA graph; what replays it on the current stream."""
+    """Captures all launches of a frame as one CUDA graph.
+
+    Returns the function that replays the graph on the current stream.
+    """
     graph = torch.cuda.CUDAGraph()
     stream = torch.cuda.Stream(frame.network.device)  # type: ignore[no-untyped-call]
-    # The outer context restores the stream however the capture ends: the inner one does not where it ends badly.
-    # Other threads may use the device meanwhile: their calls are no business of this capture.
+    # The outer context restores the stream in any case; the inner one does not do so where the capture fails.
+    # Other threads may use the device meanwhile. Their calls do not disturb this capture ("thread_local").
     try:
         with torch.cuda.stream(stream), torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             frame.run()
@@ -47,12 +55,12 @@ def capture_graph(frame: Frame) -> Callable[[], None]:
 
 
 class Session:
-    """Labels scans that fit a capacity: one copy to the device, the frame, one copy back.
+    """A session for scans that fit a capacity: one copy to the device, the frame, one copy back.
 
-    capture: how the frame's launches become one; where that fails they are made one by one, and a warning says so
+    capture: turns the frame's launches into one; where that fails they are made one by one, and a warning says so
 
     Attributes:
-        captured: whether they became one
+        captured: whether the launches became one
     """
 
     def __init__(self, network: Network, capacity: Capacity, capture: Capture | None) -> None:
@@ -67,7 +75,7 @@ class Session:
         self._run = self.frame.run if capture is None else self._captured(capture)
 
     def label(self, points: Tensor) -> Answer:
-        """Run a scan float32 `[N, C]` (on the CPU, N at most the capacity) and wait for what comes back."""
+        """Runs a scan float32 `[N, C]` (on the CPU, N at most the capacity) and waits for the answer."""
         used = self.frame.write(self._outgoing, points)
         self.frame.input[: len(used)].copy_(used, non_blocking=True)
         self._run()
@@ -78,19 +86,22 @@ class Session:
         return Answer(*self.frame.read(self._incoming, len(points)))
 
     def probabilities(self, number: int) -> Tensor:
-        """Softmax probabilities float32 `[number, classes]` of the last scan's points, on the CPU."""
+        """Returns the softmax probabilities float32 `[number, classes]` of the last scan's points, on the CPU."""
         rows = self.frame.geometry.inverse[:number].long()
         return self.frame.logits[rows].softmax(dim=1).cpu()
 
     def _captured(self, capture: Capture) -> Callable[[], None]:
-        """What runs the frame as a whole, or its launches where it cannot be captured."""
-        self.frame.run()  # a kernel's first launch loads it, which a capture does not allow
+        """Returns the function that runs the frame as a whole.
+
+        Where the frame cannot be captured, the function makes its launches one by one.
+        """
+        self.frame.run()  # a kernel's first launch loads it, and loading is not allowed in a capture
         self._wait()
         try:
             run = capture(self.frame)
         except RuntimeError as error:
-            self._wait()  # an error that the device keeps is no matter of captures
-            cause = error.__context__ or error  # the end of the capture complains, too
+            self._wait()  # raises where the device itself has failed, which is not a failed capture
+            cause = error.__context__ or error  # ending the broken capture raises a second error
             logger.warning(
                 "the frame's launches cannot be captured as a CUDA graph (%s: %s) and are made one by one, which costs "
                 "the host time in every frame", type(cause).__name__, cause,
@@ -105,7 +116,10 @@ class Session:
 
 
 def measure(network: Network, points: Tensor) -> Status:
-    """Find out how many voxels a scan has, without room for them. Waits for the device."""
+    """Returns the status of a scan, which holds its number of voxels, without making room for them.
+
+    Waits for the device.
+    """
     frame = Frame(network, Capacity.with_room(len(points), (0,) * len(network.tile_rows), room=1))
     used = frame.write(torch.zeros(frame.input.shape, dtype=torch.int32), points)
     frame.input[: len(used)].copy_(used)

@@ -17,11 +17,11 @@ MOST_PARTS = 4
 
 
 class HalfRangeError(ValueError):
-    """Weights or features that half precision cannot hold, by the name of the layer."""
+    """The error for weights or features that half precision cannot hold. It names the layers."""
 
 
 def half_range_error(names: list[str]) -> HalfRangeError:
-    """The one wording for values beyond half precision."""
+    """Returns the error for values beyond half precision in the layers `names`."""
     limit = torch.finfo(torch.float16).max
     return HalfRangeError(
         f"values beyond {limit:.0f} in {', '.join(names)}: float16 cannot hold them; "
@@ -30,12 +30,12 @@ def half_range_error(names: list[str]) -> HalfRangeError:
 
 
 def multiprocessors_of(device: torch.device) -> int:
-    """How many the GPU has; none on the CPU, where more programs only take longer."""
+    """Returns the GPU's multiprocessors. The number is 0 on the CPU, where more programs only take longer."""
     return int(torch.cuda.get_device_properties(device).multi_processor_count) if device.type == "cuda" else 0
 
 
 def split(programs: int, multiprocessors: int) -> int:
-    """Into how many parts each of so many programs divides its sum, so that there are enough for a GPU.
+    """Returns the number of parts into which each of `programs` programs divides its sum, so that they fill a GPU.
 
     The coarsest voxels are few and their channels many: 149 tiles on a scan of 123 000 points.
     """
@@ -62,15 +62,15 @@ class Packed:
 
 
 def split_input(precision: Precision) -> bool:
-    """Whether the input's features come with what half precision drops of them, as further channels.
+    """Returns whether the input's features get further channels, which hold what half precision drops of them.
 
-    Coordinates at 100 m would otherwise be rounded to centimetres.
+    Without these channels, coordinates at 100 m would be rounded to centimetres.
     """
     return precision != "fp32"
 
 
 def input_width(plan: Plan, precision: Precision) -> int:
-    """Channels of the input's rows: a power of two, as one block of a kernel holds them all."""
+    """Returns the channels of the input's rows: a power of two, as one block of a kernel holds them all."""
     channels = plan.slots[INPUT].width * (2 if split_input(precision) else 1)
     return max(UNIT, 1 << (channels - 1).bit_length())
 
@@ -83,7 +83,10 @@ def pack_step(
     tile_rows: tuple[int, ...] = TILE_ROWS,
     capability: int = 80,
 ) -> Packed | None:
-    """The weights of a step, None for one without. Raises HalfRangeError for weights beyond the precision."""
+    """Returns the weights of a step, None for a step without weights.
+
+    Raises HalfRangeError for weights beyond the precision.
+    """
     none: tuple[Source, ...] = ()
     sources: tuple[Source, ...]
     if isinstance(step, PointFusion):
@@ -125,7 +128,10 @@ def pack_step(
 
 
 def _concatenated(plan: Plan, sources: tuple[Source, ...], precision: Precision) -> Array:
-    """One kernel `[K, channels of the feature rows, Cout]` over the sources, which lie side by side in one row."""
+    """Returns one kernel `[K, channels of the feature rows, Cout]` over the sources.
+
+    The sources lie side by side in one row.
+    """
     if not sources:
         return np.zeros((0, 0, 0), np.float32)
     parts = []

@@ -1,4 +1,7 @@
-"""Other libraries' sparse convolutions as engines: the same network and weights, for comparing and for checking."""
+"""Engines that run the same network and weights through other libraries' sparse convolutions.
+
+`engine.build_engine` makes one by its name, to check our own engines, and `bench` compares them with ours.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Peer:
-    """A library that can run the networks: the module it is imported as, and how to get it."""
+    """A library that can run the networks.
+
+    module: the module it is imported as
+    get:    how to install it
+    load:   imports it and makes it ready for a device
+    """
 
     module: str
     get: str
@@ -26,7 +34,7 @@ class Peer:
 
     @property
     def installed(self) -> bool:
-        """Whether it can be found; importing it may still fail."""
+        """Whether the library can be found. Importing it may still fail."""
         return find_spec(self.module) is not None
 
 
@@ -63,7 +71,7 @@ PEERS = {
 def build_peer(
     name: str, net: PointVoxelUNet, voxel_size: float, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> PeerEngine:
-    """The engine that runs `net` by the library `name` of `PEERS`, with features of type `dtype`.
+    """Builds the engine that runs `net` by the library `name` of `PEERS`, with features of type `dtype`.
 
     Raises PeerError where the library is not installed, cannot be loaded, or cannot run on the device.
     """

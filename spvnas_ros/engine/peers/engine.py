@@ -1,4 +1,4 @@
-"""A plan of fused steps executed with a library's convolutions; everything between them is plain torch."""
+"""The engine that executes a plan with a library's convolutions. Everything between them is plain torch."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ from spvnas_ros.sparse.ops import devoxelize, interpolation, voxelize
 
 
 class Geometry(Protocol):
-    """One scan's voxels in a library's hands; rows of a level are in the library's order."""
+    """One scan's voxels, kept by a library. The rows of a level are in the library's order."""
 
     def coords(self, level: int) -> Tensor:
-        """Voxels int `[n, 4]` (batch, x, y, z) of a level that some convolution has reached, in its own units."""
+        """Returns the voxels int `[n, 4]` (batch, x, y, z) of a level, in its own units.
+
+        Some convolution must have reached the level.
+        """
         ...
 
     def convolve(self, step: Convolution, in_level: int, feats: Tensor) -> Tensor:
-        """Features of `step.level` from features of `in_level`, without bias and activation."""
+        """Returns features of `step.level` from features of `in_level`, without bias and activation."""
         ...
 
 
@@ -33,17 +36,17 @@ class Library(Protocol):
     """A library and the kernels that it was given."""
 
     def add(self, step: Convolution, kernel: Tensor) -> None:
-        """Take the kernel `[K, Cin, Cout]` of a step, on the device and in the type it will run in."""
+        """Takes the kernel `[K, Cin, Cout]` of a step, on the device and in the type it will run in."""
         ...
 
     def begin(self, coords: Tensor) -> Geometry:
-        """The geometry of voxels int32 `[N, 4]` (batch, x, y, z), none negative, every row once."""
+        """Returns the geometry of voxels int32 `[N, 4]` (batch, x, y, z), none negative, every row once."""
         ...
 
 
 @dataclass(frozen=True)
 class _Weights:
-    """What plain torch multiplies in a step: a 1x1 kernel per source, and the bias `[Cout]`."""
+    """The weights that plain torch multiplies in a step: a 1x1 kernel per source, and the bias `[Cout]`."""
 
     bias: Tensor
     pointwise: tuple[tuple[int, Tensor], ...]
@@ -51,14 +54,18 @@ class _Weights:
 
 @dataclass
 class _Scan:
-    """A scan under way. voxels: int32 `[N, 4]`, the finest ones; levels: sorted voxels and the library's row of each"""
+    """A scan while the plan runs.
+
+    voxels: int32 `[N, 4]`, the finest ones
+    levels: sorted voxels and the library's row of each
+    """
 
     voxels: Tensor
     geometry: Geometry
     levels: dict[int, tuple[Level, Tensor]] = field(default_factory=dict)
 
     def sorted_level(self, level: int) -> tuple[Level, Tensor]:
-        """The voxels of a level in the order that look-ups want, and the library's row of each."""
+        """Returns the voxels of a level in the order that look-ups need, and the library's row of each."""
         if level not in self.levels:
             coords = self.geometry.coords(level).long()
             self.levels[level] = Level.sort(coords, coords.new_zeros(4))
@@ -66,7 +73,7 @@ class _Scan:
 
 
 class PeerEngine:
-    """Runs a network by another library's convolutions."""
+    """An engine that runs a network by another library's convolutions."""
 
     def __init__(
         self,
@@ -89,14 +96,15 @@ class PeerEngine:
         self._weights = {step.out: self._load(step) for step in self._plan.steps if not isinstance(step, PointMean)}
 
     def segment(self, points: Points, scores: bool) -> Segmentation:
-        """Label a cloud of finite points, as `Engine.segment` says."""
+        """Labels a cloud of finite points, as `Engine.segment` says."""
         return self.segment_timed(points, scores)[0]
 
     @torch.inference_mode()
     def segment_timed(self, points: Points, scores: bool = False) -> tuple[Segmentation, dict[str, float]]:
-        """`segment`, and the seconds each stage took: voxels, the steps of the plan by name, labels.
+        """Labels a cloud as `segment` does, and returns the seconds of each stage too.
 
-        The libraries find neighbours in the first convolution that needs them, so that is where geometry counts.
+        The stages are voxels, the steps of the plan by name, and labels. The libraries find neighbours in the first
+        convolution that needs them, so the time for the geometry counts there.
         """
         if len(points) == 0:
             none = np.zeros((0, self._plan.num_classes), np.float32) if scores else None
@@ -132,7 +140,7 @@ class PeerEngine:
         return torch.from_numpy(array).to(self._device, self._dtype)
 
     def _run(self, voxels: Voxels, cloud: Tensor, laps: Laps) -> Tensor:
-        """Logits of the finest voxels."""
+        """Returns the logits of the finest voxels."""
         scan = _Scan(voxels.coords, self._library.begin(voxels.coords))
         slots = {INPUT: cloud[voxels.first].to(self._dtype)}
         features = slots[INPUT]

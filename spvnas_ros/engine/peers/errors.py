@@ -1,5 +1,5 @@
-"""What can go wrong with another library, apart from the code that loads one."""
+"""The error of other libraries, apart from the code that loads one."""
 
 
 class PeerError(ValueError):
-    """A library that is not installed, or that cannot do what was asked."""
+    """The error for a library that is not installed, or that cannot do what was asked."""

@@ -15,7 +15,7 @@ from spvnas_ros.nets.spec import NUM_STAGES
 
 
 class SpconvLibrary:
-    """Layers of one of the two libraries, by the step they belong to."""
+    """Layers of spconv or spconv-triton, by the step they belong to."""
 
     def __init__(self, module: Any, constants: Any, algorithm: Any) -> None:
         self._module = module
@@ -26,7 +26,10 @@ class SpconvLibrary:
 
     @classmethod
     def named(cls, package: str, device: torch.device) -> SpconvLibrary:
-        """The library imported as `package`. Raises PeerError where it would be wrong or not run on the device."""
+        """Returns the library imported as `package`.
+
+        Raises PeerError where its results would be wrong, or where it cannot run on the device.
+        """
         if package == "spconv_triton" and device.type != "cuda":
             raise PeerError("engine 'spconv-triton' runs on a CUDA device only; use engine 'cpu' or 'torch' there")
         if device.type == "cpu" and torch.get_num_threads() != 1:
@@ -39,7 +42,7 @@ class SpconvLibrary:
         return cls(module, constants, algorithm)
 
     def add(self, step: Convolution, kernel: Tensor) -> None:
-        """As `Library.add`."""
+        """Takes a kernel, as `Library.add` says."""
         layer = self._layer(step, kernel.shape[1], kernel.shape[2])
         native = layer.algo == self._module.ConvAlgo.Native
         layout: SpconvLayout = "KRSC" if self._all_krsc or not native else "RSCK" if self._hwio else "RSKC"
@@ -64,7 +67,7 @@ class SpconvLibrary:
         return self._module.SparseInverseConv3d(inputs, outputs, 2, indice_key=key, **options)
 
     def begin(self, coords: Tensor) -> SpconvGeometry:
-        """As `Library.begin`."""
+        """Returns the geometry, as `Library.begin` says."""
         coarsest = 1 << NUM_STAGES
         sides = [(int(side) // coarsest + 1) * coarsest for side in coords[:, 1:].amax(0).tolist()]
         nothing = torch.zeros((len(coords), 1), device=coords.device)
@@ -73,19 +76,19 @@ class SpconvLibrary:
 
 
 class SpconvGeometry:
-    """A scan as spconv's tensors, one per level; they share the indices that the layers find."""
+    """A scan as spconv's tensors, one per level. They share the indices that the layers find."""
 
     def __init__(self, layers: dict[int, nn.Module], finest: Any) -> None:
         self._layers = layers
         self._tensors = {0: finest}
 
     def coords(self, level: int) -> Tensor:
-        """As `Geometry.coords`."""
+        """Returns the voxels of a level, as `Geometry.coords` says."""
         indices: Tensor = self._tensors[level].indices
         return indices
 
     def convolve(self, step: Convolution, in_level: int, feats: Tensor) -> Tensor:
-        """As `Geometry.convolve`."""
+        """Convolves as `Geometry.convolve` says."""
         out = self._layers[step.out](self._tensors[in_level].replace_feature(feats))
         self._tensors.setdefault(step.level, out)
         features: Tensor = out.features

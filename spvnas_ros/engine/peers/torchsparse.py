@@ -1,4 +1,7 @@
-"""Convolutions by torchsparse: 1.4 and 2.0, whose tensors hold their own caches, and 2.1, which writes them anew."""
+"""Convolutions by torchsparse 1.4, 2.0 and 2.1.
+
+The tensors of 1.4 and 2.0 hold their caches as dictionaries. 2.1 has a class for the caches.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ _ORDERS: dict[str, TorchsparseOrder] = {"1.4": "xyzb", "2.0": "xyzb", "2.1": "bx
 
 
 class TorchsparseLibrary:
-    """Kernels by the step they belong to; torchsparse's layout is the plan's.
+    """Kernels by the step they belong to. torchsparse's layout is the plan's.
 
     Raises PeerError for a version that is unknown, or that does not run on the device.
     """
@@ -36,16 +39,16 @@ class TorchsparseLibrary:
         self._kernels: dict[int, Tensor] = {}
 
     def add(self, step: Convolution, kernel: Tensor) -> None:
-        """As `Library.add`."""
+        """Takes a kernel, as `Library.add` says."""
         self._kernels[step.out] = kernel.contiguous()
 
     def begin(self, coords: Tensor) -> TorchsparseGeometry:
-        """As `Library.begin`."""
+        """Returns the geometry, as `Library.begin` says."""
         return TorchsparseGeometry(self._kernels, coords.int(), self.order)
 
 
 class TorchsparseGeometry:
-    """A scan's coordinates and kernel maps, which torchsparse completes as the convolutions need them."""
+    """A scan's coordinates and kernel maps. torchsparse completes them as the convolutions need them."""
 
     def __init__(self, kernels: dict[int, Tensor], finest: Tensor, order: TorchsparseOrder) -> None:
         self._kernels = kernels
@@ -58,11 +61,11 @@ class TorchsparseGeometry:
         self._range = (int(finest[:, 0].max()) + 1, *sides)
 
     def coords(self, level: int) -> Tensor:
-        """As `Geometry.coords`."""
+        """Returns the voxels of a level, as `Geometry.coords` says."""
         return from_torchsparse(self._coords[level], level, self._order)
 
     def convolve(self, step: Convolution, in_level: int, feats: Tensor) -> Tensor:
-        """As `Geometry.convolve`."""
+        """Convolves as `Geometry.convolve` says."""
         kernel, tensor = self._kernels[step.out], self._tensor(feats, in_level, step.kind == "halving")
         if step.kind == "neighbours":
             out = functional.conv3d(tensor, kernel, 3)

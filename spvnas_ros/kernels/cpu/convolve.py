@@ -1,7 +1,7 @@
-"""The inner loops of the CPU engine, compiled by numba for the machine they run on.
+"""The convolution loops of the CPU, compiled by numba for the machine they run on.
 
-The vector microkernel and the loops that call it share this file on purpose: numba invalidates its cache by the file a
-function stands in, and would keep loops compiled around an older microkernel.
+The vector microkernel and the loops that call it share this file on purpose. Numba invalidates its cache by the file
+that holds a function, so it would keep loops in another file that were compiled around an older microkernel.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from spvnas_ros.kernels.cpu.team import take_ticket
 
 SHAPE = host_shape()
 UNIT = SHAPE.rows // 2
-"""Pair lists are padded to a multiple of this; full groups of `SHAPE.rows` go first."""
+"""Pair lists are padded to a multiple of this. Full groups of `SHAPE.rows` pairs go first."""
 
 _CACHED_FLOATS = 2048
 """Input values worked on at a time: 8 KiB, so that they stay in the first-level cache for all column blocks."""
 
 AHEAD = _CACHED_FLOATS
-"""At most so many pairs ahead input rows are fetched: index lists must be readable that far behind their end."""
+"""Input rows are prefetched at most this many pairs ahead. Index lists must be readable that far behind their end."""
 
 _FLOAT, _I32, _I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 
 
 def microkernel(rows: int, vectors: int, lanes: int) -> Callable[..., Any]:
-    """A numba intrinsic that multiplies gathered rows with a panel of a kernel, accumulating in registers.
+    """Returns a numba intrinsic that multiplies gathered rows with a panel of a kernel, accumulating in registers.
 
-    `f(x, x_stride, in_rows, panel, out, out_stride, out_rows, channels)`, all int64 addresses and byte strides:
-    for r in range(rows): `out[out_rows[r], :vectors*lanes] += x[in_rows[r], :channels] @ panel`, where the panel is
-    `[channels, vectors*lanes]` and contiguous.
+    The intrinsic is `f(x, x_stride, in_rows, panel, out, out_stride, out_rows, channels)`, all int64 addresses and byte
+    strides. For r in range(rows) it computes `out[out_rows[r], :vectors*lanes] += x[in_rows[r], :channels] @ panel`.
+    The panel is `[channels, vectors*lanes]` and contiguous.
     """
     vector = ir.VectorType(_FLOAT, lanes)
 
@@ -103,7 +103,7 @@ def microkernel(rows: int, vectors: int, lanes: int) -> Callable[..., Any]:
 
 @intrinsic
 def _prefetch(context, x, x_stride, in_rows, line):
-    """Ask for cache line `line` of the row of `x` that `in_rows` points at."""
+    """Prefetches cache line `line` of the row of `x` whose index is at the address `in_rows`."""
 
     def generate(context, b, signature, args):
         x, x_stride, in_rows, line = args
@@ -132,10 +132,10 @@ _LANES, _ROWS, _VECTORS = SHAPE.lanes, SHAPE.rows, SHAPE.vectors
 
 
 class Pairs(NamedTuple):
-    """Which rows meet, grouped by tile of output rows and kernel row.
+    """The pairs of input and output rows of a convolution, grouped by tile of output rows and by kernel row.
 
     starts: int32 `[tiles * volume + 1]`, where each group begins; every group is padded to a multiple of `UNIT`
-    ins, outs: int32, rows of the input and of the output; padding points at the spare row behind the last
+    ins, outs: int32, rows of the input and of the output; padded pairs point at the spare row behind the last
     """
 
     starts: Any
@@ -158,7 +158,10 @@ class Term(NamedTuple):
 
 
 def aligned(size: int) -> np.ndarray:
-    """Uninitialised float32 `[size]` that starts on a cache line: half of all vector accesses would straddle two."""
+    """Returns an uninitialised float32 array `[size]` that starts on a cache line.
+
+    Without that, half of all vector accesses would straddle two cache lines.
+    """
     raw = np.empty(size + 16, np.float32)
     skip = -raw.ctypes.data % 64 // 4
     return raw[skip : skip + size]
@@ -166,9 +169,10 @@ def aligned(size: int) -> np.ndarray:
 
 @njit(cache=True, nogil=True)
 def block_vectors(left):
-    """Vectors in the next column block when `left` are left: full blocks, but never a single vector at the end.
+    """Returns the vectors of the next column block when `left` vectors are left.
 
-    A block of one vector has too few independent sums to keep the multipliers busy.
+    Blocks are full, but a single vector is never left over at the end. A block of one vector has too few independent
+    sums to keep the multipliers busy.
     """
     if left > _VECTORS + 1 or left <= _VECTORS:
         return min(left, _VECTORS)
@@ -176,7 +180,7 @@ def block_vectors(left):
 
 
 def column_blocks(padded: int) -> list[tuple[int, int]]:
-    """(first column, vectors) of the panels that `padded` output columns are cut into."""
+    """Returns (first column, vectors) of each panel that `padded` output columns are cut into."""
     blocks = []
     column = 0
     while column < padded:
@@ -187,7 +191,10 @@ def column_blocks(padded: int) -> list[tuple[int, int]]:
 
 
 def pack_kernel(kernel: np.ndarray) -> np.ndarray:
-    """Kernel `[K, Cin, Cout]`, flat: one contiguous `[Cin, columns]` panel per kernel row and column block."""
+    """Packs a kernel `[K, Cin, Cout]` into one flat array.
+
+    It holds one contiguous `[Cin, columns]` panel per kernel row and column block.
+    """
     volume, channels, columns = kernel.shape
     padded = SHAPE.pad(columns)
     wide = np.zeros((volume, channels, padded), np.float32)
@@ -200,7 +207,7 @@ def pack_kernel(kernel: np.ndarray) -> np.ndarray:
 
 @njit(cache=True, nogil=True)
 def _group(x, x_stride, ins, outs, first, last, panels, columns, out, channels):
-    """Add the products of pairs first..last (a multiple of UNIT) of one kernel row into the output rows."""
+    """Adds the products of pairs first..last (a multiple of UNIT) of one kernel row to the output rows."""
     chunk = max(_ROWS, _CACHED_FLOATS // channels // _ROWS * _ROWS)
     lines = (4 * channels + 63) // 64
     while first < last:
@@ -211,11 +218,11 @@ def _group(x, x_stride, ins, outs, first, last, panels, columns, out, channels):
             panel = panels + 4 * column * channels
             target = out + 4 * column
             p = first
-            # The branches are written out: behind a function, LLVM no longer inlines the microkernels.
+            # The branches are written out here: in a function of their own, LLVM would not inline the microkernels.
             while p + _ROWS <= stop:
                 i, o = ins + 4 * p, outs + 4 * p
                 if column == 0:
-                    # The rows of the next chunk: the list goes on into the next kernel row and the next tile.
+                    # Prefetch the next chunk's rows. The list goes on into the next kernel row and the next tile.
                     for r in range(chunk, chunk + _ROWS):
                         for line in range(lines):
                             _prefetch(x, x_stride, i + 4 * r, line)
@@ -244,9 +251,9 @@ def _group(x, x_stride, ins, outs, first, last, panels, columns, out, channels):
 
 @njit(cache=True, nogil=True)
 def _pointwise(term, identity, first, last, out):
-    """out[first:last] += term.rows[first:last] @ kernel.
+    """Computes `out[first:last] += term.rows[first:last] @ kernel`.
 
-    Tiles are multiples of `UNIT` rows: only the last one is rounded up, into the spare row.
+    Tiles are multiples of `UNIT` rows. Only the last tile is rounded up, into the spare row.
     """
     if term.channels > 0:
         rows = identity.ctypes.data
@@ -259,7 +266,7 @@ def _pointwise(term, identity, first, last, out):
 
 @njit(cache=True, nogil=True)
 def _gathered(term, pairs, tile, out):
-    """Add one input's products over all kernel rows for one tile of output rows."""
+    """Adds one input's products over all kernel rows to one tile of output rows."""
     if term.channels > 0:
         step = 4 * term.channels * out.shape[1]
         for k in range(pairs.volume):
@@ -273,7 +280,7 @@ def _gathered(term, pairs, tile, out):
 
 @njit(cache=True, nogil=True)
 def convolve(counter, num_out, pairs, identity, first, second, skip_first, skip_second, bias, residual, relu, out):
-    """Tiles of `out = act(bias + residual + first + second + skips)` until the counter runs out of tiles.
+    """Computes tiles of `out = act(bias + residual + first + second + skips)` until the counter runs out of tiles.
 
     out: float32 `[num_out + spare, columns]`; residual: the same, or `[0, columns]`; identity: int32 0, 1, 2, ...,
     num_out - 1 and then num_out for the padding. Several threads may run it on one counter.
@@ -304,11 +311,12 @@ def convolve(counter, num_out, pairs, identity, first, second, skip_first, skip_
 
 @njit(cache=True, nogil=True)
 def fuse_points(counter, tile_rows, points, identity, bias, cells, ancestors, corners, level, voxels, out):
-    """Tiles of `out = relu(bias + points @ kernel) + trilinear interpolation of voxels`.
+    """Computes tiles of `out = relu(bias + points @ kernel) + trilinear interpolation of voxels`.
 
-    cells: int32 `[n, 3]` finest voxel coordinates; ancestors: int32 `[n]` row at `level`;
+    cells: int32 `[n, 3]` finest voxel coordinates; ancestors: int32 `[n]` row at `level`
     corners: int32 `[n_level, 8]` rows of the voxels at the corners of each voxel's cell, -1 where there is none
-    (not read at level 0, where a voxel's own features are all it gets)
+
+    `corners` is not read at level 0, where a finest voxel gets only its own features.
     """
     num_out, columns = cells.shape[0], out.shape[1]
     mask, scale = (1 << level) - 1, np.float32(1.0 / (1 << level))
@@ -339,7 +347,7 @@ def fuse_points(counter, tile_rows, points, identity, bias, cells, ancestors, co
             w0, w1, w2, w3 = w[0] * share, w[1] * share, w[2] * share, w[3] * share
             w4, w5, w6, w7 = w[4] * share, w[5] * share, w[6] * share, w[7] * share
             j0, j1, j2, j3, j4, j5, j6, j7 = j[0], j[1], j[2], j[3], j[4], j[5], j[6], j[7]
-            # All corners in one pass over the columns, so that the sum stays in vector registers.
+            # One pass over the columns adds all corners, so that the sum stays in vector registers.
             for c in range(columns):
                 low = w0 * voxels[j0, c] + w1 * voxels[j1, c] + w2 * voxels[j2, c] + w3 * voxels[j3, c]
                 high = w4 * voxels[j4, c] + w5 * voxels[j5, c] + w6 * voxels[j6, c] + w7 * voxels[j7, c]
@@ -348,7 +356,7 @@ def fuse_points(counter, tile_rows, points, identity, bias, cells, ancestors, co
 
 @njit(cache=True, nogil=True)
 def mean_points(counter, tile_rows, starts, points, out):
-    """Mean of the consecutive point rows `starts[v]..starts[v + 1]` of every voxel v."""
+    """Computes the mean of the consecutive point rows `starts[v]..starts[v + 1]` of every voxel v."""
     num_out = starts.shape[0] - 1
     while True:
         start = take_ticket(counter.ctypes.data) * tile_rows

@@ -1,4 +1,4 @@
-"""Everything the CPU engine knows of a scan's shape, computed once a frame."""
+"""The geometry of a scan on the CPU: the pairs, ancestors and corners of every level, computed once a frame."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from spvnas_ros.kernels.cpu.octree import Family, build_octree, cells_of, corner
 from spvnas_ros.kernels.cpu.team import Team
 
 TILE_ROWS = (1024, 768, 512, 512, 512)
-"""Output rows per tile at each level: a tile of outputs stays in the second-level cache, and every kernel row still
+"""Output rows per tile at each level. A tile of outputs stays in the second-level cache, and every kernel row still
 finds enough pairs in it to fill the vector blocks."""
 
 _TILES_PER_THREAD = 4
@@ -24,9 +24,9 @@ _SPARE = AHEAD + SHAPE.rows
 
 @dataclass(frozen=True)
 class LevelGeometry:
-    """One resolution.
+    """The geometry of one resolution.
 
-    size: voxels; identity: int32, rows 0..size-1 and spares; neighbours: pairs of the 3x3x3 convolution
+    size: number of voxels; identity: int32, rows 0..size-1 and spares; neighbours: pairs of the 3x3x3 convolution
     halving: pairs of the 2x2x2 convolution into this level; doubling: pairs of the transposed one into this level
     starts: int32 `[size + 1]`, first finest voxel under each; ancestors: int32 `[n_0]`, row of each finest voxel
     corners: int32 `[size, 8]` at the coarse levels where points and voxels meet, else empty
@@ -45,7 +45,7 @@ class LevelGeometry:
 
 @dataclass(frozen=True)
 class Geometry:
-    """All resolutions; cells: int32 `[n_0, 3]`, the finest voxels' coordinates."""
+    """The geometry of all resolutions. cells: int32 `[n_0, 3]`, coordinates of the finest voxels."""
 
     levels: tuple[LevelGeometry, ...]
     cells: np.ndarray
@@ -82,7 +82,10 @@ def build_geometry(team: Team, keys: np.ndarray, depth: int, point_levels: Colle
 
 
 def _whole_blocks(rows: int) -> int:
-    """Rounded up to whole blocks of the microkernel: only the last tile may reach into the spare rows."""
+    """Returns `rows` rounded up to whole blocks of the microkernel.
+
+    Only the last tile may reach into the spare rows.
+    """
     return -(-rows // SHAPE.rows) * SHAPE.rows
 
 
@@ -103,16 +106,19 @@ def _slots(keys: np.ndarray) -> np.ndarray:
 def tile_pairs(
     starts: np.ndarray, kernel_rows: np.ndarray, rows: np.ndarray, volume: int, tile_rows: int, padding: int
 ) -> Pairs:
-    """Compressed rows (per output row: kernel row and input row) as tiles; padded pairs read input row `padding`."""
+    """Groups compressed rows (per output row: kernel row and input row) by tile.
+
+    Padded pairs read input row `padding`.
+    """
     groups, ins, outs = _tile_pairs(starts, kernel_rows, rows, volume, tile_rows, padding, UNIT, _SPARE)
     return Pairs(groups, ins, outs, volume, tile_rows)
 
 
 @njit(cache=True, nogil=True)
 def _tile_pairs(starts, kernel_rows, rows, volume, tile_rows, num_in, unit, spare):
-    """Compressed rows (per output row: kernel row and input row) regrouped as `Pairs` wants them.
+    """Regroups compressed rows (per output row: kernel row and input row) into the arrays of `Pairs`.
 
-    unit, spare: arguments, not globals, which numba would freeze into its cache of this file
+    unit, spare: arguments and not globals, because numba would freeze globals into its cache of this file
     """
     num_out = starts.shape[0] - 1
     tiles = (num_out + tile_rows - 1) // tile_rows

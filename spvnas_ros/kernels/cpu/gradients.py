@@ -1,7 +1,7 @@
 """Compiled loops that only training needs: kernel packing, the weight gradient, and sums of weighted rows.
 
-Forward and input gradient of a convolution are `kernels.convolve`; this file holds the rest. Its register-blocked
-kernel stands here for the reason given in `kernels`: numba's cache follows the file.
+The forward pass and the input gradient of a convolution are `kernels.cpu.convolve`. The register-blocked microkernel of
+the weight gradient stands in this file for the reason given there: numba's cache follows the file.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ _CACHED_FLOATS = 4096
 """Gathered values worked on at a time: 16 KiB, half of the smallest first-level cache."""
 
 _FEWEST_PAIRS = 32
-"""A block of sums is loaded and stored once for at least so many pairs."""
+"""A block of sums is loaded and stored once per at least this many pairs."""
 
 _FLOAT, _I32, _I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 
 
 def outer_microkernel(rows: int, vectors: int, lanes: int) -> Callable[..., Any]:
-    """A numba intrinsic that sums outer products in registers.
+    """Returns a numba intrinsic that sums outer products in registers.
 
-    `f(x, x_stride, g, g_stride, sums, sums_stride, count)`, all int64: addresses, byte strides, and at least one row:
+    The intrinsic is `f(x, x_stride, g, g_stride, sums, sums_stride, count)`. All arguments are int64: addresses, byte
+    strides, and the number of rows, at least one. It computes
     `sums[:rows, :vectors*lanes] += x[:count, :rows].T @ g[:count, :vectors*lanes]`.
     """
     vector = ir.VectorType(_FLOAT, lanes)
@@ -97,7 +98,7 @@ def outer_microkernel(rows: int, vectors: int, lanes: int) -> Callable[..., Any]
 
 @intrinsic
 def _prefetch(context, address):
-    """Ask for the cache line at an address."""
+    """Prefetches the cache line at an address."""
 
     def generate(context, b, signature, args):
         byte = ir.IntType(8).as_pointer()
@@ -127,7 +128,9 @@ _LANES, _ROWS = SHAPE.lanes, SHAPE.rows
 
 @njit(cache=True, nogil=True)
 def pack_panels(counter, kernel, mirrored, transposed, blocks, packed):
-    """`kernels.pack_kernel` on several threads, of the kernel itself or of what its input gradient needs.
+    """Packs a kernel as `convolve.pack_kernel` does, on several threads.
+
+    It packs the kernel itself or the kernel of its input gradient.
 
     kernel: float32 `[K, Cin, Cout]`; mirrored: kernel rows in reverse; transposed: every kernel row transposed
     blocks: int64 `[B, 2]`, first column and vectors of each panel; packed: float32, room for all panels
@@ -155,14 +158,14 @@ def pack_panels(counter, kernel, mirrored, transposed, blocks, packed):
 
 @njit(cache=True, nogil=True)
 def sum_outer_products(counter, tasks, x_rows, g_rows, x, g, blocks, partial):
-    """`partial[t] = sum x[x_rows[p]]^T g[g_rows[p]]` over the pairs of every task.
+    """Computes `partial[t] = sum of x[x_rows[p]]^T g[g_rows[p]]` over the pairs p of every task t.
 
     tasks: int64 `[T, 3]` (kernel row, first pair, last pair); x: float32 `[n, Cin]`; g: float32 `[m, Cout]`
     blocks: column blocks of g, as for `pack_panels`; partial: float32 `[T, rows, columns]`, whole register blocks
     """
     rows, columns = partial.shape[1], partial.shape[2]
     chunk = max(_FEWEST_PAIRS, _CACHED_FLOATS // (rows + columns))
-    # Copied side by side, the gathered rows are read at full speed by every register block.
+    # The gathered rows are copied side by side, so that every register block reads them at full speed.
     left, right = np.zeros((chunk, rows), np.float32), np.zeros((chunk, columns), np.float32)
     x_stride, g_stride = 4 * rows, 4 * columns
     while True:
@@ -205,7 +208,7 @@ def sum_outer_products(counter, tasks, x_rows, g_rows, x, g, blocks, partial):
 
 @njit(cache=True, nogil=True)
 def add_partial(counter, tasks, partial, out):
-    """`out[k]` is the sum of the partial sums of kernel row k, always in the order of the tasks."""
+    """Computes `out[k]`, the sum of the partial sums of kernel row k, always in the order of the tasks."""
     while True:
         k = take_ticket(counter.ctypes.data)
         if k >= out.shape[0]:
@@ -221,7 +224,7 @@ def add_partial(counter, tasks, partial, out):
 class Mixture(NamedTuple):
     """Weighted sums of rows, as compressed rows of a sparse matrix.
 
-    starts: int32 `[n + 1]`; rows: int32 `[q]`, which input rows an output row sums; weights: float32 `[q]`
+    starts: int32 `[n + 1]`; rows: int32 `[q]`, the input rows that an output row sums; weights: float32 `[q]`
     """
 
     starts: Any
@@ -231,7 +234,7 @@ class Mixture(NamedTuple):
 
 @njit(cache=True, nogil=True)
 def mix_rows(counter, tile_rows, mixture, x, out):
-    """Tiles of `out[i] = sum over q of weights[q] * x[rows[q]]`."""
+    """Computes tiles of `out[i] = sum over q of weights[q] * x[rows[q]]`."""
     while True:
         start = take_ticket(counter.ctypes.data) * tile_rows
         if start >= out.shape[0]:
@@ -246,7 +249,7 @@ def mix_rows(counter, tile_rows, mixture, x, out):
 
 @njit(cache=True, nogil=True)
 def transpose_mixture(mixture, num_in):
-    """The matrix transposed: what every input row gave, in the order of the output rows."""
+    """Returns the transposed matrix: what every input row gave, in the order of the output rows."""
     starts = np.zeros(num_in + 1, np.int32)
     for row in mixture.rows:
         starts[row + 1] += 1
@@ -264,7 +267,9 @@ def transpose_mixture(mixture, num_in):
 
 @njit(cache=True, nogil=True)
 def interpolating_mixture(cells, ancestors, corners, level):
-    """Trilinear weights of the finest voxels' corners in a coarse level, as `sparse.ops.interpolation` gives them.
+    """Returns the trilinear weights of the finest voxels' corners in a coarse level.
+
+    The weights are those of `sparse.ops.interpolation`.
 
     cells: int32 `[n, 3]`; ancestors: int32 `[n]` row at `level`; corners: int32 `[n_level, 8]`, -1 where there is none
     """
@@ -291,7 +296,7 @@ def interpolating_mixture(cells, ancestors, corners, level):
 
 @njit(cache=True, nogil=True)
 def by_kernel_row(starts, kernel_rows, rows, volume):
-    """Compressed rows (per output row: kernel row and input row) as `sparse.KernelMap` wants them.
+    """Regroups compressed rows (per output row: kernel row and input row) as `sparse.KernelMap` wants them.
 
     Returns in_rows int64, out_rows int64, sizes int64 `[volume]`.
     """

@@ -1,9 +1,9 @@
-"""Voxels and kernel maps of a scan from a Morton octree, without hashing or searching.
+"""The voxels and neighbours of a scan from a Morton octree, without hashing or searching.
 
-Voxels are sorted by Morton key (see `kernels.grid`), so a parent's key is `key >> 3`, siblings are consecutive, and a
-voxel's neighbours are found among the children of its parent's neighbours: the parent's 3x3x3 neighbourhood, seen one
-level down, is a 6x6x6 block of which the inner 4x4x4 holds every neighbour of every child. That block's occupancy is
-one 64-bit word; a child's own neighbourhood is that word shifted and masked.
+Voxels are sorted by Morton key (see `kernels.grid`). A parent's key is therefore `key >> 3`, and siblings are
+consecutive. A voxel's neighbours are children of its parent's neighbours. The parent's 3x3x3 neighbourhood, seen one
+level down, is a 6x6x6 block, and the inner 4x4x4 of that block holds every neighbour of every child. The occupancy of
+this 4x4x4 block is one 64-bit word. A child's own neighbourhood is that word shifted and masked.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ _CHUNK = 2048
 
 
 def _window_bit(x: int, y: int, z: int) -> int:
-    """Bit of a cell of the 4x4x4 block; the voxels of the parent itself are cells 1 and 2 of each axis."""
+    """Returns the bit of a cell of the 4x4x4 block. The parent's own children are cells 1 and 2 of each axis."""
     return 16 * x + 4 * y + z
 
 
 def _tables():
-    """Look-up tables over the block.
+    """Returns the look-up tables over the 4x4x4 block.
 
     occupancy uint64 `[27, 256]`: block cells filled by a parent's neighbour at offset k with child mask m
-    owner uint8 `[64]`:  which neighbour of the parent a cell belongs to
+    owner uint8 `[64]`: the neighbour of the parent that a cell belongs to
     before uint8 `[64]`: mask of that neighbour's child slots before the cell's own
     kernel_row uint8 `[64]`: in a child's window, moved to the origin, the kernel row of each cell
     window uint64: the cells of such a window
-    shift uint64 `[8]`: how far the window of child slot s lies
+    shift uint64 `[8]`: bits by which the window of child slot s is shifted
     """
     occupancy, owner = np.zeros((27, 256), np.uint64), np.zeros(64, np.uint8)
     before, kernel_row = np.zeros(64, np.uint8), np.zeros(64, np.uint8)
@@ -81,7 +81,7 @@ class Neighbours(NamedTuple):
 
 
 class Family(NamedTuple):
-    """How the voxels of a level hang under those of the next coarser one.
+    """The links between the voxels of a level and their parents, the voxels of the next coarser level.
 
     parents: int32 `[n]`; first_child: int32 `[m + 1]`; masks: uint8 `[m]`, bit s set where child slot s is occupied
     """
@@ -111,7 +111,7 @@ def _encode(coords, origin):
 
 @njit(cache=True, nogil=True)
 def _scale(points, voxel_size):
-    """`round(xyz / voxel_size)` in float32, and the lowest and highest of each axis."""
+    """Returns `round(xyz / voxel_size)` in float32, and the lowest and the highest value of each axis."""
     cells = np.empty((points.shape[0], 3), np.float32)
     low, high = np.full(3, np.inf, np.float32), np.full(3, -np.inf, np.float32)
     for i in range(points.shape[0]):
@@ -133,7 +133,10 @@ def _encode_cells(cells, low):
 
 @njit(cache=True, nogil=True)
 def _sort(keys, bits):
-    """Stable radix sort of the lowest `bits` bits: sorted keys and the permutation int32."""
+    """Sorts keys by their lowest `bits` bits with a stable radix sort.
+
+    Returns the sorted keys and the permutation int32.
+    """
     n = keys.shape[0]
     keys, order = keys.copy(), np.arange(n).astype(np.int32)
     other_keys, other_order = np.empty_like(keys), np.empty_like(order)
@@ -156,7 +159,7 @@ def _sort(keys, bits):
 
 @njit(cache=True, nogil=True)
 def _unique(keys, order):
-    """Distinct keys, the first entry of each in the caller's order, and each entry's rank."""
+    """Returns the distinct keys, the first entry of each in the caller's order, and the rank of each entry."""
     n = keys.shape[0]
     distinct, first, inverse = np.empty(n, np.int64), np.empty(n, np.int32), np.empty(n, np.int32)
     m = 0
@@ -170,7 +173,7 @@ def _unique(keys, order):
 
 @njit(cache=True, nogil=True)
 def _coarsen(keys):
-    """Keys of the parents, and the family that joins the two levels."""
+    """Returns the keys of the parents, and the family that joins the two levels."""
     n = keys.shape[0]
     distinct, parents = np.empty(n, np.int64), np.empty(n, np.int32)
     first_child, masks = np.empty(n + 1, np.int32), np.zeros(n, np.uint8)
@@ -188,7 +191,10 @@ def _coarsen(keys):
 
 @njit(cache=True, nogil=True)
 def _count_neighbours(counter, keys, family, coarse, blocks, starts, totals):
-    """First pass over chunks of parents: block occupancy, and where each voxel's neighbours start in its chunk."""
+    """Counts the neighbours, in a first pass over chunks of parents.
+
+    Stores the occupancy of each parent's block, and where each voxel's neighbours start in its chunk.
+    """
     while True:
         chunk = take_ticket(counter.ctypes.data)
         if chunk >= totals.shape[0]:
@@ -207,7 +213,10 @@ def _count_neighbours(counter, keys, family, coarse, blocks, starts, totals):
 
 @njit(cache=True, nogil=True)
 def _fill_neighbours(counter, keys, family, coarse, blocks, bases, starts, kernel_rows, rows):
-    """Second pass: the neighbours themselves. Unsigned indices: signed ones are checked for wrap-around."""
+    """Stores the neighbours themselves, in a second pass.
+
+    Indices are unsigned, because signed ones are checked for wrap-around.
+    """
     first, masks = np.empty(27, np.int32), np.empty(27, np.uint8)
     while True:
         chunk = take_ticket(counter.ctypes.data)
@@ -232,7 +241,7 @@ def _fill_neighbours(counter, keys, family, coarse, blocks, bases, starts, kerne
 
 
 def _refine(team: Team, keys: np.ndarray, family: Family, coarse: Neighbours) -> Neighbours:
-    """The neighbours of a level's voxels from their parents' neighbours."""
+    """Returns the neighbours of a level's voxels, found through their parents' neighbours."""
     n, m = len(keys), len(family.masks)
     blocks, starts = np.empty(m, np.uint64), np.empty(n + 1, np.int32)
     totals = np.zeros(-(-m // _CHUNK), np.int32)
@@ -254,7 +263,7 @@ def _popcount(x):
 
 @njit(cache=True, nogil=True)
 def corner_rows(neighbours):
-    """Rows int32 `[n, 8]` of the voxels at the upper corners of every voxel's cell, -1 where there is none."""
+    """Returns the rows int32 `[n, 8]` of the voxels at the upper corners of every voxel's cell, -1 where none is."""
     n = neighbours.starts.shape[0] - 1
     corners = np.full((n, 8), -1, np.int32)
     for i in range(n):
@@ -267,7 +276,7 @@ def corner_rows(neighbours):
 
 @njit(cache=True, nogil=True)
 def cells_of(keys):
-    """Voxel coordinates int32 `[n, 3]`, without the batch index."""
+    """Returns the voxel coordinates int32 `[n, 3]` of Morton keys, without the batch index."""
     cells = np.empty((keys.shape[0], 3), np.int32)
     for i in range(keys.shape[0]):
         for a in range(3):
@@ -281,7 +290,7 @@ def cells_of(keys):
 
 
 class Cloud(NamedTuple):
-    """A sorted set of voxels and how it came from the caller's rows.
+    """A sorted set of voxels, and its links to the caller's rows.
 
     keys: int64 `[n]`; first: int32 `[n]`, the caller's first row in each voxel; inverse: int32 `[N]`, voxel of each row
     """
@@ -292,7 +301,7 @@ class Cloud(NamedTuple):
 
 
 def voxels_of_points(points: np.ndarray, voxel_size: float) -> Cloud:
-    """The voxels of finite points float32 `[N, 3 or more]`, exactly as `sparse.coords.quantize` forms them."""
+    """Returns the voxels of finite points float32 `[N, 3 or more]`, exactly as `sparse.coords.quantize` forms them."""
     cells, low, high = _scale(points, np.float32(voxel_size))
     extent = float((high - low).max())
     if not extent < MAX_EXTENT:
@@ -306,7 +315,10 @@ def voxels_of_points(points: np.ndarray, voxel_size: float) -> Cloud:
 
 
 def voxels_of_coords(coords: np.ndarray, depth: int = 4) -> Cloud:
-    """The voxels at integer coords `[N, 4]` (batch, x, y, z), cells aligned as in `sparse.kernel_map.build_levels`."""
+    """Returns the voxels at integer coords `[N, 4]` (batch, x, y, z).
+
+    Cells are aligned as in `sparse.kernel_map.build_levels`.
+    """
     coords = np.ascontiguousarray(coords, np.int64)
     origin = coords.min(axis=0) >> depth << depth
     extent = int((coords - origin)[:, 1:].max()) + 1
@@ -323,7 +335,7 @@ def _cloud(keys: np.ndarray, bits: int) -> Cloud:
 
 
 def build_octree(team: Team, keys: np.ndarray, depth: int) -> tuple[list[np.ndarray], list[Family], list[Neighbours]]:
-    """Keys `[n_l]` and neighbours of levels 0..depth, and the families that join them.
+    """Returns the keys `[n_l]` of levels 0..depth, the families that join them, and each level's neighbours.
 
     keys: sorted distinct Morton keys of the finest voxels, at least one
     """
@@ -333,7 +345,7 @@ def build_octree(team: Team, keys: np.ndarray, depth: int) -> tuple[list[np.ndar
         parents, family = _coarsen(levels[-1])
         levels.append(parents)
         families.append(family)
-    # At the top every scan is one voxel, its own only neighbour.
+    # At the top every scan is one voxel, whose only neighbour is itself.
     top = len(levels[-1])
     itself = Neighbours(
         np.arange(top + 1, dtype=np.int32), np.full(top, CENTRE, np.uint8), np.arange(top, dtype=np.int32)

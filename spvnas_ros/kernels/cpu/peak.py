@@ -1,4 +1,4 @@
-"""What the machine could do at best: the rate of fused multiply-adds that never leave the registers."""
+"""The machine's peak, measured: the rate of fused multiply-adds that never leave the registers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from spvnas_ros.kernels.cpu.team import Team
 
 _SHAPE = host_shape()
 _CHAINS = 12
-"""Independent sums: more than latency times ports of any current core, and they fit 16 registers."""
+"""Independent sums. They are more than latency times ports of any current core, and they fit 16 registers."""
 
 
 @intrinsic
 def _multiply_add(context, count, seed):
-    """`count` rounds of `_CHAINS` vector multiply-adds; returns a sum, so that nothing is optimised away."""
+    """Computes `count` rounds of `_CHAINS` vector multiply-adds. Returns a sum, so that nothing is optimised away."""
     signature = types.float32(types.int64, types.float32)
 
     def generate(context, b, signature, args):
@@ -61,7 +61,10 @@ def _spin(counter, rounds, seed, out):
 
 
 def peak_gflops(threads: int, seconds: float = 0.5) -> float:
-    """Billions of float32 operations a second (a multiply-add counts as two) that `threads` threads reach together."""
+    """Returns the billions of float32 operations a second that `threads` threads reach together.
+
+    A multiply-add counts as two operations.
+    """
     team, out = Team(threads), np.zeros(1, np.float32)
     rounds, elapsed = 1 << 16, 0.0
     _spin(np.zeros(1, np.int64), 1, np.float32(1e-3), out)

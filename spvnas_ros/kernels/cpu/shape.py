@@ -1,4 +1,4 @@
-"""How the microkernels use the vector registers of the machine they are compiled for."""
+"""The shape of the microkernels in the vector registers of the machine they are compiled for."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class MicroShape:
     vectors: int
 
     def pad(self, columns: int) -> int:
-        """Columns rounded up to whole vectors."""
+        """Returns `columns` rounded up to whole vectors."""
         return -(-columns // self.lanes) * self.lanes
 
 
@@ -35,7 +35,10 @@ SSE = MicroShape("SSE", lanes=4, rows=4, vectors=3)
 
 
 def host_shape() -> MicroShape:
-    """The shape for the target numba compiles for (its NUMBA_CPU_* settings included, as its cache key is)."""
+    """Returns the shape for the target that numba compiles for.
+
+    The target includes the NUMBA_CPU_* settings, as the key of numba's cache does.
+    """
     triple, _, features = cpu_target.target_context.codegen().magic_tuple()
     enabled = {feature[1:] for feature in features.split(",") if feature.startswith("+")}
     if "avx512f" in enabled:

@@ -1,4 +1,4 @@
-"""From logits to labels: a softmax that vectorises."""
+"""A softmax that vectorises: it turns logits into labels and confidences."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from spvnas_ros.kernels.cpu.team import take_ticket
 
 @intrinsic
 def _float_of_bits(context, bits):
-    """The float32 whose bits are those of an int32."""
+    """Returns the float32 whose bits are those of an int32."""
 
     def generate(context, b, signature, args):
         return b.bitcast(args[0], ir.FloatType())
@@ -22,9 +22,10 @@ def _float_of_bits(context, bits):
 
 @njit(cache=True, nogil=True)
 def _exp(x):
-    """e**x for x in [-87, 0] to float32 precision, without a call or a branch, so that loops over it vectorise.
+    """Returns e**x for x in [-87, 0] to float32 precision.
 
-    x = n ln 2 + r with |r| <= ln(2) / 2; e**r by its Taylor polynomial (remainder below 2e-8), 2**n by its bits.
+    It has no call and no branch, so that loops over it vectorise. x = n ln 2 + r with |r| <= ln(2) / 2. e**r is its
+    Taylor polynomial (remainder below 2e-8), and 2**n comes from its bits.
     """
     n = np.floor(x * np.float32(1.44269504) + np.float32(0.5))
     r = (x - n * np.float32(0.693359375)) + n * np.float32(2.12194440e-4)  # ln 2 in two parts (Cody and Waite)
@@ -36,7 +37,7 @@ def _exp(x):
 
 @njit(cache=True, nogil=True)
 def classify(counter, tile_rows, num_rows, num_classes, logits, labels, confidence):
-    """Softmax in place, and each row's best class and its probability."""
+    """Applies the softmax in place, and stores each row's best class and its probability."""
     while True:
         start = take_ticket(counter.ctypes.data) * tile_rows
         if start >= num_rows:

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def default_threads() -> int:
-    """`OMP_NUM_THREADS` where it is set to a positive number, else the cores this process may use."""
+    """Returns `OMP_NUM_THREADS` where it is a positive number, else the number of cores this process may use."""
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     if wanted.isdigit() and int(wanted) > 0:
         return int(wanted)
@@ -25,7 +25,7 @@ def default_threads() -> int:
 
 @intrinsic
 def take_ticket(context, counter):
-    """In compiled code: atomic `counter[0]++` on the address of an int64; the value before."""
+    """Adds one to the int64 at the address `counter`, atomically, and returns the value before; for compiled code."""
 
     def generate(context, b, signature, args):
         word = ir.IntType(64)
@@ -35,11 +35,12 @@ def take_ticket(context, counter):
 
 
 class Team:
-    """Runs compiled kernels that take an int64 counter first and draw their tiles from it until none is left.
+    """Threads that run compiled kernels together.
 
-    Plain Python threads: the kernels release the interpreter lock, idle threads sleep instead of spinning, tiles are
-    dealt out as threads become free (so a busy core slows a frame by its share only), and nothing depends on which
-    OpenMP runtime a process has loaded.
+    A kernel takes an int64 counter first and draws its tiles from the counter until none is left. The threads are plain
+    Python threads. The kernels release the interpreter lock, and idle threads sleep instead of spinning. Tiles are
+    dealt out as threads become free, so a busy core slows a frame by its share only. Nothing depends on which OpenMP
+    runtime a process has loaded.
     """
 
     def __init__(self, threads: int) -> None:
@@ -51,7 +52,7 @@ class Team:
         self._process = 0
 
     def run(self, kernel: Callable[..., Any], *args: Any) -> None:
-        """Run `kernel(counter, *args)` on every thread and wait for all of them."""
+        """Runs `kernel(counter, *args)` on every thread and waits for all of them."""
         counter = np.zeros(1, np.int64)
         pool = self._workers()
         others = [pool.submit(kernel, counter, *args) for _ in range(self.threads - 1)] if pool else []
@@ -62,14 +63,20 @@ class Team:
                 other.result()
 
     def map(self, function: Callable[..., T], *columns: Sequence[Any]) -> list[T]:
-        """`function` over the columns, on all threads; it should spend its time in compiled code."""
+        """Returns the results of `function` over the columns, computed on all threads.
+
+        The function should spend its time in compiled code.
+        """
         pool = self._workers()
         if pool is None:
             return [function(*row) for row in zip(*columns, strict=True)]
         return list(pool.map(function, *columns))
 
     def _workers(self) -> ThreadPoolExecutor | None:
-        """The threads of this process: a forked one inherits the pool, but none of its threads."""
+        """Returns the threads of this process, None for a team of one.
+
+        A forked process inherits the pool but none of its threads, so it gets a new pool.
+        """
         if self.threads > 1 and self._process != os.getpid():
             self._pool, self._process = ThreadPoolExecutor(self.threads, "spvnas-cpu"), os.getpid()
         return self._pool

@@ -1,4 +1,4 @@
-"""How Triton kernels cut their work: tiles, blocks of channels, precisions, by what the GPU can do."""
+"""The tiles, blocks of channels and precisions of Triton kernels, chosen by what the GPU can do."""
 
 from __future__ import annotations
 
@@ -12,20 +12,26 @@ Precision = Literal["fp16", "bf16", "fp32"]
 DTYPES: dict[Precision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 UNIT = 16
-"""Feature rows are padded to multiples of this many channels: whole memory sectors, the matrix units' least depth."""
+"""Feature rows are padded to a multiple of this many channels. A row then fills whole memory sectors and the least
+depth of the matrix units."""
 
 TILE_ROWS = (64, 64, 64, 64, 64)
 """Output rows per tile at each level."""
 
 
 def pad(width: int) -> int:
-    """Channels of a feature row that holds `width`."""
+    """Returns the channels of a padded feature row that holds `width` channels."""
     return -(-width // UNIT) * UNIT
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """How a kernel cuts its work: output rows and columns of a tile, input channels at a time, warps, stages."""
+    """The division of a kernel's work into blocks.
+
+    rows, columns: size of an output tile
+    depth:         input channels multiplied at a time
+    warps, stages: options of the launch
+    """
 
     rows: int
     columns: int
@@ -35,18 +41,20 @@ class Blocks:
 
     @property
     def options(self) -> dict[str, int]:
-        """As keyword arguments of a launch."""
+        """The warps and stages as keyword arguments of a launch."""
         return {"num_warps": self.warps, "num_stages": self.stages}
 
 
 def choose_blocks(rows: int, widths: list[int], out: int, precision: Precision, capability: int = 80) -> Blocks:
-    """Blocks of a product of `rows` at a time, with inputs of `widths` channels and `out` output channels.
+    """Returns the blocks of a product of `rows` at a time, with inputs of `widths` channels and `out` output channels.
 
-    A block costs its size, padding included, and something for being there: inputs are gathered again for every block
-    of columns, and every step of the loop waits for its indices. capability: the GPU's, 75, 80, ...
+    The cost of a block is its size, padding included, plus a fixed cost. Inputs are gathered again for every block of
+    columns, and every step of the loop waits for its indices.
+
+    capability: the GPU's compute capability, 75, 80, ...
     """
-    # Triton knows the matrix units from capability 8.0 on, and has none for float32 that is not rounded: the rest is
-    # multiplied in registers, of which wide blocks would take too many.
+    # Triton uses the matrix units from capability 8.0 on, but not for float32 that must stay unrounded. All other
+    # products are multiplied in registers, and wide blocks would take too many of them.
     matrix_units = precision != "fp32" and capability >= 80
     columns = min((16, 32, 64, 128) if matrix_units else (16, 32, 64), key=lambda b: (-(-out // b) * (b + 64), -b))
     depths = (16, 32, 64) if matrix_units else (16,)
@@ -55,7 +63,7 @@ def choose_blocks(rows: int, widths: list[int], out: int, precision: Precision, 
 
 
 def capability_of(device: torch.device) -> int:
-    """The GPU's compute capability, 80 for 8.0; on the CPU the interpreter passes for such a one."""
+    """Returns the GPU's compute capability, 80 for 8.0. On the CPU, Triton's interpreter counts as 80."""
     if device.type != "cuda":
         return 80
     major, minor = torch.cuda.get_device_capability(device)

@@ -1,10 +1,10 @@
 """Triton kernels that compute features: convolution with its epilogue, the point branch, the classifier.
 
-Feature arrays are `[capacity, stride]`; the columns that pad a width to a multiple of 16 hold zeros. Products add up in
-float32. Where LIMIT is positive, a result beyond it sets `flag`: half precision would have stored infinity, and the
-next ReLU could hide it.
+Feature arrays are `[capacity, stride]`. The columns that pad a width to a multiple of 16 hold zeros. Products are
+summed in float32. Where LIMIT is positive, a result beyond it sets `flag`: half precision would have stored infinity,
+and the next ReLU could hide it.
 """
-# Annotations are not postponed here: Triton's interpreter reads them as they are.
+# No `from __future__ import annotations` here: Triton's interpreter needs the annotations as objects.
 
 import triton
 import triton.language as tl
@@ -14,7 +14,7 @@ from spvnas_ros.kernels.cuda.geometry_kernels import compact
 
 @triton.jit
 def _store(values, out, rows, columns, stride, width, live, flag, LIMIT: tl.constexpr):
-    """Rows of results in the output's precision, and the flag where one does not fit."""
+    """Stores rows of results in the output's precision. Sets `flag` where a result exceeds LIMIT."""
     if LIMIT > 0:
         peak = tl.max(tl.max(tl.abs(values), axis=1), axis=0)
         tl.store(flag, 1, mask=peak > LIMIT)
@@ -24,7 +24,7 @@ def _store(values, out, rows, columns, stride, width, live, flag, LIMIT: tl.cons
 
 @triton.jit
 def _rows(features, rows, stride, start, there, WIDTH: tl.constexpr, DEPTH: tl.constexpr):
-    """Columns `start..start + DEPTH` of some rows, zero where a row is not there or the width ends."""
+    """Returns columns `start..start + DEPTH` of some rows, zero where a row is missing or the width has ended."""
     c = start + tl.arange(0, DEPTH)
     mask = there[:, None]
     if WIDTH % DEPTH != 0:
@@ -37,7 +37,10 @@ def gather_inputs(
     points, first, size, out, flag, channels, SPLIT: tl.constexpr, WIDTH: tl.constexpr, LIMIT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Features of each voxel's first point. SPLIT: what half precision drops of them follows as further channels."""
+    """Stores the features of each voxel's first point.
+
+    SPLIT: the part of each feature that half precision drops follows as a further channel
+    """
     v = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     live = v < tl.load(size)
     c = tl.arange(0, WIDTH)
@@ -51,7 +54,7 @@ def gather_inputs(
 
 @triton.jit
 def _tile(tile, number, rows, SORTED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """A program's places in the order of `rows`, the rows there, which of them are, and its columns."""
+    """Returns a tile's positions in the order of `rows`, the row at each, which positions exist, and its columns."""
     s = tile * ROWS + tl.arange(0, ROWS)
     live = s < number
     row = s
@@ -65,7 +68,10 @@ def _multiply(
     total, features, rows, stride, there, weights, columns, blocks, WIDTH: tl.constexpr, OUT: tl.constexpr,
     DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """`total` and the product of some rows with the first blocks of weights `[WIDTH padded to DEPTH, OUT]`."""
+    """Returns `total` plus the product of some rows with the first blocks of `weights`.
+
+    weights: `[WIDTH padded to DEPTH, OUT]`; `blocks` blocks of DEPTH rows are used
+    """
     c = tl.arange(0, DEPTH)
     for j in range(blocks):
         a = _rows(features, rows, stride, j * DEPTH, there, WIDTH, DEPTH)
@@ -79,7 +85,7 @@ def _finish(
     total, row, columns, live, bias, residual, out, flag, residual_stride, out_stride, out_width,
     RESIDUAL: tl.constexpr, RELU: tl.constexpr, LIMIT: tl.constexpr,
 ):  # fmt: skip
-    """A convolution's end: bias, residual and activation of its sums, and the rows written."""
+    """Ends a convolution: adds bias and residual to its sums, applies the activation and stores the rows."""
     total += tl.load(bias + columns)[None, :]
     if RESIDUAL:
         there = live[:, None] & (columns < out_width)[None, :]
@@ -98,12 +104,13 @@ def convolve(
     RESIDUAL: tl.constexpr, RELU: tl.constexpr, LIMIT: tl.constexpr, SPLIT: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """A tile `[ROWS, COLUMNS]` of a fused convolution (`plan.Convolution`).
+    """Computes one tile `[ROWS, COLUMNS]` of a fused convolution (`engine.plan.Convolution`).
 
     inputs int32 `[VOLUME, capacity]`: input row at each kernel row, -1 where there is none
-    SORTED: `inputs` is in the order `rows` int32 `[capacity]`, and a tile visits only the kernel rows in its list
+    SORTED: the columns of `inputs` are in the order `rows` int32 `[capacity]`, and a tile visits only the kernel rows
+            in its list
     weights `[VOLUME, WIDTH padded to DEPTH, OUT]`, skip_weights `[SKIP_WIDTH padded to DEPTH, OUT]`
-    SPLIT: each of `num_programs(2)` parts sums its share of the steps; `out` is what `add_parts` takes
+    SPLIT: each of `num_programs(2)` parts sums its share of the steps into `out`, from where `add_parts` reads it
     """
     tile = tl.program_id(0)
     number = tl.load(size)
@@ -124,7 +131,7 @@ def convolve(
         if SPLIT:
             first = last * part // tl.num_programs(2)
             last = last * (part + 1) // tl.num_programs(2)
-        # One counted loop over kernel rows and blocks of channels: what Triton can pipeline.
+        # One counted loop runs over kernel rows and blocks of channels, because Triton can pipeline such a loop.
         for j in range(first, last):
             k = j // BLOCKS
             if SORTED:
@@ -156,10 +163,12 @@ def add_parts(
     SORTED: tl.constexpr, OUT: tl.constexpr, RESIDUAL: tl.constexpr, RELU: tl.constexpr, LIMIT: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """The rest of a convolution that was split: sums float32 `[parts, capacity, OUT]`, in the order of `rows`.
+    """Adds the partial sums of a split convolution and finishes it.
 
-    They are added in one order always. Atomic additions would take the order in which programs end, and the same scan
-    would not get the same logits twice.
+    partial float32 `[parts, capacity, OUT]`: sums in the order of `rows`
+
+    The sums are always added in the same order. Atomic additions would follow the order in which programs end, and the
+    same scan would not get the same logits twice.
     """
     tile = tl.program_id(0)
     number = tl.load(size)
@@ -179,7 +188,7 @@ def add_parts(
 
 @triton.jit
 def _corner(k, key, ancestor, table, capacity, live, LEVEL: tl.constexpr):
-    """Row and trilinear weight of corner k (z fastest) of the cell at LEVEL that a finest voxel lies in."""
+    """Returns the row and trilinear weight of corner k (z runs fastest) of the cell at LEVEL around a finest voxel."""
     dx = k >> 2 & 1
     dy = k >> 1 & 1
     dz = k & 1
@@ -201,7 +210,9 @@ def fuse_points(
     LEVEL: tl.constexpr, WIDTH: tl.constexpr, OUT: tl.constexpr, LIMIT: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """`relu(bias + points @ weights) + interpolation of voxels` (`plan.PointFusion`), tiles of finest voxels.
+    """Computes `relu(bias + points @ weights) + interpolation of voxels` (`engine.plan.PointFusion`).
+
+    A tile consists of finest voxels.
 
     keys int64: of the finest voxels; ancestors int32: their rows at LEVEL
     table int32 `[27, capacity]`: neighbours at LEVEL
@@ -237,7 +248,7 @@ def fuse_points(
 def mean_points(
     points, starts, size, finest_size, out, stride, out_stride, out_width, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
-    """Mean of the consecutive point rows under every voxel (`plan.PointMean`).
+    """Computes the mean of the consecutive point rows under every voxel (`engine.plan.PointMean`).
 
     starts int32: first finest voxel under each voxel
     """
@@ -264,7 +275,10 @@ def classify(
     features, weights, bias, size, logits, labels, confidence, stride, classes,
     WIDTH: tl.constexpr, OUT: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """Logits float32 `[capacity, classes]`, the best class uint8 and its softmax probability float32 `[capacity]`."""
+    """Computes logits float32 `[capacity, classes]`, the best class uint8 and its softmax probability.
+
+    The probability is float32 `[capacity]`.
+    """
     tile = tl.program_id(0)
     number = tl.load(size)
     if tile * ROWS >= number:
@@ -288,7 +302,7 @@ def classify(
 
 @triton.jit
 def label_points(labels, confidence, inverse, number, point_labels, point_confidence, BLOCK: tl.constexpr):
-    """Every point gets what its voxel got."""
+    """Gives every point the label and the confidence of its voxel."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     live = i < tl.load(number)
     voxel = tl.load(inverse + i, mask=live, other=0)

@@ -1,6 +1,7 @@
-"""A scan's shape on the device: voxels of every level and who neighbours whom, without asking the host anything.
+"""The geometry of a scan on the device: the voxels of every level and their neighbours.
 
-All arrays have a fixed capacity and the counts stay on the device, so the same launches serve every scan that fits.
+All arrays have a fixed capacity and the counts stay on the device. The host is never asked, and the same launches serve
+every scan that fits.
 """
 
 from __future__ import annotations
@@ -17,25 +18,27 @@ from spvnas_ros.kernels.cuda import geometry_kernels as kernels
 from spvnas_ros.kernels.cuda.launch import Launch, run
 
 RARE_FIRST = (2, 24, 26, 0, 8, 18, 20, 6, 5, 21, 25, 1, 3, 23, 19, 7, 22, 4, 11, 15, 9, 17, 12, 14, 16, 10, 13)
-"""Kernel offsets by how seldom a voxel of an outdoor scan has that neighbour (corners, edges, faces, itself)."""
+"""Kernel offsets by how seldom a voxel of an outdoor scan has that neighbour: corners first, the voxel itself last."""
 
 _MASK_BITS = 27
-"""A sort key holds a mask of neighbours, or a child slot, below the number of its segment: one sort serves all levels
-and both orders, and every segment stays where it is."""
+"""The bits of a sort key below the number of its segment. They hold a mask of neighbours or a child slot. One sort
+therefore serves all levels and both orders, and every segment stays where it is."""
 
 _POINTS_BLOCK = 1024
 _VOXELS_BLOCK = 32
 _HIGHEST = 2**31 - 128
 """The largest float32 that an int32 can hold."""
 _MOST = 2**31 // 27
-"""More rows than this, and the kernels' 32-bit places in tables of 27 columns would run over."""
+"""The most rows of an array. With more rows, the kernels' 32-bit indices into tables of 27 entries per row would
+overflow."""
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """How large a scan may be: points, and voxels at every level. Multiples of `UNIT`.
+    """The size of the scans that fit: points, and voxels at every level, in multiples of `UNIT`.
 
-    Raises ValueError for more than 79 million of either, or 268 million voxels above the finest level.
+    Raises ValueError for more than 79 million points or voxels of a level, or 268 million voxels above the finest
+    level.
     """
 
     points: int
@@ -50,7 +53,7 @@ class Capacity:
 
     @classmethod
     def with_room(cls, points: int, voxels: Sequence[int], room: float = 1.25) -> Capacity:
-        """A capacity for scans like one with so many points and voxels."""
+        """Returns a capacity that is `room` times as large as a scan of so many points and voxels."""
 
         def rounded(number: int) -> int:
             return max(1, -(-int(number * room) // cls.UNIT)) * cls.UNIT
@@ -58,11 +61,11 @@ class Capacity:
         return cls(rounded(points), tuple(rounded(n) for n in voxels))
 
     def holds(self, points: int, voxels: Sequence[int]) -> bool:
-        """Whether such a scan fits."""
+        """Returns whether a scan of so many points and voxels fits."""
         return points <= self.points and all(n <= most for n, most in zip(voxels, self.voxels, strict=True))
 
     def grown(self, points: int, voxels: Sequence[int]) -> Capacity:
-        """At least this capacity, and room for such a scan."""
+        """Returns a capacity that is at least this one and has room for a scan of so many points and voxels."""
         other = Capacity.with_room(points, voxels)
         wider = tuple(max(pair) for pair in zip(self.voxels, other.voxels, strict=True))
         return Capacity(max(self.points, other.points), wider)
@@ -70,10 +73,10 @@ class Capacity:
 
 @dataclass(frozen=True)
 class Gather:
-    """Which input row each output row of a convolution reads, per kernel row.
+    """The input row that each output row of a convolution reads, per kernel row.
 
     inputs: int32 `[K, capacity]`, -1 for none
-    rows:   int32 `[capacity]`, the output row of each column of `inputs`; None where they agree
+    rows:   int32 `[capacity]`, the output row of each column of `inputs`; None where row and column are the same
     lists, lengths: int32 `[tiles, 32]` and `[tiles]`, the kernel rows that each tile of columns needs; None for all
     """
 
@@ -86,14 +89,15 @@ class Gather:
 class Geometry:
     """The buffers of a capacity, and the launches that fill them.
 
-    levels:    resolutions, as many as the capacity names
-    number:    int32 `[1]`, points of the scan, given
-    cells:     int32 `[points, 4]` (batch, x, y, z), given
+    levels:    number of resolutions, as many as the capacity names
+    number:    int32 `[1]`, points of the scan, written by the caller
+    cells:     int32 `[points, 4]` (batch, x, y, z), written by the caller
+    low:       int32 `[4]`, the lowest cell, from which the keys count, written by the caller
     counts:    int32 `[levels, 4]`, voxels found at each level (column 0); more than the capacity where they do not fit
     sizes:     int32 `[levels, 4]`, the same, but never more than the capacity
     first:     int32 `[voxels]`, first point of each finest voxel; inverse: int32 `[points]`, finest voxel of each point
     keys, starts, ancestors, tables: per level, see `geometry_kernels`
-    neighbours, halvings, doublings: per level of the output, what its convolutions gather
+    neighbours, halvings, doublings: per level of the output, the gathers of its convolutions
     """
 
     def __init__(
@@ -155,7 +159,7 @@ class Geometry:
         self.halvings = [None, *(Gather(children, None, None, None) for children in self._children)]
 
     def find_voxels(self) -> None:
-        """Count the voxels of every level, and fill what does not need neighbours, from `cells` and `number`."""
+        """Counts the voxels of every level from `cells` and `number`, and fills what needs no neighbours."""
         points = self.capacity.points
         grid = (triton.cdiv(points, _POINTS_BLOCK),)
         self._launch(
@@ -165,7 +169,7 @@ class Geometry:
         self._launch(
             kernels.mark_levels, grid, keys, self.number, self._flags, points, LEVELS=self.levels, BLOCK=_POINTS_BLOCK
         )
-        # One flat running count for all levels: each begins where the one before it ended.
+        # One running count serves all levels: the count of a level begins where that of the level before ended.
         ranks = torch.cumsum(self._flags, 0, dtype=torch.int32)
         self._all_children.fill_(-1)
         self._launch(
@@ -176,7 +180,7 @@ class Geometry:
         )  # fmt: skip
 
     def find_neighbours(self) -> None:
-        """Fill the gathers, after `find_voxels`."""
+        """Fills the gathers. `find_voxels` must come before."""
         voxels, last = self.capacity.voxels, self.levels - 1
         self._sort_keys.copy_(self._last_keys)
         self._launch(
@@ -211,13 +215,15 @@ class Geometry:
 def cells_of_points(
     points: Tensor, number: Tensor, voxel_size: Tensor, cells: Tensor, low: Tensor, extent: Tensor
 ) -> None:
-    """Round points to voxels, as `sparse.coords.quantize` does, with the count on the device.
+    """Rounds points to voxels as `sparse.coords.quantize` does, but with the count on the device.
 
     points: float32 `[capacity, C]`; number: int32 `[1]`; voxel_size: float32 `[]`, on the device
-    cells:  int32 `[capacity, 4]`, columns 1 to 3 are written; low: int32 `[4]`, likewise, the lowest cell
-    extent: float32 `[2]`, written: voxels spanned along the longest axis, less one, and the largest coordinate
+    cells:  int32 `[capacity, 4]`, columns 1 to 3 are written
+    low:    int32 `[4]`, entries 1 to 3 are written: the lowest cell
+    extent: float32 `[2]`, written: voxels spanned along the longest axis, less one, and the largest coordinate in
+            voxels
     """
-    # A tensor as divisor, as in the reference: division by a number would round differently.
+    # The divisor is a tensor, as in `quantize`: division by a Python number would round differently.
     scaled = torch.round(points[:, :3] / voxel_size)
     beyond = torch.arange(len(points), device=points.device)[:, None] >= number
     lowest = scaled.masked_fill(beyond, torch.inf).amin(0)

@@ -1,9 +1,9 @@
 """Triton kernels that find a scan's voxels, their ancestors and their neighbours.
 
-Arrays over levels lie one level after the other, each with its capacity. Counts stay on the device: what lies behind
-them is masked, and what does not fit is left out of the arrays but not out of the counts.
+Arrays over levels hold one level after the other, each with its own capacity. Counts stay on the device, and entries
+behind a count are masked. Voxels that do not fit are left out of the arrays but not out of the counts.
 """
-# Annotations are not postponed here: Triton's interpreter reads them as they are.
+# No `from __future__ import annotations` here: Triton's interpreter needs the annotations as objects.
 
 import triton
 import triton.language as tl
@@ -11,7 +11,7 @@ import triton.language as tl
 
 @triton.jit
 def _spread(v):
-    """Bit i of the int64 `v` to bit 3 i."""
+    """Moves bit i of the int64 `v` to bit 3 i."""
     v = (v | (v << 32)) & 0x1F00000000FFFF
     v = (v | (v << 16)) & 0x1F0000FF0000FF
     v = (v | (v << 8)) & 0x100F00F00F00F00F
@@ -21,7 +21,7 @@ def _spread(v):
 
 @triton.jit
 def compact(v):
-    """Bit 3 i of the int64 `v` to bit i, for 18 bits."""
+    """Moves bit 3 i of the int64 `v` to bit i, for 18 bits."""
     v = v & 0x9249249249249
     v = (v | (v >> 2)) & 0x10C30C30C30C30C3
     v = (v | (v >> 4)) & 0x100F00F00F00F00F
@@ -37,10 +37,11 @@ def _interleave(x, y, z):
 
 @triton.jit
 def encode(cells, low, number, keys, capacity, BLOCK: tl.constexpr):
-    """Morton keys int64 `[capacity]` of cells int32 `[capacity, 4]` (batch, x, y, z) counted from `low` int32 `[4]`.
+    """Stores the Morton keys int64 `[capacity]` of cells int32 `[capacity, 4]` (batch, x, y, z).
 
-    Rows from `number` on get the highest key, so that they sort to the end. A cell out of range gets some other
-    cell's key: the frame is refused by its extent, but every key stays one that the later kernels can take.
+    The coordinates count from `low` int32 `[4]`. Rows from `number` on get the highest key, so that they sort to the
+    end. A cell out of range gets the key of some other cell. The host refuses such a frame by its extent, but every key
+    stays one that the later kernels can take.
     """
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     live = i < tl.load(number)
@@ -54,7 +55,7 @@ def encode(cells, low, number, keys, capacity, BLOCK: tl.constexpr):
 
 @triton.jit
 def mark_levels(keys, number, flags, capacity, LEVELS: tl.constexpr, BLOCK: tl.constexpr):
-    """flags int32 `[LEVELS, capacity]`: 1 at every sorted point that is the first one in its voxel of a level."""
+    """Stores flags int32 `[LEVELS, capacity]`: 1 at every sorted point that is the first in its voxel of a level."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     live = i < tl.load(number)
     key = tl.load(keys + i, mask=live, other=0)
@@ -69,13 +70,14 @@ def build_levels(
     keys, order, ranks, number, capacities, counts, sizes, level_keys, parents, starts, children, ancestors, first,
     inverse, capacity, LEVELS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Every level's voxels from the sorted points and the running count of `mark_levels`' flags.
+    """Builds every level's voxels from the sorted points and the running count of the flags of `mark_levels`.
 
     keys int64, order int64 `[capacity]`: sorted points; ranks int32 `[LEVELS, capacity]`: inclusive count of flags
     capacities int32 `[LEVELS]`; counts and sizes int32 `[LEVELS, 4]`: voxels found, and voxels kept (in column 0)
     level_keys int64, parents, starts (first finest voxel under each) int32: `[all levels]`
-    children int32 `[levels from 1 on][8, capacity of the level]`, -1 before; ancestors int32 `[LEVELS, finest]`
-    first int32 `[finest]`: first point of each voxel; inverse int32 `[capacity]`: finest voxel of each point
+    children int32 `[levels from 1 on][8, capacity of the level]`, filled with -1 before the launch
+    ancestors int32 `[LEVELS, finest]`; first int32 `[finest]`: first point of each voxel
+    inverse int32 `[capacity]`: finest voxel of each point
     """
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     live = i < tl.load(number)
@@ -117,7 +119,7 @@ def build_levels(
 
 @triton.jit
 def _sort_key(table_rows, k, bits, SEGMENT: tl.constexpr):
-    """Rows with the same neighbours get the same key; `bits` puts rare offsets on top."""
+    """Returns a sort key per row. Rows with the same neighbours get the same key; `bits` puts rare offsets on top."""
     there = (table_rows >= 0) & (k < 27)[None, :]
     weight = 1 << tl.load(bits + k)
     mask = tl.sum(tl.where(there, weight[None, :], 0), axis=1)
@@ -129,10 +131,10 @@ def search_neighbours(
     keys, size, bits, table, sort_keys, capacity, steps, LEVEL: tl.constexpr, SEGMENT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Neighbours at the coarsest level, by binary search among its sorted keys.
+    """Finds the neighbours at the coarsest level by binary search among its sorted keys.
 
     table int32 `[27, capacity]`: row of the voxel at each kernel offset, -1 where there is none
-    bits int32 `[32]`: bit of each offset in the order of masks; sort_keys int32 `[capacity]`: this level's part
+    bits int32 `[32]`: bit of each offset in the masks; sort_keys int32 `[capacity]`: this level's part
     """
     number = tl.load(size)
     if tl.program_id(0) * BLOCK >= number:
@@ -169,9 +171,11 @@ def refine_neighbours(
     keys, parents, size, bits, parent_table, children, table, sort_keys, slot_keys, capacity, parent_capacity,
     SEGMENT: tl.constexpr, SLOT_SEGMENT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Neighbours at a level from those of its parents: a voxel's neighbour is a child of its parent's neighbour.
+    """Finds the neighbours at a level from those of its parents.
 
-    children int32 `[8, parent_capacity]`; slot_keys int32 `[capacity]`: sorts the level by the voxels' child slots
+    A voxel's neighbour is a child of its parent's neighbour.
+
+    children int32 `[8, parent_capacity]`; slot_keys int32 `[capacity]`: sort keys of the voxels' child slots
     """
     number = tl.load(size)
     if tl.program_id(0) * BLOCK >= number:
@@ -181,7 +185,7 @@ def refine_neighbours(
     live = i < number
     wanted = live[:, None] & (k < 27)[None, :]
     slot = (tl.load(keys + i, mask=live, other=0) & 7).to(tl.int32)
-    # 0..3 along each axis: the parent's cell holds 1 and 2.
+    # Positions 0..3 along each axis; the parent's own children are at 1 and 2.
     x = (slot >> 2)[:, None] + (k % 3)[None, :]
     y = (slot >> 1 & 1)[:, None] + (k // 3 % 3)[None, :]
     z = (slot & 1)[:, None] + (k // 9)[None, :]
@@ -197,7 +201,7 @@ def refine_neighbours(
 
 @triton.jit
 def _sorted_rows(order, rows, s, live, base):
-    """The voxel of each sorted place, which is kept in `rows` too."""
+    """Returns the voxel at each sorted position, and stores it in `rows`."""
     row = (tl.load(order + s, mask=live, other=0) - base).to(tl.int32)
     tl.store(rows + s, row, mask=live)
     return row
@@ -205,7 +209,10 @@ def _sorted_rows(order, rows, s, live, base):
 
 @triton.jit
 def _store_list(near, k, tile, lists, lengths):
-    """The kernel rows k at which any of a tile's columns has an input, packed at the front of its 32 entries."""
+    """Stores the kernel rows k at which a column of the tile has an input, and their number.
+
+    They are packed at the front of the tile's 32 entries in `lists`.
+    """
     active = tl.max((near >= 0).to(tl.int32), axis=1)
     place = tl.cumsum(active, axis=0) - active
     tl.store(lists + tile * 32 + place, k, mask=active > 0)
@@ -216,10 +223,11 @@ def _store_list(near, k, tile, lists, lengths):
 def tile_neighbours(
     order, size, table, rows, inputs, lists, lengths, capacity, base, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """The neighbour table in sorted order, and which offsets each tile of BLOCK rows needs.
+    """Stores the neighbour table in sorted order, and the list of offsets that each tile of BLOCK rows needs.
 
-    order int64 `[capacity]`: places of the sort's input, counted from `base`; rows int32 `[capacity]`: voxel of each
-    sorted place; inputs int32 `[27, capacity]`; lists int32 `[tiles, 32]`; lengths int32 `[tiles]`
+    order int64 `[capacity]`: positions in the sort's input, counted from `base`
+    rows int32 `[capacity]`: voxel at each sorted position
+    inputs int32 `[27, capacity]`; lists int32 `[tiles, 32]`; lengths int32 `[tiles]`
     """
     tile = tl.program_id(0)
     number = tl.load(size)
@@ -239,7 +247,10 @@ def tile_neighbours(
 def tile_parents(
     order, size, keys, parents, rows, inputs, lists, lengths, capacity, base, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """`tile_neighbours` for the transposed 2x2x2 convolution: one input, the parent, under the row's child slot."""
+    """Does for the transposed 2x2x2 convolution what `tile_neighbours` does for the 3x3x3 one.
+
+    A row has one input, its parent, in the kernel row of its child slot.
+    """
     tile = tl.program_id(0)
     number = tl.load(size)
     if tile * BLOCK >= number:

@@ -1,5 +1,8 @@
-"""Triton kernels for the weight gradient of a sparse convolution. Sums are float32, in an order that never changes."""
-# Annotations are not postponed here: Triton's interpreter reads them as they are.
+"""Triton kernels for the weight gradient of a sparse convolution.
+
+Sums are float32, and their order never changes.
+"""
+# No `from __future__ import annotations` here: Triton's interpreter needs the annotations as objects.
 
 import triton
 import triton.language as tl
@@ -10,9 +13,9 @@ def sum_outer_products(
     feats, grad, in_rows, out_rows, tasks, partial, in_stride, grad_stride, in_width, out_width,
     PAIRS: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr,
 ):  # fmt: skip
-    """A block `[INPUTS, OUTPUTS]` of `sum of feats[i].T @ grad[o]` over one task's pairs.
+    """Computes a block `[INPUTS, OUTPUTS]` of `sum of feats[i].T @ grad[o]` over one task's pairs.
 
-    in_rows, out_rows int32 `[P]`; tasks int32 `[T + 1]`: where each begins; partial float32 `[T, in_width, out_width]`
+    in_rows, out_rows int32 `[P]`; tasks int32 `[T + 1]`: first pair of each; partial float32 `[T, in_width, out_width]`
     """
     task = tl.program_id(0)
     first = tl.load(tasks + task)
@@ -37,7 +40,10 @@ def sum_outer_products(
 
 @triton.jit
 def add_partial(partial, starts, out, size, BLOCK: tl.constexpr):
-    """Every kernel row's sum over its tasks: partial float32 `[T, size]`, starts int32 `[K + 1]`, out `[K, size]`."""
+    """Adds the partial sums of each kernel row's tasks.
+
+    partial float32 `[T, size]`; starts int32 `[K + 1]`: first task of each kernel row; out `[K, size]`
+    """
     k = tl.program_id(0)
     e = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     first = tl.load(starts + k)

@@ -1,4 +1,4 @@
-"""Ways to launch a kernel: to run it, or only to have it compiled."""
+"""Two ways to launch a Triton kernel: run it, or only compile it."""
 
 from __future__ import annotations
 
@@ -11,25 +11,28 @@ from typing import Any
 import triton
 
 Launch = Callable[..., None]
-"""Called with a kernel, its grid, and the kernel's arguments, constants and options."""
+"""A function that takes a kernel, its grid, and the kernel's arguments, constants and options."""
 
 _OPTIONS = {"enable_fp_fusion": True}
-"""Multiplications and additions in one instruction: Triton is about to make that a choice."""
+"""Fuses multiplications and additions into one instruction. Triton is about to make that a choice."""
 
 
 def run(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
-    """Run a kernel on the current stream; its first launch compiles it."""
+    """Runs a kernel on the current stream. A kernel's first launch compiles it."""
     kernel[grid](*arguments, **constants, **_OPTIONS)
 
 
 def only_compile(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
-    """Compile what `run` would run with these arguments, or load it from Triton's cache."""
+    """Compiles the kernel that `run` would run with these arguments, or loads it from Triton's cache."""
     kernel.warmup(*arguments, grid=grid, **constants, **_OPTIONS)
 
 
 @contextmanager
 def compiling_together() -> Iterator[None]:
-    """What is only compiled inside is compiled by all cores, where Triton can (3.6), and is ready afterwards."""
+    """Compiles on all cores what `only_compile` is given inside this context, where Triton can (3.6).
+
+    The kernels are ready when the context ends. An older Triton compiles them one by one.
+    """
     mode = getattr(triton, "AsyncCompileMode", None)
     if mode is None:
         yield

@@ -17,7 +17,7 @@ from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.recordings.files import sha256_of
 from spvnas_ros.zoo.cards import CARDS, UnknownModel, card_of_sha256, find_card
 from spvnas_ros.zoo.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from spvnas_ros.zoo.importers.import_checkpoint import import_checkpoint
+from spvnas_ros.zoo.importers.projects import import_checkpoint
 
 State = dict[str, torch.Tensor]
 

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from spvnas_ros.zoo import checkpoint
 from spvnas_ros.zoo.checkpoint import CheckpointError
 from spvnas_ros.zoo.importers.inert_pickle import Global, Inert, Machine
-from spvnas_ros.zoo.importers.unpickle import read_torch_file
+from spvnas_ros.zoo.importers.torch_file import read_torch_file
 
 CONTAINERS = [
     pytest.param({}, id="zip"),

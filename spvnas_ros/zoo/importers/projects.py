@@ -18,7 +18,7 @@ from spvnas_ros.zoo.cards import DATA_TERMS, Card, card_of_sha256
 from spvnas_ros.zoo.checkpoint import CheckpointError, Facts, meta_net, mismatches
 from spvnas_ros.zoo.importers.inert_pickle import Inert
 from spvnas_ros.zoo.importers.layouts import LAYOUTS, MIT_HAN_LAB, Layout, MissingLayer, spec_of
-from spvnas_ros.zoo.importers.unpickle import read_torch_file
+from spvnas_ros.zoo.importers.torch_file import read_torch_file
 
 KINDS = ("spvcnn", "minkunet")
 """The kinds a file of mit-han-lab may need to be told apart by; an SPVNAS network is known by its names."""
