@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from spvnas_ros.errors import UserError
 from spvnas_ros.frame import UNLABELLED
 
 
@@ -44,7 +45,7 @@ class LabelMap:
         encoded = table[ids]
         if (encoded < 0).any():
             unknown = sorted({int(i) for i in ids[encoded < 0]})
-            raise ValueError(
+            raise UserError(
                 f"label map {self.name!r} does not list raw label id(s) {unknown}; "
                 "use the map the labels were written with, or 0 for unlabelled points"
             )

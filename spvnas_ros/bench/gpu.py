@@ -22,6 +22,7 @@ from spvnas_ros.bench.gpu_report import Row, markdown, place
 from spvnas_ros.bench.gpu_run import Options, gather, run
 from spvnas_ros.bench.gpu_worker import DTYPES, Case, ContenderError
 from spvnas_ros.engine.peers import PEERS
+from spvnas_ros.errors import UserError
 from spvnas_ros.nets.spec import BlockSpec, NetSpec, StageSpec
 
 NETWORKS = ("W16", "W32", "SPVNAS")
@@ -33,7 +34,7 @@ def spec_of(name: str) -> NetSpec:
     if name == "SPVNAS":
         return spvnas_like()
     if not name.startswith("W") or not name[1:].isdigit():
-        raise ValueError(f"unknown network {name!r}, expected 'SPVNAS' or 'W' and a width, as 'W16'")
+        raise UserError(f"unknown network {name!r}, expected 'SPVNAS' or 'W' and a width, as 'W16'")
     return NetSpec.spvcnn(int(name[1:]))
 
 
@@ -98,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             Case(name, spec_of(name), p) for p in given.precisions.split(",") for name in given.networks.split(",")
         ]
         if unknown := {case.precision for case in cases} - set(DTYPES):
-            raise ValueError(f"unknown precision {', '.join(unknown)}, expected {' or '.join(DTYPES)}")
+            raise UserError(f"unknown precision {', '.join(unknown)}, expected {' or '.join(DTYPES)}")
         names = tuple(name for name in given.contenders.split(",") if name) or contenders(given.device)
         options = Options(given.device, names, given.rounds, given.frames, given.train_steps, given.seconds)
         if given.docs:
@@ -109,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 scan, cases, options, machine(given.device), given.out, lambda row: _publish(row, given.out, given.docs)
             )
         print(markdown(*gather(given.out)))
-    except (ValueError, OSError, ContenderError) as error:
+    except (UserError, OSError, ContenderError) as error:
         print(f"bench-gpu: {error}", file=sys.stderr)
         return 1
     return 0

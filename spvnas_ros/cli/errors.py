@@ -9,6 +9,8 @@ from typing import ParamSpec, TypeVar
 import click
 import typer
 
+from spvnas_ros.errors import UserError
+
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
@@ -24,7 +26,7 @@ def readable_errors(command: Callable[Given, Result]) -> Callable[Given, Result]
     def run(*args: Given.args, **options: Given.kwargs) -> Result:
         try:
             return command(*args, **options)
-        except (ValueError, OSError) as error:
+        except (UserError, OSError) as error:
             context = click.get_current_context(silent=True)
             if context is not None and context.find_root().params.get("debug"):
                 raise

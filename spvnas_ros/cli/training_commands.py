@@ -17,6 +17,7 @@ from spvnas_ros.cli.options import (
     WeightsOption,
     label_field,
 )
+from spvnas_ros.errors import UserError
 
 
 @readable_errors
@@ -128,7 +129,7 @@ def train(
         if (error.name or "").startswith("spvnas_ros"):
             raise
         package = (error.name or "").split(".")[0]
-        raise ValueError(f"training needs {package}; install it: pip install 'spvnas_ros[train]'") from error
+        raise UserError(f"training needs {package}; install it: pip install 'spvnas_ros[train]'") from error
     raise typer.Exit(run(config, overrides or [], out, resume=resume, deterministic=deterministic))
 
 
@@ -185,6 +186,8 @@ def bench(
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for bench.md and bench.json.")] = None,
 ) -> None:
     """Measure the CPU engine beside the reference, and beside spconv and torchsparse where they are installed."""
+    if not all(width.strip().isdecimal() and int(width) for width in widths.split(",")):
+        raise typer.BadParameter(f"--widths is {widths!r}, expected whole numbers separated by commas, such as 16,32")
     import tempfile
 
     from spvnas_ros.bench.cpu import run

@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from spvnas_ros.errors import UserError
 from spvnas_ros.frame import Points
 
 INTENSITY_FIELDS = ("intensity", "Intensity", "i", "intensities", "reflectivity", "signal")
@@ -94,7 +95,7 @@ class Intensity:
         except ValueError:
             divisor = np.nan
         if not (np.isfinite(divisor) and divisor > 0):
-            raise ValueError(f"intensity rule must be auto, unit, u8, u16, none or a positive number, found {rule!r}")
+            raise UserError(f"intensity rule must be auto, unit, u8, u16, none or a positive number, found {rule!r}")
         return divisor
 
 

@@ -32,6 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spvnas_ros.clouds.intensity import INTENSITY_FIELDS, Intensity
+from spvnas_ros.errors import UserError
 from spvnas_ros.frame import Points, Segmentation
 
 LABEL_FIELD = "label"
@@ -68,7 +69,7 @@ FORMATS: Mapping[int, str] = {
 }
 
 
-class PointCloudError(ValueError):
+class PointCloudError(UserError):
     """A cloud that contradicts itself or cannot be labelled. `kind` is a short stable name (see the module)."""
 
     def __init__(self, kind: str, message: str) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from spvnas_ros.errors import UserError
 from spvnas_ros.frame import Points
 
 
@@ -29,9 +30,9 @@ class Region:
     def __post_init__(self) -> None:
         for axis, low, high in zip("xyz", self.low, self.high, strict=True):
             if not low < high:
-                raise ValueError(f"crop_box.min_{axis} must be less than crop_box.max_{axis}, found {low} and {high}")
+                raise UserError(f"crop_box.min_{axis} must be less than crop_box.max_{axis}, found {low} and {high}")
         if not 0 <= self.min_range < self.max_range:
-            raise ValueError(
+            raise UserError(
                 f"range.min must be at least 0 and less than range.max, found {self.min_range} and {self.max_range}"
             )
 

@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+from spvnas_ros.errors import UserError
 from spvnas_ros.ros.live.available import RosMissingError, need_ros
 
 _INTERRUPTED = 130
@@ -34,7 +35,7 @@ def main(args: list[str] | None = None) -> int:
             summary = show(Options(**vars(given)), _say)
     except StopRequested:
         return _INTERRUPTED
-    except (ValueError, OSError, ExchangeError, StartError) as error:
+    except (UserError, OSError, ExchangeError, StartError) as error:
         return _fail(error)
     return 1 if summary.failed else 0
 

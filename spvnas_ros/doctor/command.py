@@ -15,6 +15,7 @@ from spvnas_ros.doctor.checks import examine
 from spvnas_ros.doctor.finding import BAD, OK, WARN, Finding
 from spvnas_ros.doctor.observe import Clouds, observe
 from spvnas_ros.doctor.stream_checks import Timing
+from spvnas_ros.errors import UserError
 
 if TYPE_CHECKING:
     from spvnas_ros.perception import Perception
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 _STYLES = {OK: "green", WARN: "yellow", BAD: "bold red"}
 
 
-class TopicError(ValueError):
+class TopicError(UserError):
     """A live topic cannot be examined. The message says what is there instead."""
 
 

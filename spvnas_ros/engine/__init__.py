@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from spvnas_ros.errors import UserError
 from spvnas_ros.frame import Points, Segmentation
 from spvnas_ros.kernels.grid import MAX_EXTENT
 from spvnas_ros.nets.unet import PointVoxelUNet
@@ -74,10 +75,10 @@ def build_engine(
     OSError where there is no folder to keep the CPU engine's compiled kernels in.
     """
     if engine not in ENGINES:
-        raise ValueError(f"unknown engine {engine!r}, expected one of {', '.join(ENGINES)}")
+        raise UserError(f"unknown engine {engine!r}, expected one of {', '.join(ENGINES)}")
     place = resolve_device("cpu" if engine == "cpu" and device == "auto" else device)
     if engine == "cpu" and place.type != "cpu":
-        raise ValueError(f"engine 'cpu' runs on the CPU, but device {device!r} was asked for; use engine 'torch' there")
+        raise UserError(f"engine 'cpu' runs on the CPU, but device {device!r} was asked for; use engine 'torch' there")
     if engine == "cuda":
         return cuda_engine(net, voxel_size, place, sample)
     if engine == "auto" and place.type == "cuda":
@@ -125,7 +126,7 @@ def cuda_engine(net: PointVoxelUNet, voxel_size: float, place: torch.device, sam
     reference, and the errors of Triton and CUDA.
     """
     if problem := _cuda_engine_problem(place):
-        raise ValueError(problem)
+        raise UserError(problem)
     from spvnas_ros.engine.cuda import CudaEngine
     from spvnas_ros.engine.reference import ReferenceEngine
 
@@ -187,11 +188,11 @@ def resolve_device(device: str) -> torch.device:
     try:
         place = torch.device(device)
     except RuntimeError as error:
-        raise ValueError(f"unknown device {device!r}, expected 'auto', 'cpu', 'cuda' or 'cuda:N'") from error
+        raise UserError(f"unknown device {device!r}, expected 'auto', 'cpu', 'cuda' or 'cuda:N'") from error
     if place.type not in ("cpu", "cuda"):
-        raise ValueError(f"device {device!r} is not supported, expected 'auto', 'cpu', 'cuda' or 'cuda:N'")
+        raise UserError(f"device {device!r} is not supported, expected 'auto', 'cpu', 'cuda' or 'cuda:N'")
     if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
+        raise UserError(
             f"device {device!r} is not there: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA "
             "device(s); use 'cpu', or install a torch build with CUDA and a driver it supports"
         )

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 
+from spvnas_ros.errors import UserError
+
 AXIS_BITS = 18
 BATCH_BITS = 9
 MAX_EXTENT = 1 << AXIS_BITS
@@ -24,7 +26,7 @@ CORNERS = tuple((k >> 2 & 1, k >> 1 & 1, k & 1) for k in range(8))
 """Corners of a cell in the order of a 2x2x2 kernel's rows, which is also the order of child slots. z runs fastest."""
 
 
-class KeyRangeError(ValueError):
+class KeyRangeError(UserError):
     """The error for voxels or points that span more than the keys can hold."""
 
 

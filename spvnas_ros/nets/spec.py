@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from spvnas_ros.errors import UserError
+
 BASE_WIDTHS = (32, 32, 64, 128, 256, 256, 128, 96, 96)
 """Output widths at width ratio 1: stem, four encoder stages, four decoder stages."""
 
@@ -25,7 +27,7 @@ MAX_CLASSES = 255
 _WIDTH_RATIOS = {16: 0.5, 20: 0.64, 32: 1.0}
 
 
-class SpecError(ValueError):
+class SpecError(UserError):
     """The error for a description that does not describe a network of this family."""
 
 

@@ -22,6 +22,7 @@ from rosbags.typesys.stores.ros2_humble import sensor_msgs__msg__PointField as P
 from rosbags.typesys.stores.ros2_humble import std_msgs__msg__Header as Header
 
 from spvnas_ros.clouds.point_cloud2 import Datatype, with_labels
+from spvnas_ros.errors import UserError
 from spvnas_ros.frame import Segmentation
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ _BAG_VERSION: Final = 8
 """The version in metadata.yaml: the newest whose QoS profiles ROS 2 Humble can read."""
 
 
-class BagError(ValueError):
+class BagError(UserError):
     """A bag cannot be read or written. The message says what was found, what was expected and what to do."""
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from spvnas_ros.clouds.intensity import Intensity
+from spvnas_ros.errors import UserError
 from spvnas_ros.recordings.scans import Source, open_source
 from spvnas_ros.segment.output import UNFINISHED, check_folder, check_free_or_removable
 from spvnas_ros.segment.progress import INTERRUPTED, progress_bars, stop_on_signal
@@ -105,6 +106,6 @@ def _segment(
 def check_names(device: str, engine: str) -> None:
     """Raises ValueError for an engine or a device that cannot exist; whether the device is there, torch must say."""
     if engine not in ENGINES:
-        raise ValueError(f"unknown engine {engine!r}, expected one of {', '.join(ENGINES)}")
+        raise UserError(f"unknown engine {engine!r}, expected one of {', '.join(ENGINES)}")
     if not _DEVICE.fullmatch(device):
-        raise ValueError(f"unknown device {device!r}, expected 'auto', 'cpu', 'cuda' or 'cuda:N'")
+        raise UserError(f"unknown device {device!r}, expected 'auto', 'cpu', 'cuda' or 'cuda:N'")

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from spvnas_ros.errors import UserError
 from spvnas_ros.frame import Segmentation
 from spvnas_ros.labels import LABEL_MAPS, LabelMap
 from spvnas_ros.recordings.bags import LABELLED_TOPIC, BagWriter, check_free, encode, labelled_message
@@ -33,7 +34,7 @@ Write = Callable[[Frame, Callable[[], Cloud], Segmentation], None]
 """Takes a frame, a function that reads its cloud, and its labels."""
 
 
-class OutputError(ValueError):
+class OutputError(UserError):
     """Results that have no place to go."""
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from spvnas_ros.errors import UserError
 from spvnas_ros.labels import LABEL_MAPS, SEMANTIC_KITTI
 from spvnas_ros.recordings.scans import ScanError, open_source
 from spvnas_ros.segment.command import check_names
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from spvnas_ros.viewer.window import Window
 
 
-class ViserMissing(ValueError):
+class ViserMissing(UserError):
     """viser is not installed."""
 
 
@@ -50,7 +51,7 @@ def run(
     if find_spec("viser") is None:
         raise ViserMissing("the viewer needs viser; install it: pip install 'spvnas_ros[view]' (or pip install viser)")
     if label_map not in LABEL_MAPS:
-        raise ValueError(f"unknown label map {label_map!r}, expected one of {', '.join(LABEL_MAPS)}")
+        raise UserError(f"unknown label map {label_map!r}, expected one of {', '.join(LABEL_MAPS)}")
     path, labels = results_of_a_run(path, labels)
     check_names(device, engine)
     if weights is not None:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spvnas_ros.clouds.point_cloud2 import CONFIDENCE_FIELD, LABEL_FIELD, decode
+from spvnas_ros.errors import UserError
 from spvnas_ros.frame import UNLABELLED, Points, Segmentation
 from spvnas_ros.labels import LabelMap
 from spvnas_ros.recordings.scans import Cloud, Frame, Source
@@ -24,7 +25,7 @@ _OUT_OF_SIGHT = 1e4
 """Metres. Points farther away are left out, and with them NaN and infinity."""
 
 
-class FrameError(ValueError):
+class FrameError(UserError):
     """A frame cannot be shown. The message says why. Other frames may be fine."""
 
 

@@ -15,6 +15,7 @@ from typing import Literal, ParamSpec
 import numpy as np
 import viser
 
+from spvnas_ros.errors import UserError
 from spvnas_ros.viewer.colours import HEIGHT, Classes, choices, colour, ground, visible
 from spvnas_ros.viewer.frames import FrameError, Frames, ViewFrame
 from spvnas_ros.viewer.panels import Actions, Controls, Legend
@@ -31,7 +32,7 @@ _LOOKED_AT = 5
 _LEGEND_WIDTH, _CONTROLS_WIDTH = 230.0, 330.0
 
 
-class ViewError(ValueError):
+class ViewError(UserError):
     """A viewer cannot start. The message says what to do."""
 
 

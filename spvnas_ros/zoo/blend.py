@@ -10,13 +10,14 @@ from dataclasses import replace
 
 import torch
 
+from spvnas_ros.errors import UserError
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.zoo.checkpoint import Facts
 
 _ALIKE = ("spec", "label_map", "classes", "voxel_size", "point_range", "intensity")
 
 
-class BlendError(ValueError):
+class BlendError(UserError):
     """Networks that have nothing between them. Says in what they differ."""
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 
+from spvnas_ros.errors import UserError
 
-class UnknownModel(ValueError):
+
+class UnknownModel(UserError):
     """A name that is not in the zoo."""
 
 

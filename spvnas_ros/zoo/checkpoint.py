@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from spvnas_ros.clouds.intensity import TrainingIntensity
+from spvnas_ros.errors import UserError
 from spvnas_ros.labels import SEMANTIC_KITTI
 from spvnas_ros.nets.spec import NetSpec, SpecError, StageSpec
 from spvnas_ros.nets.unet import PointVoxelUNet
@@ -34,7 +35,7 @@ need more, so that older programs read it. What a version may leave out has a de
 _MAX_LISTED = 12
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A file that does not hold a usable network, or facts that contradict each other."""
 
 

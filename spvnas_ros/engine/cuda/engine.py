@@ -17,6 +17,7 @@ from spvnas_ros.engine.cuda.frame import LEVELS, Frame, Network, Status
 from spvnas_ros.engine.cuda.session import Answer, Session, capture_graph, measure
 from spvnas_ros.engine.cuda.weights import HalfRangeError, half_range_error
 from spvnas_ros.engine.plan import build_plan
+from spvnas_ros.errors import UserError
 from spvnas_ros.frame import Points, Segmentation
 from spvnas_ros.kernels.cuda.blocks import TILE_ROWS, Precision
 from spvnas_ros.kernels.cuda.geometry import Capacity
@@ -57,7 +58,7 @@ class CudaEngine:
     ) -> None:
         place = torch.device(device)
         if place.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-            raise ValueError(f"engine 'cuda' runs on CUDA devices, not on {place}; use engine 'cpu' or 'torch' there")
+            raise UserError(f"engine 'cuda' runs on CUDA devices, not on {place}; use engine 'cpu' or 'torch' there")
         self.device = str(place)
         self.in_channels = net.spec.in_channels
         self.capacity: Capacity | None = None
@@ -189,7 +190,7 @@ class CudaEngine:
             and self._place.type == "cuda"
             and torch.cuda.get_device_capability(self._place) < (8, 0)
         ):
-            raise ValueError(f"precision 'bf16' needs compute capability 8.0, which {self._place} has not; use 'fp16'")
+            raise UserError(f"precision 'bf16' needs compute capability 8.0, which {self._place} has not; use 'fp16'")
         return Network(self._plan, self._voxel_size, precision, self._place, self._tile_rows)
 
     def _wider(self, layers: list[str]) -> Network:

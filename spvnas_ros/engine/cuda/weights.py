@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from spvnas_ros.engine.plan import INPUT, Array, Convolution, Plan, PointFusion, Source, Step
+from spvnas_ros.errors import UserError
 from spvnas_ros.kernels.cuda.blocks import DTYPES, TILE_ROWS, UNIT, Blocks, Precision, choose_blocks, pad
 
 PROGRAMS = 4
@@ -16,7 +17,7 @@ PROGRAMS = 4
 MOST_PARTS = 4
 
 
-class HalfRangeError(ValueError):
+class HalfRangeError(UserError):
     """The error for weights or features that half precision cannot hold. It names the layers."""
 
 

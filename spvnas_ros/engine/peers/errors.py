@@ -1,5 +1,7 @@
 """The error of other libraries, apart from the code that loads one."""
 
+from spvnas_ros.errors import UserError
 
-class PeerError(ValueError):
+
+class PeerError(UserError):
     """The error for a library that is not installed, or that cannot do what was asked."""

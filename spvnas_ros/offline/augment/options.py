@@ -7,11 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from spvnas_ros.errors import UserError
+
 Interval = Sequence[float]
 """`(low, high)`, both included; a config writes it as `[low, high]`."""
 
 
-class AugmentationError(ValueError):
+class AugmentationError(UserError):
     """Raised for an unknown augmentation and for a wrong option. The message names it and says what was expected."""
 
 

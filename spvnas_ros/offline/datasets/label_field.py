@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spvnas_ros.clouds.point_cloud2 import CONFIDENCE_FIELD, LABEL_FIELD, RENAMED_PREFIX
+from spvnas_ros.errors import UserError
 from spvnas_ros.frame import UNLABELLED
 from spvnas_ros.offline.datasets.scan import SEMANTIC_BITS, Labels
 
@@ -21,7 +22,7 @@ IDS: Final = ("auto", "raw", "class")
 Ids = npt.NDArray[np.int64]
 
 
-class LabelFieldError(ValueError):
+class LabelFieldError(UserError):
     """Raised where a field holds no labels or labels that are not the truth. The message says what was found and names
     the cloud, if one cloud is at fault.
     """

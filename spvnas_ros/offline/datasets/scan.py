@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spvnas_ros.clouds.cleaning import usable
+from spvnas_ros.errors import UserError
 from spvnas_ros.frame import Points
 from spvnas_ros.labels import LABEL_MAPS, LabelMap
 
@@ -20,7 +21,7 @@ Labels = npt.NDArray[np.uint8]
 Instances = npt.NDArray[np.uint16]
 
 
-class DatasetError(ValueError):
+class DatasetError(UserError):
     """Raised where a data set cannot be opened or read. The message names the file and says what was found and what was
     expected.
     """

@@ -11,6 +11,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from spvnas_ros.errors import UserError
 from spvnas_ros.offline.evaluation.metrics import Score, score
 from spvnas_ros.offline.evaluation.tally import Bin, Ring, Tally
 from spvnas_ros.recordings.files import replacing
@@ -74,7 +75,7 @@ class Report:
             values["reliability"] = tuple(Bin(**each) for each in values["reliability"])
             return cls(**values, score=Score(**{each.name: document[each.name] for each in fields(Score)}))
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is no report of this program: {error!r}") from error
+            raise UserError(f"{path} is no report of this program: {error!r}") from error
 
 
 def scored(tally: Tally, classes: Sequence[str]) -> dict[str, Any]:

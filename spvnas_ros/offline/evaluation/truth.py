@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spvnas_ros.errors import UserError
 from spvnas_ros.labels import LABEL_MAPS
 from spvnas_ros.offline.datasets.label_field import Ids, LabelField, class_indices
 from spvnas_ros.offline.datasets.scan import SEMANTIC_BITS
@@ -29,7 +30,7 @@ _Encode = Callable[[Ids], Labels]
 _SUFFIX = ".label"
 
 
-class TruthError(ValueError):
+class TruthError(UserError):
     """A truth that is missing or does not fit the frames."""
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from spvnas_ros.errors import UserError
 from spvnas_ros.offline.simulation.returns import TRANSMISSION
 from spvnas_ros.offline.simulation.scene import Actor, Mesh
 
@@ -25,7 +26,7 @@ Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 
 
-class SimulationError(ValueError):
+class SimulationError(UserError):
     """Raised where a simulation cannot be run. The message says what was found, what was expected and what to do."""
 
 

@@ -9,6 +9,7 @@ from time import perf_counter
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from spvnas_ros.errors import UserError
 from spvnas_ros.offline.simulation.drive import Done, Plan, bag_path, check_folder, simulate
 from spvnas_ros.offline.simulation.sensors import find_sensor
 
@@ -34,7 +35,7 @@ def run(plan: Plan, scenes: int, out: Path, processes: int) -> None:
     Raises SimulationError and OSError like `simulate`, and ValueError where there is nothing to do.
     """
     if scenes < 1 or processes < 1:
-        raise ValueError(f"found {scenes} scenes and {processes} processes, expected 1 or more of each")
+        raise UserError(f"found {scenes} scenes and {processes} processes, expected 1 or more of each")
     check_folder(plan, out)
     begin = perf_counter()
     console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)

@@ -25,6 +25,7 @@ from time import process_time
 
 import numpy as np
 
+from spvnas_ros.errors import UserError
 from spvnas_ros.offline.simulation.cast import SimulationError, check_embree
 from spvnas_ros.offline.simulation.lidar import Lidar, SimulatedScan
 from spvnas_ros.offline.simulation.scene import KINDS, Scene, build_scene
@@ -61,18 +62,18 @@ class Plan:
     def __post_init__(self) -> None:
         sensor = find_sensor(self.sensor)
         if self.kind is not None and self.kind not in KINDS:
-            raise ValueError(f"there is no street of kind {self.kind!r}, expected one of {', '.join(KINDS)}")
+            raise UserError(f"there is no street of kind {self.kind!r}, expected one of {', '.join(KINDS)}")
         unknown = [name for name in self.formats if name not in FORMATS]
         if unknown or not self.formats:
             found = ", ".join(self.formats) or "none"
-            raise ValueError(f"found formats {found}, expected some of {', '.join(FORMATS)}")
+            raise UserError(f"found formats {found}, expected some of {', '.join(FORMATS)}")
         if self.scans_per_scene < 1 or self.seed < 0:
-            raise ValueError(
+            raise UserError(
                 f"found {self.scans_per_scene} scans a scene and seed {self.seed}, expected 1 scan or more and a seed "
                 "from 0"
             )
         if not self.interval >= sensor.sweep * 0.999:
-            raise ValueError(
+            raise UserError(
                 f"the interval is {self.interval} s, but {self.sensor} turns once in {sensor.sweep} s; "
                 "expected that or more"
             )

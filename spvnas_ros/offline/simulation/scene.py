@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from spvnas_ros.errors import UserError
 from spvnas_ros.offline.simulation.ground import lay_ground
 from spvnas_ros.offline.simulation.lots import fill_parcels
 from spvnas_ros.offline.simulation.materials import MATERIALS, Material
@@ -62,9 +63,9 @@ def build_scene(seed: int, kind: str | None = None, length: float = 160.0) -> Sc
     Raises ValueError for an unknown kind and for a length under 40 m.
     """
     if kind is not None and kind not in KINDS:
-        raise ValueError(f"there is no street of kind {kind!r}, expected one of {', '.join(KINDS)}")
+        raise UserError(f"there is no street of kind {kind!r}, expected one of {', '.join(KINDS)}")
     if length < _SHORTEST:
-        raise ValueError(f"the street is {length} m long, expected at least {_SHORTEST:.0f} m")
+        raise UserError(f"the street is {length} m long, expected at least {_SHORTEST:.0f} m")
     rng = np.random.default_rng(seed)
     drawn = KINDS[int(rng.integers(len(KINDS)))]
     chosen = kind or drawn

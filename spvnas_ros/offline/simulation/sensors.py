@@ -13,6 +13,8 @@ from typing import Literal
 
 import numpy as np
 
+from spvnas_ros.errors import UserError
+
 Box = tuple[float, float, float, float, float, float]
 """Lowest x, y, z and highest x, y, z, metres, in the sensor's frame."""
 
@@ -229,5 +231,5 @@ SENSORS: Mapping[str, Sensor] = {sensor.name: sensor for sensor in (HDL64, VLP16
 def find_sensor(name: str) -> Sensor:
     """Returns the preset of that name. Raises ValueError where there is none."""
     if name not in SENSORS:
-        raise ValueError(f"there is no sensor {name!r}, expected one of {', '.join(SENSORS)}")
+        raise UserError(f"there is no sensor {name!r}, expected one of {', '.join(SENSORS)}")
     return SENSORS[name]

@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, Validation
 from pydantic.dataclasses import dataclass
 
 from spvnas_ros.clouds.point_cloud2 import LABEL_FIELD
+from spvnas_ros.errors import UserError
 from spvnas_ros.labels import SEMANTIC_KITTI
 from spvnas_ros.nets.spec import NetSpec
 
@@ -31,7 +32,7 @@ Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isin
 _WIDTH, _VOXEL_SIZE = 16, 0.05
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """Raised where a recipe cannot be used. The message names the file and every wrong key."""
 
 

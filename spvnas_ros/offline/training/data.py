@@ -12,6 +12,7 @@ import numpy.typing as npt
 from torch.utils.data import DataLoader, Sampler
 
 from spvnas_ros.clouds.intensity import TrainingIntensity
+from spvnas_ros.errors import UserError
 from spvnas_ros.labels import LabelMap
 from spvnas_ros.offline.augment import Augmentation
 from spvnas_ros.offline.datasets import (
@@ -142,7 +143,7 @@ class StepSampler(Sampler[list[Key]]):
         replicas: int = 1,
     ) -> None:
         if batch_size % replicas:
-            raise ValueError(f"a batch of {batch_size} scans cannot be shared by {replicas} processes evenly")
+            raise UserError(f"a batch of {batch_size} scans cannot be shared by {replicas} processes evenly")
         self._order = EpochSampler(size, seed)
         self._size, self._batch, self._steps, self._start = size, batch_size, steps, start
         self._share = batch_size // replicas

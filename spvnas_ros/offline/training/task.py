@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
+from spvnas_ros.errors import UserError
 from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.offline.training.batch import Batch
@@ -21,7 +22,7 @@ from spvnas_ros.offline.training.shared_norm import share_norms
 _SEED_STRIDE = 1_000_003
 
 
-class TrainingError(ValueError):
+class TrainingError(UserError):
     """Raised where a training cannot go on. The message gives the reason and says what to do."""
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from spvnas_ros.errors import UserError
+
 Record = npt.NDArray[np.void]
 """Structured array `[N]` with one row for each point. The field names are those of the file."""
 
@@ -23,7 +25,7 @@ Column = tuple[str, str, int]
 """Name, numpy type and number of values of a field."""
 
 
-class ScanError(ValueError):
+class ScanError(UserError):
     """A scan cannot be read. The message says what was found, what was expected and what to do."""
 
 

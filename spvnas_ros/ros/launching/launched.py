@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from spvnas_ros.errors import UserError
 from spvnas_ros.ros.process.transport import PACKAGE, share_file
 
 RVIZ_CONFIG = "rviz/segment.rviz"
@@ -16,7 +17,7 @@ _RVIZ_POINTS, _RVIZ_OUTPUTS = "/points", ("colored_points", "labeled_points", "f
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 
 
-class LaunchArgumentError(ValueError):
+class LaunchArgumentError(UserError):
     """A launch argument cannot be used. The message says which values can."""
 
 

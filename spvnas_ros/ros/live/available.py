@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from spvnas_ros.errors import UserError
 
-class RosMissingError(ValueError):
+
+class RosMissingError(UserError):
     """ROS is not installed, or does not start."""
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from spvnas_ros.clouds.intensity import TrainingIntensity
+from spvnas_ros.errors import UserError
 from spvnas_ros.frame import Points, Segmentation
 from spvnas_ros.labels import SEMANTIC_KITTI
 
@@ -54,7 +55,7 @@ def load_network(weights: str, device: str, engine: str) -> Network:
     CheckpointError where the weights are missing or cannot be used.
     """
     if not weights:
-        raise ValueError(
+        raise UserError(
             "parameter 'weights' is not set; give a checkpoint, --ros-args -p weights:=FILE.safetensors, or the "
             "name of a fetched model (spvnas zoo list)"
         )

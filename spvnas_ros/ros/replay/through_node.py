@@ -24,6 +24,7 @@ from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import Float64
 
 from spvnas_ros.clouds.point_cloud2 import decode
+from spvnas_ros.errors import UserError
 from spvnas_ros.ros.node.labelling import stamp_ns
 from spvnas_ros.ros.node.outputs import LABELLED_TOPIC, TIMES_TOPIC
 from spvnas_ros.ros.node.segmenter_node import INPUT_TOPIC, NODE_NAME
@@ -53,7 +54,7 @@ OnLabels = Callable[[int, npt.NDArray[np.uint8]], None]
 """Called with the number of a cloud and its labels, uint8 `[N]`, when they arrive."""
 
 
-class ReplayError(ValueError):
+class ReplayError(UserError):
     """The node did not start, did not answer, or ended, or its labels could not be kept."""
 
 
