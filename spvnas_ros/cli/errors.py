@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import ParamSpec, TypeVar
 
-import click
 import typer
 
 from spvnas_ros.errors import UserError
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
+
+debugging: ContextVar[bool] = ContextVar("debugging", default=False)
+"""Whether `spvnas --debug` was asked for; the command line sets it before a command runs."""
 
 
 def readable_errors(command: Callable[Given, Result]) -> Callable[Given, Result]:
@@ -27,8 +30,7 @@ def readable_errors(command: Callable[Given, Result]) -> Callable[Given, Result]
         try:
             return command(*args, **options)
         except (UserError, OSError) as error:
-            context = click.get_current_context(silent=True)
-            if context is not None and context.find_root().params.get("debug"):
+            if debugging.get():
                 raise
             typer.echo(f"spvnas: {error}", err=True)
             raise typer.Exit(1) from error
