@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from spvnas_ros import __version__
+from spvnas_ros.cli.errors import debugging
 from spvnas_ros.cli.recording_commands import doctor, replay, segment, view
 from spvnas_ros.cli.training_commands import bench, evaluate, simulate, train
 from spvnas_ros.cli.weights_commands import blend, import_, inspect, zoo
@@ -41,6 +42,7 @@ def _for_all_commands(
     ] = False,
 ) -> None:
     """Label LiDAR clouds with sparse point-voxel networks."""
+    debugging.set(debug)
 
 
 def main() -> None:
