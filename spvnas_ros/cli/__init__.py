@@ -37,7 +37,7 @@ def _show_version(asked: bool) -> None:
 @app.callback()
 def _for_all_commands(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of any error.")] = False,
-    version: Annotated[
+    version: Annotated[  # noqa: ARG001
         bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=_show_version)
     ] = False,
 ) -> None:
