@@ -2,4 +2,4 @@
 
 
 class PeerError(ValueError):
-    """The error for a library that is not installed, or that cannot do what was asked."""
+    """The error for a library that is not installed, or that cannot run the network as asked."""
