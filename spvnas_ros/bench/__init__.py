@@ -1,1 +1,4 @@
-"""Measurements: what a frame costs, beside the reference and beside other libraries, in one run on one machine."""
+"""Measurements of the cost of a frame and of a training step, beside the reference and other libraries.
+
+The command `spvnas bench` calls `cpu`; `make bench-gpu` runs `gpu` as a module.
+"""

@@ -28,7 +28,7 @@ from spvnas_ros.sparse.coords import quantize
 from spvnas_ros.sparse.kernel_map import build_levels
 
 ONE_THREAD = ("spconv",)
-"""Contenders that give wrong results with more: threads of spconv's CPU wheel share one buffer."""
+"""Contenders that give wrong results with more than one thread: threads of spconv's CPU wheel share one buffer."""
 
 GEOMETRY_STAGES = ("voxels", "geometry")
 
@@ -37,9 +37,9 @@ GEOMETRY_STAGES = ("voxels", "geometry")
 class Row:
     """One contender on one network; times are medians in milliseconds, shares are of 1.
 
-    cpu_ms: one thread, CPU time; wall_ms: `threads` threads, wall time, None where the contender is not fit for it
+    cpu_ms: one thread, CPU time; wall_ms: `threads` threads, wall time, None where the contender is fit for one only
     cpu_peak, wall_peak: useful operations (2 per multiply-accumulate) against the measured multiply-add rate
-    cpu_ratio, wall_ratio: how many times the reference's time this is faster
+    cpu_ratio, wall_ratio: how many times faster than the reference this is
     geometry: share of the frame spent on voxels and kernel maps, None where unknown
     """
 
@@ -68,7 +68,7 @@ class Report:
     rows: tuple[Row, ...]
 
     def markdown(self) -> str:
-        """The table for the documentation."""
+        """Returns the table for the documentation."""
         head = (
             f"| network | engine | 1 thread, CPU ms | x reference | of FMA peak | {self.threads} threads, wall ms "
             "| x reference | of FMA peak | geometry | peak memory |\n" + "| --- " * 10 + "|"
@@ -83,7 +83,7 @@ class Report:
         return "\n".join([title, "", head, *lines])
 
     def json(self) -> str:
-        """All figures."""
+        """Returns all figures as JSON."""
         return json.dumps(asdict(self), indent=2)
 
 
@@ -95,7 +95,7 @@ def run(
     threads: int | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Report:
-    """Measure every contender that is installed. Takes minutes."""
+    """Measures every contender that is installed. It takes minutes."""
     threads = threads or min(2, os.cpu_count() or 1)
     points = torch.from_numpy(read_scan(scan, "unit"))
     levels = build_levels(quantize(points, VOXEL_SIZE).coords)
@@ -114,7 +114,7 @@ def run(
 
 
 def contenders() -> list[str]:
-    """The engines to measure: ours, the reference, and the libraries that are installed."""
+    """Returns the engines to measure: ours, the reference, and the libraries that are installed."""
     found = ["torch", "engine"]
     if find_spec("spconv"):
         found.append("spconv")
@@ -124,7 +124,7 @@ def contenders() -> list[str]:
 
 
 def _measure(job: Job) -> Timing:
-    # Idle OpenMP threads sleep, for all alike: awake, they made torch and torchsparse 3 to 5 times slower here.
+    # Idle OpenMP threads sleep for every contender. Awake, they made torch and torchsparse 3 to 5 times slower here.
     environment = os.environ | {"OMP_NUM_THREADS": str(job.threads), "OMP_WAIT_POLICY": "PASSIVE"}
     command = [sys.executable, "-m", "spvnas_ros.bench.worker", json.dumps(asdict(job))]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -1,8 +1,8 @@
 """The GPU benchmark: `python -m spvnas_ros.bench.gpu [--scan SCAN.bin]`, as `make bench-gpu` runs it.
 
 Contenders take turns in rounds, each in a process of its own, on the same scan. A row is printed as soon as it is
-finished, and is in the files and tables by then; what fails, or finds no time, becomes a row that says why. Files of
-networks and precisions that were measured before are kept, so a run can be continued in parts:
+finished, and is in the files and tables by then. A contender that fails, or finds no time, gets a row that says why.
+Files of networks and precisions that were measured before are kept, so a run can be continued in parts:
 `--networks W16 --precisions fp16`.
 """
 
@@ -30,7 +30,7 @@ SECONDS = 450.0
 
 
 def spec_of(name: str) -> NetSpec:
-    """A network by its name in the table: "W16" is SPVCNN of that width, "SPVNAS" a subnet."""
+    """Returns a network by its name in the table: "W16" is SPVCNN of that width, "SPVNAS" a subnet."""
     if name == "SPVNAS":
         return spvnas_like()
     if not name.startswith("W") or not name[1:].isdigit():
@@ -39,7 +39,10 @@ def spec_of(name: str) -> NetSpec:
 
 
 def spvnas_like() -> NetSpec:
-    """A subnet as the search finds them, of the size of SPVNAS at 20 GMACs: 22.3 G on a whole scan, 3.3 M weights."""
+    """Returns a subnet like those that the search finds.
+
+    It has the size of SPVNAS at 20 GMACs: 22.3 G on a whole scan, 3.3 M weights.
+    """
 
     def stage(transition: int, *blocks: tuple[int, int]) -> StageSpec:
         return StageSpec(transition, tuple(BlockSpec(*widths, projection=i == 0) for i, widths in enumerate(blocks)))
@@ -60,12 +63,12 @@ def spvnas_like() -> NetSpec:
 
 
 def contenders(device: str) -> tuple[str, ...]:
-    """Ours, the reference, and the libraries that are installed."""
+    """Returns our engine, the reference, and the libraries that are installed."""
     return (device.partition(":")[0], "torch", *(name for name, peer in PEERS.items() if peer.installed))
 
 
 def machine(device: str) -> str:
-    """The device and the versions that matter."""
+    """Returns the name of the device and the versions that matter."""
     packages = ("torch", "triton", "spconv", "spconv-triton", "torchsparse")
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or "a CPU"
     found = [f"{package} {v}" for package in packages if (v := _version(package))]
@@ -74,7 +77,7 @@ def machine(device: str) -> str:
 
 
 def _version(package: str) -> str | None:
-    """spconv's wheels for a GPU are called spconv-cu*."""
+    """Returns a package's version, None where it is not installed. spconv's wheels for a GPU are called spconv-cu*."""
     names = [package, *(f"spconv-cu{n}" for n in (126, 124, 121, 120, 118, 114))] if package == "spconv" else [package]
     for name in names:
         try:
@@ -85,7 +88,7 @@ def _version(package: str) -> str | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; the exit status is 1 where nothing can be measured."""
+    """Runs the command. The exit status is 1 where nothing can be measured, and after any error."""
     given = _parser().parse_args(arguments)
     if given.device.startswith("cuda") and not torch.cuda.is_available():
         print(
@@ -117,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _publish(row: Row, out: Path, docs: Path | None) -> None:
-    """Print a row, and bring the tables up to date."""
+    """Prints a row, and brings the tables up to date."""
     print(row.line(), flush=True)
     tables = markdown(*gather(out))
     (out / "bench-gpu.md").write_text(tables + "\n")

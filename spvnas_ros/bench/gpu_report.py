@@ -1,4 +1,4 @@
-"""The GPU benchmark's rows and tables."""
+"""The rows and tables of the GPU benchmark."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LABELS = ("classify", "label_points")
 
 @dataclass(frozen=True)
 class Row:
-    """One contender on one network in one precision. Times in milliseconds; `error` says why the rest is missing.
+    """One contender on one network in one precision. Times are in milliseconds; `error` says why the rest is missing.
 
     wall: from points in the host's memory to labels there; device_ms: of it kernels and copies, by the profiler
     agree: share of the points with the label of the reference in float32
@@ -51,7 +51,7 @@ class Row:
     train_error: str = ""
 
     def line(self) -> str:
-        """The row for people who wait for it."""
+        """Returns the row as a line for people who wait for it."""
         head = f"{self.network} {self.precision} {self.contender}:"
         if self.error:
             return f"{head} {self.error}"
@@ -64,7 +64,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Setting:
-    """What all rows of a report share. rates: by precision"""
+    """The facts that all rows of a report share. rates: by precision."""
 
     machine: str
     scan: str
@@ -74,12 +74,12 @@ class Setting:
     rates: dict[str, Rates]
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Returns the setting as dictionaries and numbers for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Setting:
-        """The inverse of `to_dict`."""
+        """Returns the setting that `to_dict` wrote."""
         return cls(**(dict(data) | {"rates": {name: Rates(**rates) for name, rates in data["rates"].items()}}))
 
 
@@ -91,7 +91,10 @@ def row_of(
     rates: Rates,
     agree: float,
 ) -> Row:
-    """A contender's row from what was measured in all its turns. key: network, precision, contender"""
+    """Returns a contender's row from the measurements of all its turns.
+
+    key: network, precision, contender
+    """
     wall = [ms for turn in times for ms in turn]
     total = sum(work, Work(0, 0))
     return Row(
@@ -112,12 +115,12 @@ def row_of(
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """With linear interpolation, as numpy's."""
+    """Returns a percentile with linear interpolation, as numpy does."""
     return float(np.percentile(np.asarray(values), share))
 
 
 def stages_of(profile: Profile) -> dict[str, float]:
-    """Milliseconds by stage: the engine's own laps, or its kernels by what they are for."""
+    """Returns milliseconds by stage: the engine's own laps, or its kernels grouped by purpose."""
     stages: dict[str, float] = {}
     for name, ms in (profile.stages_ms or profile.kernel_ms).items():
         stage = _stage_of_lap(name) if profile.stages_ms else _stage_of_kernel(name)
@@ -144,7 +147,7 @@ def _stage_of_kernel(name: str) -> str:
 
 
 def markdown(setting: Setting, rows: Sequence[Row]) -> str:
-    """The tables for the documentation."""
+    """Returns the tables for the documentation."""
     rates = "; ".join(
         f"{name}: {r.flops / 1e12:.3g} TFLOP/s in matrix products, {r.bytes_per_second / 1e9:.4g} GB/s in copies"
         for name, r in setting.rates.items()
@@ -224,7 +227,10 @@ def _cell(text: str) -> str:
 
 
 def place(document: str, tables: str) -> str:
-    """The document with the tables between its two markers. Raises ValueError where it has not both, in order."""
+    """Returns the document with the tables between its two markers.
+
+    Raises ValueError where the document does not have both markers, in order.
+    """
     before, begin, rest = document.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:

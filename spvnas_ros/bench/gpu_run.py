@@ -1,4 +1,4 @@
-"""A GPU benchmark under way: contenders in turns, every row kept as soon as it is measured, an end in time."""
+"""A run of the GPU benchmark: contenders take turns, every row is kept once measured, and the run ends in time."""
 
 from __future__ import annotations
 
@@ -26,18 +26,19 @@ from spvnas_ros.sparse.coords import quantize
 from spvnas_ros.sparse.kernel_map import Levels, build_levels
 
 PREPARE_S, PEER_PREPARE_S, FRAMES_S, TRAIN_S = 240.0, 60.0, 60.0, 120.0
-"""How long a contender may take to be ready (kernels are compiled and tuned), for a turn, and for training."""
+"""Seconds that a contender may take to be ready (kernels are compiled and tuned), for a turn, and for training."""
 
 TIME_IS_UP = "not measured: the time is up (see --seconds)"
 TRAINED = (*OURS, "torch")
-"""Contenders that are trained with as well: other libraries are not."""
+"""Contenders that are measured in training, too. Other libraries are not."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """rounds, frames: turns of every contender, and frames in each; train_steps: training steps, 0 for none
+    """The options of a run.
 
-    seconds: after so long the run ends; what was not measured by then is in the table as such
+    rounds, frames: turns of every contender, and frames in each; train_steps: training steps, 0 for none
+    seconds: the time after which the run ends; the table says of later measurements that the time was up
     """
 
     device: str = "cuda"
@@ -50,26 +51,26 @@ class Options:
 
 @dataclass(frozen=True)
 class Clock:
-    """end: when the run must be over, on the clock `time.monotonic`"""
+    """The clock of a run. end: when the run must be over, on the clock `time.monotonic`."""
 
     end: float
 
     @property
     def is_up(self) -> bool:
-        """Whether nothing more may be begun."""
+        """Whether the time is up, so that nothing more may be begun."""
         return monotonic() >= self.end
 
     def limit(self, seconds: float) -> float:
-        """So many seconds, or what is left. Raises ContenderError where nothing is."""
+        """Returns `seconds`, or the time left where that is less. Raises ContenderError where no time is left."""
         if self.is_up:
             raise ContenderError(TIME_IS_UP)
         return min(seconds, self.end - monotonic())
 
 
 class Book:
-    """Rows as they come, in a file per case: a run that is cut off loses only what it was at.
+    """The rows of a run, in a file per case. A run that is cut off loses only the row it was at.
 
-    report: told every new row, and every row that something was added to, after it was written
+    report: called with every new row, and with every row that something was added to, after it was written
     """
 
     def __init__(self, folder: Path, setting: Setting, report: Callable[[Row], None]) -> None:
@@ -78,20 +79,20 @@ class Book:
         self._rows: dict[tuple[str, str, str], Row] = {}
 
     def put(self, row: Row) -> None:
-        """Keep a row, in place of an earlier one of the same contender on the same case."""
+        """Keeps a row, in place of an earlier one of the same contender on the same case."""
         self._rows[row.network, row.precision, row.contender] = row
         alike = [r for r in self._rows.values() if (r.network, r.precision) == (row.network, row.precision)]
         write(self._folder / f"{row.network}-{row.precision}.json", self._setting, alike)
         self._report(row)
 
     def rows(self, case: Case) -> list[Row]:
-        """What there is on a case."""
+        """Returns the rows of a case."""
         return [r for r in self._rows.values() if (r.network, r.precision) == (case.network, case.precision)]
 
 
 @dataclass(frozen=True)
 class Run:
-    """The scan, its geometry, the contenders' processes, and what has been measured."""
+    """A run under way: the scan, its geometry, the contenders' processes, and the measurements so far."""
 
     options: Options
     points: Points
@@ -102,7 +103,7 @@ class Run:
     rates: dict[str, Rates]
 
     def measure(self, case: Case) -> None:
-        """All contenders on one case, in turns."""
+        """Measures all contenders on one case, in turns."""
         expected = self._reference_labels(case)
         labels: dict[str, npt.NDArray[np.uint8]] = {}
         failed: dict[str, str] = {}
@@ -117,7 +118,7 @@ class Run:
                     turn = self.workers[name].ask("frames", self.options.frames, timeout_s=self.clock.limit(FRAMES_S))
                     times.setdefault(name, []).append(turn)
         for name in self.workers:
-            # Whom the end of the run interrupted keeps the turns that were his.
+            # A contender that the end of the run interrupted keeps the turns that it finished.
             if name in times and (name not in failed or self.clock.is_up):
                 agree = float("nan") if expected is None else float((labels[name] == expected).mean())
                 self.book.put(self._row(case, name, times[name], agree))
@@ -126,7 +127,7 @@ class Run:
                 self.book.put(Row(case.network, case.precision, name, error=error))
 
     def train(self, case: Case) -> None:
-        """Add the time of a training step to the rows of a case."""
+        """Adds the time of a training step to the rows of a case."""
         for row in self.book.rows(case):
             if row.error or row.contender not in TRAINED:
                 continue
@@ -139,7 +140,7 @@ class Run:
                 self.book.put(replace(row, train_error=str(error)))
 
     def _row(self, case: Case, name: str, times: Sequence[Sequence[float]], agree: float) -> Row:
-        """A contender's row; without what the profiler would have told where that fails."""
+        """Returns a contender's row. Where the profiler fails, the row lacks the profiler's figures."""
         work = plan_work(build_plan(seeded(case.spec)), self.levels, DTYPES[case.precision].itemsize)
         profile, problem = Profile(0, 0, 0, {}, {}, 0.0), ""
         try:
@@ -150,7 +151,7 @@ class Run:
         return replace(row_of(key, times, profile, work, self.rates[case.precision], agree), profile_error=problem)
 
     def _reference_labels(self, case: Case) -> npt.NDArray[np.uint8] | None:
-        """What the reference says in float32, None where it fails."""
+        """Returns the labels of the reference in float32, None where it fails."""
         if "torch" not in self.workers:
             return None
         try:
@@ -174,7 +175,7 @@ def _failing(name: str, failed: dict[str, str]) -> Iterator[None]:
 def run(
     scan: Path, cases: Sequence[Case], options: Options, machine: str, out: Path, report: Callable[[Row], None]
 ) -> None:
-    """Measure cases, a precision after the other, and write `out/<network>-<precision>.json` with every row.
+    """Measures cases, a precision after the other, and writes `out/<network>-<precision>.json` with every row.
 
     Raises ContenderError where not even the device's rates can be measured.
     """
@@ -199,7 +200,7 @@ def run(
 
 
 def _rates(workers: dict[str, Worker], precisions: Sequence[Precision], clock: Clock) -> dict[str, Rates]:
-    """The device's, by precision, from the first contender that can tell."""
+    """Returns the device's rates by precision, from the first contender that can measure them."""
     errors = []
     for worker in sorted(workers.values(), key=lambda worker: worker.contender != "torch"):
         try:
@@ -213,15 +214,16 @@ def _rates(workers: dict[str, Worker], precisions: Sequence[Precision], clock: C
 
 
 def write(path: Path, setting: Setting, rows: Sequence[Row]) -> None:
-    """One case as JSON."""
+    """Writes one case as JSON."""
     data = {"setting": setting.to_dict(), "rows": [asdict(row) for row in rows]}
     path.write_text(json.dumps(data, indent=2) + "\n")
 
 
 def gather(folder: Path) -> tuple[Setting, list[Row]]:
-    """All cases in a folder, oldest file first, under the setting of the newest; other machines and scans are left out.
+    """Returns the setting of the newest file in a folder, and the rows of all files, oldest file first.
 
-    Raises FileNotFoundError for a folder without any.
+    The setting has the rates of all files. Files of other machines and scans are left out. Raises FileNotFoundError for
+    a folder without any file.
     """
     files = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
     if not files:

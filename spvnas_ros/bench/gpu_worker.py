@@ -1,4 +1,4 @@
-"""One contender of the GPU benchmark, in a process of its own: what ends it ends nothing else."""
+"""One contender of the GPU benchmark, in a process of its own, so that a crash ends nothing else."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WARM_UP = 5
 
 
 class ContenderError(RuntimeError):
-    """A contender that could not do what it was asked; the text says why."""
+    """The error for a contender that failed at its task. The text says why."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Event:
-    """Something a profiler saw: on the device (a kernel or a copy) or a call of the CUDA libraries; microseconds."""
+    """An event that a profiler saw, with its microseconds.
+
+    on_device: True for a kernel or a copy on the device, False for a call of the CUDA libraries
+    """
 
     name: str
     on_device: bool
@@ -58,8 +61,9 @@ class Event:
 class Profile:
     """One frame under the profiler.
 
-    kernels: that ran on the device; launches: calls that started kernels or graphs; waits: calls that let the host
-    wait for the device; kernel_ms: device time by the kernel's name; stages_ms: by the engine's own stages
+    kernels: number that ran on the device; launches: calls that started kernels or graphs
+    waits: calls in which the host waits for the device
+    kernel_ms: device time by the kernel's name; stages_ms: by the engine's own stages
     """
 
     kernels: int
@@ -71,7 +75,7 @@ class Profile:
 
 
 class Bench:
-    """An engine at a time. Every method is asked for by name through a connection."""
+    """An engine at a time. Every method is called by its name through a connection."""
 
     def __init__(self, contender: str, device: str) -> None:
         self._contender = contender
@@ -82,7 +86,7 @@ class Bench:
         self._points = np.zeros((0, 4), np.float32)
 
     def prepare(self, case: Case, points: Points) -> npt.NDArray[np.uint8]:
-        """Build and warm up the engine; the labels it gives. Peak memory counts from here."""
+        """Builds and warms up the engine, and returns the labels it gives. Peak memory counts from here."""
         self._engine = None
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
@@ -94,7 +98,7 @@ class Bench:
         return labels
 
     def frames(self, count: int) -> list[float]:
-        """Milliseconds of so many frames, from points to labels in the host's memory."""
+        """Returns the milliseconds of `count` frames, from points to labels in the host's memory."""
         times = []
         engine = self._ready()
         for _ in range(count):
@@ -105,7 +109,7 @@ class Bench:
         return times
 
     def profile(self) -> Profile:
-        """Run frames under the profiler, and once through the engine's own clock where it has one."""
+        """Runs frames under the profiler, and one frame by the engine's own clock where it has one."""
         engine = self._ready()
         engine.segment(self._points, scores=False)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -117,7 +121,7 @@ class Bench:
         return summarise(events, stages, peak)
 
     def train(self, case: Case, points: Points, steps: int) -> list[float]:
-        """Milliseconds of training steps, the first of which is not among them."""
+        """Returns the milliseconds of `steps` training steps, after a first one that is not counted."""
         net = seeded(case.spec).to(self._device).train()
         optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4)
         cloud = torch.from_numpy(points).to(self._device)
@@ -129,7 +133,7 @@ class Bench:
             self._wait()
             start = perf_counter()
             with torch.autocast(self._device.type, torch.float16, enabled=case.precision == "fp16"):
-                # Plain torch is given its geometry; without one a network looks for its device's kernels.
+                # Plain torch is given its geometry. Without one a network takes its device's training kernels.
                 levels = build_levels(voxels.coords) if self._contender == "torch" else None
                 logits = net(voxels.coords, cloud[voxels.first], levels)
             loss = scaler.scale(functional.cross_entropy(logits.float(), labels))
@@ -142,7 +146,7 @@ class Bench:
         return times[1:]
 
     def rates(self, precision: Precision) -> Rates:
-        """What the device can do."""
+        """Measures the rates of the device."""
         return measure_rates(self._device, DTYPES[precision])
 
     def _ready(self) -> Engine:
@@ -167,7 +171,10 @@ class Bench:
 
 
 def build(contender: str, case: Case, device: torch.device, sample: Points) -> Engine:
-    """The contender's engine for a case, ready for scans like the sample. Raises ValueError where it cannot be had."""
+    """Builds the contender's engine for a case, ready for scans like the sample.
+
+    Raises ValueError where the engine cannot be built.
+    """
     net, dtype = seeded(case.spec), DTYPES[case.precision]
     if contender == "cuda":
         from spvnas_ros.engine.cuda import CudaEngine
@@ -187,7 +194,10 @@ def build(contender: str, case: Case, device: torch.device, sample: Points) -> E
 
 
 def summarise(events: Iterable[Event], stages_ms: dict[str, float], peak_mb: float) -> Profile:
-    """Count what a profiler saw. Waits for the whole device are the benchmark's and the profiler's own."""
+    """Counts the kernels, launches and waits among a profiler's events.
+
+    Waits for the whole device are not counted, because they are the benchmark's and the profiler's own.
+    """
     kernel_ms: dict[str, float] = {}
     kernels = launches = waits = 0
     for event in events:
@@ -202,7 +212,7 @@ def summarise(events: Iterable[Event], stages_ms: dict[str, float], peak_mb: flo
 
 
 class Worker:
-    """A contender in its process. After an error it is started anew: a CUDA error poisons its process."""
+    """A contender in its process. After an error the process is started anew: a CUDA error poisons its process."""
 
     def __init__(self, contender: str, device: str) -> None:
         self.contender = contender
@@ -211,7 +221,7 @@ class Worker:
         self._connection: Connection | None = None
 
     def ask(self, method: str, *arguments: Any, timeout_s: float) -> Any:
-        """The result of one of `Bench`'s methods. Raises ContenderError with the reason where there is none."""
+        """Returns the result of one of `Bench`'s methods. Raises ContenderError with the reason where there is none."""
         connection = self._connection or self._start()
         try:
             connection.send((method, arguments))
@@ -226,7 +236,7 @@ class Worker:
         return result
 
     def stop(self) -> None:
-        """End the process."""
+        """Ends the process."""
         if self._process is not None:
             self._process.kill()
             self._process.join()
@@ -244,8 +254,8 @@ class Worker:
 
 
 def serve(connection: Connection, contender: str, device: str) -> None:
-    """Answer requests until the other side goes away."""
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # libraries print; the table alone is on the standard output
+    """Answers requests until the other side goes away."""
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # libraries print, but standard output is for the table only
     bench = Bench(contender, device)
     while True:
         try:
@@ -260,6 +270,6 @@ def serve(connection: Connection, contender: str, device: str) -> None:
 
 
 def describe(error: BaseException) -> str:
-    """An error as one line."""
+    """Returns an error as one line."""
     lines: Sequence[str] = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else ''}".rstrip(": ")[:300]

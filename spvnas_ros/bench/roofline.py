@@ -1,4 +1,4 @@
-"""What a network must do on a scan at the least, and how fast a device can: the two sides of a roofline.
+"""The two sides of a roofline: the least work of a network on a scan, and the rates of a device.
 
 Williams, Waterman, Patterson: "Roofline: an insightful visual performance model", CACM 2009.
 """
@@ -30,27 +30,34 @@ class Work:
         return Work(self.flop + other.flop, self.bytes + other.bytes)
 
     def floor_ms(self, rates: Rates) -> float:
-        """The least time that a device of these rates needs."""
+        """Returns the least time, in milliseconds, that a device of these rates needs."""
         return 1e3 * max(self.flop / rates.flops, self.bytes / rates.bytes_per_second)
 
 
 @dataclass(frozen=True)
 class Rates:
-    """A device: operations a second in a large matrix product, bytes a second (read and written) in a large copy."""
+    """The rates of a device.
+
+    flops:            operations a second in a large matrix product
+    bytes_per_second: read and written in a large copy
+    """
 
     flops: float
     bytes_per_second: float
 
 
 def plan_work(plan: Plan, levels: Levels, itemsize: int) -> list[Work]:
-    """The work of every step on a scan, with features and weights of `itemsize` bytes; geometry is not counted."""
+    """Returns the work of every step on a scan, with features and weights of `itemsize` bytes.
+
+    The geometry is not counted.
+    """
     rows = [len(level) for level in levels.levels]
     pairs = [len(kernel_map) for kernel_map in levels.neighbours]
     return [_step_work(plan, step, rows, pairs, itemsize) for step in plan.steps]
 
 
 def floor_ms(work: Iterable[Work], rates: Rates) -> float:
-    """The least time for steps that run one after the other."""
+    """Returns the least time, in milliseconds, for steps that run one after the other."""
     return sum(step.floor_ms(rates) for step in work)
 
 
@@ -79,7 +86,7 @@ def _step_work(plan: Plan, step: Step, rows: list[int], pairs: list[int], itemsi
 
 
 def _product(plan: Plan, source: Source, pairs: int, rows: list[int]) -> tuple[int, int]:
-    """Operations, and values read, of one source of a convolution."""
+    """Returns the operations, and the values read, of one source of a convolution."""
     slot = plan.slots[source.slot]
     return 2 * pairs * source.kernel.shape[1] * source.kernel.shape[2], rows[
         slot.level
@@ -87,7 +94,7 @@ def _product(plan: Plan, source: Source, pairs: int, rows: list[int]) -> tuple[i
 
 
 def measure_rates(device: torch.device, dtype: torch.dtype) -> Rates:
-    """Both rates, measured: the median of several large copies, and of several square matrix products."""
+    """Measures both rates: the median of several large copies, and of several square matrix products."""
     large = device.type == "cuda"
     side = (8192 if dtype.itemsize == 2 else 4096) if large else 256
     left = torch.randn(side, side, device=device).to(dtype)

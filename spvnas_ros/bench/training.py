@@ -1,7 +1,7 @@
-"""What one training step costs on the CPU: `python -m spvnas_ros.bench.training SCAN.bin [--rounds 3]`.
+"""The cost of one training step on the CPU: `python -m spvnas_ros.bench.training SCAN.bin [--rounds 3]`.
 
 The same network takes steps through plain torch operations and through compiled loops, in turn, in one process. One
-thread is measured in CPU time, two threads in wall time; figures are medians, in milliseconds.
+thread is measured in CPU time, two threads in wall time. Figures are medians, in milliseconds.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SMALL_WIDTHS = (16, 16, 32, 64, 96, 96, 64, 48, 48)
 
 @dataclass(frozen=True)
 class Case:
-    """A network and the voxels (metres) it is trained on."""
+    """A network and the size of the voxels (metres) it is trained on."""
 
     name: str
     spec: NetSpec
@@ -50,7 +50,7 @@ CASES = (
 
 
 class Stepper:
-    """A network under training on one scan, with labels that nobody gave."""
+    """A network under training on one scan, with random labels."""
 
     def __init__(self, case: Case, points: Tensor) -> None:
         torch.manual_seed(0)
@@ -61,7 +61,7 @@ class Stepper:
         self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=1e-4)
 
     def step(self, build: Callable[[Tensor], Levels], clock: Callable[[], float]) -> list[float]:
-        """One step; the seconds that geometry, forward, backward and optimizer took."""
+        """Takes one step. Returns the seconds that geometry, forward, backward and optimizer took."""
         laps = [clock()]
         levels = build(self.coords)
         laps.append(clock())
@@ -76,7 +76,7 @@ class Stepper:
 
 
 def measure(case: Case, points: Tensor, threads: int, rounds: int) -> dict[str, list[float]]:
-    """Median milliseconds of every phase, by way; the first step of each way is not counted."""
+    """Returns the median milliseconds of every phase, by way. The first step of each way is not counted."""
     torch.set_num_threads(threads)
     clock = process_time if threads == 1 else perf_counter
     stepper = Stepper(case, points)
@@ -88,7 +88,7 @@ def measure(case: Case, points: Tensor, threads: int, rounds: int) -> dict[str, 
 
 
 def table(cases: tuple[Case, ...], points: Tensor, rounds: int) -> str:
-    """The comparison in Markdown."""
+    """Returns the comparison in Markdown."""
     columns = ["network", "threads", "way", *PHASES, "step, ms", "x plain"]
     lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
     for case in cases:
@@ -103,7 +103,7 @@ def table(cases: tuple[Case, ...], points: Tensor, rounds: int) -> str:
 
 
 def main() -> None:
-    """Print the table for one scan."""
+    """Prints the table for one scan."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scan", type=Path, help="a scan that `spvnas segment` can read")
     parser.add_argument("--rounds", type=int, default=3, help="steps per way that are counted (default 3)")

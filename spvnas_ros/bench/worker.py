@@ -1,6 +1,7 @@
-"""One contender, alone in a process of its own: `python -m spvnas_ros.bench.worker '{...}'` prints one JSON object.
+"""One contender of the CPU benchmark, in a process of its own.
 
-A process each keeps the peak memory, the thread settings and the OpenMP runtimes of the contenders apart.
+`python -m spvnas_ros.bench.worker '{...}'` prints one JSON object. A process for each contender keeps their peak
+memory, thread settings and OpenMP runtimes apart.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ VOXEL_SIZE = 0.05
 
 @dataclass(frozen=True)
 class Job:
-    """What to measure: contender ("engine", "torch", "spconv" or "torchsparse"), network, scan, threads, frames."""
+    """One measurement to make.
+
+    contender: "engine", "torch", "spconv" or "torchsparse"; family, width: the network; frames: how many are counted
+    """
 
     contender: str
     family: str
@@ -38,7 +42,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Timing:
-    """What was measured.
+    """The result of a measurement.
 
     wall_ms, cpu_ms: per frame; first_ms: the first frame, which is not among them
     stages_ms: mean of each stage, where the contender tells them; peak_gflops: the machine's, before and after
@@ -55,12 +59,15 @@ class Timing:
 
 
 def network(family: str, width: int) -> PointVoxelUNet:
-    """A seeded network of a published family and width."""
+    """Returns a seeded network of a published family and width."""
     return seeded(NetSpec.spvcnn(width) if family == "spvcnn" else NetSpec.minkunet(width))
 
 
 def seeded(spec: NetSpec) -> PointVoxelUNet:
-    """A seeded network: speed does not depend on what the weights say, but features must neither vanish nor explode."""
+    """Returns a network of this spec with seeded weights.
+
+    Speed does not depend on the values of the weights, but features must neither vanish nor explode.
+    """
     torch.manual_seed(0)
     net = PointVoxelUNet(spec)
     for module in net.modules():
@@ -70,7 +77,7 @@ def seeded(spec: NetSpec) -> PointVoxelUNet:
 
 
 def measure(job: Job) -> Timing:
-    """Run one contender on one scan."""
+    """Runs one contender on one scan."""
     from spvnas_ros.kernels.cpu.peak import peak_gflops
 
     torch.set_num_threads(job.threads)
@@ -99,7 +106,7 @@ def measure(job: Job) -> Timing:
 
 
 def _contender(job: Job, points: Points) -> tuple[Callable[[], np.ndarray], dict[str, float]]:
-    """A function that labels one frame, and the dictionary in which it sums up its stages."""
+    """Returns a function that labels one frame, and the dictionary in which it sums up its stages."""
     net, stages = network(job.family, job.width), dict[str, float]()
     if job.contender == "engine":
         from spvnas_ros.engine.cpu import CpuEngine

@@ -166,7 +166,7 @@ def _street(channels: int, voxel_size: float) -> Points:
 
 
 def _cuda_engine_problem(place: torch.device) -> str:
-    """Returns what keeps the CUDA engine from running on a device, or an empty string where it can run."""
+    """Returns the reason why the CUDA engine cannot run on a device, or an empty string where it can."""
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if place.type != "cuda" and not interpreted:
         return f"engine 'cuda' runs on CUDA devices, not on {place}; use engine 'cpu' or 'torch' there"

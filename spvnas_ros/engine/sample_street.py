@@ -257,7 +257,7 @@ def _ground(
 
 
 def _furnish(rng: np.random.Generator, start: float, side: int) -> Iterator[_Solid]:
-    """Yields one side of one block: a house or a fence, and what stands in front of it."""
+    """Yields one side of one block: a house or a fence, and the objects in front of it."""
 
     def at(low: float, high: float) -> float:
         return float(rng.uniform(low, high))

@@ -1,4 +1,4 @@
-"""Networks: what they are (`spec`), what they compute (`unet`) and what they cost (`cost`).
+"""Networks: their description (`spec`), their computation (`unet`) and their cost (`cost`).
 
 `offline` trains them, `zoo` keeps and imports their weights, and `engine` runs the trained ones.
 """

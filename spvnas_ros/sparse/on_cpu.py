@@ -200,7 +200,9 @@ class SamePlace:
 
 
 def build_training_levels(coords: Tensor, depth: int, point_levels: Collection[int]) -> Levels:
-    """Builds what `sparse.build_levels` builds, by the compiled octree, with compiled convolutions and exchanges.
+    """Builds the same levels as `sparse.build_levels`, with compiled convolutions and exchanges in them.
+
+    The compiled octree finds the voxels and pairs.
 
     coords:       integer `[N, 4]` (batch, x, y, z) in main memory, every row once
     depth:        how often the resolution is halved

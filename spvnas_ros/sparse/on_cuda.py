@@ -167,7 +167,7 @@ class _Convolution(Function):
 
 
 def build_training_levels(coords: Tensor, depth: int) -> Levels:
-    """Builds what `sparse.build_levels` builds, with Triton convolutions in its kernel maps.
+    """Builds the same levels as `sparse.build_levels`, with Triton convolutions in their kernel maps.
 
     Arguments and errors are those of `build_levels`.
     """

@@ -1,7 +1,8 @@
-"""Weights between a network and what further training made of it.
+"""Blending: weights between a network and the result of its further training.
 
-Fine-tuning forgets some of what its data does not show. The weights on the straight line between start and result keep
-most of both: WiSE-FT (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022, equation 1).
+Fine-tuning forgets some of the knowledge that its data does not show. The weights on the straight line between start
+and result keep most of both: WiSE-FT (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022, equation
+1).
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ _ALIKE = ("spec", "label_map", "classes", "voxel_size", "point_range", "intensit
 
 
 class BlendError(UserError):
-    """Networks that have nothing between them. Says in what they differ."""
+    """The error for networks that cannot be blended. It names the difference between them."""
 
 
 def blend(
     start: tuple[PointVoxelUNet, Facts], tuned: tuple[PointVoxelUNet, Facts], share: float = 0.5
 ) -> tuple[PointVoxelUNet, Facts]:
-    """A network whose weights are `(1 - share)` of the start's and `share` of the tuned one's, and its facts.
+    """Returns a network whose weights are `(1 - share)` of the start's and `share` of the tuned one's, and its facts.
 
-    The facts are the tuned network's, without the scores, which the blend does not have. One network must have come of
-    the other, or both of a third: weights that were trained apart mean nothing in between.
+    The facts are the tuned network's, without the scores, which the blend does not have. One network must be trained
+    from the other, or both from a third. Between weights that were trained apart there is no useful network.
 
     Raises BlendError where the two differ in more than weights, and for a share outside 0..1.
     """

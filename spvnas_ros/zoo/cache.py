@@ -1,4 +1,4 @@
-"""Where fetched models lie, and how a name becomes a file."""
+"""The cache of fetched models, and the file that a name of a model means."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _DEFAULT_FILE = Path(__file__).with_name("default.safetensors")
 
 
 class FetchError(OSError):
-    """A model that cannot be had: not fetched yet, not reachable, or not what it should be."""
+    """The error for a model that is not fetched yet, cannot be reached, or is not the expected file."""
 
 
 def cache_folder() -> Path:
-    """`$SPVNAS_CACHE`, else `$XDG_CACHE_HOME/spvnas_ros`, else `~/.cache/spvnas_ros`."""
+    """Returns `$SPVNAS_CACHE`, else `$XDG_CACHE_HOME/spvnas_ros`, else `~/.cache/spvnas_ros`."""
     if chosen := os.environ.get("SPVNAS_CACHE"):
         return Path(chosen).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
@@ -26,12 +26,12 @@ def cache_folder() -> Path:
 
 
 def cached_path(card: Card, folder: Path) -> Path:
-    """Where the model lies in this cache folder once it is fetched."""
+    """Returns the path that the model has in this cache folder once it is fetched."""
     return folder / f"{card.name}.safetensors"
 
 
 def shipped_path() -> Path:
-    """The file of `default`. Raises FetchError where the package was installed without it."""
+    """Returns the file of `default`. Raises FetchError where the package was installed without it."""
     if not _DEFAULT_FILE.is_file():
         raise FetchError(
             f"this installation lacks the default network ({_DEFAULT_FILE} is not there); install the package again, "
@@ -41,10 +41,10 @@ def shipped_path() -> Path:
 
 
 def resolve_weights(weights: str | Path) -> Path:
-    """The file that `weights` means: a path, the name of a fetched model of the zoo, or "default".
+    """Returns the file that `weights` means: a path, the name of a fetched model of the zoo, or "default".
 
-    A file of that name goes first; "default" is the network that comes with the package. Raises FetchError, which says
-    what to do, where there is neither; what has a suffix or a folder in it was meant as a path.
+    A file of that name goes first. "default" is the network that comes with the package. A name with a suffix or a
+    folder in it counts as a path. Raises FetchError, with a remedy, where there is neither file nor model.
     """
     path = Path(weights).expanduser()
     if path.is_file():

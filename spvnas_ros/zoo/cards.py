@@ -1,4 +1,4 @@
-"""Published models as data: where they are, what they are, what they score, and on which terms they are used."""
+"""Published models as data: their addresses, their kinds, their scores, and the terms of their use."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from spvnas_ros.errors import UserError
 
 
 class UnknownModel(UserError):
-    """A name that is not in the zoo."""
+    """The error for a name that is not in the zoo."""
 
 
 @dataclass(frozen=True)
 class Card:
     """A published model.
 
-    name:          what `spvnas zoo fetch` calls it
-    upstream:      what its authors call it
-    project:       whose it is
+    name:          its name for `spvnas zoo fetch`
+    upstream:      the name that its authors use
+    project:       the project that published it
     kind:          "minkunet", "spvcnn" or "spvnas"
     urls:          the weights, on one host or on several that hold the same file
     sha256_prefix: first hex digits of the weights' sha256 where the authors publish them, else ""
@@ -45,14 +45,14 @@ class Card:
 
     @property
     def file_name(self) -> str:
-        """Name of the weights' file."""
+        """The name of the weights' file."""
         return self.urls[0].rsplit("/", 1)[-1]
 
 
 DATA_TERMS = "trained on SemanticKITTI (CC BY-NC-SA), for non-commercial use"
-"""What the training data asks of everybody who uses one of these models."""
+"""The terms of the training data, which hold for everybody who uses one of these models."""
 
-# The first host has been unreachable for long stretches; the authors then pointed to the second (issues 114, 115).
+# The first host has been unreachable for long stretches. The authors then pointed to the second (issues 114, 115).
 _MIT_HOSTS = ("https://hanlab.mit.edu", "https://hanlab18.mit.edu")
 
 
@@ -141,7 +141,10 @@ CARDS: tuple[Card, ...] = (
 
 
 def find_card(name: str) -> Card:
-    """The card of this name, ours or its authors'. Raises UnknownModel naming those that come close."""
+    """Returns the card of this name, which is our name or its authors' name.
+
+    Raises UnknownModel with the names that come close.
+    """
     for card in CARDS:
         if name.lower() in (card.name, card.upstream.lower()):
             return card
@@ -151,5 +154,5 @@ def find_card(name: str) -> Card:
 
 
 def card_of_sha256(sha256: str) -> Card | None:
-    """The card whose file has this hash, if its authors published one."""
+    """Returns the card whose file has this hash, None where no author published it."""
     return next((card for card in CARDS if card.sha256_prefix and sha256.startswith(card.sha256_prefix)), None)

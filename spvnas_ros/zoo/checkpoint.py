@@ -1,7 +1,8 @@
-"""The project's checkpoint: one `.safetensors` file that holds the weights and everything one must know to use them.
+"""The project's checkpoint: one `.safetensors` file that holds the weights and all that is needed to use them.
 
-The tensors are `PointVoxelUNet.state_dict()`. The header's metadata holds, under `spvnas_ros`, one JSON document with
-the fields of `Facts`, a format version and the sha256 of the weights, so a damaged file is never taken for a network.
+The tensors are `PointVoxelUNet.state_dict()`. The header's metadata holds one JSON document under `spvnas_ros`, with
+the fields of `Facts`, a format version and the sha256 of the weights. A damaged file is therefore never taken for a
+network.
 """
 
 from __future__ import annotations
@@ -26,29 +27,30 @@ from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.recordings.files import replacing
 
 FORMAT = "spvnas_ros"
-"""The metadata key that marks a `.safetensors` file as ours; `save_checkpoint` writes the JSON document there."""
+"""The metadata key that marks a `.safetensors` file as ours. `save_checkpoint` writes the JSON document there."""
 
 VERSION = 2
-"""The newest format this program reads. Version 2 may store float32 tensors as float16; a file says 1 where it does not
-need more, so that older programs read it. What a version may leave out has a default in `Facts`."""
+"""The newest format this program reads. Version 2 may store float32 tensors as float16. A file says 1 where it does not
+need more, so that older programs read it. A field that a version may leave out has a default in `Facts`."""
 
 _MAX_LISTED = 12
 
 
 class CheckpointError(UserError):
-    """A file that does not hold a usable network, or facts that contradict each other."""
+    """The error for a file that does not hold a usable network, or for facts that contradict each other."""
 
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """How a network of our own came to be.
+    """The record of how a network of our own was trained.
 
     recipe: name of the recipe
     seed:   of everything random
-    steps:  the weights are those after so many
-    data:   what it was trained on
-    scores: mean IoU over the classes that occur, 0..1, by what it was measured on
-    start:  what was trained further, and the sha256 of its weights; None where training began with random weights
+    steps:  number of steps after which the weights were taken
+    data:   the training data
+    scores: mean IoU over the classes that occur, 0..1, by the data it was measured on
+    start:  the network that was trained further; None where training began with random weights
+    start_sha256: sha256 of the weights of `start`
     """
 
     recipe: str
@@ -62,9 +64,9 @@ class TrainingRecord:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a trained network says of itself. The defaults are those of a network trained on SemanticKITTI.
+    """The facts about a trained network. The defaults are those of a network trained on SemanticKITTI.
 
-    name:           what reports call the network, e.g. "spvcnn_w16"
+    name:           the network's name in reports, e.g. "spvcnn_w16"
     label_map:      name of the map from raw label ids to classes that it was trained with (`spvnas_ros.labels`)
     classes:        class names, in index order
     palette:        `(r, g, b)` 0..255 of each class
@@ -77,7 +79,7 @@ class Facts:
     source_sha256:  sha256 of the file the weights were imported from
     weights_sha256: sha256 of the weights as they are stored; filled by `load_checkpoint`, not part of a comparison
     training:       how a network of our own was trained; None for one from elsewhere
-    training_intensity: what intensities its training data had; None where nobody recorded them
+    training_intensity: the intensities of its training data; None where nobody recorded them
 
     Raises CheckpointError where the facts contradict the spec or each other.
     """
@@ -116,12 +118,12 @@ class Facts:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes the network tells apart."""
+        """The number of classes that the network tells apart."""
         return self.spec.num_classes
 
 
 def save_checkpoint(path: str | Path, net: PointVoxelUNet, facts: Facts, *, half: bool = False) -> None:
-    """Write the network and its facts to `path`; on any failure, what was there before stays.
+    """Writes the network and its facts to `path`. On any failure, the file that was there before stays.
 
     half: store kernels and matrices as float16, which halves the file; vectors (BatchNorm, biases) stay float32
 
@@ -143,7 +145,7 @@ def save_checkpoint(path: str | Path, net: PointVoxelUNet, facts: Facts, *, half
 
 
 def load_checkpoint(path: str | Path) -> tuple[PointVoxelUNet, Facts]:
-    """Read a checkpoint; the network comes back on the CPU, in float32 and in evaluation mode.
+    """Reads a checkpoint. The network is on the CPU, in float32 and in evaluation mode.
 
     Raises CheckpointError for a file that is missing, cut short, damaged, not a checkpoint, of a newer version, or
     whose tensors are not exactly those of the network its header describes (it names them).
@@ -162,7 +164,10 @@ def load_checkpoint(path: str | Path) -> tuple[PointVoxelUNet, Facts]:
 
 
 def weights_sha256(state: Mapping[str, torch.Tensor]) -> str:
-    """Hash of names, types, shapes and values, whatever the order of the tensors or the header around them."""
+    """Returns the hash of names, types, shapes and values.
+
+    The hash does not depend on the order of the tensors or on the header around them.
+    """
     digest = hashlib.sha256()
     for key in sorted(state):
         value = state[key].detach().cpu().contiguous()
@@ -172,7 +177,10 @@ def weights_sha256(state: Mapping[str, torch.Tensor]) -> str:
 
 
 def mismatches(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> str:
-    """One line for each tensor that is missing, unexpected or misshapen, up to a limit; "" where all agree."""
+    """Returns one line for each tensor that is missing, unexpected or misshapen, up to a limit.
+
+    Returns an empty string where all agree.
+    """
     lines = [f"missing: {key}, expected {list(expected[key])}" for key in expected if key not in found]
     lines += [
         f"misshapen: {key}, expected {list(expected[key])}, found {list(shape)}"
@@ -220,7 +228,7 @@ def _parse(path: Path, metadata: Mapping[str, str]) -> Facts:
 
 
 def _facts(document: Mapping[str, Any]) -> Facts:
-    """Facts from the header's document. Every type is checked: the file may come from anywhere."""
+    """Returns the facts from the header's document. Every type is checked, because the file may come from anywhere."""
     values = {f.name: document[f.name] for f in fields(Facts) if f.name not in _LATER}
     values |= {name: document.get(name) for name in _KINDS if name in _LATER}
     _check_kinds(values, _KINDS)
@@ -279,7 +287,7 @@ _RECORD_KINDS: Mapping[str, tuple[type, ...]] = {
     "start_sha256": (str, type(None)),
 }
 _LATER = ("training", "training_intensity", "start", "start_sha256")
-"""What the first files of this format do not have."""
+"""The fields that the first files of this format do not have."""
 
 
 def _spec(data: Mapping[str, Any]) -> NetSpec:
@@ -311,7 +319,10 @@ def _all_are(kind: type, name: str, values: Iterable[Any]) -> list[Any]:
 
 
 def _empty_net(path: Path, spec: NetSpec, state: Mapping[str, torch.Tensor]) -> PointVoxelUNet:
-    """The network without memory behind it. Raises CheckpointError where the tensors are not exactly its own."""
+    """Returns the network without memory behind it.
+
+    Raises CheckpointError where the tensors are not exactly its own.
+    """
     net = meta_net(spec)
     expected = net.state_dict()
     if lines := mismatches(
@@ -330,7 +341,10 @@ def _is_half(found: torch.Tensor, expected: torch.Tensor) -> bool:
 
 
 def meta_net(spec: NetSpec) -> PointVoxelUNet:
-    """The network's shapes without memory behind them. Raises SpecError where no tensor could have these widths."""
+    """Returns the network's shapes without memory behind them.
+
+    Raises SpecError where no tensor could have these widths.
+    """
     try:
         with torch.device("meta"):
             return PointVoxelUNet(spec)

@@ -1,4 +1,4 @@
-"""One file over HTTP, continued where an earlier try was cut off."""
+"""The download of one file over HTTP, which continues where an earlier try was cut off."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ _CHUNK = 1 << 16
 _TIMEOUT_S = 30.0
 
 Progress = Callable[[int, int | None], None]
-"""Is told the bytes that are there and the bytes there will be, None where the server does not say."""
+"""A function that is called with the bytes that are there and the bytes of the whole file, None where the server does
+not say."""
 
 
 class _Response(Protocol):
@@ -31,7 +32,7 @@ class _Response(Protocol):
 
 @dataclass(frozen=True)
 class _Note:
-    """What the server said of the file of which we hold a part; kept beside the part.
+    """The server's description of a file of which we hold a part. It is kept beside the part.
 
     validator: its ETag or date, by which the server can tell whether the file is still the same; "" if it gave none
     total:     its length in bytes
@@ -43,10 +44,10 @@ class _Note:
 
 
 def download(url: str, path: Path, progress: Progress | None = None) -> None:
-    """Get the file at `url` to `path`.
+    """Downloads the file at `url` to `path`.
 
-    If `path` already holds a part from an earlier call, only the rest is asked for, on the condition that the file
-    on the server is still the same; if it is not, or the server cannot do that, all of it comes again.
+    If `path` already holds a part from an earlier call, only the rest is asked for, on the condition that the file on
+    the server is still the same. If it is not, or if the server cannot do that, the whole file is downloaded again.
 
     Raises FetchError for an address that cannot be reached, an answer that is not the file, a connection that is cut
     (the part stays, for the next call) and a folder that cannot be written.
@@ -62,7 +63,7 @@ def download(url: str, path: Path, progress: Progress | None = None) -> None:
 
 
 def forget(path: Path) -> None:
-    """Remove a download, whole or in part."""
+    """Removes a download, whole or in part."""
     path.unlink(missing_ok=True)
     _note_path(path).unlink(missing_ok=True)
 
@@ -94,7 +95,7 @@ class _Download:
             response.close()
 
     def _open(self, note: _Note | None, done: int) -> _Response | None:
-        """The server's answer; None where it cannot continue our part of the file."""
+        """Returns the server's answer, None where the server cannot continue our part of the file."""
         headers = {"User-Agent": "spvnas_ros", "Accept-Encoding": "identity"}
         if note and done:
             headers["Range"] = f"bytes={done}-"
@@ -153,7 +154,7 @@ class _Download:
 
 
 def _continues(headers: HTTPMessage, note: _Note, done: int) -> bool:
-    """Whether a partial answer is the rest of the file of which we hold a part."""
+    """Returns whether a partial answer is the rest of the file of which we hold a part."""
     span = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", headers.get("Content-Range", ""))
     if not span:
         return False
@@ -163,7 +164,10 @@ def _continues(headers: HTTPMessage, note: _Note, done: int) -> bool:
 
 
 def _validator(headers: HTTPMessage) -> str:
-    """A weak ETag promises no equal bytes, and may not be used to continue a file."""
+    """Returns the ETag of an answer, or its date where the ETag is weak or missing.
+
+    A weak ETag promises no equal bytes, and may not be used to continue a file.
+    """
     tag = headers.get("ETag", "")
     return tag if tag.startswith('"') else str(headers.get("Last-Modified", ""))
 

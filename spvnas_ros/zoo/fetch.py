@@ -1,4 +1,4 @@
-"""Published models into the cache, in the project's own format."""
+"""The fetching of published models: download, check, conversion to the project's own format, and the cache."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from spvnas_ros.zoo.importers.projects import import_checkpoint
 
 
 def fetch(card: Card, folder: Path, *, url: str | None = None, progress: Progress | None = None) -> Path:
-    """Download a published model, check it, convert it and put it into the cache; returns its path there.
+    """Downloads a published model, checks it, converts it and puts it into the cache. Returns its path there.
 
     folder:   the cache folder; made if it is not there
     url:      another address of the weights; the network description, if the model has one, is looked for beside it
-    progress: is told how far the download of the weights is
+    progress: called as the download of the weights proceeds
 
     A model that is in the cache is not fetched again, unless `url` is given. Processes that fetch the same model at
-    once take turns. Raises FetchError or CheckpointError; the cache then holds what it held before.
+    once take turns. Raises FetchError or CheckpointError; the cache is then unchanged.
     """
     target = cached_path(card, folder)
     with _writing(card, folder) as downloads:
@@ -36,14 +36,14 @@ def fetch(card: Card, folder: Path, *, url: str | None = None, progress: Progres
         except CheckpointError as error:
             raise CheckpointError(f"{error}; what was downloaded has been removed") from error
         finally:
-            # Whole files from here on: if they are no good, continuing them would not make them better.
+            # The files are whole from here on. Where they are not the model, a later call must not continue them.
             forget(weights)
             forget(config)
     return target
 
 
 def adopt(card: Card, folder: Path, source: Path, *, config: Path | None = None) -> Path:
-    """Put a file that the user brings into the cache as the published model it is; returns its path there.
+    """Puts a file that the user brings into the cache as the published model it is. Returns its path there.
 
     source: the weights as their authors published them, or a folder that holds them and their network description
     config: the network description of an SPVNAS model (`net.config`)
@@ -60,7 +60,7 @@ def adopt(card: Card, folder: Path, source: Path, *, config: Path | None = None)
 
 
 def _from_any(card: Card, urls: tuple[str, ...], weights: Path, config: Path, progress: Progress | None) -> str:
-    """Download from the first address that works, and return it."""
+    """Downloads from the first address that works, and returns it."""
     failures = []
     for url in urls:
         try:
@@ -94,7 +94,7 @@ def _install(card: Card, weights: Path, config: Path | None, target: Path, origi
 
 @contextmanager
 def _writing(card: Card, folder: Path) -> Iterator[Path]:
-    """The folder for unfinished downloads, while no other process works on this model."""
+    """Yields the folder for unfinished downloads, while no other process works on this model."""
     downloads = folder / "downloads"
     try:
         downloads.mkdir(parents=True, exist_ok=True)

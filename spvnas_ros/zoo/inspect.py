@@ -1,4 +1,4 @@
-"""What a checkpoint holds, for people to read."""
+"""Tables of the contents of a checkpoint, for people to read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from spvnas_ros.zoo.checkpoint import Facts, TrainingRecord, load_checkpoint
 
 
 def describe(weights: Path, scan: Path | None = None) -> Iterator[Table]:
-    """Tables of a checkpoint's facts and, with a scan, of what every stage costs on it."""
+    """Yields a table of a checkpoint's facts and, with a scan, a table of the cost of every stage on it."""
     _, facts = load_checkpoint(weights)
     yield _facts_table(weights, facts)
     if scan is not None:

@@ -1,4 +1,4 @@
-"""The zoo on a terminal."""
+"""The tables and the progress bar of the zoo on a terminal."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from spvnas_ros.zoo.cards import CARDS, DATA_TERMS
 from spvnas_ros.zoo.download import Progress as Report
 
 _LICENCE = "Apache-2.0"
-"""Of this package and what it ships."""
+"""The licence of this package and of the network it ships."""
 
 _FORMAT = "spvnas_ros"
-"""`checkpoint.FORMAT`, which cannot be had without torch."""
+"""The value of `checkpoint.FORMAT`, whose module cannot be imported without torch."""
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
-"""What normalisation keeps beside its parameters."""
+"""The buffers that normalisation keeps beside its parameters."""
 
 
 def zoo_table(folder: Path) -> Table:
-    """The network that ships, then all published models, and whether they are in this cache folder."""
+    """Returns the table of the shipped network and all published models, and whether this cache folder has them."""
     table = Table(box=None, padding=(0, 1, 0, 0), caption_justify="left")
     for title in ("name", "params", "GMACs", "mIoU", "label map", "licence", "cached"):
         table.add_column(title, justify="right" if title in ("params", "GMACs", "mIoU") else "left", no_wrap=True)
@@ -46,7 +46,10 @@ def zoo_table(folder: Path) -> Table:
 
 
 def _shipped() -> tuple[int, str, str] | None:
-    """Parameters, label map and training of `default`, from its header alone; None where it is not installed."""
+    """Returns parameters, label map and training of `default`, read from its header alone.
+
+    Returns None where the file is not installed.
+    """
     try:
         path = shipped_path()
     except FetchError:
@@ -61,7 +64,10 @@ def _shipped() -> tuple[int, str, str] | None:
 
 @contextmanager
 def download_bar(name: str) -> Iterator[Report]:
-    """A progress bar on stderr; what is yielded moves it. It is not shown before the first bytes are there."""
+    """Shows a progress bar on stderr and yields the function that moves it.
+
+    The bar is not shown before the first bytes are there.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

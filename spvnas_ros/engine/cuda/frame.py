@@ -65,7 +65,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Status:
-    """What a frame reports about itself.
+    """The report of a frame about itself.
 
     voxels:    found at each level
     extent:    voxels spanned along the longest axis, less one

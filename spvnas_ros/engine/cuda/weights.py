@@ -63,7 +63,7 @@ class Packed:
 
 
 def split_input(precision: Precision) -> bool:
-    """Returns whether the input's features get further channels, which hold what half precision drops of them.
+    """Returns whether the input's features get further channels, which hold the part that half precision drops.
 
     Without these channels, coordinates at 100 m would be rounded to centimetres.
     """

@@ -4,4 +4,4 @@ from spvnas_ros.errors import UserError
 
 
 class PeerError(UserError):
-    """The error for a library that is not installed, or that cannot do what was asked."""
+    """The error for a library that is not installed, or that cannot run the network as asked."""

@@ -249,7 +249,7 @@ def mix_rows(counter, tile_rows, mixture, x, out):
 
 @njit(cache=True, nogil=True)
 def transpose_mixture(mixture, num_in):
-    """Returns the transposed matrix: what every input row gave, in the order of the output rows."""
+    """Returns the transposed matrix: the contributions of every input row, in the order of the output rows."""
     starts = np.zeros(num_in + 1, np.int32)
     for row in mixture.rows:
         starts[row + 1] += 1

@@ -1,4 +1,4 @@
-"""The tiles, blocks of channels and precisions of Triton kernels, chosen by what the GPU can do."""
+"""The tiles, blocks of channels and precisions of Triton kernels, chosen for the GPU's compute capability."""
 
 from __future__ import annotations
 

@@ -159,7 +159,10 @@ class Geometry:
         self.halvings = [None, *(Gather(children, None, None, None) for children in self._children)]
 
     def find_voxels(self) -> None:
-        """Counts the voxels of every level from `cells` and `number`, and fills what needs no neighbours."""
+        """Counts the voxels of every level from `cells` and `number`.
+
+        Fills the buffers that do not depend on neighbours.
+        """
         points = self.capacity.points
         grid = (triton.cdiv(points, _POINTS_BLOCK),)
         self._launch(

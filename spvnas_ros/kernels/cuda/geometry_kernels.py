@@ -247,9 +247,9 @@ def tile_neighbours(
 def tile_parents(
     order, size, keys, parents, rows, inputs, lists, lengths, capacity, base, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """Does for the transposed 2x2x2 convolution what `tile_neighbours` does for the 3x3x3 one.
+    """Stores the sorted inputs and the lists of kernel rows of the transposed 2x2x2 convolution.
 
-    A row has one input, its parent, in the kernel row of its child slot.
+    Arguments are those of `tile_neighbours`. A row has one input, its parent, in the kernel row of its child slot.
     """
     tile = tl.program_id(0)
     number = tl.load(size)

@@ -29,7 +29,7 @@ def only_compile(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constant
 
 @contextmanager
 def compiling_together() -> Iterator[None]:
-    """Compiles on all cores what `only_compile` is given inside this context, where Triton can (3.6).
+    """Compiles the kernels of `only_compile` calls inside this context on all cores, where Triton can (3.6).
 
     The kernels are ready when the context ends. An older Triton compiles them one by one.
     """

@@ -1,9 +1,9 @@
-"""A reader of pickles that never runs what they name.
+"""A reader of pickles that never runs the functions and classes that they name.
 
-`pickle.Unpickler` imports and calls whatever a file asks for; even with `find_class` restricted, its memo grows to any
-index the file names and BUILD writes into live objects. Here the opcodes (parsed by `pickletools`) act on plain
-containers only. A name becomes a `Global`, a call of a name that the caller did not provide becomes an `Inert`: no
-import, no attribute access, no call of anything a file brought along.
+`pickle.Unpickler` imports and calls whatever a file asks for. Even with `find_class` restricted, its memo grows to any
+index the file names, and BUILD writes into live objects. Here the opcodes (parsed by `pickletools`) act on plain
+containers only. A name becomes a `Global`. A call of a name that the caller did not provide becomes an `Inert`. Nothing
+that a file brought along is imported, accessed or called.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from spvnas_ros.zoo.checkpoint import CheckpointError
 
 @dataclass(frozen=True)
 class Global:
-    """The name of a class or function, `module.qualname`; nothing is imported."""
+    """The name of a class or function, `module.qualname`. Nothing is imported."""
 
     name: str
 
 
 @dataclass(eq=False)
 class Inert:
-    """What stands where the pickle has an object of a class, or a call of a function, that is not rebuilt.
+    """The placeholder for an object of a class, or a call of a function, that is not rebuilt.
 
     name:  the class or function, `module.qualname`
-    args:  what it was to be called with
-    state: what its `__setstate__` was to receive
+    args:  the arguments of the call
+    state: the argument of the object's `__setstate__`
     """
 
     name: str
@@ -38,15 +38,16 @@ class Inert:
 
 
 _MAX_COPIED = 1 << 26
-"""Items and characters that all rebuilt calls together may be given; real checkpoints stay far below."""
+"""The number of items and characters that all rebuilt calls together may be given. Real checkpoints stay far below."""
 
 Rebuild = Callable[..., Any]
 
 
 def key_of(value: Any) -> Any:
-    """The value as a dictionary key or set member: only scalars and short tuples of them; others become `Inert`.
+    """Returns the value as a dictionary key or set member.
 
-    Hashing deeper structures is not bounded: a few bytes of pickle nest a tuple in itself 2**50 times.
+    Scalars and short tuples of them stay as they are; other values become `Inert`. Hashing deeper structures is not
+    bounded: a few bytes of pickle nest a tuple in itself 2**50 times.
     """
     scalars = (str, bytes, int, float, type(None), Global, Inert)
     flat = isinstance(value, tuple) and len(value) <= 8 and all(isinstance(item, scalars) for item in value)
@@ -54,11 +55,11 @@ def key_of(value: Any) -> Any:
 
 
 class Machine:
-    """Runs one pickle.
+    """A machine that runs one pickle.
 
-    rebuild:    what a call of a name gives, by name; the functions get the pickle's arguments as they are, so they
-                must check them, and may raise ValueError, TypeError or CheckpointError
-    constants:  what a name itself stands for, by name
+    rebuild:    the function that gives the result of a call, by the called name; it gets the pickle's arguments as they
+                are, so it must check them, and may raise ValueError, TypeError or CheckpointError
+    constants:  the value that a name itself stands for, by name
     persistent: turns a persistent id (in torch files: a storage) into a value
     """
 
@@ -74,7 +75,10 @@ class Machine:
         self._copied = 0
 
     def run(self, source: IO[bytes]) -> Any:
-        """The pickled object; `source` is left behind the pickle's end. Raises CheckpointError for a malformed one."""
+        """Returns the pickled object and leaves `source` behind the pickle's end.
+
+        Raises CheckpointError for a malformed pickle.
+        """
         position = 0
         try:
             for opcode, argument, offset in genops(source):
@@ -95,7 +99,7 @@ class Machine:
         self._marks.append(len(self._stack))
 
     def pop_mark(self) -> list[Any]:
-        """Take what lies above the last mark, and the mark."""
+        """Removes the last mark and the values above it, and returns these values."""
         start = self._marks.pop()
         items = self._stack[start:]
         del self._stack[start:]
@@ -111,7 +115,7 @@ class Machine:
         self.pop_mark()
 
     def ignore(self, _: Any) -> None:
-        """Nothing to do: the value is a hint for faster readers."""
+        """Does nothing: the value is a hint for faster readers."""
 
     def duplicate(self, _: Any) -> None:
         self._stack.append(self._stack[-1])
@@ -126,7 +130,7 @@ class Machine:
         self._stack.append(self._memo[index])
 
     def pack(self, count: int) -> None:
-        """Replace the topmost `count` values by a tuple of them."""
+        """Replaces the topmost `count` values by a tuple of them."""
         items = tuple(self._stack[-count:])
         if len(items) != count:
             raise ValueError(f"a tuple of {count} asked for, {len(items)} values there")

@@ -1,7 +1,8 @@
-"""How other projects name the tensors of these networks.
+"""The names that other projects give to the tensors of these networks.
 
-No tensor changes its shape or its order on the way: the projects differ in names only (and SPVNAS in a classifier that
-is wider than the network). A layout is therefore a table of names, and the spec can be read from the shapes.
+No tensor changes its shape or its order on the way, because the projects differ in names only. The one exception is
+SPVNAS, whose classifier is wider than the network. A layout is therefore a table of names, and the spec can be read
+from the shapes.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Layout:
 
     In the templates `i` is the stage and `j` the block, from 0, and `n` and `m` are the same from 1.
 
-    project:       whose files these are
+    project:       the project that wrote the files
     label_map:     the map of raw labels its networks were trained with
     marker:        a tensor name that only this layout has
     searched:      whether these are SPVNAS subnets: block 0 of every stage has a 1x1 skip and no other block has one
@@ -50,7 +51,7 @@ class Layout:
     searched: bool = False
 
     def names(self) -> dict[str, str]:
-        """The project's name of every tensor a network could have -> its name in `PointVoxelUNet`."""
+        """Returns the project's name of every tensor a network could have -> its name in `PointVoxelUNet`."""
         table = {f"{self.classifier}.{part}": f"classifier.{part}" for part in ("weight", "bias")}
         for unit, (layer, norm) in self._units().items():
             if unit.startswith("points"):
@@ -96,7 +97,7 @@ MIT_HAN_LAB = Layout(
     points=("point_transforms.{i}.0", "point_transforms.{i}.1"),
     classifier="classifier.0",
 )
-"""SPVCNN and MinkUNet, which hold the same names: the MinkUNet has point transforms that it never uses."""
+"""SPVCNN and MinkUNet, which hold the same names. The MinkUNet has point transforms that it never uses."""
 
 SPVNAS = Layout(
     project="mit-han-lab/spvnas",
@@ -115,7 +116,7 @@ SPVNAS = Layout(
     classifier="classifier.linear",
     searched=True,
 )
-"""Networks found by the architecture search, cut out of the supernet."""
+"""Networks that the architecture search found and that were cut out of the supernet."""
 
 MMDET3D = Layout(
     project="open-mmlab/mmdetection3d",
@@ -136,20 +137,23 @@ MMDET3D = Layout(
     points=("backbone.point_transforms.{i}.0", "backbone.point_transforms.{i}.1"),
     classifier="decode_head.conv_seg",
 )
-"""SPVCNN and MinkUNet on its torchsparse backend."""
+"""SPVCNN, and MinkUNet on mmdetection3d's torchsparse backend."""
 
 LAYOUTS = (MIT_HAN_LAB, SPVNAS, MMDET3D)
 
 
 class MissingLayer(LookupError):
-    """A layer without which the widths of the network cannot be told; the argument is its name."""
+    """The error for a missing layer without which the widths of the network are unknown.
+
+    Its argument is the layer's name.
+    """
 
 
 def spec_of(shapes: Shapes, family: str, layout: Layout) -> NetSpec:
-    """The network that tensors of these shapes (by their names in `PointVoxelUNet`) belong to.
+    """Returns the spec of the network whose tensors, by their names in `PointVoxelUNet`, have these shapes.
 
-    Widths are read from BatchNorms first, so that a kernel of a wrong shape is found out when it is compared.
-    Raises MissingLayer, or SpecError for widths that fit no network.
+    Widths are read from BatchNorms first, so that a kernel of a wrong shape is found when it is compared. Raises
+    MissingLayer, or SpecError for widths that fit no network.
     """
     stem = (_width(shapes, "stem.0"), _width(shapes, "stem.1"))
     encoder = tuple(_stage(shapes, f"encoder.{i}", 0, layout.searched) for i in range(NUM_STAGES))

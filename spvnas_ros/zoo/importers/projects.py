@@ -1,4 +1,4 @@
-"""Published checkpoints to networks of this project: every tensor of the file is accounted for."""
+"""The import of checkpoints that other projects published. Every tensor of the file is accounted for."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from spvnas_ros.zoo.importers.layouts import LAYOUTS, MIT_HAN_LAB, Layout, Missi
 from spvnas_ros.zoo.importers.torch_file import read_torch_file
 
 KINDS = ("spvcnn", "minkunet")
-"""The kinds a file of mit-han-lab may need to be told apart by; an SPVNAS network is known by its names."""
+"""The kinds that files of mit-han-lab may need to be told apart by. An SPVNAS network is known by its names."""
 
 State = Mapping[str, torch.Tensor]
 
 _SUPERNET_MARK = "downsample.0.feature.layers.0.net.layers.0.net.conv.kernel"
 _VOXEL_SIZE = 0.05
 _PARAMETER_TOLERANCE = 0.03
-"""How far a network may be from its card's parameter count: some are published with one decimal of a million."""
+"""How far a network may be from its card's parameter count. Some counts are published with one decimal of a million."""
 
 
 def import_checkpoint(
     source: str | Path, *, config: str | Path | None = None, kind: str | None = None, card: Card | None = None
 ) -> tuple[PointVoxelUNet, Facts]:
-    """The network in a published checkpoint, and its facts.
+    """Returns the network in a published checkpoint, and its facts.
 
     source: a file of mit-han-lab (`init`) or mmdetection3d (`.pth`), or a folder with `init` and `net.config`
-    config: the `net.config` of an SPVNAS network; its tensors are compared with it. Without one they speak for
-            themselves
+    config: the `net.config` of an SPVNAS network; its tensors are compared with it. Without one the spec is read from
+            the tensors
     kind:   "spvcnn" or "minkunet" for files of mit-han-lab, whose tensors have the same names. Without it, point
             transforms whose BatchNorms have never seen a point mean MinkUNet, which does not use them
-    card:   the published model that this is to be; without it, it is looked up by the file's sha256
+    card:   the published model that this must be; without it, the card is looked up by the file's sha256
 
     Raises CheckpointError for a file that is none of these, and names the tensors that are missing, unexpected or
     misshapen.
@@ -71,7 +71,7 @@ def import_checkpoint(
 
 
 def _weights(source: Path) -> State:
-    """The tensors in the file, by the names their project gave them."""
+    """Returns the tensors in the file, by the names that their project gave them."""
     content = read_torch_file(source)
     if isinstance(content, Inert):
         raise CheckpointError(
@@ -90,7 +90,7 @@ def _weights(source: Path) -> State:
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):
             raise CheckpointError(f"{source}: entry {str(key)[:80]!r} is a {type(value).__name__}, expected a tensor")
-        # A few bytes can claim to be any number of equal values; weights are stored one by one.
+        # A few bytes can claim to be any number of equal values. Weights are stored one by one.
         if value.numel() * value.itemsize > value.untyped_storage().nbytes():
             raise CheckpointError(f"{source}: {key[:80]} claims the shape {list(value.shape)}, but stores fewer values")
     wrapped = all(key.startswith("module.") for key in content)  # by DistributedDataParallel
@@ -140,7 +140,7 @@ def _family(ours: State, layout: Layout, kind: str | None) -> str:
 
 
 def _never_ran(points: State) -> bool:
-    """Whether the statistics of the point transforms' BatchNorms are those they began with."""
+    """Returns whether the statistics of the point transforms' BatchNorms are still those they began with."""
     means = (value for key, value in points.items() if key.endswith("running_mean"))
     variances = (value for key, value in points.items() if key.endswith("running_var"))
     return all(bool((m == 0).all()) for m in means) and all(bool((v == 1).all()) for v in variances)
@@ -160,7 +160,10 @@ def _spec(ours: State, family: str, layout: Layout, config: Mapping[str, Any] | 
 
 
 def _with_cut_classifier(state: State, layout: Layout, spec: NetSpec) -> State:
-    """An SPVNAS subnet keeps the classifier of the supernet; its network uses the first columns."""
+    """Cuts the classifier of an SPVNAS subnet to the network's width.
+
+    The subnet keeps the classifier of the supernet, and its network uses the first columns.
+    """
     key, width = f"{layout.classifier}.weight", spec.decoder[-1].out
     weight = state.get(key)
     wider = weight is not None and weight.ndim == 2 and weight.shape[1] > width
@@ -168,7 +171,7 @@ def _with_cut_classifier(state: State, layout: Layout, spec: NetSpec) -> State:
 
 
 def _fill(spec: NetSpec, state: State, names: Mapping[str, str]) -> PointVoxelUNet:
-    """The network with these tensors, which have their project's names."""
+    """Returns the network with these tensors, which have their project's names."""
     net = meta_net(spec)
     expected = net.state_dict()
     theirs = {ours: key for key, ours in names.items() if ours in expected}
@@ -203,7 +206,10 @@ def _read_config(path: Path) -> Mapping[str, Any]:
 
 
 def _voxel_size(config: Mapping[str, Any]) -> float:
-    """Edge of a voxel, metres: the models of both projects were trained with 5 cm, and net.config says so."""
+    """Returns the edge of a voxel, metres.
+
+    The models of both projects were trained with 5 cm, and net.config says so.
+    """
     point, voxel = config.get("pres", _VOXEL_SIZE), config.get("vres", _VOXEL_SIZE)
     if not isinstance(point, float) or point != voxel:
         raise CheckpointError(

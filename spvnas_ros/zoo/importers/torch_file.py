@@ -1,6 +1,6 @@
-"""Torch's `.pth` files, read without torch's own unpickler and without running anything in them.
+"""The reader of torch's `.pth` files, which does without torch's own unpickler and runs nothing that they hold.
 
-Tensors, containers and numpy scalars are rebuilt; everything else stays an `Inert`. Both containers are read: the zip
+Tensors, containers and numpy scalars are rebuilt; everything else stays an `Inert`. Both file formats are read: the zip
 archive of torch 1.6 and later, and the plain one before it (a pickle per part, then the storages one after another).
 """
 
@@ -47,7 +47,9 @@ _STORAGE_DTYPES = {f"torch.{name}Storage": dtype for name, dtype in _DTYPES.item
 
 
 def read_torch_file(path: Path) -> Any:
-    """The object saved in a `.pth` file: dictionaries, lists, tensors (on the CPU), numpy scalars, and `Inert` values.
+    """Returns the object saved in a `.pth` file.
+
+    It consists of dictionaries, lists, tensors (on the CPU), numpy scalars, and `Inert` values.
 
     Raises CheckpointError for a file that is missing, cut short, damaged or not written by `torch.save`.
     """
@@ -116,7 +118,8 @@ class _Zip:
             entry = self._archive.getinfo(self._root + name)
         except KeyError:
             raise CheckpointError(f"the archive has no part {name!r}; it is damaged, get it again") from None
-        # Sizes that a damaged or hostile directory claims would be allocated before anything is read.
+        # The archive's directory may be damaged or hostile, and memory of the size that it claims would be allocated
+        # before anything is read.
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
             raise CheckpointError(f"part {name!r} is compressed; torch.save never does that")
         if entry.file_size > self._archive.start_dir:
@@ -142,7 +145,7 @@ def _read_legacy(file: IO[bytes]) -> Any:
 
 
 class _Legacy:
-    """The container before torch 1.6: magic number, protocol, system facts, the object, storage keys, storages."""
+    """The file format before torch 1.6: magic number, protocol, system facts, the object, storage keys, storages."""
 
     def __init__(self, source: mmap.mmap) -> None:
         self._source = source
@@ -152,8 +155,8 @@ class _Legacy:
     def load(self) -> Any:
         self._check_head()
         start = self._source.tell()
-        # The storages lie behind the object that refers to them, and their types are known only from it: so the
-        # pickle is read twice, first for the references.
+        # The storages lie behind the object that refers to them, and their types are known only from that object.
+        # The pickle is therefore read twice, first for the references.
         self._run(self._note)
         keys = self._run(self._note)
         self._read_storages(keys)
@@ -212,7 +215,7 @@ class _Legacy:
 
 @dataclass(frozen=True)
 class _StorageId:
-    """What a persistent id says: which storage, of what type, how long; legacy files may name a part of one."""
+    """A persistent id: it names a storage, its type and its length. Legacy files may name a part of a storage."""
 
     key: str
     dtype: torch.dtype
@@ -221,7 +224,7 @@ class _StorageId:
 
     @classmethod
     def parse(cls, identifier: Any) -> _StorageId | None:
-        """None for an id that is not a storage's."""
+        """Returns the persistent id, None for an id that is not a storage's."""
         if not (isinstance(identifier, tuple) and len(identifier) in (5, 6) and identifier[0] == "storage"):
             return None
         _, kind, key, _, count, *rest = identifier
@@ -232,7 +235,7 @@ class _StorageId:
         return cls(key, dtype, count, view)
 
     def of(self, raw: torch.Tensor) -> _Storage:
-        """The storage in its bytes, uint8 `[B]`."""
+        """Returns the storage in its bytes, uint8 `[B]`."""
         size = self.count * self.dtype.itemsize
         if size > len(raw):
             raise CheckpointError(f"storage {self.key!r:.50} has {len(raw)} bytes, its tensors expect {size}")
@@ -244,12 +247,12 @@ def _bytes_tensor(raw: bytes) -> torch.Tensor:
 
 
 def _sizes(values: Any) -> bool:
-    """Whether these are all whole numbers from 0 that fit into 62 bits."""
+    """Returns whether these are all whole numbers from 0 that fit into 62 bits."""
     return isinstance(values, (tuple, list)) and all(type(v) is int and 0 <= v < 1 << 62 for v in values)
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Any:
-    """A view into a storage, after checking that it stays inside."""
+    """Returns a view into a storage, after checking that the view stays inside."""
     if not isinstance(storage, _Storage):
         return Inert("a tensor without a storage", (storage, offset, size, stride))
     shape_is_sound = _sizes((offset,)) and _sizes(size) and _sizes(stride) and len(size) == len(stride)
@@ -265,7 +268,7 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Any:
 
 
 def _tensor_of_dtype(storage: Any, offset: Any, size: Any, stride: Any, _: Any, __: Any, dtype: Any, *___: Any) -> Any:
-    """The third form: an untyped storage, and the type beside it."""
+    """Returns a tensor from the third form, which has an untyped storage and the type beside it."""
     if not isinstance(storage, _Storage) or not isinstance(dtype, torch.dtype):
         return Inert("a tensor without a storage", (storage, offset, size, stride))
     raw = storage.values.view(torch.uint8)
@@ -273,7 +276,7 @@ def _tensor_of_dtype(storage: Any, offset: Any, size: Any, stride: Any, _: Any, 
 
 
 def _typed(function: Any, _: Any, args: Any, *__: Any) -> Any:
-    """A tensor of a subclass of Tensor: the tensor alone."""
+    """Returns a tensor of a subclass of Tensor as a plain tensor."""
     rebuild = _REBUILD.get(function.name) if isinstance(function, Global) else None
     if rebuild not in (_tensor, _tensor_of_dtype) or not isinstance(args, tuple):
         return Inert("a tensor of a type of its own", args)
@@ -298,13 +301,13 @@ def _size(items: Any = ()) -> Any:
 
 
 def _encode(text: Any, encoding: Any = "utf-8") -> Any:
-    """How bytes are written by Python 3 for Python 2."""
+    """Returns bytes that Python 3 wrote for Python 2, as a text and its encoding."""
     known = isinstance(text, str) and encoding in ("latin1", "latin-1", "utf-8")
     return text.encode(encoding) if known else Inert("_codecs.encode", (text, encoding))
 
 
 def _numpy_scalar(dtype: Any, raw: Any = None) -> Any:
-    """A number of numpy; `dtype` is the inert call of numpy.dtype, its state holds the byte order."""
+    """Returns a number of numpy. `dtype` is the inert call of numpy.dtype, and its state holds the byte order."""
     code = dtype.args[0] if isinstance(dtype, Inert) and isinstance(dtype.args, tuple) and dtype.args else None
     if not (isinstance(code, str) and re.fullmatch(r"[biuf][1248]", code) and isinstance(raw, bytes)):
         return Inert("a numpy scalar", (dtype, raw))
