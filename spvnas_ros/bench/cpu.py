@@ -21,7 +21,7 @@ from statistics import median
 import numpy as np
 import torch
 
-from spvnas_ros.bench.worker import VOXEL_SIZE, Job, Timing, network
+from spvnas_ros.bench.cpu_worker import VOXEL_SIZE, Job, Timing, network
 from spvnas_ros.nets.cost import count_macs
 from spvnas_ros.recordings.scans import read_scan
 from spvnas_ros.sparse.coords import quantize
@@ -126,7 +126,7 @@ def contenders() -> list[str]:
 def _measure(job: Job) -> Timing:
     # Idle OpenMP threads sleep for every contender. Awake, they made torch and torchsparse 3 to 5 times slower here.
     environment = os.environ | {"OMP_NUM_THREADS": str(job.threads), "OMP_WAIT_POLICY": "PASSIVE"}
-    command = [sys.executable, "-m", "spvnas_ros.bench.worker", json.dumps(asdict(job))]
+    command = [sys.executable, "-m", "spvnas_ros.bench.cpu_worker", json.dumps(asdict(job))]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"measuring {job.contender} failed with status {done.returncode}:\n{done.stderr}")

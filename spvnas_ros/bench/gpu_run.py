@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from spvnas_ros.bench.cpu_worker import VOXEL_SIZE, seeded
 from spvnas_ros.bench.gpu_report import OURS, Row, Setting, row_of
 from spvnas_ros.bench.gpu_worker import DTYPES, Case, ContenderError, Precision, Profile, Worker
 from spvnas_ros.bench.roofline import Rates, plan_work
-from spvnas_ros.bench.worker import VOXEL_SIZE, seeded
 from spvnas_ros.engine.plan import build_plan
 from spvnas_ros.frame import Points
 from spvnas_ros.recordings.scans import read_scan

@@ -18,8 +18,8 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
+from spvnas_ros.bench.cpu_worker import VOXEL_SIZE, seeded
 from spvnas_ros.bench.roofline import Rates, measure_rates
-from spvnas_ros.bench.worker import VOXEL_SIZE, seeded
 from spvnas_ros.engine import Engine
 from spvnas_ros.frame import Points
 from spvnas_ros.nets.spec import NetSpec

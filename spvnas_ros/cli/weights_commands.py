@@ -19,7 +19,7 @@ def zoo_list(cache: CacheOption = None) -> None:
     from rich.console import Console
 
     from spvnas_ros.zoo.cache import cache_folder
-    from spvnas_ros.zoo.show import zoo_table
+    from spvnas_ros.zoo.table import zoo_table
 
     Console().print(zoo_table(cache or cache_folder()))
 
@@ -39,7 +39,7 @@ def zoo_fetch(
     from spvnas_ros.zoo.cache import DEFAULT, cache_folder, shipped_path
     from spvnas_ros.zoo.cards import DATA_TERMS, find_card
     from spvnas_ros.zoo.fetch import adopt, fetch
-    from spvnas_ros.zoo.show import download_bar
+    from spvnas_ros.zoo.table import download_bar
 
     if source and url:
         raise typer.BadParameter("a model comes from a file (--from) or from an address (--url), not from both")

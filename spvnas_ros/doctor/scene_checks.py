@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spvnas_ros.clouds.intensity import reference
-from spvnas_ros.doctor import sensor
+from spvnas_ros.doctor import sensor_guess
 from spvnas_ros.doctor.finding import BAD, OK, WARN, Finding, Findings
 from spvnas_ros.doctor.observe import Clouds
 from spvnas_ros.frame import Points
@@ -33,7 +33,7 @@ def check_points(clouds: Clouds) -> Findings:
     """Checks how many of the points were measured."""
     total = sum(len(sample.points) for sample in clouds.samples)
     finite = sum(int(np.isfinite(sample.points[:, :3]).all(axis=1).sum()) for sample in clouds.samples)
-    measured = sum(len(sensor.usable(sample.points)) for sample in clouds.samples)
+    measured = sum(len(sensor_guess.usable(sample.points)) for sample in clouds.samples)
     shape = f"{clouds.samples[0].rows} rows (organised)" if clouds.samples[0].rows > 1 else "not organised"
     found = f"{1 - finite / total:.1%} NaN, {(finite - measured) / total:.1%} at the origin, {shape}"
     each = measured / len(clouds.samples)
@@ -92,7 +92,7 @@ def _changes_scale(clouds: Clouds, raw: list[npt.NDArray[np.float32]]) -> bool:
 def check_beams(clouds: Clouds) -> Findings:
     """Checks how many beams the sensor has."""
     sample = max(clouds.samples, key=lambda sample: len(sample.points))
-    estimate = sensor.beams(sample.points, sample.ring, sample.rows)
+    estimate = sensor_guess.beams(sample.points, sample.ring, sample.rows)
     if estimate is None:
         yield Finding(OK, "beams", "cannot be told", "the driver publishes no ring field; nothing here needs one")
         return
@@ -109,7 +109,7 @@ def check_beams(clouds: Clouds) -> Findings:
 
 def check_view(clouds: Clouds) -> Findings:
     """Checks how far up and down the sensor looks."""
-    views = [view for sample in clouds.samples if (view := sensor.vertical_view(sample.points))]
+    views = [view for sample in clouds.samples if (view := sensor_guess.vertical_view(sample.points))]
     if not views:
         return
     low, high = (float(np.median(side)) for side in zip(*views, strict=True))
@@ -123,7 +123,7 @@ def check_view(clouds: Clouds) -> Findings:
 
 def check_ground(clouds: Clouds) -> Findings:
     """Checks how high the sensor is above the ground."""
-    heights = [height for sample in clouds.samples if (height := sensor.ground_height(sample.points)) is not None]
+    heights = [height for sample in clouds.samples if (height := sensor_guess.ground_height(sample.points)) is not None]
     if not heights:
         return
     height = float(np.median(heights))
@@ -143,10 +143,10 @@ def check_ground(clouds: Clouds) -> Findings:
 
 def check_reach(clouds: Clouds, facts: Facts | None) -> Findings:
     """Checks how far the sensor sees, and whether the coordinates are metres."""
-    if not any(len(sensor.usable(sample.points)) for sample in clouds.samples):
+    if not any(len(sensor_guess.usable(sample.points)) for sample in clouds.samples):
         return  # check_points reports this
     usual, farthest = (
-        float(np.nanmedian([sensor.reach(sample.points, percent) for sample in clouds.samples]))
+        float(np.nanmedian([sensor_guess.reach(sample.points, percent) for sample in clouds.samples]))
         for percent in (95, 99.9)
     )
     found = f"95% within {usual:.1f} m, farthest about {farthest:.1f} m"
@@ -164,7 +164,7 @@ def check_reach(clouds: Clouds, facts: Facts | None) -> Findings:
 
 
 def _outside(points: Points, limits: tuple[float, ...] | None) -> float:
-    seen = sensor.usable(points)[:, :3]
+    seen = sensor_guess.usable(points)[:, :3]
     if limits is None or not len(seen):
         return 0.0
     low, high = np.array(limits, np.float32).reshape(2, 3)

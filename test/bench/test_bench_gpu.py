@@ -13,11 +13,11 @@ import torch
 
 from places import REPOSITORY
 from spvnas_ros.bench import gpu
+from spvnas_ros.bench.cpu_worker import seeded
 from spvnas_ros.bench.gpu_report import BEGIN, END, Row, Setting, markdown, place, row_of, stages_of
 from spvnas_ros.bench.gpu_run import TIME_IS_UP, Book, Clock, Options, Run, gather, write
 from spvnas_ros.bench.gpu_worker import Case, ContenderError, Event, Profile, Worker, summarise
 from spvnas_ros.bench.roofline import Rates, Work, floor_ms, measure_rates, plan_work
-from spvnas_ros.bench.worker import seeded
 from spvnas_ros.engine.plan import build_plan
 from spvnas_ros.nets.cost import count_macs, count_parameters
 from spvnas_ros.nets.spec import NetSpec

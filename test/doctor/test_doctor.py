@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from spvnas_ros.cli import app
 from spvnas_ros.clouds.intensity import TrainingIntensity
-from spvnas_ros.doctor import Finding, Timing, examine, observe, sensor
+from spvnas_ros.doctor import Finding, Timing, examine, observe, sensor_guess
 from spvnas_ros.doctor.timing import rate_of
 from spvnas_ros.engine.sample_street import street_scan, write_drive_bag
 from spvnas_ros.nets.spec import NetSpec
@@ -302,10 +302,10 @@ def test_beams_are_counted_however_the_points_are_ordered(
         (flat * np.cos(azimuth), flat * np.sin(azimuth), distance * np.sin(elevation), np.zeros_like(flat)), axis=-1
     ).astype(np.float32)
     cloud = points.reshape(-1, 4) if by_beam else rng.permutation(points.reshape(-1, 4))
-    found = sensor.beams(cloud)
+    found = sensor_guess.beams(cloud)
     assert found is not None
     assert found[0] == count
-    low, high = sensor.vertical_view(cloud) or (0.0, 0.0)
+    low, high = sensor_guess.vertical_view(cloud) or (0.0, 0.0)
     assert abs(low - lowest) < step + 0.1
     assert abs(high - (lowest + step * (count - 1))) < step + 0.1
 

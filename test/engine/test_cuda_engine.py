@@ -18,7 +18,7 @@ import on_device  # isort: skip  # first: it decides how triton runs
 import golden
 from spvnas_ros.engine import build_engine, check_agreement, gpu_engine
 from spvnas_ros.engine.cuda import CudaEngine, HalfRangeError
-from spvnas_ros.engine.cuda.frame import LEVELS, Frame, Network
+from spvnas_ros.engine.cuda.launches import LEVELS, Frame, Network
 from spvnas_ros.engine.cuda.layout import build_layout
 from spvnas_ros.engine.cuda.session import Session
 from spvnas_ros.engine.plan import build_plan

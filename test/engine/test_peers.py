@@ -15,8 +15,8 @@ import golden
 from spvnas_ros.engine import ENGINES, build_engine
 from spvnas_ros.engine.peers import PEERS, PeerError, build_peer
 from spvnas_ros.engine.peers.engine import PeerEngine
-from spvnas_ros.engine.peers.layouts import from_torchsparse, spconv_weight, to_torchsparse
 from spvnas_ros.engine.peers.spconv import SpconvLibrary
+from spvnas_ros.engine.peers.weight_layouts import from_torchsparse, spconv_weight, to_torchsparse
 from spvnas_ros.engine.plan import Convolution
 from spvnas_ros.engine.reference import ReferenceEngine
 from spvnas_ros.nets.spec import NetSpec

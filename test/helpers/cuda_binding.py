@@ -13,7 +13,7 @@ from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from spvnas_ros.engine.cuda.frame import Frame, Network
+from spvnas_ros.engine.cuda.launches import Frame, Network
 from spvnas_ros.engine.plan import build_plan
 from spvnas_ros.kernels.cuda import launch
 from spvnas_ros.kernels.cuda.geometry import Capacity

@@ -22,7 +22,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 from triton.runtime.jit import JITFunction
 
-from spvnas_ros.engine.cuda.frame import Frame, Network
+from spvnas_ros.engine.cuda.launches import Frame, Network
 from spvnas_ros.engine.plan import build_plan
 from spvnas_ros.kernels.cuda.blocks import Precision
 from spvnas_ros.kernels.cuda.geometry import Capacity

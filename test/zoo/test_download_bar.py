@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from spvnas_cli import spvnas
-from spvnas_ros.zoo.show import download_bar
+from spvnas_ros.zoo.table import download_bar
 
 
 def test_a_download_that_never_begins_shows_no_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

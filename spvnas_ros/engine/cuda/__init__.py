@@ -19,6 +19,6 @@ capacity, one copy each way and one synchronisation at the end are therefore eno
 """
 
 from spvnas_ros.engine.cuda.engine import CudaEngine
-from spvnas_ros.engine.cuda.weights import HalfRangeError
+from spvnas_ros.engine.cuda.packed_weights import HalfRangeError
 
 __all__ = ["CudaEngine", "HalfRangeError"]

@@ -13,9 +13,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from spvnas_ros.engine.cuda.frame import LEVELS, Frame, Network, Status
+from spvnas_ros.engine.cuda.launches import LEVELS, Frame, Network, Status
+from spvnas_ros.engine.cuda.packed_weights import HalfRangeError, half_range_error
 from spvnas_ros.engine.cuda.session import Answer, Session, capture_graph, measure
-from spvnas_ros.engine.cuda.weights import HalfRangeError, half_range_error
 from spvnas_ros.engine.plan import build_plan
 from spvnas_ros.errors import UserError
 from spvnas_ros.frame import Points, Segmentation

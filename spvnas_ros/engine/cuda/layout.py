@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from spvnas_ros.engine.cuda.weights import input_width
+from spvnas_ros.engine.cuda.packed_weights import input_width
 from spvnas_ros.engine.plan import INPUT, Convolution, Plan, place_slots
 from spvnas_ros.kernels.cuda.blocks import DTYPES, Precision, pad
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spvnas_ros.engine.cuda.frame import Frame, Network, Status
+from spvnas_ros.engine.cuda.launches import Frame, Network, Status
 from spvnas_ros.kernels.cuda.geometry import Capacity
 from spvnas_ros.kernels.cuda.launch import compiling_together, only_compile
 

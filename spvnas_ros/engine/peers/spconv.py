@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from spvnas_ros.engine.peers.errors import PeerError
-from spvnas_ros.engine.peers.layouts import SpconvLayout, spconv_weight
+from spvnas_ros.engine.peers.weight_layouts import SpconvLayout, spconv_weight
 from spvnas_ros.engine.plan import Convolution
 from spvnas_ros.nets.spec import NUM_STAGES
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchsparse.nn import functional
 
 from spvnas_ros.engine.peers.errors import PeerError
-from spvnas_ros.engine.peers.layouts import TorchsparseOrder, from_torchsparse, to_torchsparse
+from spvnas_ros.engine.peers.weight_layouts import TorchsparseOrder, from_torchsparse, to_torchsparse
 from spvnas_ros.engine.plan import Convolution
 from spvnas_ros.nets.spec import NUM_STAGES
 

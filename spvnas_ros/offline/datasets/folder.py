@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from spvnas_ros.labels import LabelMap
-from spvnas_ros.offline.datasets.files import FileDataset, pair_files, settle
+from spvnas_ros.offline.datasets.file_pairs import FileDataset, pair_files, settle
 
 _LABELS = "labels"
 

@@ -10,7 +10,7 @@ from collections.abc import Container, Sequence
 from pathlib import Path
 
 from spvnas_ros.labels import LabelMap
-from spvnas_ros.offline.datasets.files import FileDataset, ScanFile, pair_files, settle
+from spvnas_ros.offline.datasets.file_pairs import FileDataset, ScanFile, pair_files, settle
 from spvnas_ros.offline.datasets.scan import DatasetError
 
 SPLITS = {"train": (0, 1, 2, 3, 4, 5, 6, 7, 9, 10), "val": (8,), "test": tuple(range(11, 22))}

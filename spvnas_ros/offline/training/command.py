@@ -45,7 +45,7 @@ from spvnas_ros.offline.training.data import (
     validation_loader,
 )
 from spvnas_ros.offline.training.losses import inverse_sqrt_weights
-from spvnas_ros.offline.training.progress import ProgressLine
+from spvnas_ros.offline.training.progress_line import ProgressLine
 from spvnas_ros.offline.training.recorder import BEST, CHECKPOINT, LAST, LOG, BudgetSpent, Plan, Recorder
 from spvnas_ros.offline.training.simulated import folders, make_missing
 from spvnas_ros.offline.training.start import Start, begin, spec_of

@@ -19,7 +19,7 @@ from spvnas_ros.nets.spec import NUM_STAGES, POINT_LEVELS
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.offline.evaluation.metrics import Confusion, Score, confusion_matrix, score
 from spvnas_ros.offline.training.batch import Batch, Sample
-from spvnas_ros.offline.training.progress import ProgressLine
+from spvnas_ros.offline.training.progress_line import ProgressLine
 from spvnas_ros.offline.training.task import SegmentationTask, TrainingError
 from spvnas_ros.sparse.on_cpu import build_training_levels
 from spvnas_ros.zoo.checkpoint import Facts, save_checkpoint

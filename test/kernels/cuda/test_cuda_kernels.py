@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import on_device  # isort: skip  # first: it decides how triton runs
-from spvnas_ros.engine.cuda.frame import LEVELS, Frame, Network
-from spvnas_ros.engine.cuda.weights import split
+from spvnas_ros.engine.cuda.launches import LEVELS, Frame, Network
+from spvnas_ros.engine.cuda.packed_weights import split
 from spvnas_ros.engine.plan import INPUT, Convolution, Plan, PointFusion, PointMean, Slot, Source
 from spvnas_ros.kernels.cuda.blocks import Precision
 from spvnas_ros.kernels.cuda.geometry import Capacity, Gather, Geometry

@@ -10,7 +10,7 @@ import triton
 from torch import Tensor
 
 from spvnas_ros.engine.cuda.layout import build_layout
-from spvnas_ros.engine.cuda.weights import Packed, input_width, multiprocessors_of, pack_step, split, split_input
+from spvnas_ros.engine.cuda.packed_weights import Packed, input_width, multiprocessors_of, pack_step, split, split_input
 from spvnas_ros.engine.plan import INPUT, Convolution, Plan, PointFusion, PointMean
 from spvnas_ros.kernels.cuda import feature_kernels as kernels
 from spvnas_ros.kernels.cuda.blocks import TILE_ROWS, Precision, capability_of

@@ -1,6 +1,6 @@
 """One contender of the CPU benchmark, in a process of its own.
 
-`python -m spvnas_ros.bench.worker '{...}'` prints one JSON object. A process for each contender keeps their peak
+`python -m spvnas_ros.bench.cpu_worker '{...}'` prints one JSON object. A process for each contender keeps their peak
 memory, thread settings and OpenMP runtimes apart.
 """
 
