@@ -46,7 +46,7 @@ def use_cloud_transport(environment: MutableMapping[str, str] = os.environ) -> N
 
 
 def _share_folders() -> Iterator[Path]:
-    source = Path(__file__).resolve().parents[2]
+    source = Path(__file__).resolve().parents[3]
     if (source / "package.xml").is_file():
         yield source
     # The ROS wheels of PyPI set no AMENT_PREFIX_PATH: the prefixes of Python stand in for it.
