@@ -21,7 +21,7 @@ def main(args: list[str] | None = None) -> int:
     except RosMissingError as error:
         return _fail(error)
     from spvnas_ros.demo.show import Options, show
-    from spvnas_ros.ros.process.process import StartError, StopRequested, ros_process
+    from spvnas_ros.ros.process.lifetime import StartError, StopRequested, ros_process
     from spvnas_ros.ros.replay.exchange import ExchangeError
 
     # Clouds are not sent through the building's network unless the user wants it.

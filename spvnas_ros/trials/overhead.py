@@ -23,7 +23,7 @@ from std_msgs.msg import Header
 from spvnas_ros.frame import Points, Segmentation
 from spvnas_ros.ros.node.segmenter_node import NODE_NAME, SegmenterNode
 from spvnas_ros.ros.node.statistics import FrameTimes
-from spvnas_ros.ros.process.process import ros_process, run, spinning
+from spvnas_ros.ros.process.lifetime import ros_process, run, spinning
 from spvnas_ros.ros.replay.exchange import Answer, CloudExchange
 from spvnas_ros.trials.point_cloud2 import create_cloud
 
@@ -163,7 +163,7 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--node", type=Path, help=argparse.SUPPRESS)
     options, ros_args = parser.parse_known_args(args)
     if options.node:
-        return run(lambda _signals: _TimedNode(options.node), [sys.argv[0], *ros_args])
+        return run(lambda: _TimedNode(options.node), [sys.argv[0], *ros_args])
     overhead = measure(options.points, options.clouds)
     print(overhead)
     if options.json:

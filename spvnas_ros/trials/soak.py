@@ -31,7 +31,7 @@ from sensor_msgs.msg import PointCloud2
 from spvnas_ros.frame import Points, Segmentation
 from spvnas_ros.ros.node.labelling import stamp_ns
 from spvnas_ros.ros.node.segmenter_node import INPUT_TOPIC, NODE_NAME, SegmenterNode
-from spvnas_ros.ros.process.process import StopRequested, ros_process, run, spinning
+from spvnas_ros.ros.process.lifetime import StopRequested, ros_process, run, spinning
 from spvnas_ros.ros.replay.exchange import CloudExchange
 from spvnas_ros.trials.garbage import garbage_cloud, plain_cloud
 
@@ -294,7 +294,7 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     options, ros_args = parser.parse_known_args(args)
     if options.node:
-        return run(lambda _signals: _CountingNode(options.node), [sys.argv[0], *ros_args])
+        return run(lambda: _CountingNode(options.node), [sys.argv[0], *ros_args])
     if options.driver:
         return _drive(options.driver, options.points, options.seed)
     report = soak(options.seconds, options.points)

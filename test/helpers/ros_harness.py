@@ -29,7 +29,7 @@ from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import Header
 
 from places import HELPERS
-from spvnas_ros.ros.process.process import ros_process, spinning
+from spvnas_ros.ros.process.lifetime import ros_process, spinning
 from spvnas_ros.ros.replay.exchange import CloudExchange
 from spvnas_ros.trials.point_cloud2 import create_cloud
 
@@ -156,7 +156,7 @@ def segmenter(namespace: str, files: Iterable[Path] = (), **parameters: object) 
     """The node, as a user starts it, with parameter files and parameters."""
     given = [part for file in files for part in ("--params-file", str(file))]
     arguments = _ros_arguments(namespace, parameters, given)
-    return Process(sys.executable, "-m", "spvnas_ros.ros.node.segmenter_node", *arguments)
+    return Process(sys.executable, "-m", "spvnas_ros.ros.node", *arguments)
 
 
 def segmenter_with(namespace: str, perception: str, **parameters: object) -> Process:
