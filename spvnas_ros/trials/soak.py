@@ -33,7 +33,8 @@ from spvnas_ros.ros.node.labelling import stamp_ns
 from spvnas_ros.ros.node.segmenter_node import INPUT_TOPIC, NODE_NAME, SegmenterNode
 from spvnas_ros.ros.process.lifetime import StopRequested, ros_process, run, spinning
 from spvnas_ros.ros.replay.exchange import CloudExchange
-from spvnas_ros.trials.garbage import garbage_cloud, plain_cloud
+from spvnas_ros.trials.garbage import garbage_cloud
+from spvnas_ros.trials.plain import plain_cloud
 
 MOST_GROWTH = 0.02
 """Of the resident memory, from the end of the warm-up to the end."""
