@@ -84,7 +84,7 @@ setup(
     entry_points={
         "console_scripts": [
             "spvnas = spvnas_ros.cli:main",
-            "segmenter_node = spvnas_ros.ros.process.early:segmenter_node",
+            "segmenter_node = spvnas_ros.ros.node.__main__:main",
         ],
     },
 )

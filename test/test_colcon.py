@@ -90,7 +90,7 @@ def check_installed(prefix: Path, python_path: Path) -> None:
     where = "import spvnas_ros.ros.process.transport as t; print(t.__file__, t.share_file('config/fastdds_shm.xml'))"
     code, profile = run(sys.executable, "-c", where, cwd=prefix, environment=environment).split()
     if (share / "config" / "fastdds_shm.xml").is_symlink():
-        assert Path(code).samefile(Path(profile).parent.parent / "spvnas_ros" / "ros" / "transport.py")
+        assert Path(code).samefile(Path(profile).parent.parent / "spvnas_ros" / "ros" / "process" / "transport.py")
     else:
         assert Path(code).is_relative_to(prefix)
         assert Path(profile).samefile(share / "config" / "fastdds_shm.xml")

@@ -77,7 +77,7 @@ def run(options: ReplayOptions, *, force: bool = False) -> int:
 
     Raises OutputError, RosMissingError and whatever weights, bag, truth or node raise; all are ValueErrors or OSErrors.
     """
-    from spvnas_ros.ros.process.process import StartError, StopRequested
+    from spvnas_ros.ros.process.lifetime import StartError, StopRequested
 
     with open_source(options.bag, intensity="none", topic=options.topic) as source:
         _check(source, options.out, force=force)

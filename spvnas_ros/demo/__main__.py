@@ -25,7 +25,7 @@ def main(args: list[str] | None = None) -> int:
     except RosMissingError as error:
         return _fail(error)
     from spvnas_ros.demo.show import Options, show
-    from spvnas_ros.ros.process.process import StartError, StopRequested, ros_process
+    from spvnas_ros.ros.process.lifetime import StartError, StopRequested, ros_process
     from spvnas_ros.ros.replay.exchange import ExchangeError
 
     # Clouds stay on this machine and off the local network, unless the user asks for more.

@@ -6,24 +6,15 @@ from array import array
 from collections.abc import Callable
 
 import numpy as np
-from sensor_msgs.msg import PointCloud2, PointField
-from std_msgs.msg import Header
+from sensor_msgs.msg import PointCloud2
 
-from spvnas_ros.trials.point_cloud2 import create_cloud
+from spvnas_ros.trials.plain import plain_cloud
 
 FRAME = "garbage"
 
 _NUMBERS = (0, 1, 2, 3, 7, 15, 255, 65_535, 2**31 - 1, 2**31, 2**32 - 1)
 _NAMES = ("x", "y", "z", "intensity", "label", "confidence", "", "ä", "x y", "a" * 300)
 _MOST_POINTS = 200
-
-
-def plain_cloud(rng: np.random.Generator, points: int, frame: str) -> PointCloud2:
-    """A good cloud of x, y, z and intensity in a frame."""
-    names = ("x", "y", "z", "intensity")
-    fields = [PointField(name=name, offset=4 * i, datatype=PointField.FLOAT32, count=1) for i, name in enumerate(names)]
-    values = rng.uniform((-50, -50, -2, 0), (50, 50, 5, 1), (points, 4)).astype(np.float32)
-    return create_cloud(Header(frame_id=frame), fields, values)
 
 
 def garbage_cloud(rng: np.random.Generator) -> PointCloud2:

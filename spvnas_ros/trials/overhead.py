@@ -17,15 +17,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from sensor_msgs.msg import PointCloud2, PointField
-from std_msgs.msg import Header
+from sensor_msgs.msg import PointCloud2
 
 from spvnas_ros.frame import Points, Segmentation
 from spvnas_ros.ros.node.segmenter_node import NODE_NAME, SegmenterNode
 from spvnas_ros.ros.node.statistics import FrameTimes
-from spvnas_ros.ros.process.process import ros_process, run, spinning
+from spvnas_ros.ros.process.lifetime import ros_process, run, spinning
 from spvnas_ros.ros.replay.exchange import Answer, CloudExchange
-from spvnas_ros.trials.point_cloud2 import create_cloud
+from spvnas_ros.trials.plain import plain_cloud
 
 _WARM_UP_CLOUDS = 5
 _START_SECONDS = 30.0
@@ -116,22 +115,15 @@ def measure(points: int, clouds: int) -> Overhead:
 
 def _ask(segmenter: str, points: int, clouds: int) -> list[Answer]:
     answers = []
+    cloud = plain_cloud(np.random.default_rng(0), points, "lidar")
     with ros_process([]):
         exchange = CloudExchange(segmenter)
         with spinning(exchange):
             exchange.wait_until_ready(_START_SECONDS)
             for number in range(clouds + _WARM_UP_CLOUDS):
-                cloud = _cloud(points)
                 cloud.header.stamp.sec = number + 1
                 answers.append(exchange.ask(cloud))
     return answers
-
-
-def _cloud(points: int) -> PointCloud2:
-    names = ("x", "y", "z", "intensity")
-    fields = [PointField(name=name, offset=4 * i, datatype=PointField.FLOAT32, count=1) for i, name in enumerate(names)]
-    values = np.random.default_rng(0).uniform(-50, 50, (points, 4)).astype(np.float32)
-    return create_cloud(Header(frame_id="lidar"), fields, values)
 
 
 def _stamp(cloud: PointCloud2) -> int:
@@ -163,7 +155,7 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--node", type=Path, help=argparse.SUPPRESS)
     options, ros_args = parser.parse_known_args(args)
     if options.node:
-        return run(lambda _signals: _TimedNode(options.node), [sys.argv[0], *ros_args])
+        return run(lambda: _TimedNode(options.node), [sys.argv[0], *ros_args])
     overhead = measure(options.points, options.clouds)
     print(overhead)
     if options.json:

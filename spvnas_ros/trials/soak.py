@@ -1,8 +1,8 @@
 """Hold the node under load and mishaps, and watch its memory and threads from outside.
 
-    python -m spvnas_ros.trials.soak [--seconds 600] [--points 120000]
+    python -m spvnas_ros.trials.soak [--seconds 600] [--points 120000] [--rate 10] [--leak 0]
 
-A driver in a process of its own sends clouds at 10 Hz, garbage between them, and now and then a stamp of an hour ago.
+A driver in a process of its own sends clouds, garbage between them, and now and then a stamp of an hour ago.
 Twice it is killed and comes back. The node is the real one, in a process of its own, with a network that answers at
 once: this is about all that is around the network, and must keep the rate on any machine. Linux only (/proc).
 """
@@ -30,41 +30,65 @@ from sensor_msgs.msg import PointCloud2
 
 from spvnas_ros.frame import Points, Segmentation
 from spvnas_ros.ros.node.labelling import stamp_ns
+from spvnas_ros.ros.node.network import Perceive
 from spvnas_ros.ros.node.segmenter_node import INPUT_TOPIC, NODE_NAME, SegmenterNode
-from spvnas_ros.ros.process.process import StopRequested, ros_process, run, spinning
-from spvnas_ros.ros.replay.exchange import CloudExchange
-from spvnas_ros.trials.garbage import garbage_cloud, plain_cloud
+from spvnas_ros.ros.process.lifetime import StopRequested, ros_process, run, spinning
+from spvnas_ros.ros.replay.exchange import CloudExchange, ExchangeError
+from spvnas_ros.trials.garbage import garbage_cloud
+from spvnas_ros.trials.leak import Trend, trend
+from spvnas_ros.trials.plain import plain_cloud
 
-MOST_GROWTH = 0.02
-"""Of the resident memory, from the end of the warm-up to the end."""
-
-_RATE_HZ = 10
 _GARBAGE_PER_CLOUD = 2
 _JUMP_EVERY, _JUMP_NS = 25, 3_600_000_000_000
 _LIVES = 3
 """Of the driver: it is killed at the end of all but the last."""
 
+_LEAST_CLOUDS = 100
+"""Answered in each life, however long that takes: a busy machine gets the time it needs."""
+
 _WARM_UP_CLOUDS = 60
-_SAMPLE_SECONDS = 0.25
+_SAMPLE_SECONDS = 0.1
 _START_SECONDS = 60.0
 _FRAME = "soak"
 
 
 @dataclass(frozen=True)
-class Sample:
-    """The node's process at a moment: resident bytes and threads."""
+class Load:
+    """What the node has to hold up under.
 
-    resident: int
+    seconds: how long, at least
+    points:  of a cloud
+    rate:    clouds a second; twice as much garbage comes between
+    leak:    bytes that the node is to leak with each cloud, to see that it is found
+    """
+
+    seconds: float
+    points: int
+    rate: float
+    leak: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The node's process at a moment.
+
+    answered: clouds that have come back labelled
+    memory:   resident bytes of its own (anonymous). What it shares with drivers comes and goes with them.
+    threads:  how many it has
+    """
+
+    answered: int
+    memory: int
     threads: int
 
     @classmethod
-    def of(cls, pid: int) -> Sample:
+    def of(cls, pid: int, answered: int) -> Sample:
         """From /proc. Raises OSError where the process is gone."""
         lines = (line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
         values = {name: text.split() for name, text in lines}
-        if "VmRSS" not in values:
+        if "RssAnon" not in values:
             raise ProcessLookupError(f"process {pid} has ended")
-        return cls(int(values["VmRSS"][0]) * 1024, int(values["Threads"][0]))
+        return cls(answered, int(values["RssAnon"][0]) * 1024, int(values["Threads"][0]))
 
 
 @dataclass(frozen=True)
@@ -72,9 +96,9 @@ class SoakReport:
     """What came of it.
 
     sent, garbage: clouds and garbage that the driver published
-    answered:      clouds that came back labelled; by life of the driver in `lives`
+    lives:         clouds that came back labelled, by life of the driver
     dropped, bad:  as the node counted them
-    start, end:    the node at the end of the driver's first life and of its last, medians
+    samples:       of the node's process, over all lives
     p50, p95:      milliseconds from the driver's `publish` to having the labelled cloud
     status:        the node's exit status after SIGINT
     """
@@ -84,32 +108,24 @@ class SoakReport:
     lives: tuple[int, ...]
     dropped: int
     bad: int
-    start: Sample
-    end: Sample
+    samples: tuple[Sample, ...]
     p50: float
     p95: float
     status: int
 
     @property
-    def answered(self) -> int:
-        """Clouds that came back labelled."""
-        return sum(self.lives)
-
-    @property
-    def growth(self) -> float:
-        """Of the resident memory; 0.01 is 1 %."""
-        return self.end.resident / self.start.resident - 1
+    def memory(self) -> Trend:
+        """What clouds leave in memory."""
+        return trend([each.answered for each in self.samples], [each.memory for each in self.samples])
 
     def problems(self) -> list[str]:
         """What did not hold up, a line each."""
         found = []
-        if self.growth >= MOST_GROWTH:
-            found.append(f"memory grew by {self.growth:.1%}, expected less than {MOST_GROWTH:.0%}")
-        if self.end.threads > self.start.threads:
-            found.append(f"threads grew from {self.start.threads} to {self.end.threads}")
-        for number, answered in enumerate(self.lives, 1):
-            if not answered:
-                found.append(f"nothing was answered in life {number} of the driver")
+        if self.memory.leaks:
+            found.append(f"memory leaks: {self.memory}")
+        start, end = self._ends()
+        if end.threads > start.threads:
+            found.append(f"threads grew from {start.threads} to {end.threads}")
         if self.garbage and not self.bad:
             found.append("no garbage was counted as such")
         if self.status:
@@ -117,55 +133,64 @@ class SoakReport:
         return found
 
     def __str__(self) -> str:
-        megabytes = [sample.resident / 1e6 for sample in (self.start, self.end)]
+        start, end = self._ends()
+        lives = " + ".join(map(str, self.lives))
         rows = [
             ("clouds sent", f"{self.sent}"),
-            ("answered", f"{self.answered} ({' + '.join(map(str, self.lives))}; the driver was killed between)"),
+            ("answered", f"{sum(self.lives)} ({lives}; the driver was killed between)"),
             ("dropped for newer ones", f"{self.dropped}"),
             ("garbage sent, counted bad", f"{self.garbage}, {self.bad}"),
-            ("memory (RSS), MB", f"{megabytes[0]:.1f} -> {megabytes[1]:.1f} ({self.growth:+.2%})"),
-            ("threads", f"{self.start.threads} -> {self.end.threads}"),
+            ("memory of its own, MB", f"{start.memory / 1e6:.1f} -> {end.memory / 1e6:.1f}"),
+            ("memory, trend", f"{self.memory}"),
+            ("threads", f"{start.threads} -> {end.threads}"),
             ("publish to labels, ms", f"p50 {self.p50:.1f}, p95 {self.p95:.1f}"),
             ("exit status", f"{self.status}"),
         ]
         return "\n".join(f"{name:<28}{value}" for name, value in rows)
 
+    def _ends(self) -> tuple[Sample, Sample]:
+        """The node when it had warmed up, and at the end; medians of a tenth of the samples."""
+        tenth = max(1, len(self.samples) // 10)
+        return _typical(self.samples[2 * tenth : 3 * tenth]), _typical(self.samples[-tenth:])
 
-def soak(seconds: float, points: int = 120_000) -> SoakReport:
-    """Run driver and node for so long. Raises ExchangeError where the node does not come up, OSError where it dies."""
+
+def soak(load: Load) -> SoakReport:
+    """Runs driver and node. Raises ExchangeError where the node does not answer, OSError where it dies."""
     namespace = f"/soak_{os.getpid()}"
     segmenter = f"{namespace}/{NODE_NAME}"
     with tempfile.TemporaryDirectory() as folder:
         counts_file = Path(folder) / "counts.json"
-        node = _start("--node", str(counts_file), "--ros-args", "-r", f"__ns:={namespace}")
+        node = _start("--node", counts_file, "--leak", load.leak, "--ros-args", "-r", f"__ns:={namespace}")
         try:
             with ros_process([]):
-                _warm_up(segmenter, points)
+                _warm_up(segmenter, load.points)
                 listener = _Listener(f"{segmenter}/output/labeled_points")
                 with spinning(listener):
-                    watch = _Watch(node.pid, listener, INPUT_TOPIC.replace("~", segmenter), points)
+                    watch = _Watch(node.pid, listener, INPUT_TOPIC.replace("~", segmenter), load)
                     for life in range(_LIVES):
-                        watch.live(seconds / _LIVES, killed=life < _LIVES - 1)
+                        watch.live(killed=life < _LIVES - 1)
         finally:
             node.send_signal(signal.SIGINT)
             status = node.wait()
         counts = json.loads(counts_file.read_text())
-    p50, p95 = np.percentile(listener.milliseconds or [np.nan], [50, 95])
-    start, end = watch.start_and_end()
+    p50, p95 = np.percentile(listener.milliseconds, [50, 95])
     return SoakReport(
-        watch.sent, watch.garbage, tuple(watch.lives), counts["dropped"], counts["bad"], start, end, p50, p95, status
-    )
+        watch.sent, watch.garbage, tuple(watch.lives), counts["dropped"], counts["bad"], tuple(watch.samples),
+        p50, p95, status,
+    )  # fmt: skip
 
 
 class _Listener(Node):
-    """Times the labelled clouds."""
+    """Counts the labelled clouds, and times those that were no garbage."""
 
     def __init__(self, topic: str) -> None:
         super().__init__("listener")
+        self.answered = 0
         self.milliseconds: list[float] = []
         self.create_subscription(PointCloud2, topic, self._on_cloud, QoSProfile(depth=10))
 
     def _on_cloud(self, cloud: PointCloud2) -> None:
+        self.answered += 1
         if cloud.header.frame_id == _FRAME:
             # The stamp may have jumped back by an hour.
             self.milliseconds.append((time.monotonic_ns() - stamp_ns(cloud)) % _JUMP_NS / 1e6)
@@ -174,38 +199,44 @@ class _Listener(Node):
 class _Watch:
     """Lets drivers live and samples the node meanwhile."""
 
-    def __init__(self, pid: int, listener: _Listener, topic: str, points: int) -> None:
+    def __init__(self, pid: int, listener: _Listener, topic: str, load: Load) -> None:
         self.sent = self.garbage = 0
         self.lives: list[int] = []
-        self._pid, self._listener, self._topic, self._points = pid, listener, topic, points
-        self._samples: list[list[Sample]] = []
+        self.samples: list[Sample] = []
+        self._pid, self._listener, self._topic, self._load = pid, listener, topic, load
 
-    def live(self, seconds: float, *, killed: bool) -> None:
-        """One life of the driver, so long from its first message on; its end is a SIGKILL or a SIGINT."""
+    def live(self, *, killed: bool) -> None:
+        """One life of the driver, from its first message on; its end is a SIGKILL or a SIGINT.
+
+        Raises ExchangeError where too few clouds are answered.
+        """
         before = len(self._listener.milliseconds)
-        seed = len(self.lives)
-        driver = _start("--driver", self._topic, "--points", str(self._points), "--seed", str(seed), piped=True)
+        driver = self._driver()
         begun = Event()
         reader = Thread(target=self._count, args=(driver, begun), name="count")
         reader.start()
-        samples = []
         try:
             begun.wait(_START_SECONDS)
-            deadline = time.monotonic() + seconds
-            while time.monotonic() < deadline:
+            start = time.monotonic()
+            while not self._lived(time.monotonic() - start, len(self._listener.milliseconds) - before):
                 time.sleep(_SAMPLE_SECONDS)
-                samples.append(Sample.of(self._pid))
+                self.samples.append(Sample.of(self._pid, self._listener.answered))
         finally:
             driver.send_signal(signal.SIGKILL if killed else signal.SIGINT)
             driver.wait()
             reader.join()
-        self._samples.append(samples)
         self.lives.append(len(self._listener.milliseconds) - before)
 
-    def start_and_end(self) -> tuple[Sample, Sample]:
-        """The last quarter of the first life, which is the warm-up, and that of the last."""
-        first, last = (samples[len(samples) * 3 // 4 :] for samples in (self._samples[0], self._samples[-1]))
-        return _typical(first), _typical(last)
+    def _driver(self) -> subprocess.Popen[bytes]:
+        load, seed = self._load, len(self.lives)
+        return _start(
+            "--driver", self._topic, "--points", load.points, "--rate", load.rate, "--seed", seed, piped=True
+        )  # fmt: skip
+
+    def _lived(self, seconds: float, answered: int) -> bool:
+        if seconds > self._load.seconds / _LIVES + _START_SECONDS:
+            raise ExchangeError(f"{answered} clouds were answered in {seconds:.0f} s, expected {_LEAST_CLOUDS}")
+        return seconds > self._load.seconds / _LIVES and answered >= _LEAST_CLOUDS
 
     def _count(self, driver: subprocess.Popen[bytes], begun: Event) -> None:
         assert driver.stdout is not None
@@ -218,16 +249,15 @@ class _Watch:
 
 
 def _typical(samples: Sequence[Sample]) -> Sample:
-    resident, threads = (int(median(values)) for values in zip(*map(astuple, samples), strict=True))
-    return Sample(resident, threads)
+    return Sample(*(int(median(values)) for values in zip(*map(astuple, samples), strict=True)))
 
 
 class _CountingNode(SegmenterNode):
     """The segmenter with a network that takes no time; leaves its counts in a file."""
 
-    def __init__(self, counts_file: Path) -> None:
+    def __init__(self, counts_file: Path, leak: int) -> None:
         self._counts_file = counts_file
-        super().__init__(_answer_at_once)
+        super().__init__(_network(leak))
 
     def destroy_node(self) -> None:
         super().destroy_node()
@@ -235,15 +265,23 @@ class _CountingNode(SegmenterNode):
         self._counts_file.write_text(json.dumps({"dropped": counts.dropped, "bad": counts.bad.total()}))
 
 
-def _answer_at_once(points: Points) -> Segmentation:
-    return Segmentation(np.zeros(len(points), np.uint8), np.ones(len(points), np.float32))
+def _network(leak: int) -> Perceive:
+    """Answers at once, and keeps so many bytes of every cloud."""
+    kept: list[bytes] = []
+
+    def answer(points: Points) -> Segmentation:
+        if leak:
+            kept.append(b"\1" * leak)
+        return Segmentation(np.zeros(len(points), np.uint8), np.ones(len(points), np.float32))
+
+    return answer
 
 
-def _drive(topic: str, points: int, seed: int) -> int:
+def _drive(topic: str, points: int, rate: float, seed: int) -> int:
     """The driver's process: clouds and garbage, each told on stdout before it goes, until a signal."""
     rng = np.random.default_rng(seed)
     cloud = plain_cloud(rng, points, _FRAME)
-    period = 1 / _RATE_HZ / (1 + _GARBAGE_PER_CLOUD)
+    period = 1 / rate / (1 + _GARBAGE_PER_CLOUD)
     try:
         with ros_process([]):
             publisher = Node("driver").create_publisher(PointCloud2, topic, QoSProfile(depth=1))
@@ -269,8 +307,8 @@ def _stamp(cloud: PointCloud2, nanoseconds: int) -> None:
     cloud.header.stamp.sec, cloud.header.stamp.nanosec = divmod(nanoseconds, 1_000_000_000)
 
 
-def _start(*arguments: str, piped: bool = False) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", __spec__.name, *arguments]
+def _start(*arguments: object, piped: bool = False) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", __spec__.name, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE if piped else None)
 
 
@@ -289,15 +327,17 @@ def main(args: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="soak", description="Hold the node under load and mishaps.")
     parser.add_argument("--seconds", type=float, default=600.0, help="how long (default 600)")
     parser.add_argument("--points", type=int, default=120_000, help="points of a cloud (default 120000)")
+    parser.add_argument("--rate", type=float, default=10.0, help="clouds a second (default 10)")
+    parser.add_argument("--leak", type=int, default=0, help="bytes the node is to leak with each cloud (default 0)")
     parser.add_argument("--node", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--driver", help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     options, ros_args = parser.parse_known_args(args)
     if options.node:
-        return run(lambda _signals: _CountingNode(options.node), [sys.argv[0], *ros_args])
+        return run(lambda: _CountingNode(options.node, options.leak), [sys.argv[0], *ros_args])
     if options.driver:
-        return _drive(options.driver, options.points, options.seed)
-    report = soak(options.seconds, options.points)
+        return _drive(options.driver, options.points, options.rate, options.seed)
+    report = soak(Load(options.seconds, options.points, options.rate, options.leak))
     print(report)
     problems = report.problems()
     for problem in problems:

@@ -27,7 +27,7 @@ from spvnas_ros.ros.node.labelling import stamp_ns
 from spvnas_ros.ros.node.outputs import COLORED_TOPIC, FILTERED_TOPIC, LABEL_INFO_TOPIC, LABELLED_TOPIC, TIMES_TOPIC
 from spvnas_ros.ros.node.segmenter_node import NODE_NAME
 from spvnas_ros.ros.node.statistics import STAGES
-from spvnas_ros.ros.process.process import spinning
+from spvnas_ros.ros.process.lifetime import spinning
 from spvnas_ros.ros.process.segmenter_process import segmenter_process
 from spvnas_ros.ros.replay.exchange import CloudExchange, ExchangeError
 

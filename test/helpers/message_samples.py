@@ -14,7 +14,7 @@ import numpy as np
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
-from spvnas_ros.ros.process.process import StopRequested, ros_process, spinning
+from spvnas_ros.ros.process.lifetime import StopRequested, ros_process, spinning
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 PUBLISHED = ("vision_msgs/Detection3DArray", "vision_msgs/LabelInfo", "tf2_msgs/TFMessage")

@@ -11,7 +11,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from tf2_msgs.msg import TFMessage
 
 from spvnas_ros.clouds.transforms import Transform
-from spvnas_ros.ros.process.process import run
+from spvnas_ros.ros.process.lifetime import run
 
 START, SECONDS = 100.0, 4.0
 MOUNT = Transform.of((1.2, 0.1, 1.7), (0, math.sin(0.05), 0, math.cos(0.05)))
@@ -52,4 +52,4 @@ def _message(parent: str, child: str, stamp: float, pose: Transform) -> Transfor
 
 
 if __name__ == "__main__":
-    sys.exit(run(lambda _signals: MovingSensor()))
+    sys.exit(run(MovingSensor))

@@ -15,7 +15,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from ros_harness import WAIT
-from spvnas_ros.ros.process.process import spinning
+from spvnas_ros.ros.process.lifetime import spinning
 
 TRANSITIONS = {
     "configure": Transition.TRANSITION_CONFIGURE,

@@ -25,13 +25,12 @@ import numpy as np
 import pytest
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
-from sensor_msgs.msg import PointCloud2, PointField
-from std_msgs.msg import Header
+from sensor_msgs.msg import PointCloud2
 
 from places import HELPERS
-from spvnas_ros.ros.process.process import ros_process, spinning
+from spvnas_ros.ros.process.lifetime import ros_process, spinning
 from spvnas_ros.ros.replay.exchange import CloudExchange
-from spvnas_ros.trials.point_cloud2 import create_cloud
+from spvnas_ros.trials.plain import cloud_of
 
 WAIT = 60.0
 """Seconds to wait for what happens in milliseconds on a quiet machine."""
@@ -156,7 +155,7 @@ def segmenter(namespace: str, files: Iterable[Path] = (), **parameters: object) 
     """The node, as a user starts it, with parameter files and parameters."""
     given = [part for file in files for part in ("--params-file", str(file))]
     arguments = _ros_arguments(namespace, parameters, given)
-    return Process(sys.executable, "-m", "spvnas_ros.ros.node.segmenter_node", *arguments)
+    return Process(sys.executable, "-m", "spvnas_ros.ros.node", *arguments)
 
 
 def segmenter_with(namespace: str, perception: str, **parameters: object) -> Process:
@@ -209,9 +208,8 @@ def collect(node: Node, topic: str, qos: QoSProfile) -> Collector:
 
 def cloud(points: int = 100, stamp: int = 1, seed: int = 0) -> PointCloud2:
     """A good cloud of x, y, z, intensity."""
-    fields = [PointField(name=n, offset=4 * i, datatype=7, count=1) for i, n in enumerate(("x", "y", "z", "intensity"))]
     values = np.random.default_rng(seed).uniform((-20, -20, -2, 0), (20, 20, 3, 1), (points, 4)).astype(np.float32)
-    message = create_cloud(Header(frame_id="lidar"), fields, values)
+    message = cloud_of(values, "lidar")
     message.header.stamp.sec = stamp
     return message
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
+import subprocess
 import sys
 from pathlib import Path
 from threading import Event
@@ -12,7 +12,7 @@ import numpy as np
 
 from spvnas_ros.frame import Points, Segmentation
 from spvnas_ros.ros.node.segmenter_node import SegmenterNode
-from spvnas_ros.ros.process.process import run
+from spvnas_ros.ros.process.lifetime import run
 
 
 def counting(points: Points) -> Segmentation:
@@ -49,11 +49,10 @@ def broken(_points: Points) -> Segmentation:
     raise KeyError("no such thing")
 
 
-def interrupted(_points: Points) -> Segmentation:
-    """What a network's compiler does when Ctrl-C ends it, too: fails."""
-    os.kill(os.getpid(), signal.SIGINT)
-    Event().wait(0.5)
-    raise RuntimeError("the compiler was interrupted")
+def interrupted(points: Points) -> Segmentation:
+    """A network whose compiler gets the Ctrl-C, too, that a terminal sends to all processes."""
+    subprocess.run([sys.executable, "-c", CTRL_C], check=True)
+    return counting(points)
 
 
 def endless(_points: Points) -> Segmentation:
@@ -64,8 +63,9 @@ def endless(_points: Points) -> Segmentation:
 
 
 WARM_UP = 2000
+CTRL_C = "import os, signal; [os.kill(process, signal.SIGINT) for process in (os.getppid(), os.getpid())]"
 
 if __name__ == "__main__":
     perceptions = (counting, slow, failing, recording, broken, interrupted, endless)
     perception = {each.__name__: each for each in perceptions}[sys.argv[1]]
-    sys.exit(run(lambda signals: SegmenterNode(perception, signals)))
+    sys.exit(run(lambda: SegmenterNode(perception)))

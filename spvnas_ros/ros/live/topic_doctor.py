@@ -25,7 +25,7 @@ from spvnas_ros.doctor.command import Looking, TopicError, report
 from spvnas_ros.doctor.link import Endpoint, Link, Mismatch, examine_link
 from spvnas_ros.doctor.observe import Clouds, observe
 from spvnas_ros.recordings.bags import CLOUD_TYPE, BagWriter
-from spvnas_ros.ros.process.process import StartError, StopRequested, ros_process, spinning
+from spvnas_ros.ros.process.lifetime import StartError, StopRequested, ros_process, spinning
 from spvnas_ros.ros.process.transport import PROFILE, share_file
 
 _DISCOVERY_SECONDS = 5.0

@@ -13,12 +13,6 @@ Further ~/output/label_info (latched), ~/debug/processing_time/*_ms and /diagnos
 
 from __future__ import annotations
 
-if __name__ == "__main__":
-    from spvnas_ros.ros.process.early import end_on_signals
-
-    end_on_signals()
-
-import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -36,11 +30,11 @@ from spvnas_ros.ros.node.diagnostics import Condition, Diagnostics
 from spvnas_ros.ros.node.labelling import Decoded, Labelling, Received, stamp_ns
 from spvnas_ros.ros.node.network import Network, Perceive, load_network, noise, release_memory
 from spvnas_ros.ros.node.outputs import Outputs
-from spvnas_ros.ros.node.parameters import NodeParameters, Settings, usage
+from spvnas_ros.ros.node.parameters import NodeParameters, Settings
 from spvnas_ros.ros.node.statistics import FrameStatistics
 from spvnas_ros.ros.node.sweeps import SweepRules, Sweeps
 from spvnas_ros.ros.node.worker import LatestPipeline
-from spvnas_ros.ros.process.process import Signals, StartError, run
+from spvnas_ros.ros.process.lifetime import StartError
 
 NODE_NAME = "segmenter"
 INPUT_TOPIC = "~/input/points"
@@ -60,18 +54,14 @@ class SegmenterNode(LifecycleNode):
         statistics: counts what happened since the node was made
     """
 
-    def __init__(self, perception: Perceive | None = None, signals: Signals | None = None, **node_options: Any) -> None:
+    def __init__(self, perception: Perceive | None = None, **node_options: Any) -> None:
         """perception:   labels the points, instead of the network that the parameters name
-        signals:      the signals of the process, where it handles them; a transition that a signal interrupts does not
-                      count as a failure
         node_options: passed on to `LifecycleNode`
 
         Raises StartError where a parameter cannot be used, or where autostart fails.
         """
-        # Set before everything else: a signal may come at any moment, and destroy_node reads these attributes.
         self.statistics = FrameStatistics()
         self._perception = perception
-        self._signals = signals or Signals()
         self._watch = IntensityWatch()
         self._intensity = Intensity()
         self._failure = ""
@@ -80,10 +70,10 @@ class SegmenterNode(LifecycleNode):
         self._sweeps: Sweeps | None = None
         self._worker: LatestPipeline[Received, Decoded] | None = None
         self._input: Subscription[PointCloud2] | None = None
-        super().__init__(NODE_NAME, **node_options)
         try:
+            super().__init__(NODE_NAME, **node_options)
             self._settings = NodeParameters(self, self._classes, self._on_settings)
-        except (ParameterException, ValueError) as error:
+        except (ParameterException, InvalidQosOverridesError, ValueError) as error:
             raise StartError(str(error)) from error
         self._diagnostics = Diagnostics(self, self.statistics, self._watch, self._condition)
         if self._settings["autostart"]:
@@ -148,7 +138,6 @@ class SegmenterNode(LifecycleNode):
         try:
             step()
         except Exception as error:
-            self._signals.stop_if_requested(error)
             self._failure = str(error)
             reason = self._failure
             if not isinstance(error, _FORESEEN):
@@ -255,15 +244,3 @@ def _input_qos() -> QoSProfile:
         reliability=ReliabilityPolicy.BEST_EFFORT,
         durability=DurabilityPolicy.VOLATILE,
     )
-
-
-def main(args: list[str] | None = None) -> int:
-    """Run the node until SIGINT or SIGTERM. Returns the exit status: 1 where it could not start."""
-    if {"-h", "--help"} & set(sys.argv if args is None else args):
-        print(f"{__doc__}\nusage: segmenter_node --ros-args -p weights:=FILE.safetensors\n\nparameters:\n{usage()}")
-        return 0
-    return run(lambda signals: SegmenterNode(signals=signals), args)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -28,7 +28,7 @@ def segmenter_process(
 
     Yields the process, whose `returncode` is there behind the block.
     """
-    command = [sys.executable, "-m", "spvnas_ros.ros.node.segmenter_node", "--ros-args", "-r", f"__ns:={namespace}"]
+    command = [sys.executable, "-m", "spvnas_ros.ros.node", "--ros-args", "-r", f"__ns:={namespace}"]
     for name, value in parameters.items():
         # Values are YAML, and a JSON string is a YAML string whatever is in it.
         command += ["-p", f"{name}:={json.dumps(value)}"]

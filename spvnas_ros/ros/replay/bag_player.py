@@ -25,7 +25,7 @@ from rclpy.time import Time
 from rclpy.utilities import remove_ros_args
 from rosgraph_msgs.msg import Clock
 
-from spvnas_ros.ros.process.process import StartError, StopRequested, ros_process, spinning
+from spvnas_ros.ros.process.lifetime import StartError, StopRequested, ros_process, spinning
 
 if TYPE_CHECKING:
     from rosbags.highlevel import AnyReader

@@ -29,7 +29,7 @@ from spvnas_ros.ros.node.labelling import stamp_ns
 from spvnas_ros.ros.node.outputs import LABELLED_TOPIC, TIMES_TOPIC
 from spvnas_ros.ros.node.segmenter_node import INPUT_TOPIC, NODE_NAME
 from spvnas_ros.ros.node.statistics import STAGES
-from spvnas_ros.ros.process.process import ros_process, spinning
+from spvnas_ros.ros.process.lifetime import ros_process, spinning
 from spvnas_ros.ros.process.segmenter_process import segmenter_process
 from spvnas_ros.ros.replay.replay_statistics import NodeCounts, Passage, Replay, evaluate
 

@@ -31,7 +31,7 @@ from places import REPOSITORY
 from ros_harness import WAIT, Process, ros
 from spvnas_ros.ros.build_messages.errors import BuildError, CannotBuild
 from spvnas_ros.ros.build_messages.packages import PACKAGES, VISION_MSGS
-from spvnas_ros.ros.process.process import spinning
+from spvnas_ros.ros.process.lifetime import spinning
 
 __all__ = ["ros"]  # a fixture
 
@@ -129,7 +129,7 @@ PUBLISHES_AND_SUBSCRIBES = """
 from rclpy.node import Node
 from std_msgs.msg import String
 from message_samples import LATCHED, PUBLISHED, message_class, sample, topic
-from spvnas_ros.ros.process.process import ros_process
+from spvnas_ros.ros.process.lifetime import ros_process
 
 with ros_process([]):
     node = Node("quiet")

@@ -20,7 +20,7 @@ from sensor_msgs.msg import PointCloud2
 from ros_harness import Process, cloud, ros
 from spvnas_ros.doctor.finding import Finding
 from spvnas_ros.doctor.link import Endpoint, Link, Mismatch, examine_link
-from spvnas_ros.ros.process.process import spinning
+from spvnas_ros.ros.process.lifetime import spinning
 
 __all__ = ["ros"]  # fixture
 

@@ -33,7 +33,7 @@ from ros_harness import (
 from spvnas_ros.clouds.point_cloud2 import decode
 from spvnas_ros.frame import Points, Segmentation
 from spvnas_ros.ros.node.segmenter_node import SegmenterNode
-from spvnas_ros.ros.process.process import spinning
+from spvnas_ros.ros.process.lifetime import spinning
 
 __all__ = ["ros", "weights"]  # fixtures
 
@@ -160,9 +160,7 @@ def test_nothing_is_labelled_while_nobody_listens(ros: str) -> None:
 def test_parameters_come_from_a_file_and_an_intensity_may_be_a_number(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("/**:\n  ros__parameters:\n    weights: nowhere.safetensors\n    intensity: 100\n")
-    with Process(
-        sys.executable, "-m", "spvnas_ros.ros.node.segmenter_node", "--ros-args", "--params-file", str(file)
-    ) as node:
+    with Process(sys.executable, "-m", "spvnas_ros.ros.node", "--ros-args", "--params-file", str(file)) as node:
         assert node.wait() == 1
     assert "nowhere.safetensors" in node.output
 

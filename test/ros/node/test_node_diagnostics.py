@@ -35,7 +35,7 @@ from spvnas_ros.ros.node.diagnostics import Condition as State
 from spvnas_ros.ros.node.diagnostics import Finding, input_finding, intensity_finding, processing_finding
 from spvnas_ros.ros.node.network import Network
 from spvnas_ros.ros.node.statistics import FrameTimes, Snapshot
-from spvnas_ros.ros.process.process import spinning
+from spvnas_ros.ros.process.lifetime import spinning
 
 __all__ = ["ros", "weights"]  # fixtures
 

@@ -29,7 +29,7 @@ from spvnas_ros.ros.node.network import Network
 from spvnas_ros.ros.node.outputs import Outputs
 from spvnas_ros.ros.node.parameters import PARAMETERS, Settings
 from spvnas_ros.ros.node.statistics import STAGES
-from spvnas_ros.ros.process.process import spinning
+from spvnas_ros.ros.process.lifetime import spinning
 
 __all__ = ["ros"]  # fixture
 

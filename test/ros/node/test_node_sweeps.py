@@ -23,7 +23,7 @@ from ros_harness import Process, cloud, eventually, exchange, ros, segmenter_wit
 from spvnas_ros.clouds.point_cloud2 import decode
 from spvnas_ros.ros.node.parameters import PARAMETERS
 from spvnas_ros.ros.node.sweeps import SweepRules
-from spvnas_ros.ros.process.process import spinning
+from spvnas_ros.ros.process.lifetime import spinning
 from spvnas_ros.ros.replay.exchange import CloudExchange
 
 __all__ = ["ros"]  # fixture

@@ -20,7 +20,7 @@ from sensor_msgs.msg import PointCloud2
 from ros_harness import Process, collect, private_domain, ros, weights
 from spvnas_ros.recordings.bags import BagReader
 from spvnas_ros.ros.node.worker import LatestWorker
-from spvnas_ros.ros.process.process import spinning
+from spvnas_ros.ros.process.lifetime import spinning
 from spvnas_ros.ros.process.transport import cloud_transport, share_file
 from spvnas_ros.trials.overhead import measure
 
