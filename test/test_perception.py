@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,12 @@ ENGINES = ("cpu", "torch")
 def network() -> PointVoxelUNet:
     torch.manual_seed(0)
     return PointVoxelUNet(NetSpec.spvcnn(4)).eval()
+
+
+@cache
+def reference() -> Perception:
+    """By the torch engine; the same for every example of a property."""
+    return Perception.from_net(network(), engine="torch")
 
 
 @pytest.fixture(scope="module", params=ENGINES)
@@ -81,7 +88,7 @@ def test_a_cloud_of_nothing_but_nan_is_unlabelled(perception: Perception) -> Non
 def test_points_that_are_not_finite_change_nothing_for_the_others(
     points: np.ndarray, holes: list[tuple[int, int, float]]
 ) -> None:
-    perception = Perception.from_net(network(), engine="torch")
+    perception = reference()
     for row, column, value in holes:
         if row < len(points):
             points[row, column] = value

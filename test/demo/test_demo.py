@@ -185,6 +185,6 @@ def test_without_embree_a_street_with_its_truth_is_drawn(
     truth = drive.truth(load_checkpoint(weights)[1])
     assert truth is not None
     with BagReader(drive.bag) as reader:
-        known = [truth.read(number, cloud.decode()) for number, cloud in enumerate(reader)]
+        known = [truth.read(str(number), decode(cloud.decode())) for number, cloud in enumerate(reader)]
     assert len(known) == 2
     assert {"road", "building", "car", "vegetation"} <= {SEMANTIC_KITTI.classes[i] for i in np.unique(known[1])}

@@ -6,34 +6,25 @@ Without a GPU it runs in Triton's interpreter, on small crops of real scans; who
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 import on_device  # isort: skip  # first: it decides how triton runs
 import golden
+from cuda_engines import VOXEL_SIZE, compare, narrow
 from spvnas_ros.engine import build_engine, check_agreement, gpu_engine
 from spvnas_ros.engine.cuda import CudaEngine, HalfRangeError
 from spvnas_ros.engine.cuda.launches import LEVELS, Frame, Network
-from spvnas_ros.engine.cuda.layout import build_layout
 from spvnas_ros.engine.cuda.session import Session
 from spvnas_ros.engine.plan import build_plan
 from spvnas_ros.engine.reference import ReferenceEngine
-from spvnas_ros.kernels.cuda.blocks import choose_blocks
 from spvnas_ros.kernels.cuda.geometry import Capacity
-from spvnas_ros.nets.spec import BlockSpec, NetSpec, StageSpec
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.sparse import KeyRangeError
-from spvnas_ros.zoo.cache import shipped_path
-from spvnas_ros.zoo.checkpoint import load_checkpoint
 
 DEVICE, TILE_ROWS = on_device.DEVICE, on_device.TILE_ROWS
-VOXEL_SIZE = 0.05
-NEEDS_GPU = [pytest.mark.cuda, pytest.mark.skipif(DEVICE.type == "cpu", reason="no CUDA device")]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -43,17 +34,6 @@ def small_steps() -> Iterator[None]:
         if DEVICE.type == "cpu":
             patch.setattr(Capacity, "UNIT", 64)
         yield
-
-
-def narrow(point_branch: bool) -> NetSpec:
-    """One block a stage, and widths that fill no block."""
-
-    def stage(transition: int, out: int) -> StageSpec:
-        return StageSpec(transition, (BlockSpec(out, out, True),))
-
-    encoder = (stage(5, 7), stage(7, 10), stage(10, 18), stage(18, 20))
-    decoder = (stage(20, 18), stage(17, 10), stage(10, 9), stage(9, 8))
-    return NetSpec("narrow", (5, 6), encoder, decoder, point_branch, num_classes=7)
 
 
 def engine(net: PointVoxelUNet, precision: str = "auto", sample: np.ndarray | None = None) -> CudaEngine:
@@ -69,18 +49,6 @@ def lonely(number: int) -> np.ndarray:
     """Points without neighbours at any level, which is quick to run."""
     cells = np.stack(np.meshgrid(*[np.arange(16)] * 3), axis=-1).reshape(-1, 3)[:number]
     return np.concatenate([cells * 4.0, np.full((number, 1), 0.3)], axis=1).astype(np.float32)
-
-
-def compare(
-    ours: CudaEngine, net: PointVoxelUNet, points: np.ndarray, limit: float = 1e-3, agreement: float = 1.0
-) -> None:
-    found = ours.segment(points, scores=True)
-    expected = ReferenceEngine(net, VOXEL_SIZE, DEVICE).segment(points, scores=True)
-    assert found.scores is not None
-    assert expected.scores is not None
-    assert np.abs(found.scores - expected.scores).max() <= limit
-    assert (found.labels == expected.labels).mean() >= agreement
-    np.testing.assert_allclose(found.confidence, found.scores.max(axis=1), rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -210,107 +178,3 @@ def test_a_cloud_without_points_has_no_labels() -> None:
     result = engine(golden.trained_looking(narrow(False))).segment(np.zeros((0, 4), np.float32), scores=True)
     assert result.scores is not None
     assert (len(result), result.scores.shape) == (0, (0, 7))
-
-
-@given(st.integers(1, 10**6), st.lists(st.integers(1, 10**6), min_size=5, max_size=5), st.integers(1, 10**6))
-def test_capacities_leave_room_and_only_grow(points: int, voxels: list[int], more: int) -> None:
-    first = Capacity.with_room(points, voxels)
-    assert first.holds(points, voxels)
-    assert first.holds(points * 5 // 4, [n * 5 // 4 for n in voxels])
-    then = first.grown(more, [more] * LEVELS)
-    assert then.holds(more, [more] * LEVELS)
-    assert then.holds(first.points, first.voxels)
-    assert all(n % Capacity.UNIT == 0 for n in (then.points, *then.voxels))
-
-
-@pytest.mark.parametrize("spec", [NetSpec.spvcnn(16), NetSpec.minkunet(32), narrow(True)], ids=lambda s: s.family)
-def test_a_step_never_writes_over_what_is_still_read(spec: NetSpec) -> None:
-    plan = build_plan(PointVoxelUNet(spec).eval())
-    layout = build_layout(plan, (4096, 3072, 2048, 1024, 1024), "fp16")
-    arena = torch.full((layout.total,), 0xFF, dtype=torch.uint8)
-    views = layout.views(arena, (4096, 3072, 2048, 1024, 1024), "fp16")
-    assert layout.total < 0.6 * 2 * sum(v.numel() for v in views)
-    holds = {0: views[0].fill_(0)}
-    for number, step in enumerate(plan.steps[:-1], start=1):
-        for slot in step.reads:
-            assert (holds[slot] == holds[slot].reshape(-1)[0]).all()
-            assert holds[slot].reshape(-1)[0] == slot, f"{step.name} reads what another step has overwritten"
-        holds[step.out] = views[step.out].fill_(step.out)
-        assert number <= len(plan.steps)
-
-
-@given(
-    st.integers(1, 300), st.integers(1, 300), st.sampled_from(["fp16", "bf16", "fp32"]), st.sampled_from([75, 80, 90])
-)
-def test_blocks_cover_every_width_without_much_waste(width: int, out: int, precision: str, capability: int) -> None:
-    blocks = choose_blocks(64, [width], out, precision, capability)  # type: ignore[arg-type]
-    assert blocks.depth >= 16
-    assert blocks.columns >= 16
-    assert -(-out // blocks.columns) * blocks.columns < 2 * max(out, 16) + 16
-    assert blocks.rows * blocks.columns <= 64 * 128
-
-
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize(
-    "spec", [NetSpec.spvcnn(16), NetSpec.spvcnn(32), NetSpec.minkunet(32)], ids=["w16", "w32", "minkunet-w32"]
-)
-class TestOnTheDevice:
-    """Whole scans, with the tiles and the graph that frames run with."""
-
-    pytestmark = NEEDS_GPU
-
-    def test_full_scans_match_the_reference(self, full_scan: np.ndarray, spec: NetSpec, precision: str) -> None:
-        """Made ready on a part, so that the first whole scan makes the engine grow and capture its frame anew."""
-        net = golden.trained_looking(spec)
-        ours = CudaEngine(net, VOXEL_SIZE, DEVICE, precision, sample=full_scan[:40000])  # type: ignore[arg-type]
-        limit, agreement = (1e-3, 0.9999) if precision == "fp32" else (0.02, 0.999)
-        for count in (len(full_scan), 40000, 3, 120000):
-            compare(ours, net, full_scan[:count], limit, agreement)
-
-    def test_a_captured_frame_never_waits_but_for_its_result(
-        self, full_scan: np.ndarray, spec: NetSpec, precision: str, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        ours = CudaEngine(golden.trained_looking(spec), VOXEL_SIZE, DEVICE, precision, sample=full_scan)  # type: ignore[arg-type]
-        first = ours.segment(full_scan, scores=False)
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            ours.segment(full_scan[:50000], scores=False)
-            again = ours.segment(full_scan, scores=False)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-        np.testing.assert_array_equal(first.labels, again.labels)
-        assert "cannot be captured" not in caplog.text
-        assert torch.cuda.memory_allocated() == before
-        assert torch.cuda.max_memory_allocated() < 2**30
-
-
-@pytest.mark.cuda
-@pytest.mark.skipif(DEVICE.type == "cpu", reason="no CUDA device")
-def test_half_precision_keeps_a_trained_networks_labels(full_scan: np.ndarray) -> None:
-    net, facts = load_checkpoint(shipped_path())
-    ours = CudaEngine(net, facts.voxel_size, DEVICE, "fp16", sample=full_scan)
-    found = ours.segment(full_scan, scores=False).labels
-    expected = ReferenceEngine(net, facts.voxel_size, DEVICE).segment(full_scan, scores=False).labels
-    assert (found == expected).mean() >= 0.999
-
-
-@pytest.mark.cuda
-@pytest.mark.skipif(DEVICE.type == "cpu", reason="no CUDA device")
-def test_a_gpu_gets_this_engine_and_a_generated_street_makes_it_ready() -> None:
-    ready = build_engine(golden.trained_looking(NetSpec.spvcnn(16)), VOXEL_SIZE)
-    assert isinstance(ready, CudaEngine)
-    assert ready.capacity is not None
-
-
-@pytest.mark.cuda
-@pytest.mark.skipif(DEVICE.type == "cpu", reason="no CUDA device")
-@pytest.mark.parametrize(("model", "case"), golden.CASES)
-def test_logits_match_upstream(shared: Path, model: str, case: str) -> None:
-    ours = CudaEngine(golden.network(shared / "golden", model), VOXEL_SIZE, DEVICE, "fp32")
-    with np.load(shared / "golden" / f"{model}_{case}.npz") as data:
-        logits = ours.logits(golden.coords(data["in/C"]).numpy(), data["in/F"])
-        recorded = data["logits_voxel"]
-    assert np.abs(logits - recorded).max() <= 1e-3 * np.abs(recorded).max()
-    assert (logits.argmax(1) == recorded.argmax(1)).all()

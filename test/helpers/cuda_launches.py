@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from triton.compiler import ASTSource, CompiledKernel
 from triton.runtime.jit import JITFunction
 
 from spvnas_ros.engine.cuda.launches import Frame, Network
-from spvnas_ros.engine.plan import build_plan
+from spvnas_ros.engine.plan import Plan, build_plan
 from spvnas_ros.kernels.cuda.blocks import Precision
 from spvnas_ros.kernels.cuda.geometry import Capacity
 from spvnas_ros.nets.spec import NetSpec
@@ -71,15 +72,22 @@ class Launch:
         return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
 
 
-def launches(net: PointVoxelUNet, precision: Precision, capability: int, multiprocessors: int = 0) -> list[Launch]:
-    """Every distinct launch of a frame of `net`, in order, on a GPU of so many multiprocessors."""
+@cache
+def _plan() -> Plan:
+    """SPVCNN W32's; the weights are the same for every GPU."""
+    torch.manual_seed(0)
+    return build_plan(PointVoxelUNet(NetSpec.spvcnn(32)).eval())
+
+
+def launches(plan: Plan, precision: Precision, capability: int, multiprocessors: int = 0) -> list[Launch]:
+    """Every distinct launch of a frame, in order, on a GPU of so many multiprocessors."""
     found: list[Launch] = []
 
     def record(kernel: JITFunction[Any], _: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
         found.append(_launch(kernel, arguments, constants))
 
     cpu = torch.device("cpu")
-    network = Network(build_plan(net), 0.05, precision, cpu, capability=capability, multiprocessors=multiprocessors)
+    network = Network(plan, 0.05, precision, cpu, capability=capability, multiprocessors=multiprocessors)
     Frame(network, Capacity(1024, (1024,) * 5), record).run()
     return list(dict.fromkeys(found))
 
@@ -123,10 +131,8 @@ def _heaviest(found: list[Launch]) -> Launch:
 
 def chosen(precision: Precision, capability: int, everything: bool) -> list[Launch]:
     """The launches that need most registers and shared memory of an SPVCNN, or one of each kernel besides."""
-    torch.manual_seed(0)
-    net = PointVoxelUNet(NetSpec.spvcnn(32)).eval()
-    found = launches(net, precision, capability)
-    on_a_large_gpu = launches(net, precision, capability, multiprocessors=132)
+    found = launches(_plan(), precision, capability)
+    on_a_large_gpu = launches(_plan(), precision, capability, multiprocessors=132)
     convolutions = [launch for launch in (*found, *on_a_large_gpu) if launch.name == "convolve"]
     fusions = [launch for launch in found if launch.name == "fuse_points" and launch["LEVEL"] > 0]
     splits = (False, True) if capability in GENERATIONS else (False,)

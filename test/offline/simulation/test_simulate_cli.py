@@ -121,13 +121,23 @@ def test_the_bag_is_read_back_with_clock_transforms_and_labels(drives: Path) -> 
     assert moved.translation[0] == pytest.approx(pose[2, 3], abs=0.02)
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from spvnas_ros.cli import app
+
+first = Path(sys.argv[-1]) / "sequences" / "00"
+sys.addaudithook(lambda event, _: event == "open" and first.exists() and os.kill(os.getpid(), signal.SIGKILL))
+app(["simulate", *sys.argv[1:]])
+"""
+"""Dies at the first file that it opens once the first sequence is there."""
+
+
 def test_a_killed_run_goes_on_and_ends_the_same(tmp_path: Path, drives: Path) -> None:
     out = tmp_path / "killed"
-    command = [*_COMMAND, *_SMALL, "--format", _ALL, "--processes", "1", "--out", str(out)]
-    with subprocess.Popen(command, env=_ENVIRONMENT) as run:
-        while not (out / "sequences" / "00").exists():
-            assert run.poll() is None
-        run.send_signal(signal.SIGKILL)
+    command = [sys.executable, "-c", KILLED, *_SMALL, "--format", _ALL, "--processes", "1", "--out", str(out)]
+    killed = subprocess.run(command, env=_ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (out / "bags" / "01").exists()
     before = (out / "sequences" / "00" / "velodyne" / "000000.bin").stat().st_mtime_ns
     again = spvnas(*_SMALL, "--format", _ALL, "--processes", 1, "--out", out)

@@ -69,15 +69,15 @@ def test_the_worker_takes_the_newest_and_lets_the_rest_go() -> None:
 
     def handle(item: int) -> None:
         entered.release()
-        assert opened.acquire(timeout=10)
+        assert opened.acquire(timeout=60)
         done.append(item)
 
     worker = LatestWorker(handle, "test")
     assert not worker.put(1)
-    assert entered.acquire(timeout=10)
+    assert entered.acquire(timeout=60)
     assert [worker.put(item) for item in (2, 3, 4)] == [False, True, True]
     opened.release(2)
-    assert entered.acquire(timeout=10)
+    assert entered.acquire(timeout=60)
     assert not worker.stop()
     assert done == [1, 4]
 
@@ -88,12 +88,12 @@ def test_stopping_the_worker_finishes_the_item_in_work_and_drops_the_one_that_wa
 
     def handle(item: int) -> None:
         entered.set()
-        assert opened.wait(10)
+        assert opened.wait(60)
         done.append(item)
 
     worker = LatestWorker(handle, "test")
     worker.put(1)
-    assert entered.wait(10)
+    assert entered.wait(60)
     worker.put(2)
     opened.set()
     dropped = worker.stop()

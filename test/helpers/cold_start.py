@@ -1,0 +1,29 @@
+"""The CPU engine's answers to a few points: in the process that asks or, run as a program, in one of its own."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+
+import numpy as np
+import torch
+
+from spvnas_ros import Perception
+from spvnas_ros.nets.spec import NetSpec
+from spvnas_ros.nets.unet import PointVoxelUNet
+
+
+def answers() -> list[float]:
+    """The sums of a small network's scores."""
+    torch.manual_seed(0)
+    perception = Perception.from_net(PointVoxelUNet(NetSpec.spvcnn(4)), engine="cpu")
+    points = np.random.default_rng(0).uniform(-5, 5, (2000, 4)).astype(np.float32)
+    scores = perception(points, scores=True).scores
+    assert scores is not None
+    return [float(value) for value in scores.sum(axis=0).round(3)]
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+    print(json.dumps(answers()))
