@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-import spvnas_ros  # sets how idle OpenMP threads wait, before any test module loads torch
+import spvnas_ros  # sets how idle OpenMP threads wait, before anything loads torch
+
+# isort: split
+import on_device  # noqa: F401  # loads torch, and decides how Triton runs before anything loads that
 from places import REPOSITORY
 
 # A machine may be busy with something else at any moment: how long an example takes says nothing of the code.

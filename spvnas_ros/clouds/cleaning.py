@@ -1,4 +1,4 @@
-"""Which points of a cloud are usable: the one answer for the network, for training and for scores."""
+"""Which points of a cloud are measured, and which a network may see: the one answer for labels, training and scores."""
 
 from __future__ import annotations
 
@@ -19,4 +19,14 @@ def usable(points: Points, point_range: tuple[float, ...] | None = None) -> npt.
     if point_range is not None:
         low, high = np.array(point_range, np.float32).reshape(2, 3)
         found &= ((points[:, :3] >= low) & (points[:, :3] <= high)).all(axis=1)
+    return found
+
+
+def measured(points: Points) -> npt.NDArray[np.bool_]:
+    """Returns which points `[N, 4]` have a place, bool `[N]`: finite, and not at the origin.
+
+    Drivers put points at the origin that nothing came back from.
+    """
+    place = points[:, :3]
+    found: npt.NDArray[np.bool_] = np.isfinite(place).all(axis=1) & (place != 0).any(axis=1)
     return found

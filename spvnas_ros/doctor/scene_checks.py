@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from spvnas_ros.clouds.cleaning import measured
 from spvnas_ros.clouds.intensity import reference
+from spvnas_ros.clouds.mount import ground_height
 from spvnas_ros.doctor import sensor_guess
 from spvnas_ros.doctor.finding import BAD, OK, WARN, Finding, Findings
 from spvnas_ros.doctor.observe import Clouds
@@ -33,7 +35,7 @@ def check_points(clouds: Clouds) -> Findings:
     """Checks how many of the points were measured."""
     total = sum(len(sample.points) for sample in clouds.samples)
     finite = sum(int(np.isfinite(sample.points[:, :3]).all(axis=1).sum()) for sample in clouds.samples)
-    measured = sum(len(sensor_guess.usable(sample.points)) for sample in clouds.samples)
+    measured = sum(int(measured(sample.points).sum()) for sample in clouds.samples)
     shape = f"{clouds.samples[0].rows} rows (organised)" if clouds.samples[0].rows > 1 else "not organised"
     found = f"{1 - finite / total:.1%} NaN, {(finite - measured) / total:.1%} at the origin, {shape}"
     each = measured / len(clouds.samples)
@@ -123,7 +125,7 @@ def check_view(clouds: Clouds) -> Findings:
 
 def check_ground(clouds: Clouds) -> Findings:
     """Checks how high the sensor is above the ground."""
-    heights = [height for sample in clouds.samples if (height := sensor_guess.ground_height(sample.points)) is not None]
+    heights = [height for sample in clouds.samples if (height := ground_height(sample.points)) is not None]
     if not heights:
         return
     height = float(np.median(heights))
@@ -143,7 +145,7 @@ def check_ground(clouds: Clouds) -> Findings:
 
 def check_reach(clouds: Clouds, facts: Facts | None) -> Findings:
     """Checks how far the sensor sees, and whether the coordinates are metres."""
-    if not any(len(sensor_guess.usable(sample.points)) for sample in clouds.samples):
+    if not any(measured(sample.points).any() for sample in clouds.samples):
         return  # check_points reports this
     usual, farthest = (
         float(np.nanmedian([sensor_guess.reach(sample.points, percent) for sample in clouds.samples]))

@@ -1,4 +1,4 @@
-"""Estimates the sensor's beams, vertical view, reach and height above the ground from a cloud. Pure numpy."""
+"""Estimates the sensor's beams, vertical view and reach from a cloud. Pure numpy."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from spvnas_ros.clouds.cleaning import measured
 from spvnas_ros.frame import Points
 
 _NEAREST = 1.0
@@ -16,19 +17,11 @@ _BIN = 0.02
 """Degrees: far less than the angle between two beams (0.3 or more), far more than the rounding of float32."""
 _QUIET = 0.05
 """Share of the fullest bin. A bin of elevations with fewer points than that lies between beams."""
-_GROUND_RING = (3.0, 25.0)
-"""Metres from the sensor: the ground is searched between these distances."""
-
-
-def usable(points: Points) -> Points:
-    """Returns the points that are finite and not at the origin. Drivers put unmeasured points at the origin."""
-    finite = points[np.isfinite(points[:, :3]).all(axis=1)]
-    return finite[(np.abs(finite[:, :3]) > 0).any(axis=1)]
 
 
 def reach(points: Points, percent: float) -> float:
     """Returns the distance, in metres, that `percent` of the points do not exceed; NaN without points."""
-    seen = usable(points)
+    seen = points[measured(points)]
     return float(np.percentile(np.linalg.norm(seen[:, :3], axis=1), percent)) if len(seen) else float("nan")
 
 
@@ -61,32 +54,15 @@ def beams(points: Points, ring: npt.NDArray[Any] | None = None, rows: int = 1) -
     return None
 
 
-def ground_height(points: Points) -> float | None:
-    """Returns the height of the ground in the cloud's frame, metres; None where there are too few points near the
-    sensor.
-
-    The ground is the level with the most points among the lower 60 % of the heights.
-    """
-    distance = np.hypot(points[:, 0], points[:, 1])
-    z = points[(distance > _GROUND_RING[0]) & (distance < _GROUND_RING[1]) & np.isfinite(points[:, 2]), 2]
-    if len(z) < 100:
-        return None
-    # A level with many points, not the lowest point: single reflections may lie below the ground.
-    low, middle = np.percentile(z, (1, 60))
-    counts, edges = np.histogram(z, bins=max(1, round((middle - low) / 0.1)), range=(low, max(middle, low + 0.1)))
-    fullest = int(counts.argmax())
-    return float((edges[fullest] + edges[fullest + 1]) / 2)
-
-
 def _elevation(points: Points) -> npt.NDArray[np.float64]:
-    seen = usable(points).astype(np.float64)
+    seen = points[measured(points)].astype(np.float64)
     flat = np.hypot(seen[:, 0], seen[:, 1])
     return np.degrees(np.arctan2(seen[:, 2], flat))[flat > _NEAREST]
 
 
 def _revolutions(points: Points) -> int | None:
     """Returns the number of beams of a cloud that is written beam by beam: how often the azimuth starts again."""
-    seen = usable(points)
+    seen = points[measured(points)]
     azimuth = np.unwrap(np.arctan2(seen[:, 1], seen[:, 0]).astype(np.float64))
     if len(azimuth) < 2:
         return None

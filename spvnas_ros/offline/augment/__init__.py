@@ -8,10 +8,10 @@ them, in the order of a config.
 
 from __future__ import annotations
 
-from spvnas_ros.offline.augment.checks import AugmentationError
 from spvnas_ros.offline.augment.compose import STEPS, Augmentation
 from spvnas_ros.offline.augment.geometric import flip, jitter, rotate, scale, shift
 from spvnas_ros.offline.augment.mixing import lasermix, polarmix
+from spvnas_ros.offline.augment.option_checks import AugmentationError
 from spvnas_ros.offline.augment.sensor import (
     beam_drop,
     intensity_drop,

@@ -11,9 +11,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from spvnas_ros.offline.augment.checks import AugmentationError, number
 from spvnas_ros.offline.augment.geometric import flip, jitter, rotate, scale, shift
 from spvnas_ros.offline.augment.mixing import lasermix, polarmix
+from spvnas_ros.offline.augment.option_checks import AugmentationError, number
 from spvnas_ros.offline.augment.sensor import (
     beam_drop,
     intensity_drop,

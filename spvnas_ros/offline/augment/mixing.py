@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from spvnas_ros.offline.augment.checks import AugmentationError, Interval, counts, number, pair
 from spvnas_ros.offline.augment.geometric import rotated
+from spvnas_ros.offline.augment.option_checks import AugmentationError, Interval, counts, number, pair
 from spvnas_ros.offline.augment.sensor import pitches
 from spvnas_ros.offline.datasets.scan import Instances, LabelledScan
 

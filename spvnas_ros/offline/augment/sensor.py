@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spvnas_ros.frame import Points
-from spvnas_ros.offline.augment.checks import AugmentationError, Interval, counts, draw, number, pair
+from spvnas_ros.offline.augment.option_checks import AugmentationError, Interval, counts, draw, number, pair
 from spvnas_ros.offline.datasets.scan import LabelledScan
 
 _SPAN_PERCENTILES = (0.5, 99.5)

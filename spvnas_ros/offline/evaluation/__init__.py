@@ -1,4 +1,7 @@
-"""How good labels are: truth from files or clouds, scores by the benchmark's definition, report and picture."""
+"""How good labels are: truth from files or fields, scores by the benchmark's definition, report and picture.
+
+`spvnas evaluate` scores data sets, `spvnas segment --truth` hands its `judge` to the run, and training validates with it.
+"""
 
 from __future__ import annotations
 
