@@ -166,7 +166,7 @@ def check_reach(clouds: Clouds, facts: Facts | None) -> Findings:
 
 
 def _outside(points: Points, limits: tuple[float, ...] | None) -> float:
-    seen = sensor_guess.usable(points)[:, :3]
+    seen = points[measured(points), :3]
     if limits is None or not len(seen):
         return 0.0
     low, high = np.array(limits, np.float32).reshape(2, 3)

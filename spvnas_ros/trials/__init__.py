@@ -1,4 +1,4 @@
-"""Trials that are hard on the node: load, garbage, mishaps, leaks, and a tour of its whole life with an ear on every topic.
+"""Trials that are hard on the node: load, garbage, mishaps, leaks, and a tour of its whole life with ears on all topics.
 
 `make soak`, `make demo` and the tests run them; the node needs none of them.
 """

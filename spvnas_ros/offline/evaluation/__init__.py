@@ -1,6 +1,6 @@
 """How good labels are: truth from files or fields, scores by the benchmark's definition, report and picture.
 
-`spvnas evaluate` scores data sets, `spvnas segment --truth` hands its `judge` to the run, and training validates with it.
+`spvnas evaluate` scores data sets, `spvnas segment --truth` hands `judge` to its run, and training validates with it.
 """
 
 from __future__ import annotations
