@@ -35,16 +35,16 @@ def check_points(clouds: Clouds) -> Findings:
     """Checks how many of the points were measured."""
     total = sum(len(sample.points) for sample in clouds.samples)
     finite = sum(int(np.isfinite(sample.points[:, :3]).all(axis=1).sum()) for sample in clouds.samples)
-    measured = sum(int(measured(sample.points).sum()) for sample in clouds.samples)
+    there = sum(int(measured(sample.points).sum()) for sample in clouds.samples)
     shape = f"{clouds.samples[0].rows} rows (organised)" if clouds.samples[0].rows > 1 else "not organised"
-    found = f"{1 - finite / total:.1%} NaN, {(finite - measured) / total:.1%} at the origin, {shape}"
-    each = measured / len(clouds.samples)
-    if not measured:
+    found = f"{1 - finite / total:.1%} NaN, {(finite - there) / total:.1%} at the origin, {shape}"
+    each = there / len(clouds.samples)
+    if not there:
         yield Finding(BAD, "points", found, "nothing was measured; is the sensor covered, or its range limited?")
     elif each < _FEW_POINTS:
         advice = f"the networks know about {POINTS:,} points a cloud; expect little from {each:,.0f}"
         yield Finding(WARN, "points", found, advice)
-    elif finite - measured > _ORIGIN_SHARE * total:
+    elif finite - there > _ORIGIN_SHARE * total:
         yield Finding(
             WARN, "points", found, "points at the origin get labels like any other; publish NaN, or drop them"
         )
