@@ -27,7 +27,8 @@ from spvnas_ros.recordings.bags import LABELLED_TOPIC, BagWriter, check_free, en
 from spvnas_ros.recordings.files import replacing
 from spvnas_ros.recordings.scans import Cloud, Frame, Source
 
-LABELS, BAG, SCORES, PICTURE, SUMMARY = "labels", "bag", "scores", "picture.png", "summary.json"
+LABELS, SEQUENCES, BAG, SCORES = "labels", "sequences", "bag", "scores"
+PICTURE, SUMMARY = "picture.png", "summary.json"
 REPORT, CONFUSION, UNFINISHED = "report.json", "confusion.png", "unfinished"
 
 Write = Callable[[Frame, Callable[[], Cloud], Segmentation], None]
@@ -41,7 +42,7 @@ class OutputError(UserError):
 def label_file(out: Path, name: str) -> Path:
     """Returns where the labels of the scan `name` go; "NN/NAME" is a scan of a data set's sequence NN."""
     sequence, _, stem = name.rpartition("/")
-    folder = out / "sequences" / sequence / "predictions" if sequence else out / LABELS
+    folder = out / SEQUENCES / sequence / "predictions" if sequence else out / LABELS
     return folder / f"{stem}.label"
 
 
@@ -84,7 +85,7 @@ def remove_results(out: Path) -> None:
     """
     for name in (PICTURE, SUMMARY, REPORT, CONFUSION):
         (out / name).unlink(missing_ok=True)
-    for pattern in (f"{LABELS}/*.label", "sequences/*/predictions/*.label", f"{SCORES}/*.npy", f"{SCORES}/*/*.npy"):
+    for pattern in (f"{LABELS}/*.label", f"{SEQUENCES}/*/predictions/*.label", f"{SCORES}/*.npy", f"{SCORES}/*/*.npy"):
         folders = set()
         for file in out.glob(pattern):
             file.unlink()
@@ -149,11 +150,12 @@ def _check_removable(source: Source, out: Path) -> None:
     place = source.path.resolve()
     if any(place.is_relative_to((out / name).resolve()) for name in (LABELS, BAG, SCORES)):
         raise OutputError(f"{source.path} is the input, and --force would remove it; name another folder than {out}")
-    dataset = (out / "velodyne").is_dir() and (out / LABELS).is_dir()
-    if dataset and not (out / SUMMARY).exists():
+    sequence = (out / "velodyne").is_dir() and (out / LABELS).is_dir()
+    root = any(out.glob(f"{SEQUENCES}/*/velodyne")) and any(out.glob(f"{SEQUENCES}/*/predictions"))
+    if (sequence or root) and not (out / SUMMARY).exists():
         raise OutputError(
-            f"{out} is a SemanticKITTI sequence whose {LABELS}/ no run has left there, so they stay; "
-            "name another folder"
+            f"{out} is a SemanticKITTI {'sequence' if sequence else 'root'} whose "
+            f"{LABELS if sequence else 'predictions'}/ no run has left there, so they stay; name another folder"
         )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from spvnas_ros.recordings.files import replacing
-from spvnas_ros.segment.output import BAG, CONFUSION, LABELS, PICTURE, REPORT, SUMMARY, OutputError
+from spvnas_ros.segment.output import BAG, CONFUSION, LABELS, PICTURE, REPORT, SEQUENCES, SUMMARY, OutputError
 from spvnas_ros.segment.progress import Skipped
 
 _TOP_CLASSES = 5
@@ -119,7 +119,7 @@ def _lines(summary: Summary, out: Path, kind: str) -> Iterator[str]:
         shares = [f"{name} {count / summary.points:.1%}" for name, count in summary.classes.items()]
         rest = len(shares) - _TOP_CLASSES
         yield ", ".join(shares[:_TOP_CLASSES]) + (f", {rest} more classes" if rest > 0 else "")
-    labels = {"bag": BAG, "dataset": "sequences"}.get(kind, LABELS)
+    labels = {"bag": BAG, "dataset": SEQUENCES}.get(kind, LABELS)
     scored = (REPORT, CONFUSION) if facts.truth else ()
     yield ", ".join(str(out / name) for name in (labels, PICTURE, *scored, SUMMARY))
     if not summary.trained:

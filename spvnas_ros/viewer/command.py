@@ -16,7 +16,7 @@ from spvnas_ros.errors import UserError
 from spvnas_ros.labels import LABEL_MAPS, SEMANTIC_KITTI
 from spvnas_ros.recordings.scans import ScanError, open_source
 from spvnas_ros.segment.command import check_names
-from spvnas_ros.segment.output import BAG, LABELS, SUMMARY
+from spvnas_ros.segment.output import BAG, LABELS, SEQUENCES, SUMMARY
 from spvnas_ros.viewer.colours import Classes
 from spvnas_ros.viewer.frames import Frames, Labelling
 from spvnas_ros.zoo.cache import resolve_weights
@@ -90,17 +90,17 @@ def results_of_a_run(path: Path, labels: Path | None) -> tuple[Path, Path | None
         return path, labels
     if (path / BAG).is_dir():
         return path / BAG, labels
-    if not (path / LABELS).is_dir():
+    found = next((place for place in (path / LABELS, path / SEQUENCES) if place.is_dir()), None)
+    if found is None:
         return path, labels
+    folder = path if found.name == SEQUENCES else found
     try:
         scans = Path(json.loads(summary.read_text())["source"])
     except (ValueError, KeyError, TypeError) as error:
         raise ScanError(f"{summary} does not say which scans were labelled; give the scans, and --labels") from error
     if not scans.exists():
-        raise ScanError(
-            f"{path} holds labels of {scans}, which is not there; give the scans, and --labels {path / LABELS}"
-        )
-    return scans, labels or path / LABELS
+        raise ScanError(f"{path} holds labels of {scans}, which is not there; give the scans, and --labels {folder}")
+    return scans, labels or folder
 
 
 @contextmanager

@@ -112,10 +112,14 @@ class Labelling:
         return self.label_map.encode(np.frombuffer(raw, "<u4"))
 
     def _file(self, path: Path, name: str) -> Path | None:
-        folders = [self.folder] if self.folder else _label_folders(path)
-        file = next((folder / f"{name}.label" for folder in folders if (folder / f"{name}.label").is_file()), None)
+        sequence, _, stem = name.rpartition("/")
+        if sequence:
+            folders = _sequence_folders(self.folder or path, sequence)
+        else:
+            folders = [self.folder] if self.folder else _label_folders(path)
+        file = next((folder / f"{stem}.label" for folder in folders if (folder / f"{stem}.label").is_file()), None)
         if file is None and self.folder:
-            raise FrameError(f"there is no {self.folder / name}.label")
+            raise FrameError(f"there is no {folders[0] / stem}.label")
         return file
 
 
@@ -184,6 +188,11 @@ class Frames:
     def _restart(self, number: int, stamp: int | None) -> None:
         self._next = number
         self._ahead: Iterator[Frame] = self.source.resume(number, stamp)
+
+
+def _sequence_folders(root: Path, sequence: str) -> list[Path]:
+    """Returns the folders of a data set's root, or of a run over one, that may hold the labels of a sequence."""
+    return [root / "sequences" / sequence / name for name in ("predictions", "labels")]
 
 
 def _label_folders(path: Path) -> list[Path]:

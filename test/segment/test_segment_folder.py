@@ -87,6 +87,18 @@ def test_force_spares_the_input_a_foreign_bag_and_the_truth_of_a_dataset(
     assert (sequence / "labels/7.label").read_bytes() == b"the truth"
 
 
+def test_force_spares_predictions_that_no_run_of_ours_has_made(
+    scans: Path, perception: Perception, tmp_path: Path
+) -> None:
+    root = tmp_path / "set"
+    shutil.copytree(scans, root / "sequences/08/velodyne")
+    (root / "sequences/08/predictions").mkdir()
+    (root / "sequences/08/predictions/000000.label").write_bytes(b"somebody's")
+    with open_source(root) as source, pytest.raises(OutputError, match="SemanticKITTI root whose predictions/"):
+        segment(source, perception, root, SegmentOptions(force=True))
+    assert (root / "sequences/08/predictions/000000.label").read_bytes() == b"somebody's"
+
+
 @pytest.mark.parametrize("kind", ["scans", "bag"])
 def test_a_run_that_labels_nothing_leaves_nothing_and_can_be_repeated(kind: str, weights: Path, tmp_path: Path) -> None:
     path, out = tmp_path / ("bad.bin" if kind == "scans" else "bad"), tmp_path / "new/out"

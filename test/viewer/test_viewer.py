@@ -22,6 +22,7 @@ from spvnas_ros.frame import UNLABELLED
 from spvnas_ros.labels import SEMANTIC_KITTI
 from spvnas_ros.perception import Perception
 from spvnas_ros.recordings.scans import ScanError, open_source
+from spvnas_ros.segment.run import segment
 from spvnas_ros.viewer.colours import Classes, choices, colour, visible
 from spvnas_ros.viewer.command import results_of_a_run
 from spvnas_ros.viewer.frames import FrameError, Frames, Labelling, ViewFrame
@@ -171,6 +172,21 @@ def test_the_folder_of_a_run_stands_for_its_scans_and_labels(tmp_path: Path) -> 
     (out / "summary.json").write_text(json.dumps({"source": str(tmp_path / "gone")}))
     with pytest.raises(ScanError, match="gone, which is not there; give the scans"):
         results_of_a_run(out, None)
+
+
+def test_a_run_over_a_data_sets_root_is_shown_with_its_predictions(perception: Perception, tmp_path: Path) -> None:
+    root, out = tmp_path / "set", tmp_path / "out"
+    write_sequence(root / "sequences" / "08")
+    with open_source(root) as source:
+        segment(source, perception, out)
+    found, labels = results_of_a_run(out, None)
+    assert (found, labels) == (root, out)
+    with open_source(found) as source:
+        frame = Frames(source, Labelling(SEMANTIC_KITTI, folder=labels))[0]
+        own = Frames(source, Labelling(SEMANTIC_KITTI))[0]
+    np.testing.assert_array_equal(frame.labels, perception(frame.points).labels)
+    assert own.labels is not None
+    assert (own.labels != frame.labels).any()
 
 
 labels_of_points = st.lists(st.sampled_from([*range(19), UNLABELLED]), min_size=1, max_size=50)
