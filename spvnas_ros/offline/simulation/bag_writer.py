@@ -50,7 +50,7 @@ def drive_writer(path: Path, lidar: Lidar) -> Iterator[Callable[[float, Simulate
     """
     sensor = lidar.unit.sensor
     path.parent.mkdir(parents=True, exist_ok=True)
-    with BagWriter(path, "mcap") as bag:
+    with BagWriter(path, "mcap", force=True) as bag:  # of a scene that was killed between its formats
         mounted = False
 
         def write(t: float, scan: SimulatedScan) -> None:

@@ -44,6 +44,8 @@ def sequence_writer(folder: Path, lidar: Lidar) -> Iterator[Callable[[float, Sim
         writer = SequenceWriter(temporary)
         yield lambda t, scan: writer.write(scan, t + reference)
         writer.finish()
+        # A scene that was killed between its formats is made again in all of them, to the same bytes.
+        shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -146,6 +147,16 @@ def test_a_killed_run_goes_on_and_ends_the_same(tmp_path: Path, drives: Path) ->
     assert before == (out / "sequences" / "00" / "velodyne" / "000000.bin").stat().st_mtime_ns
     nothing_left = spvnas(*_SMALL, "--format", _ALL, "--out", out)
     assert "2 of them had been there already" in nothing_left.stdout
+
+
+@pytest.mark.parametrize("lost", ["sequences/01", "bags/01"])
+def test_a_scene_killed_between_its_formats_is_made_again(tmp_path: Path, drives: Path, lost: str) -> None:
+    out = tmp_path / "again"
+    shutil.copytree(drives, out)
+    shutil.rmtree(out / lost)
+    again = spvnas(*_SMALL, "--format", _ALL, "--processes", 1, "--out", out)
+    assert again.exit_code == 0, again.stderr
+    assert tree(out) == tree(drives)
 
 
 def test_the_comparison_measures_and_draws(drives: Path, tmp_path: Path) -> None:
