@@ -4,6 +4,7 @@ such pairs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,8 +87,8 @@ def pair_files(folder: Path, scans: Path, labels: Path, prefix: str = "") -> lis
     ]
 
 
-def settle(rule: str, folder: Path, files: list[ScanFile]) -> Intensity:
-    """Returns the intensity rule of a sensor. For `auto`, it reads sample scans spread over all files to learn the
+def settle(rule: str, scans: Sequence[Path]) -> Intensity:
+    """Returns the intensity rule of a sensor. For `auto`, it reads sample scans, spread over all of them, to learn the
     scale.
 
     Raises DatasetError for an unknown rule and for a scan that cannot be read.
@@ -95,8 +96,8 @@ def settle(rule: str, folder: Path, files: list[ScanFile]) -> Intensity:
     try:
         intensity = Intensity(rule)
         if rule == "auto":
-            for number in np.unique(np.linspace(0, len(files) - 1, _SAMPLED).astype(int)):
-                read_scan(folder / files[number].scan, intensity)
+            for number in np.unique(np.linspace(0, len(scans) - 1, _SAMPLED).astype(int)):
+                read_scan(scans[number], intensity)
     except ValueError as error:
         raise DatasetError(str(error)) from error
     return intensity

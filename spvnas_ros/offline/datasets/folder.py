@@ -17,4 +17,4 @@ def open_folder(folder: Path, label_map: LabelMap, intensity: str = "auto") -> F
     """
     labels = folder / _LABELS if (folder / _LABELS).is_dir() else folder
     files = pair_files(folder, folder, labels)
-    return FileDataset(folder, tuple(files), label_map, settle(intensity, folder, files))
+    return FileDataset(folder, tuple(files), label_map, settle(intensity, [folder / file.scan for file in files]))

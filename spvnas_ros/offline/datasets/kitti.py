@@ -8,6 +8,7 @@ frame, by its middle.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from spvnas_ros.clouds.intensity import Intensity
 from spvnas_ros.frame import Points
 from spvnas_ros.labels import LabelMap
+from spvnas_ros.offline.datasets.file_pairs import settle
 from spvnas_ros.offline.datasets.scan import DatasetError, LabelledScan, finite
 from spvnas_ros.recordings.scans import ScanError, read_scan, scan_files
 
@@ -83,7 +85,7 @@ class KittiDataset:
     def __getitem__(self, index: int) -> LabelledScan:
         path = self.folder / _SCANS / f"{self.frames[index]}.bin"
         try:
-            points = read_scan(path, self.intensity)
+            points = read_scan(path, copy(self.intensity))
         except ScanError as error:
             raise DatasetError(str(error)) from error
         raw, instances = np.zeros(len(points), np.uint16), np.zeros(len(points), np.uint16)
@@ -116,8 +118,8 @@ def open_kitti(folder: Path, label_map: LabelMap, intensity: str = "unit") -> Ki
     """Opens the frames of KITTI's training part. Raises DatasetError that names the first missing file."""
     root = _root(folder)
     try:
-        rule = Intensity(intensity)
-        frames = [path.stem for path in scan_files(root / _SCANS)]
+        scans = scan_files(root / _SCANS)
+        rule, frames = settle(intensity, scans), [path.stem for path in scans]
     except ValueError as error:
         raise DatasetError(str(error)) from error
     for part in (_LABELS, _CALIBRATION):

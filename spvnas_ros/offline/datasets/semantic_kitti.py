@@ -42,7 +42,7 @@ def open_semantic_kitti(
     files: list[ScanFile] = []
     for sequence in _choose(folder, sequences):
         files += pair_files(folder, sequence / _SCANS, sequence / _LABELS, f"{sequence.resolve().name}/")
-    return FileDataset(folder, tuple(files), label_map, settle(intensity, folder, files))
+    return FileDataset(folder, tuple(files), label_map, settle(intensity, [folder / file.scan for file in files]))
 
 
 def _choose(folder: Path, wanted: Sequences) -> list[Path]:

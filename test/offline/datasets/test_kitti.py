@@ -84,3 +84,17 @@ def test_real_boxes_hold_points(shared: Path) -> None:
             inside = scan.instances == number
             assert inside.sum() > 0, f"{scan.name}: {box.kind} at {box.centre}"
             assert not (inside & ~box.contains(scan.points)).any()
+
+
+def test_a_scan_is_scaled_alike_whichever_was_read_before(tmp_path: Path) -> None:
+    """The first scan is dark, the second shows that the sensor counts to 255."""
+    root = write_kitti(tmp_path, [], np.array([[5, 0, 0, 1.0]]))
+    training = tmp_path / "training"
+    bright = np.array([[5, 0, 0, 255.0]], np.float32)
+    bright.tofile(training / "velodyne" / "000008.bin")
+    for folder in ("label_2", "calib"):
+        (training / folder / "000008.txt").write_bytes((training / folder / "000007.txt").read_bytes())
+    dataset = open_dataset(root, intensity="auto")
+    first = dataset[0].points[0, 3]
+    assert dataset[1].points[0, 3] == 1
+    assert first == dataset[0].points[0, 3] == pytest.approx(1 / 255)
