@@ -13,7 +13,7 @@ from rich.console import Console
 from spvnas_ros.clouds.intensity import Intensity
 from spvnas_ros.errors import UserError
 from spvnas_ros.recordings.scans import Source, open_source
-from spvnas_ros.segment.output import UNFINISHED, check_folder, check_free_or_removable
+from spvnas_ros.segment.output import check_folder
 from spvnas_ros.segment.progress import INTERRUPTED, progress_bars, stop_on_signal
 from spvnas_ros.segment.summary import Summary, describe
 from spvnas_ros.zoo.cache import resolve_weights
@@ -62,8 +62,6 @@ def run(asked: SegmentRequest) -> int:
         resolve_weights(asked.weights)
         check_names(asked.device, asked.engine)
         check_folder(asked.out)
-        if asked.force and not (asked.out / UNFINISHED).exists():
-            check_free_or_removable(source, asked.out, scores=asked.scores, force=True)
 
         from spvnas_ros.perception import Perception
         from spvnas_ros.segment.run import SegmentOptions
@@ -99,7 +97,8 @@ def _segment(
                 source, perception, out, options, on_frame=on_frame, on_written=on_written, stopped=stopped.is_set
             )
     except Interrupted as stop:
-        console.print(f"Interrupted: {stop}; the same command goes on there.")
+        again = "the same command without --force" if options.force else "the same command"
+        console.print(f"Interrupted: {stop}; {again} goes on there.")
         return None
 
 

@@ -13,7 +13,7 @@ OUT/unfinished/         while a run is not finished: the labels so far (see `pre
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
@@ -57,8 +57,12 @@ def check_folder(out: Path) -> None:
         raise OutputError(f"{out} is a file, expected a folder for the results")
 
 
-def check_free_or_removable(source: Source, out: Path, *, scores: bool, force: bool) -> None:
+def check_free_or_removable(
+    source: Source, out: Path, *, scores: bool, force: bool, results: Collection[Path] = ()
+) -> None:
     """Checks that the results of a new run over `source` may go to `out`. Changes nothing.
+
+    results: files that an earlier run has left in `out`, which `force` may replace
 
     Raises OutputError where `out` is no folder, has results that this run would replace without `force`, or where
     `force` would remove what is not a result: the input itself, or the labels that came with a dataset. Raises
@@ -69,30 +73,47 @@ def check_free_or_removable(source: Source, out: Path, *, scores: bool, force: b
         check_free(out / BAG, force=force)
     if force:
         _check_removable(source, out)
-        return
+    mine = set(results) if force else set()
     names = [] if source.kind == "bag" else [frame.name for frame in source]
-    files = [*(out / name for name in (PICTURE, SUMMARY, REPORT)), *(label_file(out, name) for name in names)]
-    files += [scores_file(out, name) for name in names if scores]
-    if taken := [file for file in files if file.exists()]:
+    files = [out / name for name in (PICTURE, SUMMARY, REPORT, CONFUSION)]
+    files += [*(label_file(out, name) for name in names), *(scores_file(out, name) for name in names if scores)]
+    if taken := [file for file in files if file.exists() and file not in mine]:
         others = f" and {len(taken) - 1} more" if len(taken) > 1 else ""
+        if force:
+            raise OutputError(f"{taken[0]}{others} would be replaced, but no run has left them; name another folder")
         raise OutputError(f"{taken[0]}{others} would be replaced; name another folder, or replace with --force")
 
 
-def remove_results(out: Path) -> None:
+def results_of(out: Path, names: Iterable[str]) -> list[Path]:
+    """Returns the files that a run over frames of these names leaves in `out`, but for the bag."""
+    files = [out / name for name in (PICTURE, SUMMARY, REPORT, CONFUSION)]
+    for name in names:
+        files += [label_file(out, name), scores_file(out, name)]
+    return files
+
+
+def check_truth_apart(truth: Iterable[Path], out: Path) -> None:
+    """Raises OutputError where a file of the truth lies where labels are written: they would score themselves."""
+    places = [(out / LABELS).resolve(), *(place.resolve() for place in out.glob(f"{SEQUENCES}/*/predictions"))]
+    for file in truth:
+        if any(file.resolve().is_relative_to(place) for place in places):
+            raise OutputError(
+                f"{file} is the truth, and the labels would be written there; name another folder than {out}"
+            )
+
+
+def remove_results(results: Iterable[Path], out: Path) -> None:
     """Removes what an earlier run left in `out`, and nothing else: other files stay, also those beside the labels.
 
     A bag is only removed where it holds labelled clouds. Raises OSError where something cannot be removed.
     """
-    for name in (PICTURE, SUMMARY, REPORT, CONFUSION):
-        (out / name).unlink(missing_ok=True)
-    for pattern in (f"{LABELS}/*.label", f"{SEQUENCES}/*/predictions/*.label", f"{SCORES}/*.npy", f"{SCORES}/*/*.npy"):
-        folders = set()
-        for file in out.glob(pattern):
-            file.unlink()
-            folders.add(file.parent)
-        for folder in folders:
-            with suppress(OSError):
-                folder.rmdir()
+    folders = set()
+    for file in results:
+        file.unlink(missing_ok=True)
+        folders.add(file.parent)
+    for folder in folders - {out}:
+        with suppress(OSError):
+            folder.rmdir()
     if _is_labelled_bag(out / BAG):
         shutil.rmtree(out / BAG)
 
@@ -125,6 +146,8 @@ def _label_files(out: Path, label_map: LabelMap) -> Iterator[Write]:
     def write(frame: Frame, _: Callable[[], Cloud], result: Segmentation) -> None:
         path = label_file(out, frame.name)
         path.parent.mkdir(parents=True, exist_ok=True)
+        for half in path.parent.glob(f".{path.name}.*.part"):  # of a run that was killed here
+            half.unlink()
         with replacing(path) as file:
             file.write(label_map.decode(result.labels).astype("<u4").tobytes())
 

@@ -8,11 +8,13 @@ copying, not the labelling.
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -20,6 +22,9 @@ import numpy as np
 from spvnas_ros.frame import Segmentation
 from spvnas_ros.recordings.files import replacing
 from spvnas_ros.segment.output import OutputError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 RUN = "run.json"
 
@@ -41,19 +46,53 @@ class Predictions:
 
     Attributes:
         begun: whether an unfinished run of the same kind lies there and goes on
+        found: whether an unfinished run lies there, which goes on or will be restarted
 
-    Raises OutputError where the folder belongs to another run and is not restarted, or is not one of these.
+    A context manager that keeps other runs out of the results' folder. Raises OutputError where one is at work there,
+    and where the folder belongs to another run and is not restarted, or is not one of these.
     """
 
     def __init__(self, folder: Path, run: dict[str, Any], *, restart: bool = False) -> None:
         self.folder = folder
         self._run = run
+        self._lock: int | None = None
+        if folder.parent.is_dir():
+            self._take()
         # A run that was killed before it could write run.json leaves nothing but its temporary file.
-        found = folder.exists() and not all(file.name.startswith(f".{RUN}.") for file in folder.iterdir())
-        if found:
-            self._check(restart=restart)
-        self.begun = found and not restart
+        self.found = folder.exists() and not all(file.name.startswith(f".{RUN}.") for file in folder.iterdir())
+        if self.found:
+            try:
+                self._check(restart=restart)
+            except OutputError:
+                self.close()
+                raise
+        self.begun = self.found and not restart
         self._open = self.begun
+
+    def _take(self) -> None:
+        """Takes the results' folder for this run alone, until the run or its process ends."""
+        self._lock = os.open(self.folder.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.close()
+            raise OutputError(
+                f"another run is writing to {self.folder.parent}; wait for it, or name another folder"
+            ) from error
+        except OSError:  # a file system without locks
+            self.close()
+
+    def close(self) -> None:
+        """Lets other runs write into the folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _check(self, *, restart: bool) -> None:
         try:
@@ -85,9 +124,12 @@ class Predictions:
             np.savez(file, allow_pickle=False, **arrays)
 
     def _begin(self) -> None:
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        if self._lock is None:
+            self._take()
         if self.folder.exists():
             shutil.rmtree(self.folder)
-        self.folder.mkdir(parents=True)
+        self.folder.mkdir()
         with replacing(self.folder / RUN) as file:
             file.write(json.dumps(self._run, indent=2).encode())
         self._open = True
@@ -109,7 +151,11 @@ class Predictions:
 
     def count(self) -> int:
         """Returns how many frames have labels."""
-        return sum(1 for _ in self.folder.rglob("*.npz")) if self._open else 0
+        return len(self.names()) if self._open else 0
+
+    def names(self) -> list[str]:
+        """Returns the names of the frames that lie in the folder, also those of a run that will be restarted."""
+        return [str(file.relative_to(self.folder).with_suffix("")) for file in self.folder.rglob("*.npz")]
 
     def remove(self) -> None:
         """Deletes them: the run is finished."""

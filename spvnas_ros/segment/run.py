@@ -10,10 +10,11 @@ leaves everything as it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
@@ -31,14 +32,17 @@ from spvnas_ros.segment.output import (
     SUMMARY,
     UNFINISHED,
     OutputError,
+    Write,
     check_folder,
     check_free_or_removable,
+    check_truth_apart,
     open_sink,
     remove_results,
+    results_of,
     save_scores,
 )
 from spvnas_ros.segment.picture import save_picture
-from spvnas_ros.segment.predictions import Prediction, Predictions
+from spvnas_ros.segment.predictions import RUN, Prediction, Predictions
 from spvnas_ros.segment.progress import OnFrame, Skipped
 from spvnas_ros.segment.summary import RunFacts, Summary
 
@@ -61,9 +65,14 @@ class Judge(Protocol):
     """Compares labels with a truth. `offline.evaluation` has the one that scores them.
 
     truth: where the truth comes from, in words
+    files: that it is read from, where it is not in the frames themselves
     """
 
-    truth: str
+    @property
+    def truth(self) -> str: ...
+
+    @property
+    def files(self) -> Sequence[Path]: ...
 
     def add(self, frame: Frame, cloud: Cloud, result: Segmentation) -> None:
         """Counts a frame. Raises ValueError where its truth does not fit."""
@@ -114,7 +123,24 @@ def segment(
     options = options or SegmentOptions()
     run = _facts(source, perception, options)
     sink = open_sink(source, perception.facts.label_map, out)
-    predictions = _begin(source, out, run, options)
+    with _begin(source, out, run, options) as predictions:
+        return _segment(source, perception, out, options, run, sink, predictions, on_frame, on_written, stopped)
+
+
+def _segment(
+    source: Source,
+    perception: Perception,
+    out: Path,
+    options: SegmentOptions,
+    run: RunFacts,
+    sink: AbstractContextManager[Write],
+    predictions: Predictions,
+    on_frame: OnFrame,
+    on_written: OnFrame,
+    stopped: Callable[[], bool],
+) -> Summary:
+    """Labels and writes, once it is known that the results have a place."""
+    earlier = _earlier_results(out, predictions)
     skipped = _label(source, perception, predictions, options.scores, on_frame, stopped)
     summary = Summary(
         run, perception.facts.name, options.weights, perception.facts.label_map, perception.facts.trained,
@@ -126,7 +152,7 @@ def segment(
     if not predictions.count():
         return summary
     if options.force:
-        remove_results(out)
+        remove_results(earlier, out)
     classes, counts = perception.facts.classes, np.zeros(256, np.int64)
     with sink as write:
         for frame, load, prediction in _labelled(source, predictions, skipped, stopped):
@@ -140,6 +166,7 @@ def segment(
                 title = f"{source.path.name or source.path}, {frame.name}"
                 save_picture(out / PICTURE, load().points, result.labels, perception.facts, title)
             summary.frames += 1
+            summary.names.append(frame.name)
             summary.points += len(result)
             summary.ms.append(prediction.ms)
             counts += np.bincount(result.labels, minlength=256)
@@ -161,12 +188,16 @@ def finished(source: Source, perception: Perception, out: Path, options: Segment
     if options.force or not (out / SUMMARY).is_file():
         return None
     summary = Summary.load(out)
-    if summary.run != _facts(source, perception, options):
+    facts = _facts(source, perception, options)
+    begun = out / UNFINISHED / RUN
+    if begun.is_file() and begun.stat().st_mtime_ns > (out / SUMMARY).stat().st_mtime_ns:
+        return None  # a run that was to replace these results, and did not end
+    if summary.run != facts:
         raise OutputError(
             f"{out / SUMMARY} is of another run and would be replaced; name another folder, or replace with --force"
         )
-    with suppress(OutputError):  # what lies there may be another run's
-        left = Predictions(out / UNFINISHED, vars(summary.run))
+    # What lies there may be another run's.
+    with suppress(OutputError), Predictions(out / UNFINISHED, vars(summary.run)) as left:
         if left.begun:  # this run was killed at the very end
             left.remove()
     return summary
@@ -175,9 +206,10 @@ def finished(source: Source, perception: Perception, out: Path, options: Segment
 def _facts(source: Source, perception: Perception, options: SegmentOptions) -> RunFacts:
     return RunFacts(
         source=str(source.path.resolve()),
+        kind=source.kind,
         topic=source.topic,
         frames_in_source=len(source),
-        bytes=sum(file.stat().st_size for file in source.files),
+        files_sha256=_fingerprint([*source.files, *(options.judge.files if options.judge else ())]),
         weights_sha256=perception.facts.weights_sha256,
         engine=perception.engine.name,
         device=str(perception.engine.device),
@@ -187,13 +219,38 @@ def _facts(source: Source, perception: Perception, options: SegmentOptions) -> R
     )
 
 
+def _fingerprint(files: Sequence[Path]) -> str:
+    """Returns what changes when a file is another one, or was written to."""
+    stats = [(file.name, file.stat()) for file in files]
+    lines = [f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats]
+    return sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _earlier_results(out: Path, predictions: Predictions) -> list[Path]:
+    """Returns the files that an earlier run has left in `out`, finished or killed while it wrote them."""
+    names: list[str] = []
+    if (out / SUMMARY).is_file():
+        with suppress(OutputError):
+            summary = Summary.load(out)
+            names += summary.names if summary.run.kind != "bag" else ()
+            return results_of(out, names)
+    return results_of(out, predictions.names()) if predictions.found else []
+
+
 def _begin(source: Source, out: Path, run: RunFacts, options: SegmentOptions) -> Predictions:
     """Begins a run, or goes on where an earlier one stopped."""
     check_folder(out)
     predictions = Predictions(out / UNFINISHED, vars(run), restart=options.force)
-    if not predictions.begun:
-        # An unfinished run has asked before, and what lies there now may be its own.
-        check_free_or_removable(source, out, scores=options.scores, force=options.force)
+    try:
+        if options.judge:
+            check_truth_apart(options.judge.files, out)
+        if not predictions.begun:
+            # An unfinished run has asked before, and what lies there now may be its own.
+            earlier = _earlier_results(out, predictions)
+            check_free_or_removable(source, out, scores=options.scores, force=options.force, results=earlier)
+    except (OutputError, BagError):
+        predictions.close()
+        raise
     return predictions
 
 

@@ -21,7 +21,8 @@ _TOP_CLASSES = 5
 class RunFacts:
     """What must be the same for two runs to be one.
 
-    source:         absolute path; `topic` of a bag's clouds, `frames_in_source` and `bytes` on disk
+    source:         absolute path; `kind` as a `Source` has it, `topic` of a bag's clouds, `frames_in_source`
+    files_sha256:   of names, sizes and times of change of the files of source and truth
     weights_sha256: of the weights; None for a network that was never saved
     intensity:      the rule that scaled the intensities
     scores:         whether the probabilities of all classes are kept
@@ -29,9 +30,10 @@ class RunFacts:
     """
 
     source: str
+    kind: str
     topic: str
     frames_in_source: int
-    bytes: int
+    files_sha256: str
     weights_sha256: str | None
     engine: str
     device: str
@@ -46,6 +48,7 @@ class Summary:
 
     ms:                 milliseconds each frame took, in order, of the network alone: no reading, no writing, and not
                         the first call of a process, which pays for memory and compiled kernels
+    names:              of the frames that were labelled, in order
     classes:            points by class name, the most frequent first; unlabelled points are in none of them
     intensity_divisors: what the intensity rule divided by, each change once; empty where there were no intensities
     """
@@ -56,6 +59,7 @@ class Summary:
     label_map: str
     trained: bool
     frames: int = 0
+    names: list[str] = field(default_factory=list)
     points: int = 0
     ms: list[float] = field(default_factory=list)
     classes: dict[str, int] = field(default_factory=dict)

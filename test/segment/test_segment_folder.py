@@ -131,3 +131,23 @@ def test_a_forced_run_that_is_stopped_leaves_the_earlier_results(
                 stopped=lambda: bool(done),
             )  # fmt: skip
     assert {name: (tmp_path / "out" / name).read_bytes() for name in before} == before
+
+
+def test_what_no_run_has_left_is_not_replaced_with_force(scans: Path, perception: Perception, tmp_path: Path) -> None:
+    """Not in a folder without a summary, and not beside the results of a run."""
+    out = tmp_path / "out"
+    mine = {"labels/000000.label": b"by hand", "confusion.png": b"a picture", "scores/x.npy": b"numbers"}
+    for name, text in mine.items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_bytes(text)
+    with open_source(scans) as source:
+        with pytest.raises(OutputError, match=r"confusion\.png and 1 more would be replaced, but no run has left them"):
+            segment(source, perception, out, SegmentOptions(force=True))
+        assert {name: (out / name).read_bytes() for name in mine} == mine
+        for name in ("labels/000000.label", "confusion.png"):
+            (out / name).unlink()
+        segment(source, perception, out)
+        (out / "labels/other.label").write_bytes(b"by hand")
+        segment(source, perception, out, SegmentOptions(force=True))
+    assert (out / "labels/other.label").read_bytes() == b"by hand"
+    assert (out / "scores/x.npy").read_bytes() == b"numbers"

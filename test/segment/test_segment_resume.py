@@ -169,10 +169,14 @@ def test_a_run_killed_after_its_summary_is_finished(weights: Path, tmp_path: Pat
     arguments = (write_bag(tmp_path / "drive"), "-w", weights, "-o", tmp_path / "out", "--device", "cpu")
     assert segmented(*arguments)[0] == 0
     summary = document_in(tmp_path / "out", "summary.json")
-    run = {key: summary[key] for key in ("source", "topic", "frames_in_source", "bytes", "weights_sha256", "engine")}
+    run = {
+        key: summary[key]
+        for key in ("source", "kind", "topic", "frames_in_source", "files_sha256", "weights_sha256", "engine")
+    }
     run |= {key: summary[key] for key in ("device", "intensity", "scores", "truth")}
     (tmp_path / "out/unfinished").mkdir()
     (tmp_path / "out/unfinished/run.json").write_text(json.dumps(run))
+    os.utime(tmp_path / "out/unfinished/run.json", (0, 0))  # it was there before the summary
     assert "nothing to do" in segmented(*arguments)[1]
     assert sorted(os.listdir(tmp_path / "out")) == ["bag", "picture.png", "summary.json"]
 
@@ -205,3 +209,44 @@ def test_what_cannot_be_written_ends_the_run_and_leaves_no_bag(
     with open_source(drive) as source, pytest.raises((BagError, OSError)):
         segment(source, perception, out, on_frame=sabotage)
     assert not (out / "bag").exists()
+
+
+def test_a_file_that_changed_is_not_taken_for_the_one_that_was_labelled(
+    scans: Path, weights: Path, perception: Perception, tmp_path: Path
+) -> None:
+    """At the same name and size: neither by a finished run nor by one that goes on."""
+    arguments = (scans, "-w", weights, "-o", tmp_path / "out", "--device", "cpu")
+    assert segmented(*arguments)[0] == 0
+    stopped_run(scans, perception, tmp_path / "half", 1)
+    mirrored = np.fromfile(scans / "000000.bin", np.float32).reshape(-1, 4) * (1, -1, 1, 1)
+    mirrored.astype(np.float32).tofile(scans / "000000.bin")
+    assert "is of another run" in segmented(*arguments)[2]
+    with open_source(scans) as source, pytest.raises(OutputError, match="unfinished run with files_sha256"):
+        segment(source, perception, tmp_path / "half")
+
+
+def test_two_runs_do_not_write_into_one_folder(scans: Path, perception: Perception, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    def second(_: object) -> None:
+        with open_source(scans) as source, pytest.raises(OutputError, match="another run is writing to"):
+            segment(source, perception, out, SegmentOptions(force=True))
+
+    with open_source(scans) as source:
+        assert segment(source, perception, out, on_frame=second, on_written=second).frames == 3
+        assert segment(source, perception, out, SegmentOptions(force=True)).frames == 3
+
+
+def test_a_forced_run_that_was_stopped_goes_on_without_force(scans: Path, weights: Path, tmp_path: Path) -> None:
+    """Although the results that it was to replace are there, and look finished."""
+    out = tmp_path / "out"
+    arguments = (scans, "-w", weights, "-o", out, "--device", "cpu")
+    assert segmented(*arguments)[0] == 0
+    perception = Perception.load(weights, device="cpu")
+    options = SegmentOptions(weights=weights.name, intensity=Intensity("auto"), force=True)
+    before = document_in(out, "summary.json")["ms"]
+    stopped_run(scans, perception, out, 2, options)
+    status, said, _ = segmented(*arguments)
+    assert status == 0
+    assert "nothing to do" not in said
+    assert document_in(out, "summary.json")["ms"] != before

@@ -201,3 +201,50 @@ def test_options_that_would_be_lost_are_refused(weights: Path, tmp_path: Path) -
         status, _, error = segmented(tmp_path, "-w", weights, "-o", tmp_path / "out", *option)
         assert status == 2
         assert "go with --truth FIELD" in " ".join(error.replace("│", "").split())
+
+
+@pytest.mark.parametrize("force", [(), ("--force",)])
+@pytest.mark.parametrize("layout", ["flat", "link", "sequence after a bag"])
+def test_labels_never_take_the_place_of_the_truth(
+    weights: Path, tmp_path: Path, layout: str, force: tuple[str, ...]
+) -> None:
+    """A network that is scored against its own labels is always right."""
+    source = tmp_path / "scans"
+    scans = source / "velodyne" if layout.startswith("sequence") else source
+    scans.mkdir(parents=True)
+    (source / "labels").mkdir()
+    points, labels = street(0)
+    points.tofile(scans / "0.bin")
+    SEMANTIC_KITTI.decode(labels).tofile(source / "labels/0.label")
+    before = (source / "labels/0.label").read_bytes()
+    out = source
+    if layout == "link":
+        out = tmp_path / "out"
+        out.mkdir()
+        (out / "labels").symlink_to(source / "labels")
+    if layout.startswith("sequence"):
+        assert segmented(write_bag(tmp_path / "bag"), "-w", weights, "-o", source)[0] == 0
+    options = ("-w", weights, "--device", "cpu", *force)
+    for truth in (("--truth", source / "labels"), ()):
+        status, _, error = segmented(source, *truth, "-o", out, *options)
+        assert status == 1, truth
+        assert error.startswith("spvnas: ")
+        assert (source / "labels/0.label").read_bytes() == before
+    assert not (out / "report.json").exists()
+
+
+def test_a_truth_of_the_same_name_elsewhere_is_another_truth(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points, labels = street(0)
+    (tmp_path / "scans").mkdir()
+    points.tofile(tmp_path / "scans/0.bin")
+    for name, truth in (("a", labels), ("b", np.roll(labels, 1))):
+        (tmp_path / name / "labels").mkdir(parents=True)
+        SEMANTIC_KITTI.decode(truth).tofile(tmp_path / name / "labels/0.label")
+    arguments = (tmp_path / "scans", "-w", weights, "-o", tmp_path / "out", "--device", "cpu", "--truth", "labels")
+    monkeypatch.chdir(tmp_path / "a")
+    assert segmented(*arguments)[0] == 0
+    monkeypatch.chdir(tmp_path / "b")
+    status, _, error = segmented(*arguments)
+    assert (status, "is of another run" in error) == (1, True)

@@ -27,7 +27,7 @@ class TruthJudge:
     """
 
     def __init__(self, known: Truth, facts: Facts) -> None:
-        self.truth = known.description
+        self.truth, self.files = known.description, known.files
         self._known, self._facts = known, facts
         self._tally = Tally(facts.classes)
 

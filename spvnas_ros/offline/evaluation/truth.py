@@ -38,12 +38,14 @@ class TruthError(UserError):
 class Truth:
     """Where the truth comes from, in words, and how to read it.
 
-    read: the frame's name and its record, structured `[N]` -> uint8 `[N]`, class indices, 255 = none; raises TruthError
-          and LabelFieldError
+    read:  the frame's name and its record, structured `[N]` -> uint8 `[N]`, class indices, 255 = none; raises
+           TruthError and LabelFieldError
+    files: that it is read from; none where it is a field of the frames
     """
 
     description: str
     read: Callable[[str, Record], Labels]
+    files: tuple[Path, ...] = ()
 
 
 def open_truth(path: Path, topic: str | None, where: LabelField | Path, facts: Facts) -> Truth:
@@ -99,7 +101,7 @@ def truth_from_files(source: Source, folder: Path, facts: Facts) -> Truth:
 
     for frame, record in _records(source):
         read(frame.name, record)
-    return Truth(f"{folder} (raw ids, label map {facts.label_map})", read)
+    return Truth(f"{folder.resolve()} (raw ids, label map {facts.label_map})", read, tuple(files.values()))
 
 
 def _files_in_order(source: Source, folder: Path) -> dict[str, Path]:
