@@ -11,7 +11,7 @@ leaves everything as it was.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -32,7 +32,6 @@ from spvnas_ros.segment.output import (
     SUMMARY,
     UNFINISHED,
     OutputError,
-    Write,
     check_folder,
     check_free_or_removable,
     check_truth_apart,
@@ -123,61 +122,51 @@ def segment(
     options = options or SegmentOptions()
     run = _facts(source, perception, options)
     sink = open_sink(source, perception.facts.label_map, out)
-    with _begin(source, out, run, options) as predictions:
-        return _segment(source, perception, out, options, run, sink, predictions, on_frame, on_written, stopped)
-
-
-def _segment(
-    source: Source,
-    perception: Perception,
-    out: Path,
-    options: SegmentOptions,
-    run: RunFacts,
-    sink: AbstractContextManager[Write],
-    predictions: Predictions,
-    on_frame: OnFrame,
-    on_written: OnFrame,
-    stopped: Callable[[], bool],
-) -> Summary:
-    """Labels and writes, once it is known that the results have a place."""
-    earlier = _earlier_results(out, predictions)
-    skipped = _label(source, perception, predictions, options.scores, on_frame, stopped)
-    summary = Summary(
-        run, perception.facts.name, options.weights, perception.facts.label_map, perception.facts.trained,
-        skipped=skipped,
-    )  # fmt: skip
-    if options.intensity is not None:
-        summary.intensity_divisors = list(options.intensity.divisors)
-        summary.intensity_words = options.intensity.describe()
-    if not predictions.count():
+    check_folder(out)
+    with Predictions(out / UNFINISHED, vars(run), restart=options.force) as predictions:
+        earlier = _earlier_results(out, predictions)
+        if options.judge:
+            check_truth_apart(options.judge.files, out)
+        if not predictions.begun:
+            # An unfinished run has asked before, and what lies there now may be its own.
+            check_free_or_removable(source, out, scores=options.scores, force=options.force, results=earlier)
+        skipped = _label(source, perception, predictions, options.scores, on_frame, stopped)
+        summary = Summary(
+            run, perception.facts.name, options.weights, perception.facts.label_map, perception.facts.trained,
+            skipped=skipped,
+        )  # fmt: skip
+        if options.intensity is not None:
+            summary.intensity_divisors = list(options.intensity.divisors)
+            summary.intensity_words = options.intensity.describe()
+        if not predictions.count():
+            return summary
+        if options.force:
+            remove_results(earlier, out)
+        classes, counts = perception.facts.classes, np.zeros(256, np.int64)
+        with sink as write:
+            for frame, load, prediction in _labelled(source, predictions, skipped, stopped):
+                result = prediction.segmentation
+                write(frame, load, result)
+                if result.scores is not None:
+                    save_scores(out, frame.name, result.scores)
+                if options.judge:
+                    options.judge.add(frame, load(), result)
+                if not summary.frames:
+                    title = f"{source.path.name or source.path}, {frame.name}"
+                    save_picture(out / PICTURE, load().points, result.labels, perception.facts, title)
+                summary.frames += 1
+                summary.names.append(frame.name)
+                summary.points += len(result)
+                summary.ms.append(prediction.ms)
+                counts += np.bincount(result.labels, minlength=256)
+                on_written(None)
+        order = np.argsort(-counts[: len(classes)], kind="stable")
+        summary.classes = {classes[i]: int(counts[i]) for i in order if counts[i]}
+        if options.judge:
+            options.judge.save(summary, out)
+        summary.save(out)
+        predictions.remove()
         return summary
-    if options.force:
-        remove_results(earlier, out)
-    classes, counts = perception.facts.classes, np.zeros(256, np.int64)
-    with sink as write:
-        for frame, load, prediction in _labelled(source, predictions, skipped, stopped):
-            result = prediction.segmentation
-            write(frame, load, result)
-            if result.scores is not None:
-                save_scores(out, frame.name, result.scores)
-            if options.judge:
-                options.judge.add(frame, load(), result)
-            if not summary.frames:
-                title = f"{source.path.name or source.path}, {frame.name}"
-                save_picture(out / PICTURE, load().points, result.labels, perception.facts, title)
-            summary.frames += 1
-            summary.names.append(frame.name)
-            summary.points += len(result)
-            summary.ms.append(prediction.ms)
-            counts += np.bincount(result.labels, minlength=256)
-            on_written(None)
-    order = np.argsort(-counts[: len(classes)], kind="stable")
-    summary.classes = {classes[i]: int(counts[i]) for i in order if counts[i]}
-    if options.judge:
-        options.judge.save(summary, out)
-    summary.save(out)
-    predictions.remove()
-    return summary
 
 
 def finished(source: Source, perception: Perception, out: Path, options: SegmentOptions) -> Summary | None:
@@ -228,30 +217,11 @@ def _fingerprint(files: Sequence[Path]) -> str:
 
 def _earlier_results(out: Path, predictions: Predictions) -> list[Path]:
     """Returns the files that an earlier run has left in `out`, finished or killed while it wrote them."""
-    names: list[str] = []
     if (out / SUMMARY).is_file():
         with suppress(OutputError):
             summary = Summary.load(out)
-            names += summary.names if summary.run.kind != "bag" else ()
-            return results_of(out, names)
+            return results_of(out, () if summary.run.kind == "bag" else summary.names)
     return results_of(out, predictions.names()) if predictions.found else []
-
-
-def _begin(source: Source, out: Path, run: RunFacts, options: SegmentOptions) -> Predictions:
-    """Begins a run, or goes on where an earlier one stopped."""
-    check_folder(out)
-    predictions = Predictions(out / UNFINISHED, vars(run), restart=options.force)
-    try:
-        if options.judge:
-            check_truth_apart(options.judge.files, out)
-        if not predictions.begun:
-            # An unfinished run has asked before, and what lies there now may be its own.
-            earlier = _earlier_results(out, predictions)
-            check_free_or_removable(source, out, scores=options.scores, force=options.force, results=earlier)
-    except (OutputError, BagError):
-        predictions.close()
-        raise
-    return predictions
 
 
 def _label(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from spvnas_ros.clouds.intensity import Intensity
 from spvnas_ros.clouds.point_cloud2 import PointCloudError, decode, to_points
 from spvnas_ros.frame import Points
-from spvnas_ros.recordings.scans.read import kind_of, read_record, scan_files, sequences_in
+from spvnas_ros.recordings.scans.read import SUFFIXES, kind_of, read_record, scan_files, sequences_in
 from spvnas_ros.recordings.scans.records import Record, ScanError
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def _bag_at(path: Path) -> Path | None:
             raise ScanError(f"{path} is a ROS 1 bag; convert it: rosbags-convert --src {path} --dst NEW_FOLDER")
         if kind is None:
             raise ScanError(
-                f"{path} is of no known format; expected a .bin, .npy, .pcd or .ply scan, a folder of them, or a "
+                f"{path} is of no known format; expected a scan ({', '.join(SUFFIXES)}), a folder of scans, or a "
                 "rosbag2 (its folder, or an .mcap or .db3 file)"
             )
         return path if kind in ("db3", "mcap") else None
