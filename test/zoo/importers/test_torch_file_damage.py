@@ -115,7 +115,7 @@ def test_a_file_cut_anywhere_is_refused(tmp_path: Path, options: dict[str, Any])
             read_torch_file(path)
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 @pytest.mark.filterwarnings("ignore:invalid escape sequence")
 @pytest.mark.parametrize(
