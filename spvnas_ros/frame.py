@@ -2,16 +2,58 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
 
 UNLABELLED = 255
-"""The label of a point that the network did not see: it is not finite, or it lies outside the network's range."""
+"""The label of a point that the network did not see. `Unusable` lists the reasons."""
 
 Points = npt.NDArray[np.float32]
 """float32 `[N, 4]`: x, y, z in metres (x forward, y left, z up) and intensity in 0..1."""
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """How many points no network sees, by the first reason that applies.
+
+    not_finite:   a coordinate is NaN or infinite
+    at_origin:    exactly (0, 0, 0), as drivers put it where nothing came back
+    too_far:      farther from the sensor, along an axis, than voxels can be numbered
+    no_intensity: the intensity is NaN or infinite
+    outside:      outside the range of the network or of the user
+    """
+
+    not_finite: int = 0
+    at_origin: int = 0
+    too_far: int = 0
+    no_intensity: int = 0
+    outside: int = 0
+
+    @property
+    def total(self) -> int:
+        """The number of points of all kinds."""
+        return sum(self.counts().values())
+
+    def counts(self) -> dict[str, int]:
+        """Returns the number of points by the name of the kind."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+    def __add__(self, other: Unusable) -> Unusable:
+        both = zip(self.counts().values(), other.counts().values(), strict=True)
+        return Unusable(*(mine + theirs for mine, theirs in both))
+
+    def __str__(self) -> str:
+        """Lists the kinds that occur, such as "12 at the origin, 3 too far"."""
+        words = {"at_origin": "at the origin", "no_intensity": "without intensity", "outside": "outside the range"}
+        named = (
+            f"{count:,} {words.get(kind, kind.replace('_', ' '))}" for kind, count in self.counts().items() if count
+        )
+        return ", ".join(named)
+
+
+NONE_UNUSABLE = Unusable()
 
 
 @dataclass(frozen=True)
@@ -21,14 +63,31 @@ class Segmentation:
     labels:      uint8 `[N]`, class index, 255 = unlabelled
     confidence:  float32 `[N]`, softmax probability of the label, 0 where unlabelled
     scores:      float32 `[N, C]` softmax probabilities, rows of zeros where unlabelled; None if not asked for
+    unusable:    the points that the network did not see
     """
 
     labels: npt.NDArray[np.uint8]
     confidence: npt.NDArray[np.float32]
     scores: npt.NDArray[np.float32] | None = None
+    unusable: Unusable = NONE_UNUSABLE
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def among(self, where: npt.NDArray[np.bool_], unusable: Unusable) -> Segmentation:
+        """Returns the results of a larger cloud, of which `where`, bool `[M]`, selects these points.
+
+        The other points are unlabelled, for the reasons in `unusable`.
+        """
+        labels = np.full(len(where), UNLABELLED, np.uint8)
+        confidence = np.zeros(len(where), np.float32)
+        labels[where] = self.labels
+        confidence[where] = self.confidence
+        scores = None
+        if self.scores is not None:
+            scores = np.zeros((len(where), self.scores.shape[1]), np.float32)
+            scores[where] = self.scores
+        return Segmentation(labels, confidence, scores, self.unusable + unusable)
 
     def __repr__(self) -> str:
         labelled = self.labels[self.labels != UNLABELLED]

@@ -5,14 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from spvnas_ros.clouds.cleaning import usable
+from spvnas_ros.clouds.cleaning import Limits, clean, key_window
+from spvnas_ros.clouds.fit import Known
+from spvnas_ros.clouds.intensity import reference
 from spvnas_ros.engine import Engine, build_engine
-from spvnas_ros.frame import UNLABELLED, Points, Segmentation
+from spvnas_ros.frame import Points, Segmentation
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.zoo.cache import resolve_weights
 from spvnas_ros.zoo.checkpoint import CheckpointError, Facts, load_checkpoint
+
+_UNSCALED = 100.0
+"""Times the training's 95th percentile."""
 
 
 class Perception:
@@ -21,11 +25,13 @@ class Perception:
     Attributes:
         facts: what the weights say of themselves (classes, palette, voxel size, intensity rule, ...)
         engine: what runs the network; `engine.name` and `engine.device` tell which and where
+        limits: which points it can use
     """
 
     def __init__(self, engine: Engine, facts: Facts) -> None:
         self.engine = engine
         self.facts = facts
+        self.limits = limits_of(facts)
 
     @classmethod
     def load(cls, weights: str | Path, device: str = "auto", engine: str = "auto") -> Perception:
@@ -62,10 +68,10 @@ class Perception:
                 infinite values are allowed
         scores: also return the probabilities of all classes
 
-        Points with a coordinate or an intensity that is not finite, and points outside `facts.point_range` where the
-        network has one, get label 255 and confidence 0.
-        Raises ValueError for another shape or type, and KeyRangeError where the finite points span more than
-        2**18 voxels (13 km at 5 cm) along an axis.
+        Points that the network cannot use get label 255 and confidence 0, and `Segmentation.unusable` counts them:
+        those that are not finite, at the origin, farther than voxels can be numbered (6.5 km at 5 cm), without an
+        intensity, or outside `facts.point_range`. All other labels are as without them. Intensities beyond 0..1 are
+        clipped. Raises ValueError for another shape or type.
         """
         shape = (self.engine.in_channels,)
         if not isinstance(points, np.ndarray) or points.dtype.kind not in "fiu" or points.shape[1:] != shape:
@@ -76,20 +82,19 @@ class Perception:
             )
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is unlabelled
             points = np.require(points, np.float32, ["C", "W"])
-        seen = usable(points, self.facts.point_range)
-        if seen.all():
-            return self.engine.segment(points, scores)
-        return _spread(self.engine.segment(points[seen], scores), seen)
+        cleaned = clean(points, self.limits)
+        result = self.engine.segment(cleaned.points, scores)
+        return result if cleaned.kept is None else result.among(cleaned.kept, cleaned.unusable)
 
 
-def _spread(part: Segmentation, where: npt.NDArray[np.bool_]) -> Segmentation:
-    """Place the results of the points selected by `where` among the unlabelled rest."""
-    labels = np.full(len(where), UNLABELLED, np.uint8)
-    confidence = np.zeros(len(where), np.float32)
-    labels[where] = part.labels
-    confidence[where] = part.confidence
-    if part.scores is None:
-        return Segmentation(labels, confidence)
-    scores = np.zeros((len(where), part.scores.shape[1]), np.float32)
-    scores[where] = part.scores
-    return Segmentation(labels, confidence, scores)
+def limits_of(facts: Facts) -> Limits:
+    """Returns which points a network can use, from what its weights say of themselves."""
+    trained = facts.training_intensity
+    # Training on intensities that are not 0..1 has seen others; the limit then only keeps out what is no intensity.
+    brightest = 1.0 if trained is None or trained.p95 <= 1 else _UNSCALED * trained.p95
+    return Limits(key_window(facts.voxel_size), brightest, facts.point_range)
+
+
+def known_of(facts: Facts) -> Known:
+    """Returns what a network knows of the clouds it was trained on, from what its weights say of themselves."""
+    return Known(reference(facts.training_intensity), facts.intensity != "none", facts.sensor_height, limits_of(facts))

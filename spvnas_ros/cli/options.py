@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from spvnas_ros.offline.datasets import LabelField
 
 WEIGHTS = "A .safetensors file, a fetched model's name, or `default`, the package's own network."
-SCALES = "auto, unit, u8, u16, none or the value that stands for 1."
+SCALES = "auto, unit, u8, u12, u16, db (decibels), none or the value that stands for 1."
 
 WeightsOption = Annotated[str, typer.Option("-w", "--weights", help=WEIGHTS)]
 OptionalWeightsOption = Annotated[
@@ -22,6 +22,23 @@ EngineOption = Annotated[
     str, typer.Option(help="auto, cpu, cuda or torch; or an installed spconv, spconv-triton, torchsparse.")
 ]
 IntensityOption = Annotated[str, typer.Option(help=f"The sensor's scale: {SCALES}")]
+IntensityFieldOption = Annotated[
+    str | None, typer.Option(help="The field that holds the intensity; default: a known name, calibrated ones first.")
+]
+OriginOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|X,Y,Z", help="The sensor's place in the clouds' frame, metres; auto finds it in each cloud."
+    ),
+]
+MountOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|z=,roll=,pitch=,yaw=",
+        help="Height of the clouds' origin above the ground, metres, and angles, degrees; auto finds the ground.",
+    ),
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="Say nothing about clouds that do not fit the network.")]
 TopicOption = Annotated[str | None, typer.Option(help="The clouds' topic, where a bag has several.")]
 TruthOption = Annotated[
     str | None,

@@ -14,10 +14,14 @@ from spvnas_ros.cli.options import (
     DeviceOption,
     EngineOption,
     ForceOption,
+    IntensityFieldOption,
     IntensityOption,
     LabelIdsOption,
+    MountOption,
     NetworkLabelsOption,
     OptionalWeightsOption,
+    OriginOption,
+    QuietOption,
     TopicOption,
     TruthOption,
     WeightsOption,
@@ -47,9 +51,13 @@ def segment(
     device: DeviceOption = "auto",
     engine: EngineOption = "auto",
     intensity: IntensityOption = "auto",
+    intensity_field: IntensityFieldOption = None,
+    origin: OriginOption = None,
+    mount: MountOption = None,
     topic: TopicOption = None,
     scores: Annotated[bool, typer.Option("--scores", help="Also save the probabilities of all classes.")] = False,
     force: ForceOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Label a recording: .label files or a new bag, and a picture; with --truth also scores and a confusion picture.
 
@@ -57,7 +65,21 @@ def segment(
     """
     from spvnas_ros.segment.command import SegmentRequest, run
 
-    asked = SegmentRequest(source, out, weights, device, engine, intensity, topic, scores, force)
+    asked = SegmentRequest(
+        source,
+        out,
+        weights,
+        device,
+        engine,
+        intensity,
+        intensity_field,
+        origin,
+        mount,
+        quiet,
+        topic,
+        scores,
+        force,
+    )
     if where := chosen_truth(truth, label_ids, network_labels):
         from spvnas_ros.offline.evaluation.judge import TruthJudge, print_report
 
@@ -157,6 +179,9 @@ def doctor(
     device: DeviceOption = "auto",
     engine: EngineOption = "auto",
     intensity: Annotated[str, typer.Option(help=f"The scale to check: {SCALES}")] = "auto",
+    intensity_field: IntensityFieldOption = None,
+    origin: OriginOption = None,
+    mount: MountOption = None,
     topic: TopicOption = None,
     seconds: Annotated[float, typer.Option(min=0.5, help="How long to listen to a live topic.")] = 5.0,
 ) -> None:
@@ -171,7 +196,7 @@ def doctor(
         need_ros(f"there is no file {source}; looking at a live topic")
     from spvnas_ros.doctor import Looking, run
 
-    looking = Looking(weights, frames, device, engine, intensity)
+    looking = Looking(weights, frames, device, engine, intensity, intensity_field, origin, mount)
     if not live:
         raise typer.Exit(run(source, looking, topic=topic))
     from spvnas_ros.ros.live import topic_doctor

@@ -19,6 +19,7 @@ Everything else is a PointCloudError. Its `kind` is one of:
     short-data      fewer bytes than height, width and the steps promise
     long-data       more bytes than that
     no-xyz          x, y or z is missing or is not a single number
+    no-intensity    the intensity field that was asked for is missing, or its values have no known scale
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from spvnas_ros.clouds.intensity import INTENSITY_FIELDS, Intensity
+from spvnas_ros.clouds.intensity import Intensity, IntensityError
+from spvnas_ros.clouds.mount import Placement
 from spvnas_ros.errors import UserError
 from spvnas_ros.frame import Points, Segmentation
 
@@ -147,27 +149,39 @@ def decode(cloud: CloudLike) -> npt.NDArray[np.void]:
     return points
 
 
-def to_points(array: npt.NDArray[np.void], intensity: Intensity) -> Points:
-    """Decoded points to float32 `[N, 4]`: x, y, z as they are and the intensity scaled to 0..1 by its rule.
+def to_points(array: npt.NDArray[np.void], intensity: Intensity, place: Placement | None = None) -> Points:
+    """Turns decoded points into float32 `[N, 4]`: x, y, z, and the intensity that its rule finds, scaled to 0..1.
 
-    Coordinates beyond float32 become infinite. A cloud without intensity gets zeros, and so does a point whose
-    intensity is not finite: its coordinates are still worth a label. Raises PointCloudError `no-xyz`.
+    place: where the network is to see the points; None leaves x, y, z as they are
+
+    Coordinates beyond float32 become infinite; an intensity that is not finite stays so. A cloud without intensity gets
+    zeros. Raises PointCloudError `no-xyz`, and `no-intensity` where the rule cannot be followed.
     """
     points = np.zeros((len(array), 4), np.float32)
     if not len(array):
         return points
-    with np.errstate(over="ignore"):
-        for column, name in enumerate("xyz"):
-            if not _is_scalar(array, name):
-                found = ", ".join(array.dtype.names or ()) or "none"
-                raise PointCloudError(
-                    "no-xyz", f"the cloud needs x, y and z, one number each; {name} is not there, found fields: {found}"
-                )
-            points[:, column] = array[name]
-        strength = next((name for name in INTENSITY_FIELDS if _is_scalar(array, name)), None)
-        if strength is not None:
-            points[:, 3] = intensity.scale(array[strength])
+    for name in "xyz":
+        if not _is_scalar(array, name):
+            found = ", ".join(array.dtype.names or ()) or "none"
+            raise PointCloudError(
+                "no-xyz", f"the cloud needs x, y and z, one number each; {name} is not there, found fields: {found}"
+            )
+    with np.errstate(over="ignore", invalid="ignore"):
+        if place is None:
+            for column, name in enumerate("xyz"):
+                points[:, column] = array[name]
+        else:
+            points[:, :3] = place.apply(positions(array))
+    try:
+        points[:, 3] = intensity.read(array)
+    except IntensityError as error:
+        raise PointCloudError("no-intensity", str(error)) from error
     return points
+
+
+def positions(array: npt.NDArray[np.void]) -> npt.NDArray[np.float64]:
+    """Returns x, y, z of decoded points as they are, float64 `[N, 3]`."""
+    return np.stack([array[name].astype(np.float64) for name in "xyz"], axis=1)
 
 
 def with_labels(cloud: CloudLike, segmentation: Segmentation) -> LabelledLayout:

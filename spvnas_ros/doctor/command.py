@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
+from spvnas_ros.clouds.intensity import Intensity
+from spvnas_ros.clouds.mount import PlaceRule
 from spvnas_ros.doctor.checks import examine
 from spvnas_ros.doctor.finding import BAD, OK, WARN, Finding
 from spvnas_ros.doctor.observe import Clouds, observe
@@ -54,7 +56,7 @@ class Looking:
 
     weights: the weights to compare the clouds with; None examines the clouds without a network
     frames:  how many clouds to label
-    device, engine, intensity: the node's parameters of these names
+    device, engine, intensity, intensity_field, origin, mount: as the options have them
     """
 
     weights: str | None = None
@@ -62,6 +64,14 @@ class Looking:
     device: str = "auto"
     engine: str = "auto"
     intensity: str = "auto"
+    intensity_field: str | None = None
+    origin: str | None = None
+    mount: str | None = None
+
+    def observe(self, path: Path, topic: str | None = None) -> Clouds:
+        """Observes a recording by these rules. Raises what `observe` raises."""
+        rule = Intensity(self.intensity, self.intensity_field)
+        return observe(path, intensity=rule, topic=topic, place=PlaceRule.parse(self.origin, self.mount))
 
 
 def run(path: Path, looking: Looking, *, topic: str | None = None) -> int:
@@ -69,7 +79,7 @@ def run(path: Path, looking: Looking, *, topic: str | None = None) -> int:
 
     Raises what `observe` and `Perception.load` raise.
     """
-    return report(observe(path, intensity=looking.intensity, topic=topic), looking)
+    return report(looking.observe(path, topic), looking)
 
 
 def report(clouds: Clouds, looking: Looking, before: Sequence[Finding] = ()) -> int:

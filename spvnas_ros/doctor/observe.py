@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from spvnas_ros.clouds.intensity import INTENSITY_FIELDS
+from spvnas_ros.clouds.cleaning import Limits
+from spvnas_ros.clouds.fit import Look, look_at
+from spvnas_ros.clouds.intensity import Intensity, is_number
+from spvnas_ros.clouds.mount import PlaceRule
 from spvnas_ros.clouds.point_cloud2 import PointCloudError, decode
+from spvnas_ros.clouds.sensor_rules import Sensor
 from spvnas_ros.frame import Points
-from spvnas_ros.recordings.scans import Cloud, Frame, ScanError, Source, open_source
+from spvnas_ros.recordings.scans import Cloud, Frame, ScanError, open_source
 from spvnas_ros.segment.run import frames_until_damage
 
 if TYPE_CHECKING:
@@ -29,16 +32,18 @@ SAMPLES = 10
 class Sample:
     """The points of a cloud.
 
-    points: float32 `[N, 4]` as the network would get them, with the intensity scaled by the rule
-    raw:    float32 `[N]`, the intensity as published, or zeros where a scan has none; None where a message has none
+    points: float32 `[N, 4]` as the network would get them
+    raw:    `[N]`, the intensity as published; None where the cloud has none
     ring:   `[N]`, the beam of each point; None where the cloud does not tell
     rows:   height of the cloud; 1 where it is not organised
+    look:   what the cloud shows
     """
 
     points: Points
-    raw: npt.NDArray[np.float32] | None
+    raw: npt.NDArray[Any] | None
     ring: npt.NDArray[Any] | None
     rows: int
+    look: Look
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,7 @@ class Clouds:
     """What was observed of a recording.
 
     sizes:    number of points of each cloud that can be read; `count` is the number of these clouds
+    sensor:   the rules that made them points
     headers:  headers of the clouds that can be read; empty for scans
     samples:  points of some clouds
     problems: by kind of error, the number of clouds that cannot be read and the first error message
@@ -73,7 +79,7 @@ class Clouds:
     path: Path
     kind: str
     topic: str
-    intensity: str
+    sensor: Sensor
     sizes: list[int] = field(default_factory=list)
     headers: list[Header] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
@@ -92,15 +98,22 @@ class Clouds:
         self.problems[kind] = count + 1, first
 
 
-def observe(path: str | Path, *, intensity: str = "auto", topic: str | None = None) -> Clouds:
+def observe(
+    path: str | Path,
+    *,
+    intensity: Intensity | str = "auto",
+    topic: str | None = None,
+    place: PlaceRule | None = None,
+) -> Clouds:
     """Reads a bag, a scan or a folder of scans.
 
     Clouds that cannot be read are counted in `problems`. Raises what `open_source` raises.
     """
-    with open_source(path, intensity=intensity, topic=topic) as source:
-        clouds = Clouds(source.path, source.kind, source.topic, intensity)
+    with open_source(path, intensity=intensity, topic=topic, place=place) as source:
+        source.look()
+        clouds = Clouds(source.path, source.kind, source.topic, source.sensor)
         every = max(1, -(-len(source) // SAMPLES))
-        for frame, unscaled in zip(frames_until_damage(source, clouds.add_problem), _unscaled(source), strict=False):
+        for frame in frames_until_damage(source, clouds.add_problem):
             try:
                 cloud = frame.load()
             except ScanError as error:
@@ -109,19 +122,9 @@ def observe(path: str | Path, *, intensity: str = "auto", topic: str | None = No
             if cloud.message is not None:
                 clouds.headers.append(_header(frame, cloud, cloud.message))
             if clouds.count % every == 0 and len(cloud.points):
-                clouds.samples.append(_sample(cloud, unscaled))
+                clouds.samples.append(_sample(cloud, source.sensor))
             clouds.sizes.append(len(cloud.points))
     return clouds
-
-
-def _unscaled(source: Source) -> Iterator[Frame | None]:
-    """Returns the same scans with the intensity as it is in the files.
-
-    For a bag it yields None: the message itself holds that intensity.
-    """
-    if source.kind == "bag":
-        return repeat(None)
-    return iter(open_source(source.path, intensity="unit"))
 
 
 def _header(frame: Frame, cloud: Cloud, message: PointCloud2) -> Header:
@@ -138,13 +141,11 @@ def _header(frame: Frame, cloud: Cloud, message: PointCloud2) -> Header:
     )
 
 
-def _sample(cloud: Cloud, unscaled: Frame | None) -> Sample:
-    if unscaled is not None:
-        return Sample(cloud.points, unscaled.load().points[:, 3], None, 1)
-    assert cloud.message is not None
-    points = decode(cloud.message)
-    raw, ring = (_first_of(points, names) for names in (INTENSITY_FIELDS, RING_FIELDS))
-    return Sample(cloud.points, None if raw is None else raw.astype(np.float32), ring, cloud.message.height)
+def _sample(cloud: Cloud, sensor: Sensor) -> Sample:
+    field, record = sensor.intensity.field, cloud.record
+    raw = record[field] if field is not None and is_number(record, field) else None
+    rows = 1 if cloud.message is None else cloud.message.height
+    return Sample(cloud.points, raw, _first_of(record, RING_FIELDS), rows, look_at(record, sensor, Limits()))
 
 
 def _first_of(points: npt.NDArray[np.void], names: Sequence[str]) -> npt.NDArray[Any] | None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from spvnas_ros.clouds.cleaning import measured
+from spvnas_ros.clouds.fit import Known, concerns
 from spvnas_ros.clouds.intensity import reference
-from spvnas_ros.clouds.mount import ground_height
+from spvnas_ros.clouds.mount import typical_ground
 from spvnas_ros.doctor import sensor_guess
 from spvnas_ros.doctor.finding import BAD, OK, WARN, Finding, Findings
 from spvnas_ros.doctor.observe import Clouds
-from spvnas_ros.frame import Points
+from spvnas_ros.frame import NONE_UNUSABLE, Points
 
 if TYPE_CHECKING:
     from spvnas_ros.zoo.checkpoint import Facts
@@ -21,74 +21,55 @@ if TYPE_CHECKING:
 BEAMS = 64
 VIEW = (-24.5, 3.5)
 """Degrees: 99.8 % of the points of SemanticKITTI's scans lie between these elevations."""
-GROUND = -1.7
-"""Metres: height of the ground in the frame of SemanticKITTI's sensor."""
 POINTS = 122_000
 
-_GROUND_OFF = 0.6
 _FEW_POINTS = 5_000
-_ORIGIN_SHARE = 0.05
-_MUCH_DARKER, _MUCH_BRIGHTER = 0.4, 2.0
 
 
 def check_points(clouds: Clouds) -> Findings:
-    """Checks how many of the points were measured."""
+    """Checks how many of the points can be labelled."""
     total = sum(len(sample.points) for sample in clouds.samples)
-    finite = sum(int(np.isfinite(sample.points[:, :3]).all(axis=1).sum()) for sample in clouds.samples)
-    there = sum(int(measured(sample.points).sum()) for sample in clouds.samples)
+    unusable = sum((sample.look.unusable for sample in clouds.samples), NONE_UNUSABLE)
     shape = f"{clouds.samples[0].rows} rows (organised)" if clouds.samples[0].rows > 1 else "not organised"
-    found = f"{1 - finite / total:.1%} NaN, {(finite - there) / total:.1%} at the origin, {shape}"
-    each = there / len(clouds.samples)
-    if not there:
+    shares = [f"{count / total:.1%} {kind.replace('_', ' ')}" for kind, count in unusable.counts().items() if count]
+    found = f"{', '.join(shares)}, {shape}" if shares else f"all can be labelled, {shape}"
+    each = (total - unusable.total) / len(clouds.samples)
+    if not total - unusable.not_finite - unusable.at_origin:
         yield Finding(BAD, "points", found, "nothing was measured; is the sensor covered, or its range limited?")
     elif each < _FEW_POINTS:
         advice = f"the networks know about {POINTS:,} points a cloud; expect little from {each:,.0f}"
         yield Finding(WARN, "points", found, advice)
-    elif finite - there > _ORIGIN_SHARE * total:
-        yield Finding(
-            WARN, "points", found, "points at the origin get labels like any other; publish NaN, or drop them"
-        )
     else:
         yield Finding(OK, "points", found)
 
 
+def check_fit(clouds: Clouds, facts: Facts | None) -> Findings:
+    """Makes the checks that every command makes: whether the clouds are such as the network knows."""
+    if facts is None:
+        known = Known()
+    else:
+        from spvnas_ros.perception import known_of
+
+        known = known_of(facts)
+    for concern in concerns([sample.look for sample in clouds.samples], clouds.sensor, known):
+        level = BAD if concern.about == "range" and "millimetres" in concern.advice else WARN
+        yield Finding(level, concern.about, concern.found, concern.advice)
+
+
 def check_intensity(clouds: Clouds, facts: Facts | None) -> Findings:
-    """Checks whether the scale of the intensity is the one that the networks were trained on."""
+    """Says which intensities the network gets."""
     if facts and facts.intensity == "none":
         yield Finding(OK, "intensity", "not used by these weights", "run the node with intensity: none")
         return
     raw = [sample.raw[np.isfinite(sample.raw)] for sample in clouds.samples if sample.raw is not None]
     if not raw or not sum(map(len, raw)):
-        return  # check_fields reports this
+        return  # check_fit reports this
     values = np.concatenate(raw)
-    scaled = np.concatenate([sample.points[:, 3] for sample in clouds.samples])
-    median = float(np.median(scaled))
-    found = f"{values.min():g} to {values.max():g} published; median {median:.2f} by the rule {clouds.intensity!r}"
+    seen = np.concatenate([sample.look.intensity for sample in clouds.samples])
+    median = float(np.median(seen)) if len(seen) else 0.0
     against = reference(facts.training_intensity if facts else None)
-    usual, expected = against.intensity.median, f"the median of {against.whose} is {against.intensity.median:.2f}"
-    if values.min() == values.max():
-        yield Finding(WARN, "intensity", f"always {values.min():g}", "the sensor or its driver does not measure it")
-    elif values.min() < 0:
-        yield Finding(BAD, "intensity", found, "it is negative; decibels? Publish reflectivity, or use intensity: none")
-    elif scaled.max() > 1.0:
-        divisor = "u8" if values.max() <= 255 else "u16" if values.max() <= 65535 else f"{values.max():g}"
-        yield Finding(BAD, "intensity", found, f"the network expects 0..1; set intensity: {divisor} (or auto)")
-    elif usual and not _MUCH_DARKER * usual <= median <= _MUCH_BRIGHTER * usual:
-        better = f"{np.median(values) / usual:.3g}" if np.median(values) > 0 else "none"
-        yield Finding(WARN, "intensity", found, f"{expected}; try intensity: {better}, and compare")
-    elif _changes_scale(clouds, raw):
-        fixed = "u8" if values.max() <= 255 else "u16"
-        yield Finding(WARN, "intensity", found, f"the first clouds are too dark for auto; set intensity: {fixed}")
-    else:
-        yield Finding(OK, "intensity", f"{found}; {expected}")
-
-
-def _changes_scale(clouds: Clouds, raw: list[npt.NDArray[np.float32]]) -> bool:
-    """Returns whether `auto` changes the scale during the recording, so that earlier clouds are scaled differently."""
-    if clouds.intensity != "auto":
-        return False
-    first, highest = float(raw[0].max(initial=0)), max(float(values.max(initial=0)) for values in raw)
-    return (first <= 1 < highest) or (first <= 255 < highest)
+    found = f"{values.min():g} to {values.max():g} published, {clouds.sensor.intensity.describe()}; median {median:.2f}"
+    yield Finding(OK, "intensity", f"{found}, that of {against.whose} {against.intensity.median:.2f}")
 
 
 def check_beams(clouds: Clouds) -> Findings:
@@ -124,23 +105,11 @@ def check_view(clouds: Clouds) -> Findings:
 
 
 def check_ground(clouds: Clouds) -> Findings:
-    """Checks how high the sensor is above the ground."""
-    heights = [height for sample in clouds.samples if (height := ground_height(sample.points)) is not None]
-    if not heights:
-        return
-    height = float(np.median(heights))
-    found = f"at z = {height:.2f} m"
-    if abs(height - GROUND) <= _GROUND_OFF:
-        yield Finding(OK, "ground", found)
-    elif height > -0.2:
-        advice = (
-            f"none below the sensor, public weights know it at {GROUND} m; is z up, and is the cloud in the sensor's "
-            "frame, not the vehicle's?"
-        )
-        yield Finding(WARN, "ground", f"the level with most points lies {found}", advice)
-    else:
-        advice = f"public weights know it at {GROUND} m and see the height; expect worse, or shift the cloud"
-        yield Finding(WARN, "ground", found, advice)
+    """Says how the sensor stands above the ground."""
+    ground = typical_ground([sample.look.unmoved for sample in clouds.samples if sample.look.unmoved])
+    if ground is not None:
+        found = f"{ground.height:.2f} m below the origin, tilted by {ground.tilt:.1f} degrees"
+        yield Finding(OK, "ground", f"{found}, seen in {ground.share:.0%} of the surroundings")
 
 
 def check_reach(clouds: Clouds, facts: Facts | None) -> Findings:
@@ -154,11 +123,7 @@ def check_reach(clouds: Clouds, facts: Facts | None) -> Findings:
     found = f"95% within {usual:.1f} m, farthest about {farthest:.1f} m"
     limits = facts.point_range if facts else None
     outside = float(np.mean([_outside(sample.points, limits) for sample in clouds.samples])) if limits else 0.0
-    if usual > 1000:
-        yield Finding(BAD, "range", found, "the node needs metres; does the driver publish millimetres?")
-    elif usual < 3:
-        yield Finding(WARN, "range", found, "streets are larger; are these metres, and is the sensor outdoors?")
-    elif outside > 0.1:
+    if outside > 0.1:
         advice = f"{outside:.0%} of the points lie outside the weights' range and get no label"
         yield Finding(WARN, "range", found, advice)
     else:

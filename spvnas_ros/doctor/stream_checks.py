@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spvnas_ros.clouds.intensity import INTENSITY_FIELDS
 from spvnas_ros.doctor.finding import BAD, OK, WARN, Finding, Findings
 from spvnas_ros.doctor.observe import Clouds
 from spvnas_ros.doctor.timing import Rate
@@ -54,24 +53,14 @@ _CURES = {
 
 
 def check_fields(clouds: Clouds) -> Findings:
-    """Checks the names and types of the fields, and whether there is an intensity."""
+    """Checks the names and types of the fields, and whether is_dense is true."""
     kinds = sorted({header.fields for header in clouds.headers if header.fields})
     if len(kinds) > 1:
         yield Finding(
             WARN, "fields", f"{len(kinds)} layouts on one topic", "two drivers may publish; give each a topic"
         )
     for fields in kinds[:1]:
-        found = ", ".join(f"{name} {kind}" for name, kind in fields)
-        if any(name in INTENSITY_FIELDS for name, _ in fields):
-            yield Finding(OK, "fields", found)
-        else:
-            expected = ", ".join(INTENSITY_FIELDS)
-            yield Finding(
-                WARN,
-                "fields",
-                f"{found}: no intensity",
-                f"the network will see zeros and know less; publish one of {expected}, or use weights trained without",
-            )
+        yield Finding(OK, "fields", ", ".join(f"{name} {kind}" for name, kind in fields))
     if any(header.dense and header.has_nan for header in clouds.headers):
         yield Finding(
             WARN,

@@ -151,6 +151,11 @@ class BagReader:
         """Yields all clouds. Raises BagError where the bag is damaged further on."""
         return self.since(None)
 
+    @property
+    def span(self) -> tuple[int, int]:
+        """When the bag begins and ends, nanoseconds since 1970."""
+        return self._reader.start_time, self._reader.end_time
+
     def since(self, stamp: int | None) -> Iterator[RecordedCloud]:
         """Yields the clouds recorded at `stamp` (nanoseconds since 1970) or later, without reading the earlier ones.
 

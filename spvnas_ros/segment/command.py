@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from spvnas_ros.clouds.intensity import Intensity
+from spvnas_ros.clouds.mount import PlaceRule
 from spvnas_ros.errors import UserError
 from spvnas_ros.recordings.scans import Source, open_source
 from spvnas_ros.segment.output import check_folder
@@ -33,6 +34,8 @@ _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 class SegmentRequest:
     """What `spvnas segment` was asked for.
 
+    intensity, intensity_field, origin, mount: the rules for the sensor, as the options have them
+    quiet:    nothing is said about clouds that do not fit the network
     topic:    of a bag's clouds, where it has several
     judge:    makes what the labels are compared with, from the source and what the weights say of themselves
     describe: prints the scores that lie in the folder
@@ -44,6 +47,10 @@ class SegmentRequest:
     device: str = "auto"
     engine: str = "auto"
     intensity: str = "auto"
+    intensity_field: str | None = None
+    origin: str | None = None
+    mount: str | None = None
+    quiet: bool = False
     topic: str | None = None
     scores: bool = False
     force: bool = False
@@ -57,18 +64,23 @@ def run(asked: SegmentRequest) -> int:
     Raises the errors of `open_source`, `Perception.load`, the judge and `segment`, in this order: input, weights,
     engine and device, output, truth.
     """
-    rule = Intensity(asked.intensity)
-    with open_source(asked.source, intensity=rule, topic=asked.topic) as source:
+    rule, place = Intensity(asked.intensity, asked.intensity_field), PlaceRule.parse(asked.origin, asked.mount)
+    with open_source(asked.source, intensity=rule, topic=asked.topic, place=place) as source:
         resolve_weights(asked.weights)
         check_names(asked.device, asked.engine)
         check_folder(asked.out)
 
         from spvnas_ros.perception import Perception
+        from spvnas_ros.segment.first_look import first_look, tell
         from spvnas_ros.segment.run import SegmentOptions
 
         perception = Perception.load(asked.weights, device=asked.device, engine=asked.engine)
         judge = asked.judge(source, perception.facts) if asked.judge else None
-        options = SegmentOptions(Path(asked.weights).name, rule, asked.scores, asked.force, judge)
+        found = first_look(source, perception.facts)
+        tell(found, quiet=asked.quiet)
+        options = SegmentOptions(
+            Path(asked.weights).name, asked.scores, asked.force, judge, tuple(str(concern) for concern in found)
+        )
         console = Console(soft_wrap=True, highlight=False, markup=False)
         summary = _segment(source, perception, asked.out, options, console)
     if summary is None:

@@ -19,7 +19,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from spvnas_ros.frame import Segmentation
+from spvnas_ros.frame import Segmentation, Unusable
 from spvnas_ros.recordings.files import replacing
 from spvnas_ros.segment.output import OutputError
 
@@ -118,6 +118,7 @@ class Predictions:
                 "labels": result.labels,
                 "confidence": result.confidence,
                 "ms": np.float64(prediction.ms),
+                "unusable": np.array([*result.unusable.counts().values()], np.int64),
             }
             if result.scores is not None:
                 arrays["scores"] = result.scores
@@ -141,13 +142,14 @@ class Predictions:
         try:
             with np.load(self._file(name)) as file:
                 labels, confidence, ms = file["labels"], file["confidence"], float(file["ms"])
+                unusable = Unusable(*file["unusable"].tolist())
                 scores = file.get("scores")
         except (OSError, ValueError, KeyError, EOFError, BadZipFile):
             return None
         shape = labels.shape if points is None else (points,)
         if labels.shape != shape or confidence.shape != shape:
             return None
-        return Prediction(Segmentation(labels, confidence, scores), ms)
+        return Prediction(Segmentation(labels, confidence, scores, unusable), ms)
 
     def count(self) -> int:
         """Returns how many frames have labels."""

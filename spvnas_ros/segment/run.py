@@ -21,9 +21,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from spvnas_ros.clouds.intensity import Intensity
 from spvnas_ros.clouds.point_cloud2 import PointCloudError
-from spvnas_ros.frame import Segmentation
+from spvnas_ros.frame import NONE_UNUSABLE, Segmentation
 from spvnas_ros.kernels.grid import KeyRangeError
 from spvnas_ros.recordings.bags import BagError
 from spvnas_ros.recordings.scans import Cloud, Frame, ScanError, Source
@@ -87,17 +86,17 @@ class SegmentOptions:
     """How a recording is labelled.
 
     weights:   name of the weights, for the summary
-    intensity: the rule that the source was opened with
     scores:    whether the probabilities of all classes are kept, too
     force:     start again, and replace the results of an earlier run
     judge:     what the labels are compared with; None for nothing
+    concerns:  what was said about the recording, for the summary
     """
 
     weights: str = ""
-    intensity: Intensity | None = None
     scores: bool = False
     force: bool = False
     judge: Judge | None = None
+    concerns: tuple[str, ...] = ()
 
 
 def segment(
@@ -120,6 +119,7 @@ def segment(
     where results cannot be written; a new bag is then not there at all, and the labels are kept.
     """
     options = options or SegmentOptions()
+    source.sensor.suit(perception.facts.sensor_height)
     run = _facts(source, perception, options)
     sink = open_sink(source, perception.facts.label_map, out)
     check_folder(out)
@@ -135,9 +135,10 @@ def segment(
             run, perception.facts.name, options.weights, perception.facts.label_map, perception.facts.trained,
             skipped=skipped,
         )  # fmt: skip
-        if options.intensity is not None:
-            summary.intensity_divisors = list(options.intensity.divisors)
-            summary.intensity_words = options.intensity.describe()
+        sensor = source.sensor
+        summary.intensity_field, summary.intensity_scale = sensor.intensity.field, str(sensor.intensity.scale or "")
+        summary.sensor_words, summary.concerns = sensor.describe(), list(options.concerns)
+        unusable = NONE_UNUSABLE
         if not predictions.count():
             return summary
         if options.force:
@@ -157,9 +158,11 @@ def segment(
                 summary.frames += 1
                 summary.names.append(frame.name)
                 summary.points += len(result)
+                unusable += result.unusable
                 summary.ms.append(prediction.ms)
                 counts += np.bincount(result.labels, minlength=256)
                 on_written(None)
+        summary.unusable, summary.unusable_words = unusable.counts(), str(unusable)
         order = np.argsort(-counts[: len(classes)], kind="stable")
         summary.classes = {classes[i]: int(counts[i]) for i in order if counts[i]}
         if options.judge:
@@ -202,7 +205,7 @@ def _facts(source: Source, perception: Perception, options: SegmentOptions) -> R
         weights_sha256=perception.facts.weights_sha256,
         engine=perception.engine.name,
         device=str(perception.engine.device),
-        intensity=options.intensity.rule if options.intensity else "",
+        **source.sensor.asked,
         scores=options.scores,
         truth=options.judge.truth if options.judge else None,
     )
@@ -244,8 +247,6 @@ def _label(
         if stopped():
             raise Interrupted(predictions.count(), len(source))
         try:
-            # Frames that are labelled already are read all the same: the intensity rule `auto` must see them, to scale
-            # the rest as an unbroken run would.
             points = frame.load().points
             if predictions.find(frame.name, len(points)) is None:
                 if not warm:

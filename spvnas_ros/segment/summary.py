@@ -24,7 +24,7 @@ class RunFacts:
     source:         absolute path; `kind` as a `Source` has it, `topic` of a bag's clouds, `frames_in_source`
     files_sha256:   of names, sizes and times of change of the files of source and truth
     weights_sha256: of the weights; None for a network that was never saved
-    intensity:      the rule that scaled the intensities
+    intensity, intensity_field, origin, mount: the rules for the sensor, as they were given
     scores:         whether the probabilities of all classes are kept
     truth:          what the labels are compared with, in words; None for nothing
     """
@@ -38,6 +38,9 @@ class RunFacts:
     engine: str
     device: str
     intensity: str
+    intensity_field: str
+    origin: str
+    mount: str
     scores: bool
     truth: str | None
 
@@ -50,7 +53,10 @@ class Summary:
                         the first call of a process, which pays for memory and compiled kernels
     names:              of the frames that were labelled, in order
     classes:            points by class name, the most frequent first; unlabelled points are in none of them
-    intensity_divisors: what the intensity rule divided by, each change once; empty where there were no intensities
+    intensity_field, intensity_scale: where intensities came from, and what was done to them; None and "" without any
+    sensor_words:       that and the mount in words
+    concerns:           what was said about the recording before it was labelled
+    unusable:           points that got no label, by reason
     """
 
     run: RunFacts
@@ -63,8 +69,12 @@ class Summary:
     points: int = 0
     ms: list[float] = field(default_factory=list)
     classes: dict[str, int] = field(default_factory=dict)
-    intensity_divisors: list[float] = field(default_factory=list)
-    intensity_words: str = ""
+    unusable: dict[str, int] = field(default_factory=dict)
+    unusable_words: str = ""
+    intensity_field: str | None = None
+    intensity_scale: str = ""
+    sensor_words: str = ""
+    concerns: list[str] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
 
     @property
@@ -114,15 +124,17 @@ def _lines(summary: Summary, out: Path, kind: str) -> Iterator[str]:
         return
     facts = summary.run
     network = f"{summary.network or summary.weights or 'the network'} (engine {facts.engine}, device {facts.device})"
-    intensity = f"; {summary.intensity_words}" if summary.intensity_words else ""
+    sensor = f"; {summary.sensor_words}" if summary.sensor_words else ""
     yield (
         f"{summary.frames} frame(s), {summary.points:,} points labelled by {network}: "
-        f"{summary.percentile(50):.1f} ms a frame (p50), {summary.percentile(95):.1f} ms (p95){intensity}"
+        f"{summary.percentile(50):.1f} ms a frame (p50), {summary.percentile(95):.1f} ms (p95){sensor}"
     )
     if summary.classes:
         shares = [f"{name} {count / summary.points:.1%}" for name, count in summary.classes.items()]
         rest = len(shares) - _TOP_CLASSES
         yield ", ".join(shares[:_TOP_CLASSES]) + (f", {rest} more classes" if rest > 0 else "")
+    if summary.unusable_words:
+        yield f"Without a label: {summary.unusable_words}."
     labels = {"bag": BAG, "dataset": SEQUENCES}.get(kind, LABELS)
     scored = (REPORT, CONFUSION) if facts.truth else ()
     yield ", ".join(str(out / name) for name in (labels, PICTURE, *scored, SUMMARY))

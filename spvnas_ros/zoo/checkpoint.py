@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from spvnas_ros.clouds.intensity import TrainingIntensity
+from spvnas_ros.clouds.mount import SENSOR_HEIGHT
 from spvnas_ros.errors import UserError
 from spvnas_ros.labels import SEMANTIC_KITTI
 from spvnas_ros.nets.spec import NetSpec, SpecError, StageSpec
@@ -80,6 +81,7 @@ class Facts:
     weights_sha256: sha256 of the weights as they are stored; filled by `load_checkpoint`, not part of a comparison
     training:       how a network of our own was trained; None for one from elsewhere
     training_intensity: the intensities of its training data; None where nobody recorded them
+    sensor_height:  of its training sensor above the ground, metres
 
     Raises CheckpointError where the facts contradict the spec or each other.
     """
@@ -99,6 +101,7 @@ class Facts:
     weights_sha256: str | None = field(default=None, compare=False)
     training: TrainingRecord | None = None
     training_intensity: TrainingIntensity | None = None
+    sensor_height: float = SENSOR_HEIGHT
 
     def __post_init__(self) -> None:
         if len(self.classes) != self.num_classes or len(self.palette) != self.num_classes:
@@ -108,6 +111,8 @@ class Facts:
             )
         if not (math.isfinite(self.voxel_size) and self.voxel_size > 0):
             raise CheckpointError(f"voxel_size must be a positive number of metres, found {self.voxel_size}")
+        if not math.isfinite(self.sensor_height):
+            raise CheckpointError(f"sensor_height must be a number of metres, found {self.sensor_height}")
         limits = self.point_range
         if limits is not None and not (
             len(limits) == 6 and all(a < b for a, b in zip(limits[:3], limits[3:], strict=True))
@@ -243,6 +248,7 @@ def _facts(document: Mapping[str, Any]) -> Facts:
         values["training_intensity"] = TrainingIntensity(
             *_all_are(float, "training_intensity", (found["median"], found["p95"]))
         )
+    values["sensor_height"] = SENSOR_HEIGHT if values["sensor_height"] is None else float(values["sensor_height"])
     return Facts(**values)
 
 
@@ -276,6 +282,7 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "weights_sha256": (str,),
     "training": (dict, type(None)),
     "training_intensity": (dict, type(None)),
+    "sensor_height": (float, int, type(None)),
 }
 _RECORD_KINDS: Mapping[str, tuple[type, ...]] = {
     "recipe": (str,),
@@ -286,7 +293,7 @@ _RECORD_KINDS: Mapping[str, tuple[type, ...]] = {
     "start": (str, type(None)),
     "start_sha256": (str, type(None)),
 }
-_LATER = ("training", "training_intensity", "start", "start_sha256")
+_LATER = ("training", "training_intensity", "sensor_height", "start", "start_sha256")
 """The fields that the first files of this format do not have."""
 
 

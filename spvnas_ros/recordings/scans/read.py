@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from spvnas_ros.clouds.intensity import INTENSITY_FIELDS, Intensity
-from spvnas_ros.clouds.point_cloud2 import to_points
+from spvnas_ros.clouds.intensity import Intensity
+from spvnas_ros.clouds.point_cloud2 import PointCloudError
+from spvnas_ros.clouds.sensor_rules import Sensor
 from spvnas_ros.frame import Points
 from spvnas_ros.recordings.scans import kitti_bin, npy, pcd, ply
 from spvnas_ros.recordings.scans.records import Record, ScanError
@@ -36,23 +37,28 @@ def kind_of(path: Path) -> str | None:
     return by_suffix.get(path.suffix.lower())
 
 
-def read_scan(path: str | Path, intensity: Intensity | str = "auto") -> Points:
+def read_scan(path: str | Path, intensity: Intensity | Sensor | str = "auto") -> Points:
     """Reads one scan as float32 `[N, 4]`: x, y, z in metres and intensity in 0..1.
 
     path:      .bin (KITTI), .npy, .pcd or .ply; a file whose first bytes name its format may have any name
-    intensity: the rule that scales the file's intensity; pass one `Intensity` for all scans of a sensor
+    intensity: the rule that scales the file's intensity, or all rules of a sensor; pass one for all its scans
 
     Points may be NaN, as in organised clouds. The intensity is 0 where the file has none.
 
     Raises ScanError, which names the file, where the file is missing, of another format, cut short or malformed, or has
     no x, y and z. Raises ValueError for an unknown intensity rule.
     """
-    rule = intensity if isinstance(intensity, Intensity) else Intensity(intensity)
-    return to_points(read_record(path), rule)
+    if isinstance(intensity, str):
+        intensity = Intensity(intensity)
+    sensor = intensity if isinstance(intensity, Sensor) else Sensor(intensity)
+    try:
+        return sensor.points(read_record(path))
+    except PointCloudError as error:
+        raise ScanError(f"{path}: {error}") from error
 
 
 def read_record(path: str | Path) -> Record:
-    """Reads one scan with every field that the file has, structured `[N]`; x, y, z and intensity are single numbers.
+    """Reads one scan with every field that the file has, structured `[N]`; x, y and z are single numbers.
 
     Raises ScanError as `read_scan` does.
     """
@@ -109,8 +115,7 @@ def _read(path: Path) -> Record:
 
 def _checked(record: Record) -> Record:
     fields = dict(record.dtype.fields or {})
-    wanted = ("x", "y", "z", *(name for name in INTENSITY_FIELDS if name in fields))
-    for name in wanted:
+    for name in "xyz":
         # numpy gives the kind "V" to a field that holds several values.
         if name not in fields or fields[name][0].kind not in "iuf":
             raise ScanError(f"it needs one number a point called {name}; found fields {', '.join(fields) or 'none'}")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spvnas_ros.clouds.intensity import Intensity
-from spvnas_ros.clouds.point_cloud2 import PointCloudError, decode, to_points
+from spvnas_ros.clouds.mount import PlaceRule
+from spvnas_ros.clouds.point_cloud2 import PointCloudError, decode
+from spvnas_ros.clouds.sensor_rules import Sensor
 from spvnas_ros.frame import Points
 from spvnas_ros.recordings.scans.read import SUFFIXES, kind_of, read_record, scan_files, sequences_in
 from spvnas_ros.recordings.scans.records import Record, ScanError
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
 _METADATA = "metadata.yaml"
 _BAG_SUFFIXES = (".mcap", ".db3")
+_FIRST_LOOK = 12
+"""Frames that tell intensity scale and mount, evenly spread over the recording."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +69,11 @@ class Source:
         topic:   the topic of the clouds; "" where the source is not a bag
         storage: "sqlite3" or "mcap" for a bag, else ""
         files:   what it reads, on disk
+        sensor:  how its clouds become what a network sees
     """
 
     path: Path
+    sensor: Sensor
     kind: str
     topic: str = ""
     storage: str = ""
@@ -86,6 +93,25 @@ class Source:
         """
         raise NotImplementedError
 
+    def look(self) -> list[Record]:
+        """Looks at some clouds of all over the recording, and settles by them what the sensor's rules leave open.
+
+        Returns these clouds. It happens by itself before the first frame is loaded, so that a frame's points do not
+        depend on which frames were loaded before. Raises IntensityError and UserError as `Sensor.settle` does.
+        """
+        clouds = [cloud for cloud in self._some() if len(cloud)]
+        self.sensor.settle(clouds)
+        return clouds
+
+    def _some(self) -> Iterator[Record]:
+        """Yields clouds that can be read, evenly spread over the recording."""
+        raise NotImplementedError
+
+    def _cloud(self, record: Record, message: PointCloud2 | None = None) -> Cloud:
+        if self.sensor.open:
+            self.look()
+        return Cloud(self.sensor.points(record), record, message)
+
     def close(self) -> None:
         """Closes the files."""
 
@@ -97,11 +123,10 @@ class Source:
 
 
 class _Scans(Source):
-    def __init__(self, path: Path, kind: str, files: list[tuple[str, Path]], intensity: Intensity) -> None:
-        self.path, self.kind = path, kind
+    def __init__(self, path: Path, kind: str, files: list[tuple[str, Path]], sensor: Sensor) -> None:
+        self.path, self.kind, self.sensor = path, kind, sensor
         self.files = tuple(file for _, file in files)
         self._files = files
-        self._intensity = intensity
 
     def __len__(self) -> int:
         return len(self._files)
@@ -110,18 +135,25 @@ class _Scans(Source):
         return (Frame(name, partial(self._load, file)) for name, file in self._files[number:])
 
     def _load(self, file: Path) -> Cloud:
-        record = read_record(file)
-        return Cloud(to_points(record, self._intensity), record)
+        try:
+            return self._cloud(read_record(file))
+        except PointCloudError as error:
+            raise ScanError(f"{file}: {error}") from error
+
+    def _some(self) -> Iterator[Record]:
+        for row in _spread(len(self._files)):
+            with suppress(ScanError):
+                yield read_record(self._files[row][1])
 
 
 class _Bag(Source):
     kind = "bag"
 
-    def __init__(self, path: Path, reader: BagReader, intensity: Intensity) -> None:
+    def __init__(self, path: Path, reader: BagReader, sensor: Sensor) -> None:
+        self.sensor = sensor
         self.path, self.topic, self.storage = path, reader.topic, reader.storage
         self.files = tuple(file for file in path.iterdir() if file.is_file()) if path.is_dir() else (path,)
         self._reader = reader
-        self._intensity = intensity
 
     def __len__(self) -> int:
         return len(self._reader)
@@ -136,26 +168,49 @@ class _Bag(Source):
 
         try:
             message = recorded.decode()
-            record = decode(message)
-            return Cloud(to_points(record, self._intensity), record, message)
+            return self._cloud(decode(message), message)
         except (BagError, PointCloudError) as error:
             raise ScanError(f"cloud {name} of {self.topic} in {self.path}: {error}") from error
+
+    def _some(self) -> Iterator[Record]:
+        from spvnas_ros.recordings.bags import BagError
+
+        begin, end = self._reader.span
+        for row in _spread(_FIRST_LOOK):
+            with suppress(BagError, PointCloudError):
+                stamp = begin + (end - begin) * row // _FIRST_LOOK
+                if recorded := next(self._reader.since(stamp), None):
+                    yield decode(recorded.decode())
 
     def close(self) -> None:
         self._reader.close()
 
 
-def open_source(path: str | Path, *, intensity: Intensity | str = "auto", topic: str | None = None) -> Source:
+def _spread(count: int) -> list[int]:
+    """Returns up to `_FIRST_LOOK` numbers below `count`, evenly spread."""
+    step = max(1.0, count / _FIRST_LOOK)
+    return [int(row * step) for row in range(min(count, _FIRST_LOOK))]
+
+
+def open_source(
+    path: str | Path,
+    *,
+    intensity: Intensity | str = "auto",
+    topic: str | None = None,
+    place: PlaceRule | None = None,
+) -> Source:
     """Opens a scan, a folder of scans, a SemanticKITTI sequence or root, or a rosbag2. The files there decide which.
 
     intensity: the rule that scales the sensor's intensity, as in `read_scan`
     topic:     the topic of the clouds, where a bag has several
+    place:     where the sensor is; None for the origin of its clouds
 
     Raises ScanError where `path` is none of these. Raises BagError for a bag that cannot be read or whose topic must be
     named, and ValueError for an unknown intensity rule.
     """
     path = Path(path)
     rule = intensity if isinstance(intensity, Intensity) else Intensity(intensity)
+    sensor = Sensor(rule, place or PlaceRule())
     if not path.exists():
         raise ScanError(f"{path} does not exist; expected a scan, a folder of scans, or a rosbag2")
     try:
@@ -163,15 +218,15 @@ def open_source(path: str | Path, *, intensity: Intensity | str = "auto", topic:
         if bag is not None:
             from spvnas_ros.recordings.bags import BagReader
 
-            return _Bag(path, BagReader(bag, topic), rule)
+            return _Bag(path, BagReader(bag, topic), sensor)
         if topic is not None:
             raise ScanError(f"{path} is no bag, so it has no topic {topic}; leave the topic out")
         if sequences := sequences_in(path):
             files = [(f"{each.name}/{file.stem}", file) for each in sequences for file in scan_files(each)]
-            return _Scans(path, "dataset", files, rule)
+            return _Scans(path, "dataset", files, sensor)
         if path.is_dir():
-            return _Scans(path, "folder", [(file.stem, file) for file in scan_files(path)], rule)
-        return _Scans(path, "scan", [(path.stem, path)], rule)
+            return _Scans(path, "folder", [(file.stem, file) for file in scan_files(path)], sensor)
+        return _Scans(path, "scan", [(path.stem, path)], sensor)
     except OSError as error:
         raise ScanError(f"{path}: cannot be read: {error.strerror or error}") from error
 

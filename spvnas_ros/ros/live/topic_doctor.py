@@ -21,9 +21,10 @@ from rclpy.topic_endpoint_info import TopicEndpointInfo
 from rclpy.utilities import get_rmw_implementation_identifier
 from sensor_msgs.msg import PointCloud2
 
+from spvnas_ros.clouds.sensor_rules import Sensor
 from spvnas_ros.doctor.command import Looking, TopicError, report
 from spvnas_ros.doctor.link import Endpoint, Link, Mismatch, examine_link
-from spvnas_ros.doctor.observe import Clouds, observe
+from spvnas_ros.doctor.observe import Clouds
 from spvnas_ros.recordings.bags import CLOUD_TYPE, BagWriter
 from spvnas_ros.ros.process.lifetime import StartError, StopRequested, ros_process, spinning
 from spvnas_ros.ros.process.transport import PROFILE, share_file
@@ -54,9 +55,9 @@ def run(topic: str, looking: Looking, *, seconds: float = 5.0) -> int:
             return _INTERRUPTED
         except StartError as error:
             raise TopicError(str(error)) from error
-        clouds = Clouds(Path(topic), "topic", topic, looking.intensity)
+        clouds = Clouds(Path(topic), "topic", topic, Sensor())
         if link.received:
-            clouds = observe(Path(folder) / "bag", intensity=looking.intensity)
+            clouds = looking.observe(Path(folder) / "bag")
         return report(clouds, looking, examine_link(link))
 
 

@@ -183,7 +183,7 @@ def intensity_finding(watch: IntensityWatch, condition: Condition) -> Finding:
         "largest": f"{spread.largest:.4g}",
     }
     if complaint := spread.complaint(against):
-        return Finding("intensity", complaint, values, DiagnosticStatus.WARN)
+        return Finding("intensity", "; ".join(complaint), values, DiagnosticStatus.WARN)
     return Finding("intensity", f"like those of {against.whose}", values)
 
 
