@@ -381,7 +381,8 @@ class IntensityWatch:
     def add(self, points: Points) -> None:
         """Samples a cloud, `[N, 4]`."""
         if len(points):
-            sample = points[:: -(-len(points) // _SAMPLES_PER_CLOUD), 3].copy()
+            sample = points[:: -(-len(points) // _SAMPLES_PER_CLOUD), 3]
+            sample = sample[np.isfinite(sample)]
             with self._lock:
                 self._samples.append(sample)
 
@@ -394,7 +395,7 @@ class IntensityWatch:
         """Returns the spread over the last clouds; None before the first."""
         with self._lock:
             samples = list(self._samples)
-        if not samples:
+        if not sum(map(len, samples)):
             return None
         median, p95, largest = np.percentile(np.concatenate(samples), [50, 95, 100])
         return IntensitySpread(float(median), float(p95), float(largest))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -82,6 +82,12 @@ class Mount:
         return ",".join(f"{name}={value:g}" for name, value in numbers.items() if value or (name == "z" and value == 0))
 
 
+class Moves(Protocol):
+    """What moves positions, float64 `[N, 3]`."""
+
+    def apply(self, positions: Positions) -> Positions: ...
+
+
 @dataclass(frozen=True)
 class Placement:
     """What takes a cloud's coordinates to the network's.
@@ -97,7 +103,7 @@ class Placement:
 
     def apply(self, positions: Positions) -> Positions:
         """Moves positions, float64 `[N, 3]`."""
-        moved = positions - np.array(self.origin)
+        moved: Positions = positions - np.array(self.origin)
         if self.mount.roll or self.mount.pitch or self.mount.yaw:
             moved = moved @ self.mount.rotation().T
         if self.mount.z is not None:

@@ -33,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spvnas_ros.clouds.intensity import Intensity, IntensityError
-from spvnas_ros.clouds.mount import Placement
+from spvnas_ros.clouds.mount import Moves
 from spvnas_ros.errors import UserError
 from spvnas_ros.frame import Points, Segmentation
 
@@ -149,7 +149,7 @@ def decode(cloud: CloudLike) -> npt.NDArray[np.void]:
     return points
 
 
-def to_points(array: npt.NDArray[np.void], intensity: Intensity, place: Placement | None = None) -> Points:
+def to_points(array: npt.NDArray[np.void], intensity: Intensity, place: Moves | None = None) -> Points:
     """Turns decoded points into float32 `[N, 4]`: x, y, z, and the intensity that its rule finds, scaled to 0..1.
 
     place: where the network is to see the points; None leaves x, y, z as they are

@@ -36,6 +36,11 @@ class Region:
                 f"range.min must be at least 0 and less than range.max, found {self.min_range} and {self.max_range}"
             )
 
+    @property
+    def limited(self) -> bool:
+        """Whether anything lies outside."""
+        return self != Region()
+
     def contains(self, points: Points) -> npt.NDArray[np.bool_]:
         """Which of the points `[N, 4]` lie inside, `[N]`. Points that are not finite may be either."""
         inside = np.ones(len(points), np.bool_)
@@ -49,12 +54,3 @@ class Region:
                 squares = np.einsum("ij,ij->i", points[:, :3], points[:, :3])
             inside &= (squares >= self.min_range**2) & (squares <= self.max_range**2)
         return inside
-
-    def clip(self, points: Points) -> Points:
-        """The points, with NaN for those outside, which no network labels; the same array where all are inside."""
-        inside = self.contains(points)
-        if inside.all():
-            return points
-        clipped = points.copy()
-        clipped[~inside] = np.nan
-        return clipped

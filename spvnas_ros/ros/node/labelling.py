@@ -12,12 +12,16 @@ import numpy as np
 from rclpy.impl.rcutils_logger import RcutilsLogger
 from sensor_msgs.msg import PointCloud2
 
-from spvnas_ros.clouds.intensity import Intensity, IntensityWatch
-from spvnas_ros.clouds.point_cloud2 import PointCloudError, decode, to_points
-from spvnas_ros.frame import UNLABELLED, Points, Segmentation
+from spvnas_ros.clouds.cleaning import measured
+from spvnas_ros.clouds.intensity import IntensityWatch
+from spvnas_ros.clouds.point_cloud2 import PointCloudError, decode, positions, to_points
+from spvnas_ros.clouds.sensor_rules import Record, Sensor, has_positions
+from spvnas_ros.frame import UNLABELLED, Points, Segmentation, Unusable
+from spvnas_ros.ros.node.fit_watch import FitWatch
 from spvnas_ros.ros.node.network import Perceive
 from spvnas_ros.ros.node.outputs import Outputs
 from spvnas_ros.ros.node.parameters import Settings
+from spvnas_ros.ros.node.placing import NoTransformError, Placing, Pose
 from spvnas_ros.ros.node.statistics import FrameStatistics, FrameTimes
 from spvnas_ros.ros.node.sweeps import Sweep, Sweeps
 
@@ -34,12 +38,17 @@ class Received:
 class Decoded:
     """A cloud and its points.
 
+    record: structured `[N]`, every field of the cloud
+    points: float32 `[N, 4]`, as the network sees them
+    pose:   where the network sees the cloud; None where it stays where it is
     taken: when decoding began, nanoseconds of the monotonic clock
     at:    when decoding ended, in the same unit
     """
 
     received: Received
+    record: Record
     points: Points
+    pose: Pose | None
     taken: int
     at: int
 
@@ -50,12 +59,17 @@ class Labelling:
 
     `decode` and `label` may run in two threads, each with one cloud at a time. Neither raises.
 
+    sensor:   what makes the clouds points
+    placing:  where the network sees them
+    fit:      looks at the first clouds
     settings: returns the settings that apply at the moment of the call
     sweeps:   gives the earlier clouds to label each cloud with; None labels each cloud alone
     """
 
     perceive: Perceive
-    intensity: Intensity
+    sensor: Sensor
+    placing: Placing
+    fit: FitWatch
     settings: Callable[[], Settings]
     outputs: Outputs
     statistics: FrameStatistics
@@ -68,8 +82,13 @@ class Labelling:
         decoded = None
         with self._one_cloud():
             taken = time.monotonic_ns()
-            points = to_points(decode(received.cloud), self.intensity)
-            decoded = Decoded(received, points, taken, time.monotonic_ns())
+            record = decode(received.cloud)
+            pose = self._pose(received.cloud, record)
+            before = self.sensor.intensity.describe()
+            points = to_points(record, self.sensor.intensity, pose)
+            if (now := self.sensor.intensity.describe()) != before:
+                self.logger.info(now)
+            decoded = Decoded(received, record, points, pose, taken, time.monotonic_ns())
         return decoded  # noqa: RET504 (None where the cloud could not be read)
 
     def label(self, decoded: Decoded) -> None:
@@ -83,6 +102,8 @@ class Labelling:
             yield
         except PointCloudError as error:
             self._skip(error.kind, error)
+        except NoTransformError as error:
+            self._skip("no-transform", error)
         except Exception as error:
             # The earlier clouds may be the cause. Without them the next cloud does not fail for the same reason.
             if self.sweeps is not None:
@@ -101,30 +122,42 @@ class Labelling:
         resumed = time.monotonic_ns()
         settings, cloud, points = self.settings(), decoded.received.cloud, decoded.points
         self.watch.add(points)
-        seen = self._seen(cloud, points, settings)
+        self.fit.add(decoded.record, points)
+        # The user's region cuts what was measured; the rest is counted by the network's own rules.
+        kept = settings.region.contains(points) | ~measured(points) if settings.region.limited else None
+        inside = points if kept is None else points[kept]
+        seen = self._with_earlier(decoded, inside, settings)
         prepared = time.monotonic_ns()
-        segmentation = _first(self.perceive(seen), len(points))
+        segmentation = _first(self.perceive(seen), len(inside))
+        if kept is not None:
+            segmentation = segmentation.among(kept, Unusable(outside=len(points) - len(inside)))
         inferred = time.monotonic_ns()
         # Before the answer is published: its receiver may turn the clock back, which must forget this cloud, too.
         if self.sweeps is not None:
-            self.sweeps.remember(_sweep(cloud, points))
+            self.sweeps.remember(_sweep(decoded, points))
         sure = _without_doubtful(segmentation, settings.confidence_threshold)
-        messages = self.outputs.compose(cloud, points, sure, settings)
+        # Published coordinates are the cloud's own.
+        places = points if decoded.pose is None else positions(decoded.record).astype(np.float32)
+        messages = self.outputs.compose(cloud, places, sure, settings)
         composed = time.monotonic_ns()
         for publisher, message in messages:
             publisher.publish(message)
         published = time.monotonic_ns()
         begun = (decoded.received.at, decoded.taken, decoded.at, resumed)
         times = FrameTimes(stamp_ns(cloud), *begun, prepared, inferred, composed, published)
-        self.statistics.count_published(times)
+        self.statistics.count_published(times, len(points), segmentation.unusable)
         self.outputs.publish_times(times)
 
-    def _seen(self, cloud: PointCloud2, points: Points, settings: Settings) -> Points:
-        """Returns what the network gets: the points of the cloud, followed by those of earlier clouds."""
-        inside = settings.region.clip(points)
+    def _pose(self, cloud: PointCloud2, record: Record) -> Pose | None:
+        if not self.placing.moves or not len(record) or not has_positions(record):
+            return None
+        return self.placing.pose(cloud, positions(record))
+
+    def _with_earlier(self, decoded: Decoded, points: Points, settings: Settings) -> Points:
+        """Returns what the network gets: these points of the cloud, followed by those of earlier clouds."""
         if self.sweeps is None:
-            return inside
-        return self.sweeps.with_earlier(_sweep(cloud, inside), settings.region)
+            return points
+        return self.sweeps.with_earlier(_sweep(decoded, points), settings.region)
 
 
 def stamp_ns(cloud: PointCloud2) -> int:
@@ -132,15 +165,16 @@ def stamp_ns(cloud: PointCloud2) -> int:
     return int(cloud.header.stamp.sec) * 1_000_000_000 + int(cloud.header.stamp.nanosec)
 
 
-def _sweep(cloud: PointCloud2, points: Points) -> Sweep:
-    return Sweep(cloud.header.frame_id.lstrip("/"), stamp_ns(cloud), points)
+def _sweep(decoded: Decoded, points: Points) -> Sweep:
+    cloud = decoded.received.cloud
+    return Sweep(cloud.header.frame_id.lstrip("/"), stamp_ns(cloud), points, decoded.pose)
 
 
 def _first(segmentation: Segmentation, count: int) -> Segmentation:
     """Returns the labels of the first `count` points. These are the current cloud's; those of earlier clouds follow."""
     if len(segmentation) == count:
         return segmentation
-    return Segmentation(segmentation.labels[:count], segmentation.confidence[:count])
+    return Segmentation(segmentation.labels[:count], segmentation.confidence[:count], None, segmentation.unusable)
 
 
 def _without_doubtful(segmentation: Segmentation, threshold: float) -> Segmentation:

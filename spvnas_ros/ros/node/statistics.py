@@ -9,6 +9,8 @@ from threading import Lock
 
 import numpy as np
 
+from spvnas_ros.frame import NONE_UNUSABLE, Unusable
+
 STAGES = ("decode", "preprocess", "inference", "postprocess", "publish", "total")
 """The stages of a frame, by the names of the timing topics."""
 
@@ -80,6 +82,8 @@ class Snapshot:
     tf_failed: int = 0
     period_ms: float | None = None
     age_ms: float | None = None
+    points: int = 0
+    unusable: Unusable = NONE_UNUSABLE
     frames: tuple[FrameTimes, ...] = ()
 
 
@@ -93,6 +97,8 @@ class FrameStatistics:
     unwatched: clouds that were not labelled because no output had a subscriber
     bad:       clouds that could not be labelled, by kind
     tf_failed: clouds that were labelled without the earlier ones, because TF did not say where those were
+    points:    points of the published clouds
+    unusable:  those of them that no network sees
     """
 
     received: int = 0
@@ -101,6 +107,8 @@ class FrameStatistics:
     unwatched: int = 0
     bad: Counter[str] = field(default_factory=Counter)
     tf_failed: int = 0
+    points: int = 0
+    unusable: Unusable = NONE_UNUSABLE
     _age_ns: int | None = None
     _arrivals: deque[int] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_ARRIVALS))
     _times: deque[FrameTimes] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_FRAMES))
@@ -117,10 +125,12 @@ class FrameStatistics:
             self._arrivals.append(at)
             self._age_ns = age_ns
 
-    def count_published(self, times: FrameTimes) -> None:
-        """Counts a cloud that was published."""
+    def count_published(self, times: FrameTimes, points: int = 0, unusable: Unusable = NONE_UNUSABLE) -> None:
+        """Counts a cloud that was published, its points, and those of them that no network sees."""
         with self._lock:
             self.published += 1
+            self.points += points
+            self.unusable += unusable
             self._times.append(times)
 
     def count_dropped(self) -> None:
@@ -162,6 +172,8 @@ class FrameStatistics:
                 self.tf_failed,
                 float(np.median(gaps)) / 1e6 if len(gaps) else None,
                 None if self._age_ns is None else self._age_ns / 1e6,
+                self.points,
+                self.unusable,
                 tuple(self._times),
             )
 
@@ -173,6 +185,8 @@ class FrameStatistics:
             f"{now.published} clouds labelled, {now.dropped} dropped for newer ones, "
             f"{now.unwatched} without subscribers, {now.bad.total()} bad" + (f" ({bad})" if bad else "")
         )
+        if now.unusable.total:
+            text += f"; points without a label: {now.unusable}"
         if not now.frames:
             return text
         p50, p95 = np.percentile([times.total_ms for times in now.frames], [50, 95])

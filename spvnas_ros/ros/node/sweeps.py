@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any
 
@@ -13,9 +13,11 @@ from rclpy.clock import JumpThreshold, TimeJump
 from rclpy.duration import Duration
 from rclpy.node import Node
 
+from spvnas_ros.clouds.cleaning import usable
 from spvnas_ros.clouds.region import Region
 from spvnas_ros.clouds.transforms import HISTORY_NS, TransformError
 from spvnas_ros.frame import Points
+from spvnas_ros.ros.node.placing import Pose
 from spvnas_ros.ros.node.statistics import FrameStatistics
 from spvnas_ros.ros.node.tf import listen_to_transforms, why_unavailable
 
@@ -53,11 +55,18 @@ class SweepRules:
 
 @dataclass(frozen=True)
 class Sweep:
-    """The points `[N, 4]` of a cloud in its own frame, and its stamp in nanoseconds."""
+    """The points of a cloud.
+
+    frame:  the cloud's own
+    stamp:  nanoseconds
+    points: float32 `[N, 4]`, as the network sees them
+    pose:   what brought them there from the cloud's own frame; None where they have stayed
+    """
 
     frame: str
     stamp: int
     points: Points
+    pose: Pose | None = None
 
 
 class Sweeps:
@@ -105,12 +114,12 @@ class Sweeps:
 
     def remember(self, sweep: Sweep) -> None:
         """Keeps a cloud for the clouds that follow."""
-        points = sweep.points[np.isfinite(sweep.points).all(axis=1)]
+        points = sweep.points[usable(sweep.points)]
         squares = np.einsum("ij,ij->i", points[:, :3], points[:, :3])
         points = points[squares >= self._rules.ego_radius**2]
         if len(points):
             with self._lock:
-                kept = (Sweep(sweep.frame, sweep.stamp, points), *self._earlier)
+                kept = (replace(sweep, points=points), *self._earlier)
                 self._earlier = kept[: self._rules.count]
 
     def forget(self) -> None:
@@ -134,7 +143,12 @@ class Sweeps:
         transform = self._transforms.lookup(
             current.frame, current.stamp, sweep.frame, sweep.stamp, self._rules.fixed_frame, deadline
         )
-        return np.column_stack((transform.apply(sweep.points[:, :3]), sweep.points[:, 3]))
+        if sweep.pose is not None and current.pose is not None:
+            places = sweep.pose.undo(sweep.points[:, :3].astype(np.float64))
+            moved = current.pose.apply(transform.apply(places)).astype(np.float32)
+        else:
+            moved = transform.apply(sweep.points[:, :3])
+        return np.column_stack((moved, sweep.points[:, 3]))
 
     def _on_jump(self, _jump: TimeJump) -> None:
         self._restart()

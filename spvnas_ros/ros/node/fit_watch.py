@@ -1,0 +1,69 @@
+"""Looks at the node's first clouds beside its work, and says what about them the network does not know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Lock, Thread
+
+from spvnas_ros.clouds.fit import LOOKED_AT, Concern, Known, Look, concerns, look_at
+from spvnas_ros.clouds.intensity import Intensity
+from spvnas_ros.clouds.mount import typical_ground
+from spvnas_ros.clouds.sensor_rules import Record, Sensor
+from spvnas_ros.frame import Points
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What the first clouds showed.
+
+    concerns:      what does not fit
+    ground_height: of the origin above the ground as the network is given it, metres; None where no ground is seen
+    tilt:          of the ground, degrees
+    """
+
+    concerns: tuple[Concern, ...] = ()
+    ground_height: float | None = None
+    tilt: float | None = None
+
+
+class FitWatch:
+    """Takes the first clouds of an activation, and looks at them in a thread of its own: it takes longer than a frame.
+
+    Attributes:
+        fit: what was found; None before
+    """
+
+    def __init__(self, known: Known, sensor: Sensor, say: Callable[[Fit], None]) -> None:
+        """say: is called once, from another thread"""
+        self.fit: Fit | None = None
+        self._known, self._sensor, self._say = known, sensor, say
+        self._clouds: list[tuple[Record, Points]] = []
+        self._lock = Lock()
+        self._thread: Thread | None = None
+
+    def add(self, cloud: Record, points: Points) -> None:
+        """Keeps one of the first clouds, and what the network is given of it; later ones cost nothing."""
+        if self._thread is not None:
+            return
+        with self._lock:
+            self._clouds.append((cloud, points))
+            if len(self._clouds) == LOOKED_AT:
+                self._thread = Thread(target=self._look, name="first look", daemon=True)
+                self._thread.start()
+
+    def finish(self) -> None:
+        """Waits for a look that is going on."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def _look(self) -> None:
+        looks: list[Look] = [look_at(cloud, self._sensor, self._known.limits, points) for cloud, points in self._clouds]
+        self._clouds.clear()
+        ground = typical_ground([look.ground for look in looks if look.ground])
+        self.fit = Fit(
+            tuple(concerns(looks, self._sensor, self._known)),
+            ground.height if ground else None,
+            ground.tilt if ground else None,
+        )
+        self._say(self.fit)
