@@ -153,22 +153,21 @@ class Process:
 
 def segmenter(namespace: str, files: Iterable[Path] = (), **parameters: object) -> Process:
     """The node, as a user starts it, with parameter files and parameters."""
-    given = [part for file in files for part in ("--params-file", str(file))]
-    arguments = _ros_arguments(namespace, parameters, given)
+    arguments = _ros_arguments(namespace, parameters, files)
     return Process(sys.executable, "-m", "spvnas_ros.ros.node", *arguments)
 
 
-def segmenter_with(namespace: str, perception: str, **parameters: object) -> Process:
+def segmenter_with(namespace: str, perception: str, files: Iterable[Path] = (), **parameters: object) -> Process:
     """The node with one of the perceptions of `segmenter_with.py` in place of a network."""
-    return Process(
-        sys.executable, str(HELPERS / "segmenter_with.py"), perception, *_ros_arguments(namespace, parameters)
-    )
+    arguments = _ros_arguments(namespace, parameters, files)
+    return Process(sys.executable, str(HELPERS / "segmenter_with.py"), perception, *arguments)
 
 
-def _ros_arguments(namespace: str, parameters: Mapping[str, object], files: Iterable[str] = ()) -> list[str]:
+def _ros_arguments(namespace: str, parameters: Mapping[str, object], files: Iterable[Path]) -> list[str]:
+    given = [part for file in files for part in ("--params-file", str(file))]
     values = {name: json.dumps(value) if isinstance(value, bool) else value for name, value in parameters.items()}
     parts = [part for name, value in values.items() for part in ("-p", f"{name}:={value}")]
-    return ["--ros-args", "-r", f"__ns:={namespace}", *files, *parts]
+    return ["--ros-args", "-r", f"__ns:={namespace}", *given, *parts]
 
 
 @contextmanager

@@ -68,4 +68,4 @@ CTRL_C = "import os, signal; [os.kill(process, signal.SIGINT) for process in (os
 if __name__ == "__main__":
     perceptions = (counting, slow, failing, recording, broken, interrupted, endless)
     perception = {each.__name__: each for each in perceptions}[sys.argv[1]]
-    sys.exit(run(lambda: SegmenterNode(perception)))
+    sys.exit(run(lambda: SegmenterNode(perception, sys.argv)))

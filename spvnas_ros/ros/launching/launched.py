@@ -55,7 +55,10 @@ def segment_arguments() -> tuple[Argument, ...]:
     return (
         Argument("points", "/points", "Topic of the clouds (sensor_msgs/PointCloud2)"),
         Argument(
-            "weights", "", "Checkpoint (.safetensors), name of a fetched model, or default; empty: as in params_file"
+            "weights",
+            "",
+            "Checkpoint (.safetensors), name of a fetched model, or default; empty: as in params_file, "
+            "and default where that has none",
         ),
         Argument("device", "", "auto, cpu, cuda or cuda:N; empty: as in params_file"),
         Argument("autostart", "", "Whether the node configures and activates itself; empty: as in params_file"),

@@ -18,9 +18,9 @@ def main() -> int:
 
     if {"-h", "--help"} & set(sys.argv):
         print(segmenter_node.__doc__)
-        print(f"usage: segmenter_node --ros-args -p weights:=FILE.safetensors\n\nparameters:\n{usage()}")
+        print(f"usage: segmenter_node --ros-args -r '~/input/points:=/velodyne_points'\n\nparameters:\n{usage()}")
         return 0
-    return run(segmenter_node.SegmenterNode)
+    return run(lambda: segmenter_node.SegmenterNode(command_line=sys.argv))
 
 
 def _end_on_signals() -> None:

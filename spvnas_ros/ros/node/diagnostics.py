@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.clock import Clock, ROSClock
+from rclpy.clock_type import ClockType
 from rclpy.node import Node
 
 from spvnas_ros.clouds.intensity import IntensityWatch, reference
@@ -16,6 +18,10 @@ from spvnas_ros.ros.node.statistics import STAGES, FrameStatistics, Snapshot
 from spvnas_ros.ros.process.memory import resident_bytes
 
 PERIOD_SECONDS = 1.0
+
+NO_TIME = "use_sim_time is set, but no time comes on /clock"
+_NO_TIME_SECONDS = 3.0
+"""Real time for which a clock may wait for /clock before it is told."""
 
 _OLD_MS, _AHEAD_MS = 1000.0, -50.0
 """Milliseconds: limits of the age of a cloud on arrival. A cloud outside them was stamped by another clock."""
@@ -29,12 +35,14 @@ class Condition:
     failure: why the last transition failed; "" where it succeeded
     network: the network that labels; None where the node is not configured
     rule:    the intensity rule
+    no_time: whether the node's clock waits for /clock
     """
 
     state: str
     failure: str
     network: Network | None
     rule: str
+    no_time: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,8 @@ class Finding:
 class Diagnostics:
     """Publishes the findings about statistics, intensities and condition, from a timer of the node's clock.
 
-    With `use_sim_time` the period of one second is measured by /clock, as the stamps are.
+    With `use_sim_time` the period of one second is measured by /clock, as the stamps are. Where /clock never comes, the
+    findings are published once a second of real time, without a stamp, and say so; the log says it once.
     """
 
     def __init__(
@@ -64,11 +73,13 @@ class Diagnostics:
         self._reported_ns = time.monotonic_ns()
         self._clock_ns = node.get_clock().now().nanoseconds
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._waits_since_ns: int | None = None
         node.create_timer(PERIOD_SECONDS, self._report)
+        node.create_timer(PERIOD_SECONDS, self._look_for_time, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _report(self) -> None:
         now, snapshot = self._node.get_clock().now(), self._statistics.snapshot()
-        condition = self._condition()
+        condition = replace(self._condition(), no_time=self._no_time())
         # With use_sim_time the clock stays at 0 until the first message of /clock, and then jumps.
         seconds = (now.nanoseconds - self._clock_ns) / 1e9 if self._clock_ns else 0.0
         findings = [
@@ -83,6 +94,27 @@ class Diagnostics:
         message = DiagnosticArray(status=[_status(name, hardware, finding) for finding in findings])
         message.header.stamp = now.to_msg()
         self._publisher.publish(message)
+
+    def _look_for_time(self) -> None:
+        """Reports without the node's clock where that has waited for /clock for seconds. Logs it the first time."""
+        if not self._no_time():
+            self._waits_since_ns = None
+            return
+        now = time.monotonic_ns()
+        if self._waits_since_ns is None:
+            self._waits_since_ns = now
+        if now - self._waits_since_ns < _NO_TIME_SECONDS * 1e9:
+            return
+        self._node.get_logger().warning(
+            f"{NO_TIME}: play the bag with --clock, or set use_sim_time to false. Clouds are labelled all the same, "
+            "but their age and rate are not known, and the diagnostics have no stamps",
+            once=True,
+        )
+        self._report()
+
+    def _no_time(self) -> bool:
+        clock = self._node.get_clock()
+        return isinstance(clock, ROSClock) and clock.ros_time_is_active and clock.now().nanoseconds == 0
 
 
 def node_finding(condition: Condition) -> Finding:
@@ -100,6 +132,8 @@ def node_finding(condition: Condition) -> Finding:
         }
     if condition.failure:
         return Finding("node", condition.failure, values, DiagnosticStatus.ERROR)
+    if condition.no_time:
+        return Finding("node", NO_TIME, values, DiagnosticStatus.WARN)
     if network is not None and not network.trained:
         return Finding("node", "the network is not trained: its labels mean nothing", values, DiagnosticStatus.WARN)
     return Finding("node", condition.state, values)
@@ -140,6 +174,8 @@ def input_finding(now: Snapshot, before: Snapshot, seconds: float, active: bool)
             "use_sim_time is not set as it has to be"
         )
         return Finding("input", text, values, DiagnosticStatus.WARN)
+    if now.unwatched - before.unwatched >= new:
+        return Finding("input", f"{rate} clouds/s, which are not labelled: no output has a subscriber", values)
     return Finding("input", f"{rate} clouds/s", values)
 
 

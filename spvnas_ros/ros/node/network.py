@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from spvnas_ros.clouds.intensity import TrainingIntensity
-from spvnas_ros.errors import UserError
 from spvnas_ros.frame import Points, Segmentation
 from spvnas_ros.labels import SEMANTIC_KITTI
+from spvnas_ros.zoo.cache import resolve_weights
 
 Perceive = Callable[[Points], Segmentation]
 """Labels points: a `Perception`, or any function with the same signature."""
@@ -51,16 +51,9 @@ class Network:
 def load_network(weights: str, device: str, engine: str) -> Network:
     """Loads a checkpoint, by its path or by the name of a fetched model.
 
-    Raises ValueError where `weights` is empty or where `device` or `engine` is unknown. Raises FetchError or
-    CheckpointError where the weights are missing or cannot be used.
+    Raises ValueError where `device` or `engine` is unknown. Raises FetchError or CheckpointError where the weights are
+    missing or cannot be used.
     """
-    if not weights:
-        raise UserError(
-            "parameter 'weights' is not set; give a checkpoint, --ros-args -p weights:=FILE.safetensors, or the "
-            "name of a fetched model (spvnas zoo list)"
-        )
-    from spvnas_ros.zoo.cache import resolve_weights
-
     path = resolve_weights(weights)
     from spvnas_ros.perception import Perception  # takes seconds, so it comes after the checks that are quick
 

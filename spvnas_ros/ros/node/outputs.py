@@ -17,6 +17,7 @@ from spvnas_ros.frame import UNLABELLED, Points, Segmentation
 from spvnas_ros.ros.node.messages import colored_message, filtered_message, labelled_message, packed_palette
 from spvnas_ros.ros.node.network import Network
 from spvnas_ros.ros.node.parameters import UNLABELLED_NAME, Settings
+from spvnas_ros.ros.node.remarks import nobody_subscribes
 from spvnas_ros.ros.node.statistics import STAGES, FrameTimes
 
 LABELLED_TOPIC = "~/output/labeled_points"
@@ -76,6 +77,13 @@ class Outputs:
             settings.color and self._colored.get_subscription_count() > 0,
             self._filtered.get_subscription_count() > 0,
         )
+
+    def nobody_subscribes(self) -> str:
+        """Returns a text for clouds that nobody wants, with the names of the topics after remapping."""
+        clouds = [self._labelled.topic_name, self._colored.topic_name, self._filtered.topic_name]
+        # Only where the settings disable it can it have a subscriber now.
+        disabled = self._colored.topic_name if self._colored.get_subscription_count() > 0 else None
+        return nobody_subscribes([name for name in clouds if name != disabled], disabled)
 
     def compose(
         self, cloud: PointCloud2, points: Points, segmentation: Segmentation, settings: Settings

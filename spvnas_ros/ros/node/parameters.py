@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -11,13 +11,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy.exceptions import ParameterNotDeclaredException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from spvnas_ros.clouds.intensity import Intensity
 from spvnas_ros.clouds.region import Region
 from spvnas_ros.frame import UNLABELLED
+from spvnas_ros.ros.node.overrides import QOS, ParameterValueError, fitting, nearest, unread, unread_qos
 from spvnas_ros.ros.node.sweeps import SweepRules
+from spvnas_ros.zoo.cache import DEFAULT
 
 UNLABELLED_NAME = "unlabelled"
 """Name of the points without a class, where classes are named."""
@@ -35,18 +38,24 @@ class Changes(Enum):
 
 @dataclass(frozen=True)
 class Entry:
-    """A parameter. `limits` are the smallest and the largest value of a number."""
+    """A parameter. Its values are of the kind of its default.
+
+    limits:    the smallest and the largest value of a number
+    or_number: whether a text may be a number, too
+    """
 
     default: Any
     description: str
     changes: Changes = Changes.ANY_TIME
     limits: tuple[float, float] | None = None
+    or_number: bool = False
 
 
 PARAMETERS: Mapping[str, Entry] = {
     "weights": Entry(
-        "",
-        "Path of a checkpoint (.safetensors), or the name of a published model that was fetched",
+        DEFAULT,
+        "Path of a checkpoint (.safetensors), the name of a published model that was fetched, or default, the network "
+        "that comes with the package",
         Changes.CONFIGURE,
     ),
     "device": Entry("auto", "Where the network runs: auto, cpu, cuda or cuda:N", Changes.CONFIGURE),
@@ -60,6 +69,7 @@ PARAMETERS: Mapping[str, Entry] = {
         "auto",
         "The sensor's intensity scale: auto, unit, u8, u16, none or the value that stands for 1",
         Changes.CONFIGURE,
+        or_number=True,
     ),
     "sweeps.count": Entry(
         0, "Earlier clouds given to the network with each, which TF moves into its frame", Changes.CONFIGURE, (0, 20)
@@ -88,7 +98,7 @@ PARAMETERS: Mapping[str, Entry] = {
     "confidence_threshold": Entry(0.0, "Points whose label is less sure get no label", limits=(0.0, 1.0)),
     "filter.ignored_classes": Entry(
         ["road", "parking", "sidewalk", "other-ground", "terrain"],
-        "Classes left out of ~/output/filtered_points; 'unlabelled' is one too, [''] leaves nothing out",
+        "Classes left out of ~/output/filtered_points; 'unlabelled' is one too, [] leaves nothing out",
     ),
     "color.enabled": Entry(True, "Offer ~/output/colored_points"),
 }
@@ -116,8 +126,7 @@ class Settings:
     def of(cls, values: Mapping[str, Any]) -> Settings:
         """Makes settings from the values of the parameters, by name. Raises ValueError, which names the parameter."""
         for name, entry in PARAMETERS.items():
-            if entry.limits is not None and not entry.limits[0] <= values[name] <= entry.limits[1]:
-                raise ValueError(f"{name} must be from {entry.limits[0]} to {entry.limits[1]}, found {values[name]}")
+            _check_limits(name, entry, values[name])
         low, high = ([values[f"crop_box.{side}_{axis}"] for axis in "xyz"] for side in ("min", "max"))
         return cls(
             Region((low[0], low[1], low[2]), (high[0], high[1], high[2]), values["range.min"], values["range.max"]),
@@ -156,14 +165,17 @@ class NodeParameters:
                  rejected
         changed: called with the new settings after a change at run time
 
-        Raises rclpy's ParameterException for a value of the wrong type or out of range, and ValueError for a value that
-        cannot be used.
+        Warns of parameters that were given to the node and that it does not know. Raises ValueError for values that
+        cannot be used; it names each.
         """
         self._node = node
         self._classes = classes
         self._changed = changed
-        for name, entry in PARAMETERS.items():
-            node.declare_parameter(name, entry.default, _descriptor(name, entry))
+        self._given = _given_to(node)
+        self._warn(unread(self._given, self._known()))
+        for name, value in _first_values(self._given).items():
+            # rclpy would take the given value as it is, and whole numbers for another type.
+            node.declare_parameter(name, value, _descriptor(PARAMETERS[name]), ignore_override=True)
         self.settings = _checked(self.values(), None)
         node.add_on_set_parameters_callback(self._on_set)
 
@@ -173,6 +185,34 @@ class NodeParameters:
     def values(self) -> dict[str, Any]:
         """Returns all values by the name of their parameter."""
         return {name: self[name] for name in PARAMETERS}
+
+    def fitting(self, parameters: Iterable[Parameter[Any]]) -> list[Parameter[Any]]:
+        """Returns parameters that are to be set, those of the node with values of their own kind.
+
+        Raises ParameterValueError for values of another kind, and rclpy's ParameterNotDeclaredException for a parameter
+        that the node does not have.
+        """
+        fitting = []
+        for each in parameters:
+            if (entry := PARAMETERS.get(each.name)) is not None:
+                fitting.append(Parameter(each.name, value=_fitting(each.name, entry, each.value)))
+            elif not self._node.has_parameter(each.name) and (meant := nearest(each.name, self._known())):
+                raise ParameterNotDeclaredException(f"{each.name}; did you mean {meant}?")
+            else:
+                fitting.append(each)
+        return fitting
+
+    def warn_of_unread_qos(self) -> None:
+        """Warns, once of each, of `qos_overrides` that no topic of the node has read, once those are there."""
+        self._warn(unread_qos(self._given, self._known()))
+        self._given = {name: value for name, value in self._given.items() if not name.startswith(QOS)}
+
+    def _known(self) -> set[str]:
+        return {*PARAMETERS, *self._node.list_parameters([], 0).names}
+
+    def _warn(self, warnings: Iterable[str]) -> None:
+        for warning in warnings:
+            self._node.get_logger().warning(warning)
 
     def _on_set(self, parameters: list[Parameter[Any]]) -> SetParametersResult:
         ours = {parameter.name: parameter.value for parameter in parameters if parameter.name in PARAMETERS}
@@ -205,13 +245,45 @@ def usage() -> str:
     )
 
 
-def _descriptor(name: str, entry: Entry) -> ParameterDescriptor:
+def _given_to(node: Node) -> dict[str, Any]:
+    """Returns the values that files, the command line and the constructor give for parameters of the node, by name.
+
+    rclpy has no public way to them.
+    """
+    return {name: parameter.value for name, parameter in node._parameter_overrides.items()}
+
+
+def _first_values(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the first value of every parameter: the given one, or its default. Raises ParameterValueError."""
+    values, wrong = {}, []
+    for name, entry in PARAMETERS.items():
+        try:
+            values[name] = _fitting(name, entry, given[name]) if name in given else entry.default
+        except ParameterValueError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise ParameterValueError("; ".join(wrong))
+    return values
+
+
+def _fitting(name: str, entry: Entry, value: Any) -> Any:
+    value = fitting(name, value, entry.default, entry.or_number)
+    _check_limits(name, entry, value)
+    return value
+
+
+def _check_limits(name: str, entry: Entry, value: Any) -> None:
+    if entry.limits is not None and not entry.limits[0] <= value <= entry.limits[1]:
+        raise ParameterValueError(f"{name} must be from {entry.limits[0]} to {entry.limits[1]}, found {value}")
+
+
+def _descriptor(entry: Entry) -> ParameterDescriptor:
     return ParameterDescriptor(
         description=entry.description,
         additional_constraints=f"Changes {entry.changes.value}",
         read_only=entry.changes is Changes.START,
-        # A number is a valid intensity rule, and YAML reads it as a number instead of a string.
-        dynamic_typing=name == "intensity",
+        # YAML reads a number as one, not as a text.
+        dynamic_typing=entry.or_number,
         floating_point_range=[FloatingPointRange(from_value=low, to_value=high) for low, high in _ranges(entry, float)],
         integer_range=[IntegerRange(from_value=low, to_value=high, step=1) for low, high in _ranges(entry, int)],
     )

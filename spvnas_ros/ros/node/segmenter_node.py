@@ -18,8 +18,10 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.exceptions import ParameterException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import InvalidQosOverridesError, QoSOverridingOptions
 from rclpy.subscription import Subscription
@@ -30,11 +32,15 @@ from spvnas_ros.ros.node.diagnostics import Condition, Diagnostics
 from spvnas_ros.ros.node.labelling import Decoded, Labelling, Received, stamp_ns
 from spvnas_ros.ros.node.network import Network, Perceive, load_network, noise, release_memory
 from spvnas_ros.ros.node.outputs import Outputs
+from spvnas_ros.ros.node.overrides import ParameterValueError, for_others
 from spvnas_ros.ros.node.parameters import NodeParameters, Settings
+from spvnas_ros.ros.node.remarks import Remarks
 from spvnas_ros.ros.node.statistics import FrameStatistics
 from spvnas_ros.ros.node.sweeps import SweepRules, Sweeps
 from spvnas_ros.ros.node.worker import LatestPipeline
 from spvnas_ros.ros.process.lifetime import StartError
+from spvnas_ros.ros.process.parameter_files import given_by
+from spvnas_ros.zoo.cache import DEFAULT
 
 NODE_NAME = "segmenter"
 INPUT_TOPIC = "~/input/points"
@@ -54,8 +60,11 @@ class SegmenterNode(LifecycleNode):
         statistics: counts what happened since the node was made
     """
 
-    def __init__(self, perception: Perceive | None = None, **node_options: Any) -> None:
+    def __init__(
+        self, perception: Perceive | None = None, command_line: Sequence[str] = (), **node_options: Any
+    ) -> None:
         """perception:   labels the points, instead of the network that the parameters name
+        command_line: the ROS arguments of the process; what they give for other nodes only is warned of
         node_options: passed on to `LifecycleNode`
 
         Raises StartError where a parameter cannot be used, or where autostart fails.
@@ -63,6 +72,7 @@ class SegmenterNode(LifecycleNode):
         self.statistics = FrameStatistics()
         self._perception = perception
         self._watch = IntensityWatch()
+        self._remarks = Remarks()
         self._intensity = Intensity()
         self._failure = ""
         self._network: Network | None = None
@@ -72,6 +82,8 @@ class SegmenterNode(LifecycleNode):
         self._input: Subscription[PointCloud2] | None = None
         try:
             super().__init__(NODE_NAME, **node_options)
+            for warning in for_others(given_by(command_line), self.get_fully_qualified_name()):
+                self.get_logger().warning(warning)
             self._settings = NodeParameters(self, self._classes, self._on_settings)
         except (ParameterException, InvalidQosOverridesError, ValueError) as error:
             raise StartError(str(error)) from error
@@ -97,6 +109,8 @@ class SegmenterNode(LifecycleNode):
         if done != TransitionCallbackReturn.SUCCESS:
             self._silence()
             super().on_deactivate(state)
+            return done
+        self._settings.warn_of_unread_qos()
         return done
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -128,6 +142,20 @@ class SegmenterNode(LifecycleNode):
             self.get_logger().info(self.statistics.summary())
         self._free()
         super().destroy_node()
+
+    def set_parameters(self, parameter_list: list[Parameter[Any]]) -> list[SetParametersResult]:
+        """Sets parameters one by one, as `Node.set_parameters` does, but says what is wrong in words."""
+        return [self.set_parameters_atomically([parameter]) for parameter in parameter_list]
+
+    def set_parameters_atomically(self, parameter_list: list[Parameter[Any]]) -> SetParametersResult:
+        """Sets all parameters or none, as `Node.set_parameters_atomically` does, but says what is wrong in words.
+
+        rclpy compares kinds of values before it asks anybody, and tells them by number.
+        """
+        try:
+            return super().set_parameters_atomically(self._settings.fitting(parameter_list))
+        except ParameterValueError as error:
+            return SetParametersResult(successful=False, reason=str(error))
 
     def _autostart(self) -> None:
         for trigger in (self.trigger_configure, self.trigger_activate):
@@ -161,8 +189,10 @@ class SegmenterNode(LifecycleNode):
     def _load(self) -> Network:
         if self._perception is not None:
             return Network(self._perception)
-        network = load_network(*(self._settings[name] for name in ("weights", "device", "engine")))
-        self.get_logger().info(f"weights {self._settings['weights']} ({network})")
+        weights = self._settings["weights"] or DEFAULT
+        network = load_network(weights, self._settings["device"], self._settings["engine"])
+        whose = ", the network that comes with the package" if weights == DEFAULT else ""
+        self.get_logger().info(f"weights {weights}{whose} ({network})")
         if not network.trained:
             self.get_logger().warning("the network is not trained: its labels mean nothing")
         return network
@@ -171,6 +201,7 @@ class SegmenterNode(LifecycleNode):
         assert self._network is not None
         assert self._outputs is not None
         self._watch.clear()
+        self._remarks.begin()
         rules = SweepRules.of(self._settings.values())
         if rules.count:
             self._sweeps = Sweeps(self, rules, self.statistics)
@@ -221,11 +252,20 @@ class SegmenterNode(LifecycleNode):
         at, age = time.monotonic_ns(), self.get_clock().now().nanoseconds - stamp_ns(cloud)
         if self._outputs is None or self._worker is None:
             return
-        if not self._outputs.wanted(self._settings.settings):
-            self.statistics.count_unwatched()
-        else:
+        if self._outputs.wanted(self._settings.settings):
+            remark = ""
+            self._remarks.on_watched()
             self._worker.put(Received(cloud, at))
+        else:
+            remark = self._remarks.on_unwatched(self._outputs.nobody_subscribes)
+            self.statistics.count_unwatched()
         self.statistics.count_received(at, age)
+        for text in (remark, self._remarks.on_frame(cloud.header.frame_id, self._is_set)):
+            if text:
+                self.get_logger().warning(text)
+
+    def _is_set(self, name: str) -> bool:
+        return self.has_parameter(name) and bool(self.get_parameter(name).value)
 
     def _on_settings(self, settings: Settings) -> None:
         if self._outputs is not None:

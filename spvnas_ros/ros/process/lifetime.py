@@ -29,6 +29,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from spvnas_ros.ros.process.memory import keep_freed_memory
+from spvnas_ros.ros.process.parameter_files import fault_in, given_by
 from spvnas_ros.ros.process.transport import use_cloud_transport
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -168,7 +169,8 @@ def _ros(args: list[str] | None) -> Iterator[None]:
             # No handlers of rclpy's: they would pull the context away from under the frame in work.
             rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
         except RuntimeError as error:
-            raise StartError(f"ROS does not take the command line: {error}") from error
+            reason = fault_in(given_by(sys.argv if args is None else args))
+            raise StartError(reason or f"ROS does not take the command line: {error}") from error
         yield
     finally:
         rclpy.try_shutdown()

@@ -98,13 +98,15 @@ def test_the_node_starts_with_the_file_and_with_one_that_changes_everything(
     mine = tmp_path / "mine.yaml"
     mine.write_text(
         "/**:\n  ros__parameters:\n    intensity: 100\n    crop_box: {min_x: -30.0, max_x: 30.0}\n"
-        "    range: {min: 1.0, max: .inf}\n    filter: {ignored_classes: ['']}\n    color: {enabled: false}\n"
+        "    range: {min: 1, max: .inf}\n    filter: {ignored_classes: []}\n    color: {enabled: false}\n"
     )
     for file in (CONFIG / "segmenter.param.yaml", mine):
         jsonschema.validate(YAML(typ="safe").load(file), SCHEMA)
         with segmenter(ros, weights=weights, files=[file]) as process, exchange(ros) as asking:
             assert asking.ask(cloud(30)).cloud.width == 30
             assert process.stop() == 0
+        assert "is not known" not in process.output
+        assert "holds nothing" not in process.output
 
 
 # -- what they mean ---------------------------------------------------------------------------------------------------
@@ -204,7 +206,8 @@ def test_thresholds_and_crop_change_while_the_node_labels_and_what_cannot_be_is_
             "weights": ("other", "weights is read when the node is configured; deactivate and clean up first"),
             "intensity": (100, "intensity is read when the node is configured"),
             "autostart": (False, "read-only"),
-            "color.enabled": ("yes", "type"),
+            "sweeps.count": (1.5, "parameter sweeps.count must be a whole number, found the number 1.5"),
+            "color.enabled": ("yes", "parameter color.enabled must be true or false, found the text 'yes'"),
         }
         for name, (value, reason) in refusals.items():
             result = operator.set(name, value)
