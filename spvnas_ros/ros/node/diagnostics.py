@@ -12,7 +12,10 @@ from rclpy.clock import Clock, ROSClock
 from rclpy.clock_type import ClockType
 from rclpy.node import Node
 
-from spvnas_ros.clouds.intensity import IntensityWatch, reference
+from spvnas_ros.clouds.fit import Known
+from spvnas_ros.clouds.intensity import IntensityWatch
+from spvnas_ros.clouds.sensor_rules import Sensor
+from spvnas_ros.ros.node.fit_watch import Fit
 from spvnas_ros.ros.node.network import Network
 from spvnas_ros.ros.node.statistics import STAGES, FrameStatistics, Snapshot
 from spvnas_ros.ros.process.memory import resident_bytes
@@ -34,14 +37,16 @@ class Condition:
     state:   its life-cycle state
     failure: why the last transition failed; "" where it succeeded
     network: the network that labels; None where the node is not configured
-    rule:    the intensity rule
+    sensor:  the rules for its clouds
+    fit:     what the first clouds showed; None before
     no_time: whether the node's clock waits for /clock
     """
 
     state: str
     failure: str
     network: Network | None
-    rule: str
+    sensor: Sensor
+    fit: Fit | None = None
     no_time: bool = False
 
 
@@ -87,6 +92,7 @@ class Diagnostics:
             input_finding(snapshot, self._before, seconds, condition.state == "active"),
             processing_finding(snapshot, self._before, self._reported_ns),
             intensity_finding(self._watch, condition),
+            clouds_finding(condition, snapshot, self._before),
         ]
         self._before, self._clock_ns, self._reported_ns = snapshot, now.nanoseconds, time.monotonic_ns()
         name = self._node.get_fully_qualified_name().lstrip("/")
@@ -202,14 +208,16 @@ def intensity_finding(watch: IntensityWatch, condition: Condition) -> Finding:
     """Returns the finding about the intensities that the network gets, compared with those of its training."""
     spread = watch.spread()
     network = condition.network
-    against = reference(network.training_intensity if network else None)
+    known = network.known if network else Known()
+    against = known.reference
     values = {
-        "rule": condition.rule,
+        "rule": condition.sensor.intensity.rule,
+        "scale": condition.sensor.intensity.describe(),
         "compared with": against.whose,
         "training median": f"{against.intensity.median:.4g}",
         "training p95": f"{against.intensity.p95:.4g}",
     }
-    if condition.rule == "none" or (network is not None and network.intensity == "none"):
+    if condition.sensor.intensity.rule == "none" or not known.uses_intensity:
         return Finding("intensity", "not used", values)
     if spread is None:
         return Finding("intensity", "no clouds yet", values)
@@ -218,9 +226,29 @@ def intensity_finding(watch: IntensityWatch, condition: Condition) -> Finding:
         "p95": f"{spread.p95:.4g}",
         "largest": f"{spread.largest:.4g}",
     }
-    if complaint := spread.complaint(against):
+    scale = condition.sensor.intensity.scale
+    if complaint := spread.complaint(against, scale.divisor if scale else 1.0):
         return Finding("intensity", "; ".join(complaint), values, DiagnosticStatus.WARN)
     return Finding("intensity", f"like those of {against.whose}", values)
+
+
+def clouds_finding(condition: Condition, now: Snapshot, before: Snapshot) -> Finding:
+    """Returns the finding about the clouds themselves: where the sensor stands, and which points cannot be labelled.
+
+    now, before: the counters at this report and at the last one
+    """
+    fit, points = condition.fit, now.points - before.points
+    values = {"place": condition.sensor.place.describe() or "as the clouds have it"}
+    if fit is not None:
+        values["ground height (m)"] = "not seen" if fit.ground_height is None else f"{fit.ground_height:.2f}"
+        values["ground tilt (degrees)"] = "not seen" if fit.tilt is None else f"{fit.tilt:.1f}"
+    earlier = before.unusable.counts()
+    for kind, count in now.unusable.counts().items():
+        share = (count - earlier[kind]) / points if points else 0.0
+        values[f"points without a label: {kind.replace('_', ' ')} (%)"] = f"{100 * share:.2f}"
+    if fit is not None and fit.concerns:
+        return Finding("clouds", "; ".join(map(str, fit.concerns)), values, DiagnosticStatus.WARN)
+    return Finding("clouds", "as the network knows them" if fit else "not looked at yet", values)
 
 
 def _status(node: str, hardware: str, finding: Finding) -> DiagnosticStatus:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from threading import Lock, Thread
 
 from spvnas_ros.clouds.fit import LOOKED_AT, Concern, Known, Look, concerns, look_at
-from spvnas_ros.clouds.intensity import Intensity
 from spvnas_ros.clouds.mount import typical_ground
 from spvnas_ros.clouds.sensor_rules import Record, Sensor
 from spvnas_ros.frame import Points

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from spvnas_ros.clouds.intensity import TrainingIntensity
+from spvnas_ros.clouds.fit import Known
 from spvnas_ros.frame import Points, Segmentation
 from spvnas_ros.labels import SEMANTIC_KITTI
 from spvnas_ros.zoo.cache import resolve_weights
@@ -24,8 +24,7 @@ class Network:
     voxel_size:         metres
     classes:            names of the classes, in the order of the labels
     palette:            `(r, g, b)` 0..255 of each class
-    intensity:          intensity rule of the training data; "none" where they had no intensity
-    training_intensity: the intensities that this rule gave; None where the weights do not say
+    known:              what it knows of clouds: intensities, height of the sensor, points that it can use
     trained:            False for random weights
     """
 
@@ -37,8 +36,7 @@ class Network:
     voxel_size: float = 0.0
     classes: tuple[str, ...] = SEMANTIC_KITTI.classes
     palette: tuple[tuple[int, int, int], ...] = SEMANTIC_KITTI.palette
-    intensity: str = "unit"
-    training_intensity: TrainingIntensity | None = None
+    known: Known = field(default_factory=Known)
     trained: bool = True
 
     def __str__(self) -> str:
@@ -55,7 +53,7 @@ def load_network(weights: str, device: str, engine: str) -> Network:
     missing or cannot be used.
     """
     path = resolve_weights(weights)
-    from spvnas_ros.perception import Perception  # takes seconds, so it comes after the checks that are quick
+    from spvnas_ros.perception import Perception, known_of  # takes seconds, so it comes after the checks that are quick
 
     perception = Perception.load(path, device, engine)
     facts = perception.facts
@@ -68,8 +66,7 @@ def load_network(weights: str, device: str, engine: str) -> Network:
         voxel_size=facts.voxel_size,
         classes=facts.classes,
         palette=facts.palette,
-        intensity=facts.intensity,
-        training_intensity=facts.training_intensity,
+        known=known_of(facts),
         trained=facts.trained,
     )
 

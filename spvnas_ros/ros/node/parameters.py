@@ -16,6 +16,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from spvnas_ros.clouds.intensity import Intensity
+from spvnas_ros.clouds.mount import Mount, PlaceRule, parse_origin
 from spvnas_ros.clouds.region import Region
 from spvnas_ros.frame import UNLABELLED
 from spvnas_ros.ros.node.overrides import QOS, ParameterValueError, fitting, nearest, unread, unread_qos
@@ -25,7 +26,7 @@ from spvnas_ros.zoo.cache import DEFAULT
 UNLABELLED_NAME = "unlabelled"
 """Name of the points without a class, where classes are named."""
 
-INF = math.inf
+INF, NAN = math.inf, math.nan
 
 
 class Changes(Enum):
@@ -67,10 +68,31 @@ PARAMETERS: Mapping[str, Entry] = {
     ),
     "intensity": Entry(
         "auto",
-        "The sensor's intensity scale: auto, unit, u8, u16, none or the value that stands for 1",
+        "The sensor's intensity scale: auto, unit, u8, u12, u16, db (decibels), none or the value that stands for 1",
         Changes.CONFIGURE,
         or_number=True,
     ),
+    "intensity_field": Entry(
+        "", "The field that holds the intensity; empty for a known name, calibrated ones first", Changes.CONFIGURE
+    ),
+    "target_frame": Entry(
+        "",
+        "TF frame in which the network sees clouds, such as the sensor's; empty for their own",
+        Changes.CONFIGURE,
+    ),
+    "origin": Entry(
+        "",
+        "The sensor's place in that frame, x,y,z in metres, or auto to find it in each cloud; empty for its origin",
+        Changes.CONFIGURE,
+    ),
+    "mount.z": Entry(
+        NAN,
+        "Height of that frame's origin above the ground, metres; .nan for that of the network's training sensor",
+        Changes.CONFIGURE,
+    ),
+    "mount.roll": Entry(0.0, "How that frame leans to its right, degrees", Changes.CONFIGURE, (-180.0, 180.0)),
+    "mount.pitch": Entry(0.0, "How that frame looks down, degrees", Changes.CONFIGURE, (-180.0, 180.0)),
+    "mount.yaw": Entry(0.0, "How that frame is turned to the left, degrees", Changes.CONFIGURE, (-180.0, 180.0)),
     "sweeps.count": Entry(
         0, "Earlier clouds given to the network with each, which TF moves into its frame", Changes.CONFIGURE, (0, 20)
     ),
@@ -238,6 +260,12 @@ class NodeParameters:
                 )
 
 
+def place_rule(values: Mapping[str, Any]) -> PlaceRule:
+    """Returns where the sensor is, by the values of the parameters. Raises ValueError, which names the parameter."""
+    z, *angles = (values[f"mount.{name}"] for name in ("z", "roll", "pitch", "yaw"))
+    return PlaceRule(parse_origin(values["origin"] or None), Mount(None if math.isnan(z) else z, *angles))
+
+
 def usage() -> str:
     """Returns the help text of the parameters, one line each."""
     return "\n".join(
@@ -295,6 +323,7 @@ def _ranges(entry: Entry, kind: type[int] | type[float]) -> list[tuple[float, fl
 
 def _checked(values: Mapping[str, Any], classes: Sequence[str] | None) -> Settings:
     Intensity(str(values["intensity"]))
+    place_rule(values)
     settings = Settings.of(values)
     SweepRules.of(values)
     if classes is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,10 +92,8 @@ class Placing:
             found = self._lookup(frame, stamp, time.monotonic() + _PATIENCE_SECONDS)
         except TransformError as error:
             raise NoTransformError(f"no transform from {frame!r} to target_frame {self._target!r}: {error}") from error
-        try:
+        with suppress(TransformError):  # it moves
             self._static[frame] = self._lookup(frame, _LONG_AGO_NS, 0.0)
-        except TransformError:
-            pass  # it moves
         return found
 
     def _lookup(self, frame: str, stamp: int, deadline: float) -> Transform:

@@ -70,7 +70,7 @@ def frame_complaint(frame: str, is_set: Callable[[str], bool]) -> str:
         return (
             f"clouds come in the frame {frame}, the vehicle's, but the network expects the sensor at the origin, and "
             "heights count: subscribe to the driver's own clouds, or set target_frame to the sensor's TF frame or "
-            f"mount.z to its height above {frame}"
+            f"mount.z to the height of {frame} above the ground"
         )
     return ""
 

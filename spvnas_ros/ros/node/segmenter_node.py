@@ -13,9 +13,11 @@ Further ~/output/label_info (latched), ~/debug/processing_time/*_ms and /diagnos
 
 from __future__ import annotations
 
+import math
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rcl_interfaces.msg import SetParametersResult
@@ -28,12 +30,15 @@ from rclpy.subscription import Subscription
 from sensor_msgs.msg import PointCloud2
 
 from spvnas_ros.clouds.intensity import Intensity, IntensityWatch
+from spvnas_ros.clouds.sensor_rules import Sensor
 from spvnas_ros.ros.node.diagnostics import Condition, Diagnostics
+from spvnas_ros.ros.node.fit_watch import Fit, FitWatch
 from spvnas_ros.ros.node.labelling import Decoded, Labelling, Received, stamp_ns
 from spvnas_ros.ros.node.network import Network, Perceive, load_network, noise, release_memory
 from spvnas_ros.ros.node.outputs import Outputs
 from spvnas_ros.ros.node.overrides import ParameterValueError, for_others
-from spvnas_ros.ros.node.parameters import NodeParameters, Settings
+from spvnas_ros.ros.node.parameters import NodeParameters, Settings, place_rule
+from spvnas_ros.ros.node.placing import Placing
 from spvnas_ros.ros.node.remarks import Remarks
 from spvnas_ros.ros.node.statistics import FrameStatistics
 from spvnas_ros.ros.node.sweeps import SweepRules, Sweeps
@@ -73,7 +78,9 @@ class SegmenterNode(LifecycleNode):
         self._perception = perception
         self._watch = IntensityWatch()
         self._remarks = Remarks()
-        self._intensity = Intensity()
+        self._sensor = Sensor()
+        self._placing: Placing | None = None
+        self._fit: FitWatch | None = None
         self._failure = ""
         self._network: Network | None = None
         self._outputs: Outputs | None = None
@@ -177,8 +184,9 @@ class SegmenterNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def _configure(self) -> None:
-        self._intensity = Intensity(str(self._settings["intensity"]))
+        place = place_rule(self._settings.values())
         network = self._load()
+        self._sensor = Sensor(self._intensity_rule(), replace(place, sensor_height=network.known.sensor_height))
         self._settings.settings.ignored(network.classes)
         started = time.monotonic()
         network.perceive(noise())
@@ -202,12 +210,17 @@ class SegmenterNode(LifecycleNode):
         assert self._outputs is not None
         self._watch.clear()
         self._remarks.begin()
+        self._sensor.intensity = self._intensity_rule()
+        self._placing = Placing(self, self._sensor.place, self._settings["target_frame"])
+        self._fit = FitWatch(self._network.known, self._sensor, self._on_fit)
         rules = SweepRules.of(self._settings.values())
         if rules.count:
             self._sweeps = Sweeps(self, rules, self.statistics)
         labelling = Labelling(
             self._network.perceive,
-            self._intensity,
+            self._sensor,
+            self._placing,
+            self._fit,
             lambda: self._settings.settings,
             self._outputs,
             self.statistics,
@@ -236,6 +249,11 @@ class SegmenterNode(LifecycleNode):
         if self._sweeps is not None:
             self._sweeps.destroy()
             self._sweeps = None
+        if self._placing is not None:
+            self._placing.destroy()
+            self._placing = None
+        if self._fit is not None:
+            self._fit.finish()
 
     def _free(self) -> None:
         if self._outputs is not None:
@@ -265,7 +283,15 @@ class SegmenterNode(LifecycleNode):
                 self.get_logger().warning(text)
 
     def _is_set(self, name: str) -> bool:
-        return self.has_parameter(name) and bool(self.get_parameter(name).value)
+        value = self.get_parameter(name).value if self.has_parameter(name) else None
+        return not math.isnan(value) if isinstance(value, float) else bool(value)
+
+    def _intensity_rule(self) -> Intensity:
+        return Intensity(str(self._settings["intensity"]), self._settings["intensity_field"] or None, live=True)
+
+    def _on_fit(self, fit: Fit) -> None:
+        for concern in fit.concerns:
+            self.get_logger().warning(str(concern))
 
     def _on_settings(self, settings: Settings) -> None:
         if self._outputs is not None:
@@ -273,7 +299,8 @@ class SegmenterNode(LifecycleNode):
 
     def _condition(self) -> Condition:
         state = "active" if self._worker else "inactive" if self._network else "unconfigured"
-        return Condition(state, self._failure, self._network, self._intensity.rule)
+        fit = self._fit.fit if self._fit is not None else None
+        return Condition(state, self._failure, self._network, self._sensor, fit)
 
 
 def _input_qos() -> QoSProfile:
