@@ -29,7 +29,9 @@ from ros_harness import (
     weights,
     with_data,
 )
-from spvnas_ros.clouds.intensity import IntensityWatch, TrainingIntensity, reference
+from spvnas_ros.clouds.fit import Known
+from spvnas_ros.clouds.intensity import Intensity, IntensityWatch, TrainingIntensity, reference
+from spvnas_ros.clouds.sensor_rules import Sensor
 from spvnas_ros.frame import Segmentation
 from spvnas_ros.ros.node.diagnostics import Condition as State
 from spvnas_ros.ros.node.diagnostics import Finding, input_finding, intensity_finding, processing_finding
@@ -216,13 +218,13 @@ def test_intensities_are_judged_only_where_they_are_used() -> None:
     watch.add(np.zeros((100, 4), np.float32))
 
     def finding(rule: str, network: Network | None) -> tuple[str, bytes]:
-        found = intensity_finding(watch, State("active", "", network, rule))
+        found = intensity_finding(watch, State("active", "", network, Sensor(Intensity(rule))))
         return found.message, found.level
 
-    assert finding("auto", network)[0].startswith("all intensities are 0")
+    assert finding("auto", network)[0].startswith("all of them are 0")
     assert finding("auto", network)[1] == DiagnosticStatus.WARN
     assert finding("none", network) == ("not used", DiagnosticStatus.OK)
-    assert finding("auto", replace(network, intensity="none")) == ("not used", DiagnosticStatus.OK)
+    assert finding("auto", replace(network, known=Known(uses_intensity=False))) == ("not used", DiagnosticStatus.OK)
     watch.clear()
     assert finding("auto", None) == ("no clouds yet", DiagnosticStatus.OK)
 
@@ -231,9 +233,9 @@ def test_intensities_are_judged_only_where_they_are_used() -> None:
     ("scale", "complaint"),
     [
         (1.0, ""),
-        (255.0, "the 95th percentile of the intensities is 1"),
-        (1 / 255, "the 95th percentile of the intensities is 0.00"),
-        (0.0, "all intensities are 0"),
+        (255.0, "their 95th percentile is 1"),
+        (1 / 255, "their 95th percentile is 0.00"),
+        (0.0, "all of them are 0"),
     ],
 )
 def test_the_scale_of_a_real_scan_is_right_and_others_are_told(
@@ -248,15 +250,16 @@ def test_the_scale_of_a_real_scan_is_right_and_others_are_told(
     watch.add(points[:0])
     spread = watch.spread()
     assert spread is not None
-    assert spread.complaint(reference(None)).startswith(complaint)
-    assert bool(spread.complaint(reference(None))) == bool(complaint)
+    found = spread.complaint(reference(None))
+    assert (found[0] if found else "").startswith(complaint)
+    assert bool(found) == bool(complaint)
 
 
 @pytest.mark.parametrize(
     ("trained", "scale", "said"),
     [
         ((0.3, 0.5), 1.0, ""),
-        ((0.04, 0.2), 1.0, "that of the network's training data 0.2: the sensor has another scale"),
+        ((0.04, 0.2), 1.0, "that of the network's training data 0.2; the sensor has another scale"),
         ((0.04, 0.2), 0.3, ""),
         ((0.5, 0.9), 2.2, "that of the network's training data 0.9"),
         ((0.0, 0.0), 1.0, "the clouds have intensities, the network's training data had none; set"),
@@ -268,11 +271,11 @@ def test_weights_that_say_what_they_were_trained_on_are_taken_at_their_word(
 ) -> None:
     watch = IntensityWatch()
     watch.add(full_scan * np.array([1, 1, 1, scale], np.float32))
-    network = Network(lambda points: Segmentation(*points), training_intensity=TrainingIntensity(*trained))
-    finding = intensity_finding(watch, State("active", "", network, "unit"))
+    network = Network(lambda points: Segmentation(*points), known=Known(reference(TrainingIntensity(*trained))))
+    finding = intensity_finding(watch, State("active", "", network, Sensor(Intensity("unit"))))
     assert (finding.level == DiagnosticStatus.WARN) == bool(said)
     assert (said or "like those of the network's training data") in finding.message
     assert finding.values["compared with"] == "the network's training data"
     assert float(finding.values["training p95"]) == trained[1]
-    silent = intensity_finding(watch, State("active", "", replace(network, training_intensity=None), "unit"))
+    silent = intensity_finding(watch, State("active", "", replace(network, known=Known()), Sensor(Intensity("unit"))))
     assert (silent.values["compared with"], silent.values["training p95"]) == ("SemanticKITTI's scans", "0.5")

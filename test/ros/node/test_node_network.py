@@ -73,7 +73,7 @@ def test_points_that_are_not_finite_and_empty_clouds_are_answered(labelling: Lab
     values = np.random.default_rng(1).uniform(-9, 9, (60, 4)).astype(np.float32)
     values[::3, 0], values[1::3, 2], values[5, 3] = np.nan, np.inf, np.nan
     points = decode(labelling.exchange.ask(with_data(cloud(60), values.tobytes())).cloud)
-    nowhere = ~np.isfinite(values[:, :3]).all(1)
+    nowhere = ~np.isfinite(values).all(1)
     np.testing.assert_array_equal(points["label"] == 255, nowhere)
     np.testing.assert_array_equal(points["confidence"] == 0, nowhere)
     assert labelling.exchange.ask(cloud(0, stamp=2)).cloud.width == 0
@@ -91,10 +91,18 @@ def bad_clouds() -> dict[str, PointCloud2]:
     bad["bad-point-step"].point_step = 0
     bad["bad-row-step"] = cloud(stamp=90)
     bad["bad-row-step"].height, bad["bad-row-step"].width, bad["bad-row-step"].row_step = 10, 10, 8
-    far = cloud(2, stamp=90)
-    values = np.array([[0, 0, 0, 0], [1e7, 0, 0, 0]], np.float32)
-    bad["key-range"] = with_data(far, values.tobytes())
     return bad
+
+
+def test_points_that_no_network_sees_are_counted_and_cost_the_others_nothing(labelling: Labelling) -> None:
+    values = np.random.default_rng(2).uniform(-9, 9, (90, 4)).astype(np.float32)
+    values[:, 3] = np.random.default_rng(3).uniform(0, 1, 90)
+    asked = decode(labelling.exchange.ask(with_data(cloud(90), values.tobytes())).cloud)
+    worse = np.concatenate([values, [[1e6, 0, 0, 0.5], [0, 0, 0, 0], [np.nan, 0, 0, 0], [1, 2, 3, np.inf]]])
+    worse = worse.astype(np.float32)
+    found = decode(labelling.exchange.ask(with_data(cloud(94, stamp=1), worse.tobytes())).cloud)
+    np.testing.assert_array_equal(found["label"], [*asked["label"], 255, 255, 255, 255])
+    np.testing.assert_array_equal(found["confidence"], [*asked["confidence"], 0, 0, 0, 0])
 
 
 def test_bad_clouds_are_named_once_and_survived(labelling: Labelling) -> None:

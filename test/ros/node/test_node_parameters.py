@@ -47,7 +47,8 @@ def test_the_parameter_file_lists_the_parameters_with_their_defaults_as_the_sche
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     document = YAML(typ="safe").load(CONFIG / "segmenter.param.yaml")
     jsonschema.validate(document, SCHEMA)
-    assert flat(document["/**"]["ros__parameters"]) == DEFAULTS
+    # As text, in which not-a-number equals itself.
+    assert repr(flat(document["/**"]["ros__parameters"])) == repr(DEFAULTS)
 
 
 def test_the_schema_and_the_node_tell_the_same() -> None:
@@ -63,7 +64,7 @@ def test_the_schema_and_the_node_tell_the_same() -> None:
         assert schema[name]["description"] == entry.description
         limits = entry.limits or (-math.inf, math.inf)
         assert (schema[name].get("minimum", -math.inf), schema[name].get("maximum", math.inf)) == limits
-        if entry.default not in (-math.inf, math.inf):
+        if not isinstance(entry.default, float) or math.isfinite(entry.default):
             assert schema[name]["default"] == entry.default
 
 
@@ -79,6 +80,9 @@ def test_the_schema_and_the_node_tell_the_same() -> None:
         {"confidence_threshold": 1.5},
         {"range": {"min": -1.0}},
         {"crop_box": {"min_w": 0.0}},
+        {"mount": {"pitch": 181.0}},
+        {"mount": {"height": 1.0}},
+        {"origin": "here"},
         {"sweeps": {"count": 1.5}},
         {"sweeps": {"count": -1}},
         {"sweeps": {"fixed_frame": "/odom"}},
@@ -151,8 +155,7 @@ def test_a_region_holds_what_lies_in_box_and_range(
     region = Region((corners[0], corners[1], corners[2]), (corners[3], corners[4], corners[5]), near, near + thickness)
     array = np.zeros((len(points), 4), np.float32)
     array[:, :3] = np.array(points, np.float32).reshape(-1, 3)
-    clipped = region.clip(array)
-    for point, inside, left in zip(array.astype(float), region.contains(array), clipped, strict=True):
+    for point, inside in zip(array.astype(float), region.contains(array), strict=True):
         distance = math.dist(point[:3], (0, 0, 0))
         margin = min(
             *(abs(point[i % 3] - corners[i]) for i in range(6)), abs(distance - near), abs(distance - near - thickness)
@@ -160,9 +163,6 @@ def test_a_region_holds_what_lies_in_box_and_range(
         if margin > 1e-4:
             in_box = all(corners[i] < point[i] < corners[i + 3] for i in range(3))
             assert inside == (in_box and near < distance < near + thickness)
-        assert np.isnan(left).all() == (not inside)
-        if inside:
-            np.testing.assert_array_equal(left, point)
 
 
 # -- over services ----------------------------------------------------------------------------------------------------

@@ -175,7 +175,7 @@ def test_a_file_that_ros_refuses_ends_the_node_with_words(ros: str, tmp_path: Pa
 @pytest.mark.parametrize(("name", "entry"), PARAMETERS.items(), ids=PARAMETERS)
 def test_values_of_another_kind_are_named_with_what_is_expected(name: str, entry: Any) -> None:
     wanted, values = KINDS[type(entry.default)]
-    assert fitting(name, entry.default, entry.default, entry.or_number) == entry.default
+    assert repr(fitting(name, entry.default, entry.default, entry.or_number)) == repr(entry.default)
     for value in values:
         if entry.or_number and type(value) in (int, float):
             assert fitting(name, value, entry.default, True) == value
