@@ -34,7 +34,13 @@ from spvnas_ros.clouds.intensity import Intensity, IntensityWatch, TrainingInten
 from spvnas_ros.clouds.sensor_rules import Sensor
 from spvnas_ros.frame import Segmentation
 from spvnas_ros.ros.node.diagnostics import Condition as State
-from spvnas_ros.ros.node.diagnostics import Finding, input_finding, intensity_finding, processing_finding
+from spvnas_ros.ros.node.diagnostics import (
+    Finding,
+    input_finding,
+    intensity_finding,
+    node_finding,
+    processing_finding,
+)
 from spvnas_ros.ros.node.network import Network
 from spvnas_ros.ros.node.statistics import FrameTimes, Snapshot
 from spvnas_ros.ros.process.lifetime import spinning
@@ -136,9 +142,9 @@ def test_under_use_sim_time_the_clock_topic_is_the_clock_and_may_jump_back(ros: 
         assert eventually(lambda: len(diagnosis.stamps()) >= goal or tick(0.5) is not None)
 
     with spinning(listener), segmenter_with(ros, "counting", use_sim_time=True), exchange(ros) as asking:
-        assert diagnosis.stamps() == [], "no time has passed"
+        assert not any(diagnosis.stamps()), "no time has passed"
         ticking(3)
-        stamps = diagnosis.stamps()
+        stamps = [stamp for stamp in diagnosis.stamps() if stamp]
         assert all(1000 < stamp <= now for stamp in stamps)
         assert np.diff(stamps).min() >= 0.5, "one each second of /clock, give or take a tick"
 
@@ -151,6 +157,30 @@ def test_under_use_sim_time_the_clock_topic_is_the_clock_and_may_jump_back(ros: 
         now = 500.0
         ticking(2)
         assert diagnosis.stamps()[-1] < 600
+
+
+def test_without_a_clock_under_use_sim_time_the_node_says_so_and_reports_all_the_same(ros: str) -> None:
+    listener = Node("listener")
+    diagnosis = Diagnosis(listener)
+    clock = listener.create_publisher(Clock, "/clock", 10)
+    with spinning(listener), segmenter_with(ros, "counting", use_sim_time=True) as process, exchange(ros) as asking:
+        process.wait_for("use_sim_time is set, but no time comes on /clock: play the bag with --clock, or")
+        status, _ = diagnosis.wait_for("segmenter: node", "use_sim_time is set, but no time comes on /clock")
+        assert status.level == DiagnosticStatus.WARN
+        seen = len(diagnosis.stamps())
+        assert eventually(lambda: len(diagnosis.stamps()) > seen + 1)
+        assert not any(diagnosis.stamps())
+        assert asking.ask(cloud(40, stamp=5)).cloud.width == 40
+
+        def tick() -> None:
+            message = Clock()
+            message.clock.sec = 1000 + len(diagnosis.stamps())
+            clock.publish(message)
+
+        assert eventually(lambda: any(diagnosis.stamps()) or tick() is not None)
+        diagnosis.wait_for("segmenter: node", "active")
+        assert process.stop() == 0
+    assert process.output.count("no time comes on /clock") == 1
 
 
 # -- what is concluded ------------------------------------------------------------------------------------------------
@@ -171,6 +201,13 @@ BEFORE = Snapshot(received=10, published=10)
         ({}, True, "no clouds come", DiagnosticStatus.WARN),
         ({}, False, "not active", DiagnosticStatus.OK),
         ({"received": 30, "age_ms": 12.0}, True, "10.00 clouds/s", DiagnosticStatus.OK),
+        ({"received": 30, "unwatched": 19}, True, "10.00 clouds/s", DiagnosticStatus.OK),
+        (
+            {"received": 30, "unwatched": 20},
+            True,
+            "10.00 clouds/s, which are not labelled: no output has a subscriber",
+            DiagnosticStatus.OK,
+        ),
         ({"received": 30, "tf_failed": 4}, True, "4 clouds labelled without earlier sweeps", DiagnosticStatus.WARN),
         ({"received": 30, "age_ms": -400.0}, True, "clouds are -0.4 s old", DiagnosticStatus.WARN),
         ({"received": 30, "age_ms": 3e9}, True, "clouds are 3000000.0 s old", DiagnosticStatus.WARN),
@@ -211,6 +248,13 @@ def test_a_network_that_is_too_slow_for_its_input_is_told_with_the_drops() -> No
     )
     assert slow.values["inference (ms)"] == "300.00"
     assert (fast.level, fast.message) == (DiagnosticStatus.OK, "30.0 ms per cloud")
+
+
+def test_a_node_that_waits_for_time_is_not_well() -> None:
+    found = node_finding(State("active", "", Network(lambda points: Segmentation(*points)), "auto", no_time=True))
+    assert found.message.startswith("use_sim_time is set")
+    failed = node_finding(State("unconfigured", "there is no file", None, "auto", no_time=True))
+    assert failed.message == "there is no file", "what failed comes first"
 
 
 def test_intensities_are_judged_only_where_they_are_used() -> None:
