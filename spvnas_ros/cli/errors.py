@@ -33,10 +33,10 @@ def readable_errors(command: Callable[Given, Result]) -> Callable[Given, Result]
     def run(*args: Given.args, **options: Given.kwargs) -> Result:
         try:
             return command(*args, **options)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             if debugging.get():
                 raise
-            typer.echo("spvnas: interrupted", err=True)
+            typer.echo(": ".join(("spvnas: interrupted", *map(str, interrupt.args))), err=True)
             raise typer.Exit(_INTERRUPTED) from None
         except (UserError, OSError) as error:
             if debugging.get():

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from contextlib import AbstractContextManager, ExitStack
@@ -31,6 +32,7 @@ from spvnas_ros.offline.simulation.lidar import Lidar, SimulatedScan
 from spvnas_ros.offline.simulation.scene import KINDS, Scene, build_scene
 from spvnas_ros.offline.simulation.sensors import find_sensor
 from spvnas_ros.recordings.files import replacing
+from spvnas_ros.workers import begin_worker
 
 FORMATS = ("semantic-kitti", "kitti", "bag")
 CONFIGURATION = "simulation.json"
@@ -113,7 +115,7 @@ def simulate(plan: Plan, scenes: int, out: Path, processes: int = 1) -> Iterator
 
 def _in_processes(plan: Plan, scenes: Sequence[int], out: Path, processes: int) -> Iterator[Done]:
     others = set(active_children())
-    with ProcessPoolExecutor(processes, get_context("spawn"), end_with_parent, (os.getpid(),)) as pool:
+    with ProcessPoolExecutor(processes, get_context("spawn"), begin_worker, (os.getpid(),)) as pool:
         pending = {pool.submit(write_scene, plan, number, out) for number in scenes}
         try:
             while pending:

@@ -33,7 +33,7 @@ from spvnas_ros.offline.training.batch import EpochSampler, Sample, VoxelDataset
 from spvnas_ros.offline.training.config import DataConfig, Recipe
 from spvnas_ros.offline.training.simulated import folders
 from spvnas_ros.offline.training.stop_signals import StopSignals
-from spvnas_ros.workers import end_with_parent
+from spvnas_ros.workers import begin_worker
 
 _INTENSITY_SCANS = 20
 """Number of scans that are read to record the intensities that a network was trained on."""
@@ -290,7 +290,7 @@ def _loader(
 
 
 def _begin_worker(parent: int, _: int) -> None:
-    end_with_parent(parent)
+    begin_worker(parent)
 
 
 def class_counts(scans: ScanDataset, at_most: int) -> npt.NDArray[np.int64]:
