@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -98,7 +99,7 @@ def without_prefix(state: State) -> tuple[dict[str, torch.Tensor], list[str]]:
 
 def _prefixes(keys: Iterable[str]) -> dict[str, set[str]]:
     """Returns the prefixes under which names of a project are found, and which names."""
-    known = {name for layout in LAYOUTS for name in layout.names()}
+    known = _known_names()
     found: dict[str, set[str]] = {}
     for key in keys:
         parts = [part for part in key.split(".") if part != _COMPILED]
@@ -106,6 +107,11 @@ def _prefixes(keys: Iterable[str]) -> dict[str, set[str]]:
             if (name := ".".join(parts[index:])) in known:
                 found.setdefault("".join(f"{part}." for part in parts[:index]), set()).add(name)
     return found
+
+
+@cache
+def _known_names() -> frozenset[str]:
+    return frozenset(name for layout in LAYOUTS for name in layout.names())
 
 
 def _averaged(prefix: str) -> bool:
