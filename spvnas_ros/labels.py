@@ -8,12 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from spvnas_ros.errors import UserError
 from spvnas_ros.frame import UNLABELLED
+
+
+def plain_ids(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Returns label ids `[N]` of any whole numbers `[N]`, int64: the low 16 bits, or the number itself where it is
+    negative.
+
+    Many tools write -1 for "no label". It is recognised in unsigned integers of 16 bits and more, too, which hold it as
+    their largest number.
+    """
+    if values.dtype.kind == "u" and values.dtype.itemsize >= 4:
+        values = values.astype(values.dtype.newbyteorder("="), copy=False).view(f"i{values.dtype.itemsize}")
+    ids = values.astype(np.int64)
+    if values.dtype.kind == "u" and values.dtype.itemsize == 2:
+        ids[ids == 0xFFFF] = -1
+    # Below that it is an id whose upper half, the instance, is large.
+    negative = (ids < 0) & (ids >= -0x8000)
+    return np.where(negative, ids, ids & 0xFFFF)
 
 
 @dataclass(frozen=True)
@@ -34,17 +52,19 @@ class LabelMap:
     to_raw: tuple[int, ...]
 
     def encode(self, raw: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
-        """Returns the class indices uint8 `[N]` of raw ids `[N]` (any integer type; only the low 16 bits count).
+        """Returns the class indices uint8 `[N]` of raw ids `[N]` (any integer type; only the low 16 bits count, and -1
+        is unlabelled).
 
         Raises ValueError with the ids that the map does not list. An unknown id never becomes a class silently.
         """
-        ids = (raw & 0xFFFF).astype(np.int64)
+        known = plain_ids(raw)
+        ids = known & 0xFFFF
         table = np.full(1 << 16, -1, np.int16)
         for raw_id, index in self.to_class.items():
             table[raw_id] = index
-        encoded = table[ids]
+        encoded = np.where(known == -1, UNLABELLED, table[ids])
         if (encoded < 0).any():
-            unknown = sorted({int(i) for i in ids[encoded < 0]})
+            unknown = sorted({int(i) for i in known[encoded < 0]})
             raise UserError(
                 f"label map {self.name!r} does not list raw label id(s) {unknown}; "
                 "use the map the labels were written with, or 0 for unlabelled points"

@@ -10,7 +10,6 @@ import json
 import os
 import platform
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -26,6 +25,7 @@ from spvnas_ros.nets.cost import count_macs
 from spvnas_ros.recordings.scans import read_scan
 from spvnas_ros.sparse.coords import quantize
 from spvnas_ros.sparse.kernel_map import build_levels
+from spvnas_ros.workers import command_of
 
 ONE_THREAD = ("spconv",)
 """Contenders that give wrong results with more than one thread: threads of spconv's CPU wheel share one buffer."""
@@ -126,7 +126,7 @@ def contenders() -> list[str]:
 def _measure(job: Job) -> Timing:
     # Idle OpenMP threads sleep for every contender. Awake, they made torch and torchsparse 3 to 5 times slower here.
     environment = os.environ | {"OMP_NUM_THREADS": str(job.threads), "OMP_WAIT_POLICY": "PASSIVE"}
-    command = [sys.executable, "-m", "spvnas_ros.bench.cpu_worker", json.dumps(asdict(job))]
+    command = command_of("spvnas_ros.bench.cpu_worker", json.dumps(asdict(job)))
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"measuring {job.contender} failed with status {done.returncode}:\n{done.stderr}")

@@ -25,6 +25,7 @@ from spvnas_ros.frame import Points
 from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.sparse.coords import quantize
 from spvnas_ros.sparse.kernel_map import build_levels
+from spvnas_ros.workers import begin_worker
 
 Precision = Literal["fp16", "fp32"]
 
@@ -247,14 +248,17 @@ class Worker:
     def _start(self) -> Connection:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs, self.contender, self._device), daemon=True)
+        self._process = context.Process(
+            target=serve, args=(theirs, self.contender, self._device, os.getpid()), daemon=True
+        )
         self._process.start()
         theirs.close()
         return self._connection
 
 
-def serve(connection: Connection, contender: str, device: str) -> None:
-    """Answers requests until the other side goes away."""
+def serve(connection: Connection, contender: str, device: str, parent: int) -> None:
+    """Answers requests until the other side, the process `parent`, goes away."""
+    begin_worker(parent)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # libraries print, but standard output is for the table only
     bench = Bench(contender, device)
     while True:

@@ -11,6 +11,9 @@ import typer
 
 from spvnas_ros.errors import UserError
 
+_INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
@@ -22,13 +25,19 @@ def readable_errors(command: Callable[Given, Result]) -> Callable[Given, Result]
     """Ends a command with one sentence on stderr and status 1 where it meets an error that the user can mend.
 
     Those are the project's named errors, all of them UserErrors, and the system's OSErrors. Any other error is a fault
-    of the program and keeps its traceback. `spvnas --debug` shows every traceback.
+    of the program and keeps its traceback. Ctrl-C ends it with a line and status 130. `spvnas --debug` shows every
+    traceback.
     """
 
     @functools.wraps(command)
     def run(*args: Given.args, **options: Given.kwargs) -> Result:
         try:
             return command(*args, **options)
+        except KeyboardInterrupt as interrupt:
+            if debugging.get():
+                raise
+            typer.echo(": ".join(("spvnas: interrupted", *map(str, interrupt.args))), err=True)
+            raise typer.Exit(_INTERRUPTED) from None
         except (UserError, OSError) as error:
             if debugging.get():
                 raise

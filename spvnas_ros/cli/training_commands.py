@@ -73,11 +73,11 @@ def evaluate(
     """Score weights on labelled scans: how well their labels agree with the true ones.
 
     Shows IoU (intersection over union) by class and by distance, its mean (mIoU), and how far the confidences can be
-    trusted.
+    trusted. Exit status 1: scans were left out, or no point has a label.
     """
     from spvnas_ros.offline.evaluation.dataset_evaluation import run
 
-    run(
+    status = run(
         weights,
         data,
         out=out,
@@ -91,6 +91,7 @@ def evaluate(
         device=device,
         engine=engine,
     )
+    raise typer.Exit(status)
 
 
 @readable_errors

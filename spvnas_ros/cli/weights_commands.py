@@ -65,14 +65,20 @@ def import_(
         typer.Option(help="spvcnn or minkunet, for mit-han-lab files that cannot be told apart by their weights."),
     ] = None,
 ) -> None:
-    """Convert a published checkpoint. Nothing that the file has pickled is run."""
+    """Convert a checkpoint of one of these projects, published or your own. Nothing that the file has pickled is run.
+
+    What a trainer has wrapped around the network (entries, prefixes, losses) is looked through and named.
+    """
     from spvnas_ros.zoo.checkpoint import save_checkpoint
     from spvnas_ros.zoo.importers.projects import import_checkpoint
 
-    net, facts = import_checkpoint(source, config=config, kind=kind)
+    notes: list[str] = []
+    net, facts = import_checkpoint(source, config=config, kind=kind, say=notes.append)
     save_checkpoint(out, net, facts)
     count = sum(parameter.numel() for parameter in net.parameters())
     typer.echo(f"{out}: {facts.name}, {count:,} parameters, label map {facts.label_map} ({facts.provenance})")
+    for note in notes:
+        typer.echo(f"  {note}")
 
 
 @readable_errors

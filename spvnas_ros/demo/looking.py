@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,8 @@ from urllib.request import ProxyHandler, build_opener
 
 import numpy as np
 from PIL import Image
+
+from spvnas_ros.workers import command_of
 
 if TYPE_CHECKING:
     from playwright.sync_api import Error, Page
@@ -105,7 +106,7 @@ def look(bag: Path, picture: Path) -> Look:
 
 @contextmanager
 def _viewer(bag: Path) -> Iterator[str]:
-    command = [sys.executable, "-m", "spvnas_ros.cli", "view", str(bag), "--port", "0"]
+    command = command_of("spvnas_ros.cli", "view", str(bag), "--port", "0")
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     with (
         TemporaryFile("w+") as complaints,

@@ -65,7 +65,10 @@ def _intensity(facts: Facts) -> str:
 def _training(record: TrainingRecord | None) -> str:
     if record is None:
         return "not by this program, or not recorded"
-    scores = "".join(f"; mIoU {score:.1%} in {what}" for what, score in record.scores.items())
+    scores = "".join(
+        f"; {what} {score:.1%}" if what.startswith("recall") else f"; mIoU {score:.1%} in {what}"
+        for what, score in record.scores.items()
+    )
     return f"recipe {record.recipe}, seed {record.seed}, {record.steps} steps on {record.data}{scores}"
 
 

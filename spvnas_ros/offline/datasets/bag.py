@@ -6,15 +6,25 @@ from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
 
 from spvnas_ros.clouds.intensity import Intensity
-from spvnas_ros.labels import LabelMap
+from spvnas_ros.labels import LabelMap, plain_ids
 from spvnas_ros.offline.datasets.label_field import Ids, LabelField, class_indices
-from spvnas_ros.offline.datasets.scan import SEMANTIC_BITS, DatasetError, Instances, LabelledScan, Labels, finite
-from spvnas_ros.recordings.scans import Source, open_source
+from spvnas_ros.offline.datasets.scan import (
+    SEMANTIC_BITS,
+    DatasetError,
+    Instances,
+    Inventory,
+    LabelledScan,
+    Labels,
+    finite,
+)
+from spvnas_ros.recordings.scans import ScanError, Source, open_source
 
 INSTANCE_FIELD = "instance"
 """Name of the field with the object numbers. Where a cloud has no such field, the upper 16 bits of the label field's
@@ -29,6 +39,7 @@ class BagDataset:
 
     stamps: when each cloud was recorded, nanoseconds since 1970, in order
     field:  the field with the labels; its `ids` are "raw" or "class"
+    labels_crc: checksum of all labels
     """
 
     path: Path
@@ -37,6 +48,18 @@ class BagDataset:
     label_map: LabelMap
     intensity: Intensity
     stamps: tuple[int, ...]
+    labels_crc: int = 0
+    boxes_only: Literal[False] = False
+
+    def name(self, index: int) -> str:
+        """Returns the number of a cloud, as a `Source` names it."""
+        return f"{range(len(self))[index]:06d}"
+
+    def inventory(self) -> Inventory:
+        """Returns the number of clouds of the topic and a checksum of their labels: a bag that was split, compressed or
+        moved to another storage is the same data.
+        """
+        return {f"{self.topic}, {self.field}": f"{len(self)} clouds, crc {self.labels_crc:08x}"}
 
     def __len__(self) -> int:
         return len(self.stamps)
@@ -74,24 +97,30 @@ def open_bag(
     Raises DatasetError for a bag, a topic or a field that cannot be read, for labels that a network wrote where `field`
     does not allow them, and for ids that the map does not list.
     """
-    field, stamps = field or LabelField(), list[int]()
+    chosen, stamps, crc = field or LabelField(), list[int](), 0
 
     def frames(source: Source) -> Iterator[tuple[str, npt.NDArray[np.void]]]:
+        nonlocal crc
         for frame in source:
-            record = frame.load().record
             stamps.append(frame.stamp)
+            try:
+                record = frame.load().record
+            except ScanError:
+                continue  # an error where it is used, not for the clouds beside it
+            if chosen.name in (record.dtype.names or ()):
+                crc = crc32(np.ascontiguousarray(record[chosen.name]).tobytes(), crc)
             yield frame.name, record
 
     try:
         rule = Intensity(intensity)
         with open_source(path, intensity=rule, topic=topic) as source:
-            found = field.survey(frames(source))
+            found = chosen.survey(frames(source))
             found_topic = source.topic
-        field = field.settled(found, len(label_map.classes))
-        _classes(field, label_map, found)
+        settled = chosen.settled(found, len(label_map.classes))
+        _classes(settled, label_map, found)
     except (ValueError, OSError) as error:
         raise _named(path, error) from error
-    return BagDataset(path, found_topic, field, label_map, rule, tuple(stamps))
+    return BagDataset(path, found_topic, settled, label_map, rule, tuple(stamps), crc)
 
 
 def _classes(field: LabelField, label_map: LabelMap, ids: Ids) -> Labels:
@@ -103,7 +132,8 @@ def _instances(points: npt.NDArray[np.void], field: str) -> Instances:
         if name in (points.dtype.names or ()):
             values: npt.NDArray[np.generic] = points[name]
             if values.ndim == 1 and values.dtype.kind in "iu" and (shift == 0 or values.dtype.itemsize >= 4):
-                return (values.astype(np.int64) >> shift & 0xFFFF).astype(np.uint16)
+                numbers = values.astype(np.int64) >> shift & 0xFFFF
+                return np.where(plain_ids(values) == -1, 0, numbers).astype(np.uint16)
     return np.zeros(len(points), np.uint16)
 
 

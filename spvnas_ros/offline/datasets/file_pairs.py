@@ -5,15 +5,26 @@ such pairs.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from spvnas_ros.clouds.intensity import Intensity
+from spvnas_ros.errors import UserError
 from spvnas_ros.labels import LabelMap
-from spvnas_ros.offline.datasets.scan import DatasetError, LabelledScan, finite, read_label_file
+from spvnas_ros.offline.datasets.scan import (
+    DatasetError,
+    Inventory,
+    LabelledScan,
+    checksums_of,
+    finite,
+    read_label_file,
+    sizes_of,
+)
 from spvnas_ros.recordings.scans import ScanError, read_scan, scan_files
 
 LABEL_SUFFIX = ".label"
@@ -43,6 +54,16 @@ class FileDataset:
     files: tuple[ScanFile, ...]
     label_map: LabelMap
     intensity: Intensity
+    boxes_only: Literal[False] = False
+
+    def name(self, index: int) -> str:
+        """Returns the name of a scan."""
+        return self.files[index].name
+
+    def inventory(self) -> Inventory:
+        """Returns sizes of the scans, sizes and checksums of their labels."""
+        scans = sizes_of(self.folder, (file.scan for file in self.files))
+        return scans | checksums_of(self.folder, (file.labels for file in self.files))
 
     def __len__(self) -> int:
         return len(self.files)
@@ -52,7 +73,7 @@ class FileDataset:
         path = self.folder / file.scan
         try:
             points = read_scan(path, copy(self.intensity))
-        except ScanError as error:
+        except UserError as error:
             raise DatasetError(str(error)) from error
         labels, instances = read_label_file(self.folder / file.labels, len(points), path, self.label_map)
         return finite(LabelledScan(file.name, points, labels, instances))
@@ -89,15 +110,16 @@ def pair_files(folder: Path, scans: Path, labels: Path, prefix: str = "") -> lis
 
 def settle(rule: str, scans: Sequence[Path]) -> Intensity:
     """Returns the intensity rule of a sensor. For `auto`, it reads sample scans, spread over all of them, to learn the
-    scale.
+    scale. A scan that cannot be read is passed over: it is an error where it is used, not for those beside it.
 
-    Raises DatasetError for an unknown rule and for a scan that cannot be read.
+    Raises DatasetError for an unknown rule.
     """
     try:
         intensity = Intensity(rule)
-        if rule == "auto":
-            for number in np.unique(np.linspace(0, len(scans) - 1, _SAMPLED).astype(int)):
-                read_scan(scans[number], intensity)
     except ValueError as error:
         raise DatasetError(str(error)) from error
+    if rule == "auto":
+        for number in np.unique(np.linspace(0, len(scans) - 1, _SAMPLED).astype(int)):
+            with suppress(ScanError):
+                read_scan(scans[number], intensity)
     return intensity

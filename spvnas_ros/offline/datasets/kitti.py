@@ -11,16 +11,25 @@ from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from spvnas_ros.clouds.intensity import Intensity
+from spvnas_ros.errors import UserError
 from spvnas_ros.frame import Points
 from spvnas_ros.labels import LabelMap
 from spvnas_ros.offline.datasets.file_pairs import settle
-from spvnas_ros.offline.datasets.scan import DatasetError, LabelledScan, finite
-from spvnas_ros.recordings.scans import ScanError, read_scan, scan_files
+from spvnas_ros.offline.datasets.scan import (
+    DatasetError,
+    Inventory,
+    LabelledScan,
+    checksums_of,
+    finite,
+    sizes_of,
+)
+from spvnas_ros.recordings.scans import read_scan, scan_files
 
 RAW_IDS = {
     "Car": 10,
@@ -78,6 +87,17 @@ class KittiDataset:
     frames: tuple[str, ...]
     label_map: LabelMap
     intensity: Intensity
+    boxes_only: Literal[True] = True
+
+    def name(self, index: int) -> str:
+        """Returns the name of a frame."""
+        return self.frames[index]
+
+    def inventory(self) -> Inventory:
+        """Returns sizes of the scans, sizes and checksums of their boxes and calibrations."""
+        texts = [f"{part}/{frame}.txt" for frame in self.frames for part in (_LABELS, _CALIBRATION)]
+        scans = sizes_of(self.folder, (f"{_SCANS}/{frame}.bin" for frame in self.frames))
+        return scans | checksums_of(self.folder, texts)
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -86,7 +106,7 @@ class KittiDataset:
         path = self.folder / _SCANS / f"{self.frames[index]}.bin"
         try:
             points = read_scan(path, copy(self.intensity))
-        except ScanError as error:
+        except UserError as error:
             raise DatasetError(str(error)) from error
         raw, instances = np.zeros(len(points), np.uint16), np.zeros(len(points), np.uint16)
         for number, box in enumerate(self.boxes(index), start=1):

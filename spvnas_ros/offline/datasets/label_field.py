@@ -14,6 +14,7 @@ import numpy.typing as npt
 from spvnas_ros.clouds.point_cloud2 import CONFIDENCE_FIELD, LABEL_FIELD, RENAMED_PREFIX
 from spvnas_ros.errors import UserError
 from spvnas_ros.frame import UNLABELLED
+from spvnas_ros.labels import plain_ids
 from spvnas_ros.offline.datasets.scan import SEMANTIC_BITS, Labels
 
 IDS: Final = ("auto", "raw", "class")
@@ -33,7 +34,7 @@ class LabelField:
     """The place of the true labels in a bag's clouds, and how to read them.
 
     name:    name of the field. It may have any numeric type. Its values are whole numbers, of which the low 16 bits
-             count.
+             count; -1 is no label.
     ids:     "raw": SemanticKITTI's ids, which a label map turns into classes. "class": class indices, 255 = none.
              "auto": decided from the whole bag: class indices where every number is a class index or 255, else raw ids.
              (The raw ids of road, building and vegetation are 40, 50 and 70; for a drive without all of these, set
@@ -55,7 +56,7 @@ class LabelField:
         return f"field {self.name!r}" + (", taken for the truth whoever wrote it" if self.network else "")
 
     def read(self, name: str, points: npt.NDArray[np.void]) -> Ids:
-        """Returns the low 16 bits of the field, int64 `[N]`.
+        """Returns the ids in the field, int64 `[N]`: the low 16 bits, or negative numbers as they are.
 
         name:   of the frame, for messages
         points: structured `[N]`, every field of the frame
@@ -77,28 +78,33 @@ class LabelField:
             raise LabelFieldError(
                 f"field {self.name!r} of frame {name} holds numbers that are not whole; is it a label?"
             )
-        return values.astype(np.int64) & ((1 << SEMANTIC_BITS) - 1)
+        return plain_ids(values)
 
     def survey(self, frames: Iterable[tuple[str, npt.NDArray[np.void]]]) -> Ids:
         """Returns all numbers that occur in the field of these frames, in order. Raises as `read`."""
-        seen = np.zeros(1 << SEMANTIC_BITS, np.bool_)
+        lowest = 1 << SEMANTIC_BITS
+        seen = np.zeros(2 * lowest, np.bool_)
         for name, points in frames:
-            seen[self.read(name, points)] = True
-        return np.flatnonzero(seen)
+            seen[self.read(name, points) + lowest] = True
+        return np.flatnonzero(seen) - lowest
 
     def settled(self, found: Ids, num_classes: int) -> LabelField:
         """Returns the field with "auto" replaced by "class" or "raw". `found` holds all numbers that occur."""
         if self.ids != "auto":
             return self
-        indices = (found < num_classes) | (found == UNLABELLED)
+        indices = (found < num_classes) | (found == UNLABELLED)  # negative numbers are neither, and decide nothing
         return replace(self, ids="class" if indices.all() else "raw")
 
 
 def class_indices(num_classes: int, ids: Ids) -> Labels:
-    """Returns ids that are class indices already, or 255, as uint8 `[N]`. Raises LabelFieldError for any other id."""
-    if wrong := sorted({int(i) for i in ids[(ids >= num_classes) & (ids != UNLABELLED)]}):
-        raise LabelFieldError(f"class indices must be 0 to {num_classes - 1}, or 255 for none, found {wrong}")
-    return ids.astype(np.uint8)
+    """Returns ids that are class indices already, or 255 or -1 for none, as uint8 `[N]`.
+
+    Raises LabelFieldError for any other id.
+    """
+    none = (ids == UNLABELLED) | (ids == -1)
+    if wrong := sorted({int(i) for i in ids[((ids >= num_classes) | (ids < 0)) & ~none]}):
+        raise LabelFieldError(f"class indices must be 0 to {num_classes - 1}, or 255 or -1 for none, found {wrong}")
+    return np.where(none, UNLABELLED, ids).astype(np.uint8)
 
 
 def truth_field(names: Collection[str]) -> str | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
@@ -12,13 +14,18 @@ import numpy.typing as npt
 from spvnas_ros.clouds.cleaning import usable
 from spvnas_ros.errors import UserError
 from spvnas_ros.frame import Points
-from spvnas_ros.labels import LABEL_MAPS, LabelMap
+from spvnas_ros.labels import LABEL_MAPS, LabelMap, plain_ids
 
 SEMANTIC_BITS = 16
 """Number of low bits of a SemanticKITTI label that hold the class; the bits above hold the instance."""
 
 Labels = npt.NDArray[np.uint8]
 Instances = npt.NDArray[np.uint16]
+
+Inventory = dict[str, str]
+"""What a data set is read from: by the names of its files, relative to its folder, their sizes; and of labels, which
+keep their size when they are corrected, a checksum.
+"""
 
 
 class DatasetError(UserError):
@@ -67,13 +74,25 @@ class ScanDataset(Protocol):
     """Labelled scans that are accessed by number. A data set is small when pickled, keeps no file open, and can be read
     by several processes at once.
 
-    label_map: the map that turned raw ids into classes
+    label_map:  the map that turned raw ids into classes
+    boxes_only: whether only points in boxes have a truth, as in KITTI: what is said of other points is never wrong
 
     `dataset[i]` raises DatasetError where the scan or its labels cannot be read, and IndexError outside 0..len - 1.
     """
 
     @property
     def label_map(self) -> LabelMap: ...
+
+    @property
+    def boxes_only(self) -> bool: ...
+
+    def name(self, index: int, /) -> str:
+        """Returns the name of a scan, which does not have to be readable."""
+        ...
+
+    def inventory(self) -> Inventory:
+        """Returns what tells these data from others, wherever they lie. Raises OSError for files that are not there."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -111,7 +130,23 @@ def read_label_file(path: Path, count: int, scan: Path, label_map: LabelMap) -> 
         labels = label_map.encode(raw)
     except ValueError as error:
         raise DatasetError(f"{path}: {error}") from error
-    return labels, (raw >> SEMANTIC_BITS).astype(np.uint16)
+    return labels, np.where(plain_ids(raw) == -1, 0, raw >> SEMANTIC_BITS).astype(np.uint16)
+
+
+def sizes_of(folder: Path, files: Iterable[str]) -> Inventory:
+    """Returns the sizes of files by their names relative to a folder. Raises OSError where one is not there."""
+    return {file: f"{(folder / file).stat().st_size} bytes" for file in files}
+
+
+def checksums_of(folder: Path, files: Iterable[str]) -> Inventory:
+    """Returns sizes and CRC-32 of small files by their names relative to a folder. Raises OSError where one is not
+    there.
+    """
+    found = {}
+    for file in files:
+        data = (folder / file).read_bytes()
+        found[file] = f"{len(data)} bytes, crc {crc32(data):08x}"
+    return found
 
 
 def finite(scan: LabelledScan) -> LabelledScan:

@@ -40,8 +40,21 @@ def open_semantic_kitti(
     Raises DatasetError where a sequence or a label file is missing.
     """
     files: list[ScanFile] = []
+    problems: dict[str, DatasetError] = {}
+    whole: list[str] = []
     for sequence in _choose(folder, sequences):
-        files += pair_files(folder, sequence / _SCANS, sequence / _LABELS, f"{sequence.resolve().name}/")
+        try:
+            files += pair_files(folder, sequence / _SCANS, sequence / _LABELS, f"{sequence.resolve().name}/")
+            whole.append(sequence.name)
+        except DatasetError as error:
+            problems[sequence.name] = error
+    if problems:
+        first = next(iter(problems.values()))
+        advice = (
+            f". {'Sequence' if len(problems) == 1 else 'Sequences'} {', '.join(problems)} cannot be used; choose "
+            f"others: --sequences {','.join(whole)} (or --split; in a recipe data.sequences)"
+        )
+        raise DatasetError(f"{first}{advice if whole else ''}")
     return FileDataset(folder, tuple(files), label_map, settle(intensity, [folder / file.scan for file in files]))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,10 +31,11 @@ _FAINTEST = 0.005
 """Shares that would be written 0 are left out."""
 
 
-def save_confusion(path: str | Path, score: Score, facts: Facts, title: str = "") -> None:
+def save_confusion(path: str | Path, score: Score, facts: Facts, title: str = "", *, boxes_only: bool = False) -> None:
     """Write a PNG, 1600 pixels wide: rows are the truth, columns what the network says, in percent of the row.
 
-    The IoU of each class stands beside its row. A class that does not occur in the truth has an empty row.
+    The IoU of each class stands beside its row; its recall where only points in boxes have a truth. A class that does
+    not occur in the truth has an empty row.
 
     Raises ValueError where the score is not of the network's classes, OSError where `path` cannot be written.
     """
@@ -44,21 +45,26 @@ def save_confusion(path: str | Path, score: Score, facts: Facts, title: str = ""
     columns = counts.shape[1] if score.unlabelled else counts.shape[1] - 1
     cell = min(_SQUARE // columns, _LARGEST_CELL)
     picture = Image.new("RGB", (WIDTH, _HEADER + _HEADS + cell * len(counts) + _FOOTER), BACKGROUND)
-    _write_header(picture, title or facts.name, score, facts.trained)
+    words = (
+        f"recall in boxes {_percent(score.mean_recall)}"
+        if boxes_only
+        else f"mIoU {_percent(score.miou)}   accuracy {_percent(score.accuracy)}"
+    )
+    _write_header(picture, title or facts.name, words, facts.trained)
     left, top = MARGIN + _NAMES, _HEADER + _HEADS
     _write_names(picture, facts, (left, top), cell, columns)
     _draw_cells(picture, counts[:, :columns], (left, top), cell)
-    _draw_scores(picture, score, facts, (left + cell * columns + _GAP, top), cell)
+    shares = ("recall", score.recall) if boxes_only else ("IoU", score.iou)
+    _draw_scores(picture, *shares, facts, (left + cell * columns + _GAP, top), cell)
     caption = "rows: truth, columns: what the network says, percent of the points of the row's class"
     draw = ImageDraw.Draw(picture)
     draw.text((left, picture.height - _FOOTER / 2), caption, FAINT, font(16), "lm")
     picture.save(path, "PNG")
 
 
-def _write_header(picture: Image.Image, title: str, score: Score, trained: bool) -> None:
+def _write_header(picture: Image.Image, title: str, facts: str, trained: bool) -> None:
     draw = ImageDraw.Draw(picture)
     draw.text((MARGIN, _HEADER / 2 + 4), title, TEXT, font(26), "lm")
-    facts = f"mIoU {_percent(score.miou)}   accuracy {_percent(score.accuracy)}"
     draw.text((WIDTH - MARGIN, _HEADER / 2 + 4), facts, FAINT, font(20), "rm")
     if not trained:
         middle = WIDTH - MARGIN - draw.textlength(facts, font(20)) - 24
@@ -98,13 +104,20 @@ def _draw_cells(picture: Image.Image, counts: npt.NDArray[np.int64], corner: tup
             draw.text((x + cell / 2 - 1, y + cell / 2 - 1), f"{100 * share:.0f}", ink, font(_text_size(cell)), "mm")
 
 
-def _draw_scores(picture: Image.Image, score: Score, facts: Facts, corner: tuple[int, int], cell: int) -> None:
-    """A bar of IoU in the class's colour beside each row."""
+def _draw_scores(
+    picture: Image.Image,
+    name: str,
+    shares: Mapping[str, float | None],
+    facts: Facts,
+    corner: tuple[int, int],
+    cell: int,
+) -> None:
+    """A bar of IoU or recall in the class's colour beside each row."""
     draw = ImageDraw.Draw(picture)
     left, top = corner
     right = WIDTH - MARGIN - 70
-    draw.text((left, top - 16), "IoU", TEXT, font(18), "lm")
-    for index, (value, colour) in enumerate(zip(score.iou.values(), facts.palette, strict=True)):
+    draw.text((left, top - 16), name, TEXT, font(18), "lm")
+    for index, (value, colour) in enumerate(zip(shares.values(), facts.palette, strict=True)):
         y, half = top + cell * index + (cell - 2) // 2, min(cell, 46) // 4
         draw.rounded_rectangle((left, y - half, right, y + half), 4, fill=PANEL, outline=LINES)
         if value:

@@ -12,15 +12,17 @@ import numpy as np
 from rich.console import Console
 
 from spvnas_ros.frame import Segmentation
+from spvnas_ros.kernels.grid import KeyRangeError
 from spvnas_ros.labels import LABEL_MAPS
 from spvnas_ros.offline.augment import View, tta_views
 from spvnas_ros.offline.datasets import DatasetError, LabelField, LabelledScan, ScanDataset, open_dataset
 from spvnas_ros.offline.evaluation.confusion_picture import save_confusion
-from spvnas_ros.offline.evaluation.report import Report, describe, scored
+from spvnas_ros.offline.evaluation.report import Report, describe, scored, skipped_line
 from spvnas_ros.offline.evaluation.tally import Tally, averaged
 from spvnas_ros.perception import Perception
 from spvnas_ros.segment.output import CONFUSION, LABELS, REPORT, SUMMARY
-from spvnas_ros.segment.progress import Skipped, progress_bar
+from spvnas_ros.segment.progress import INTERRUPTED, Skipped, progress_bar, stop_on_signal
+from spvnas_ros.segment.run import Interrupted
 
 
 def evaluate(
@@ -33,14 +35,19 @@ def evaluate(
     weights: str = "",
     truth: str | None = None,
     on_scan: Callable[[Skipped | None], None] = lambda _: None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Report:
     """Label all scans of a data set and compare.
 
     tta: average the probabilities of the 36 views of `tta_views`
     source, topic, weights, truth: for the report
 
-    Raises DatasetError where the data set is empty, its classes are not the network's or a scan cannot be read;
-    KeyRangeError for a scan that is too large.
+    stopped: is asked before each scan; True ends the evaluation
+
+    A scan that cannot be read, has no point or is too large is left out, and stands in the report.
+
+    Raises DatasetError where the data set is empty, its classes are not the network's, or no scan can be labelled, and
+    Interrupted where it was stopped.
     """
     facts, engine = perception.facts, perception.engine
     if dataset.label_map.classes != facts.classes:
@@ -51,16 +58,29 @@ def evaluate(
     if not len(dataset):
         raise DatasetError(f"{source or 'the data set'} holds no scans")
     views = tta_views() if tta else (View(),)
-    tally, ms, points = Tally(facts.classes), [], 0
-    perception(dataset[0].points)  # the first call pays for memory and compiled kernels
+    tally, ms, points = Tally(facts.classes, boxes_only=dataset.boxes_only), list[float](), 0
+    skipped: list[Skipped] = []
     for index in range(len(dataset)):
-        scan = dataset[index]
-        begun = perf_counter()
-        result = look(perception, scan, views)
+        if stopped():
+            raise Interrupted(index, len(dataset))
+        try:
+            scan = dataset[index]
+            if not len(scan):
+                raise DatasetError("it has no point that could be labelled")
+            if not ms:
+                perception(scan.points)  # the first call pays for memory and compiled kernels
+            begun = perf_counter()
+            result = look(perception, scan, views)
+        except (DatasetError, KeyRangeError) as error:
+            skipped.append(Skipped(dataset.name(index), str(error)))
+            on_scan(skipped[-1])
+            continue
         ms.append((perf_counter() - begun) * 1e3)
         tally.add(scan.points, scan.labels, result)
         points += len(scan)
         on_scan(None)
+    if not ms:
+        raise DatasetError(f"nothing was scored: {skipped_line(skipped, 'scored')}")
     return Report(
         source=source,
         topic=topic,
@@ -73,11 +93,13 @@ def evaluate(
         engine=engine.name,
         device=str(engine.device),
         views=len(views),
-        frames=len(dataset),
+        frames=len(ms),
         points=points,
         ms_p50=float(np.percentile(ms, 50)),
         ms_p95=float(np.percentile(ms, 95)),
-        **scored(tally, facts.classes),
+        boxes_only=dataset.boxes_only,
+        skipped=tuple(skipped),
+        **scored(tally),
     )
 
 
@@ -107,8 +129,10 @@ def run(
     intensity: str | None = None,
     device: str = "auto",
     engine: str = "auto",
-) -> None:
+) -> int:
     """`evaluate` as a command: prints the table, or with `as_json` the report as one JSON object and nothing else.
+
+    Returns the exit status: 0; 1 where scans were left out or no point has a truth; 130 after Ctrl-C.
 
     out:       a folder for report.json and confusion.png
     label_map: of the truth; None = the network's own
@@ -128,27 +152,40 @@ def run(
     if warning := prelabelled(source):
         print(warning, file=sys.stderr)
     truth = str(field) if field else None
-    with progress_bar(len(dataset)) as on_scan:
-        report = evaluate(
-            perception,
-            dataset,
-            tta=tta,
-            source=str(source),
-            topic=topic or "",
-            weights=Path(weights).name,
-            truth=truth,
-            on_scan=on_scan,
+    try:
+        with progress_bar(len(dataset)) as on_scan, stop_on_signal() as stopped:
+            report = evaluate(
+                perception,
+                dataset,
+                tta=tta,
+                source=str(source),
+                topic=topic or "",
+                weights=Path(weights).name,
+                truth=truth,
+                on_scan=on_scan,
+                stopped=stopped.is_set,
+            )
+    except Interrupted as interrupted:
+        print(
+            f"interrupted after {interrupted.done} of {interrupted.total} scans of {source}; nothing was written",
+            file=sys.stderr,
         )
+        return INTERRUPTED
+    unscored = report.score.accuracy is None
+    if unscored:
+        print(f"no point of {source} has a label that counts (label map {label_map}): no score", file=sys.stderr)
+    status = 1 if report.skipped or unscored else 0
     if out:
         _save(report, perception, out)
     if as_json:
         print(json.dumps(report.document()))
-        return
+        return status
     console = Console(soft_wrap=True, highlight=False, markup=False)
     for part in describe(report):
         console.print(part)
     if out:
         console.print(f"{out / REPORT}, {out / CONFUSION}")
+    return status
 
 
 def prelabelled(source: Path) -> str | None:
@@ -165,5 +202,5 @@ def prelabelled(source: Path) -> str | None:
 def _save(report: Report, perception: Perception, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     title = f"{Path(report.source).name}, {report.network or report.weights}"
-    save_confusion(out / CONFUSION, report.score, perception.facts, title)
+    save_confusion(out / CONFUSION, report.score, perception.facts, title, boxes_only=report.boxes_only)
     report.save(out)

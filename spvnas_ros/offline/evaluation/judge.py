@@ -62,7 +62,8 @@ class TruthJudge:
             points=summary.points,
             ms_p50=summary.percentile(50),
             ms_p95=summary.percentile(95),
-            **scored(self._tally, self._facts.classes),
+            skipped=tuple(summary.skipped),
+            **scored(self._tally),
         )
         title = f"{Path(run.source).name}, {summary.network or summary.weights}"
         save_confusion(out / CONFUSION, report.score, self._facts, title)

@@ -35,19 +35,25 @@ Confusion = npt.NDArray[np.int64]
 class Score:
     """How good labels are, in shares of 1.
 
-    miou:          mean IoU over the classes that occur in the truth; None where no point has a truth
-    miou_official: mean IoU over all classes, those that do not occur counting as 0
+    Where only points in boxes have a truth, what is wrong outside of them is not known, and so no IoU is.
+
+    miou:          mean IoU over the classes that occur in the truth; None where no point has a truth, or only boxes do
+    miou_official: mean IoU over all classes, those that do not occur counting as 0; None as `miou`
     accuracy:      share of the points with a truth whose label is right; None where there are none
-    iou:           by class name; None for a class that does not occur in the truth
+    iou:           by class name; None for a class that does not occur in the truth, or where only boxes do
+    mean_recall:   mean of `recall` over the classes that occur in the truth; None where no point has a truth
+    recall:        by class name, share of its points that are found; None for a class that does not occur in the truth
     truth_points:  points by class name, as the truth has them
     unlabelled:    points with a truth that were left without a label; they count as wrong
     confusion:     rows by truth, columns by prediction, the last one unlabelled
     """
 
     miou: float | None
-    miou_official: float
+    miou_official: float | None
     accuracy: float | None
     iou: dict[str, float | None]
+    mean_recall: float | None
+    recall: dict[str, float | None]
     truth_points: dict[str, int]
     unlabelled: int
     confusion: list[list[int]]
@@ -79,19 +85,37 @@ def intersection_over_union(confusion: Confusion) -> npt.NDArray[np.float64]:
     return np.where(in_truth > 0, right / np.maximum(union, 1), np.nan)
 
 
-def score(confusion: Confusion, classes: Sequence[str]) -> Score:
-    """The scores of a confusion matrix `[C, C + 1]`. Raises ValueError where it is not of these C classes."""
+def score(confusion: Confusion, classes: Sequence[str], *, boxes_only: bool = False) -> Score:
+    """The scores of a confusion matrix `[C, C + 1]`. Raises ValueError where it is not of these C classes.
+
+    boxes_only: only points in boxes have a truth; then there is recall, but no IoU
+    """
     if confusion.shape != (len(classes), len(classes) + 1):
         raise ValueError(f"the confusion matrix is {confusion.shape}, expected {(len(classes), len(classes) + 1)}")
     iou = intersection_over_union(confusion)
-    occurs = ~np.isnan(iou)
+    in_truth = confusion.sum(axis=1)
+    recall = np.where(in_truth > 0, np.diagonal(confusion) / np.maximum(in_truth, 1), np.nan)
+    if boxes_only:
+        iou = np.full(len(classes), np.nan)
     total = int(confusion.sum())
     return Score(
-        miou=float(iou[occurs].mean()) if occurs.any() else None,
-        miou_official=float(np.nan_to_num(iou).mean()),
+        miou=_mean(iou),
+        miou_official=None if np.isnan(iou).all() else float(np.nan_to_num(iou).mean()),
         accuracy=float(np.diagonal(confusion).sum() / total) if total else None,
-        iou={name: float(value) if found else None for name, value, found in zip(classes, iou, occurs, strict=True)},
-        truth_points=dict(zip(classes, confusion.sum(axis=1).tolist(), strict=True)),
+        iou=_by_name(classes, iou),
+        mean_recall=_mean(recall),
+        recall=_by_name(classes, recall),
+        truth_points=dict(zip(classes, in_truth.tolist(), strict=True)),
         unlabelled=int(confusion[:, -1].sum()),
         confusion=confusion.tolist(),
     )
+
+
+def _mean(shares: npt.NDArray[np.float64]) -> float | None:
+    known = shares[~np.isnan(shares)]
+    return float(known.mean()) if len(known) else None
+
+
+def _by_name(classes: Sequence[str], shares: npt.NDArray[np.float64]) -> dict[str, float | None]:
+    pairs = zip(classes, shares.tolist(), strict=True)
+    return {name: None if np.isnan(value) else value for name, value in pairs}

@@ -12,10 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from spvnas_ros.errors import UserError
-from spvnas_ros.offline.evaluation.metrics import Score, score
+from spvnas_ros.offline.evaluation.metrics import Score
 from spvnas_ros.offline.evaluation.tally import Bin, Ring, Tally
 from spvnas_ros.recordings.files import replacing
 from spvnas_ros.segment.output import REPORT
+from spvnas_ros.segment.progress import Skipped
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,11 @@ class Report:
     label_map:      of the truth: scores of different maps cannot be compared
     views:          how often each frame was looked at: 1, or the views of test-time augmentation
     ms_p50, ms_p95: milliseconds a frame, of the network alone
-    ece:            expected calibration error of the confidences, 0..1
+    ece:            expected calibration error of the confidences, 0..1; None where no point has a truth
     by_distance:    IoU in rings around the sensor
     reliability:    confidence beside accuracy
+    boxes_only:     only points in boxes have a truth: recall in boxes is known, IoU is not
+    skipped:        frames that could not be scored, and why
     """
 
     source: str
@@ -52,6 +55,8 @@ class Report:
     ece: float | None
     by_distance: tuple[Ring, ...]
     reliability: tuple[Bin, ...]
+    boxes_only: bool = False
+    skipped: tuple[Skipped, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """Returns all of it as one flat JSON object: the score's `miou`, `iou`, ... stand beside the rest."""
@@ -70,7 +75,9 @@ class Report:
         path = out / REPORT
         try:
             document = json.loads(path.read_text())
+            document = {"boxes_only": False, "skipped": ()} | document  # not in reports of before
             values = {each.name: document[each.name] for each in fields(cls) if each.name != "score"}
+            values["skipped"] = tuple(Skipped(**each) for each in values["skipped"])
             values["by_distance"] = tuple(Ring(**each) for each in values["by_distance"])
             values["reliability"] = tuple(Bin(**each) for each in values["reliability"])
             return cls(**values, score=Score(**{each.name: document[each.name] for each in fields(Score)}))
@@ -78,10 +85,10 @@ class Report:
             raise UserError(f"{path} is no report of this program: {error!r}") from error
 
 
-def scored(tally: Tally, classes: Sequence[str]) -> dict[str, Any]:
+def scored(tally: Tally) -> dict[str, Any]:
     """Returns the fields of a `Report` that come from a tally."""
     return {
-        "score": score(tally.confusion, classes),
+        "score": tally.score(),
         "ece": tally.calibration_error(),
         "by_distance": tally.rings(),
         "reliability": tally.reliability(),
@@ -90,15 +97,21 @@ def scored(tally: Tally, classes: Sequence[str]) -> dict[str, Any]:
 
 def describe(report: Report) -> Iterable[Table | Text]:
     """Yields the report for a terminal: tables by class and by distance, and a few lines."""
-    yield score_table(report.score)
-    yield _distance_table(report.by_distance)
+    yield score_table(report.score, boxes_only=report.boxes_only)
+    yield _distance_table(report.by_distance, boxes_only=report.boxes_only)
     found = report.score
-    occur = sum(value is not None for value in found.iou.values())
-    yield Text(
-        f"mIoU {_percent(found.miou)} over {occur} of {len(found.iou)} classes (all classes, absent ones as 0: "
-        f"{_percent(found.miou_official)}), accuracy {_percent(found.accuracy)}, calibration error "
-        f"{_percent(report.ece)}"
-    )
+    over = f"over {sum(map(bool, found.truth_points.values()))} of {len(found.iou)} classes"
+    if report.boxes_only:
+        yield Text(
+            f"mean recall in boxes {_percent(found.mean_recall)} {over}, calibration error in boxes "
+            f"{_percent(report.ece)}. Only points in boxes have a truth: what is wrongly called an object elsewhere is "
+            "not known, so this is no mIoU."
+        )
+    else:
+        yield Text(
+            f"mIoU {_percent(found.miou)} {over} (all classes, absent ones as 0: {_percent(found.miou_official)}), "
+            f"accuracy {_percent(found.accuracy)}, calibration error {_percent(report.ece)}"
+        )
     views = f", {report.views} views each" if report.views > 1 else ""
     truth = f", truth: {report.truth}" if report.truth else ""
     times = f": {report.ms_p50:.1f} ms a frame (p50), {report.ms_p95:.1f} ms (p95)" if report.ms_p50 else ""
@@ -106,33 +119,41 @@ def describe(report: Report) -> Iterable[Table | Text]:
         f"{report.frames} frame(s) of {report.source}{views}{truth}, label map {report.label_map}; "
         f"{report.network or report.weights} (engine {report.engine}, device {report.device}){times}"
     )
+    if report.skipped:
+        yield Text(skipped_line(report.skipped, "scored"))
     if not report.trained:
         yield Text("These weights are untrained: the labels mean nothing.")
 
 
-def score_table(score: Score) -> Table:
-    """Returns IoU and points by class as a table."""
+def skipped_line(skipped: Sequence[Skipped], done: str) -> str:
+    """Says how many frames could not be `done`, and why the first one could not."""
+    return f"{len(skipped)} scan(s) could not be {done}, the first is {skipped[0].name}: {skipped[0].reason}"
+
+
+def score_table(score: Score, *, boxes_only: bool = False) -> Table:
+    """Returns IoU (of boxes: recall) and points by class as a table."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("class", no_wrap=True)
-    for title in ("IoU", "points"):
+    for title in ("recall in boxes" if boxes_only else "IoU", "points"):
         table.add_column(title, justify="right", no_wrap=True)
-    for name, value in score.iou.items():
+    for name, value in (score.recall if boxes_only else score.iou).items():
         table.add_row(
             name, _percent(value), f"{score.truth_points[name]:,}", style=None if value is not None else "dim"
         )
     table.add_section()
-    table.add_row("mean of those that occur", _percent(score.miou), f"{sum(score.truth_points.values()):,}")
+    mean = score.mean_recall if boxes_only else score.miou
+    table.add_row("mean of those that occur", _percent(mean), f"{sum(score.truth_points.values()):,}")
     return table
 
 
-def _distance_table(rings: Sequence[Ring]) -> Table:
+def _distance_table(rings: Sequence[Ring], *, boxes_only: bool) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("distance", no_wrap=True)
-    for title in ("mIoU", "points"):
+    for title in ("recall in boxes" if boxes_only else "mIoU", "points"):
         table.add_column(title, justify="right", no_wrap=True)
     for ring in rings:
         name = f"{ring.begin:g} m and more" if ring.end is None else f"{ring.begin:g} to {ring.end:g} m"
-        table.add_row(name, _percent(ring.miou), f"{ring.points:,}")
+        table.add_row(name, _percent(ring.recall if boxes_only else ring.miou), f"{ring.points:,}")
     return table
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spvnas_ros.frame import UNLABELLED, Points, Segmentation
-from spvnas_ros.offline.evaluation.metrics import Confusion, Labels, confusion_matrix, score
+from spvnas_ros.offline.evaluation.metrics import Confusion, Labels, Score, confusion_matrix, score
 
 DISTANCES: Final = (0.0, 10.0, 20.0, 30.0, 40.0, 50.0)
 """Where the rings of IoU by distance begin, metres from the sensor along the ground; the last one has no end."""
@@ -24,8 +24,9 @@ class Ring:
     """How good labels are in a ring around the sensor.
 
     begin, end: metres along the ground; `end` is None for the last one
-    miou:       over the classes that occur there, None where no point has a truth
+    miou:       over the classes that occur there, None where no point has a truth, or only boxes do
     points:     with a truth
+    recall:     mean recall over the classes that occur there, None where no point has a truth
     """
 
     begin: float
@@ -33,25 +34,28 @@ class Ring:
     miou: float | None
     iou: dict[str, float | None]
     points: int
+    recall: float | None = None
 
 
 @dataclass(frozen=True)
 class Bin:
-    """Points of one range of confidence: their mean confidence, and the share of them that is right."""
+    """Points of one range of confidence: their mean confidence, and the share of them that is right; None for none."""
 
     points: int
-    confidence: float
-    accuracy: float
+    confidence: float | None
+    accuracy: float | None
 
 
 class Tally:
     """Counts over any number of scans.
 
-    classes: class names, in index order
+    classes:    class names, in index order
+    boxes_only: only points in boxes have a truth, see `score`
     """
 
-    def __init__(self, classes: Sequence[str]) -> None:
+    def __init__(self, classes: Sequence[str], *, boxes_only: bool = False) -> None:
         self._classes = tuple(classes)
+        self._boxes_only = boxes_only
         self._rings = np.zeros((len(DISTANCES), len(classes), len(classes) + 1), np.int64)
         self._counts = np.zeros((3, BINS))
 
@@ -60,6 +64,10 @@ class Tally:
         """Points by truth and prediction, `[C, C + 1]`, at all distances."""
         total: Confusion = self._rings.sum(axis=0)
         return total
+
+    def score(self) -> Score:
+        """The scores of all that was counted."""
+        return score(self.confusion, self._classes, boxes_only=self._boxes_only)
 
     def add(self, points: Points, truth: Labels, predicted: Segmentation) -> None:
         """Count a scan: points float32 `[N, 4]`, truth uint8 `[N]`, 255 = none.
@@ -81,18 +89,17 @@ class Tally:
     def rings(self) -> tuple[Ring, ...]:
         """IoU by distance, from near to far."""
         ends = (*DISTANCES[1:], None)
-        found = (score(confusion, self._classes) for confusion in self._rings)
+        found = (score(confusion, self._classes, boxes_only=self._boxes_only) for confusion in self._rings)
         return tuple(
-            Ring(begin, end, ring.miou, ring.iou, int(sum(ring.truth_points.values())))
+            Ring(begin, end, ring.miou, ring.iou, int(sum(ring.truth_points.values())), ring.mean_recall)
             for begin, end, ring in zip(DISTANCES, ends, found, strict=True)
         )
 
     def reliability(self) -> tuple[Bin, ...]:
-        """Confidence beside accuracy, from low confidence to high; zeros where there are no points."""
-        points, confidence, right = self._counts
-        safe = np.maximum(points, 1)
+        """Confidence beside accuracy, from low confidence to high; None where there are no points."""
         return tuple(
-            Bin(int(n), float(c), float(a)) for n, c, a in zip(points, confidence / safe, right / safe, strict=True)
+            Bin(int(n), float(c / n), float(a / n)) if n else Bin(0, None, None)
+            for n, c, a in zip(*self._counts, strict=True)
         )
 
     def calibration_error(self) -> float | None:

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spvnas_ros.errors import UserError
-from spvnas_ros.labels import LABEL_MAPS
+from spvnas_ros.labels import LABEL_MAPS, plain_ids
 from spvnas_ros.offline.datasets.label_field import Ids, LabelField, class_indices
-from spvnas_ros.offline.datasets.scan import SEMANTIC_BITS
 from spvnas_ros.offline.evaluation.metrics import Labels
 from spvnas_ros.recordings.scans import Frame, Record, ScanError, Source, open_source
 from spvnas_ros.segment.run import frames_until_damage
@@ -95,7 +94,7 @@ def truth_from_files(source: Source, folder: Path, facts: Facts) -> Truth:
                 "expected 4 bytes a point"
             )
         try:
-            return encode((np.frombuffer(raw, "<u4") & ((1 << SEMANTIC_BITS) - 1)).astype(np.int64))
+            return encode(plain_ids(np.frombuffer(raw, "<u4")))
         except ValueError as error:
             raise TruthError(f"{files[name]}: {error}") from error
 

@@ -44,10 +44,14 @@ def run(plan: Plan, scenes: int, out: Path, processes: int) -> None:
     finished: list[Done] = []
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("simulating", total=scenes, rate="")
-        for done in simulate(plan, scenes, out, processes):
-            finished.append(done)
-            made = sum(one.scans for one in finished)
-            progress.update(task, advance=1, rate=f"{made / (perf_counter() - begin):.1f} scans/s" if made else "")
+        try:
+            for done in simulate(plan, scenes, out, processes):
+                finished.append(done)
+                made = sum(one.scans for one in finished)
+                progress.update(task, advance=1, rate=f"{made / (perf_counter() - begin):.1f} scans/s" if made else "")
+        except KeyboardInterrupt:
+            words = f"{len(finished)} of {scenes} scenes are finished; the same command goes on there"
+            raise KeyboardInterrupt(words) from None
     _report(plan, finished, out, perf_counter() - begin)
 
 

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from time import process_time
 
@@ -31,6 +32,7 @@ from spvnas_ros.offline.simulation.lidar import Lidar, SimulatedScan
 from spvnas_ros.offline.simulation.scene import KINDS, Scene, build_scene
 from spvnas_ros.offline.simulation.sensors import find_sensor
 from spvnas_ros.recordings.files import replacing
+from spvnas_ros.workers import begin_worker
 
 FORMATS = ("semantic-kitti", "kitti", "bag")
 CONFIGURATION = "simulation.json"
@@ -112,12 +114,18 @@ def simulate(plan: Plan, scenes: int, out: Path, processes: int = 1) -> Iterator
 
 
 def _in_processes(plan: Plan, scenes: Sequence[int], out: Path, processes: int) -> Iterator[Done]:
-    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+    others = set(active_children())
+    with ProcessPoolExecutor(processes, get_context("spawn"), begin_worker, (os.getpid(),)) as pool:
         pending = {pool.submit(write_scene, plan, number, out) for number in scenes}
         try:
             while pending:
                 finished, pending = wait(pending, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in finished)
+        except BaseException:
+            # A scene takes a while, and none that is half done is of use.
+            for worker in set(active_children()) - others:
+                worker.kill()
+            raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

@@ -18,10 +18,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from spvnas_ros.frame import UNLABELLED
 from spvnas_ros.kernels.cpu.octree import cells_of, voxels_of_points
-from spvnas_ros.kernels.grid import MAX_BATCH
+from spvnas_ros.kernels.grid import MAX_BATCH, MAX_EXTENT, KeyRangeError, key_range_error
+from spvnas_ros.nets.spec import NUM_STAGES
 from spvnas_ros.offline.augment import Augmentation
 from spvnas_ros.offline.datasets.scan import DatasetError, LabelledScan, ScanDataset
+from spvnas_ros.segment.progress import Skipped
 
 VOXELS = 80_000
 """Number of voxels that the published recipes keep of a training scan."""
@@ -38,6 +41,7 @@ class Sample:
     feats:   float32 `[M, 4]`, the first point in each voxel: x, y, z in metres, intensity
     labels:  uint8 `[M]`, label of that point
     inverse: int64 `[N]`, voxel of each point
+    skipped: scans that were asked for and cannot be used
     """
 
     name: str
@@ -46,6 +50,7 @@ class Sample:
     labels: npt.NDArray[np.uint8]
     inverse: npt.NDArray[np.int64] | None = None
     points: LabelledScan | None = None
+    skipped: tuple[Skipped, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ class Batch:
     labels: int64 `[M]`, class of each voxel, 255 = left out
     names:  of the scans
     sizes:  number of voxels of each scan
+    skipped: scans that were asked for and cannot be used; others stand in for them, or nothing does in evaluation
 
     For evaluation, where points are kept (else None):
     inverse:      int64 `[N]`, row of each point's voxel in this batch
@@ -72,6 +78,7 @@ class Batch:
     inverse: Tensor | None = None
     point_labels: Tensor | None = None
     points: Tensor | None = None
+    skipped: tuple[Skipped, ...] = ()
 
     def __len__(self) -> int:
         """Returns the number of scans."""
@@ -100,6 +107,11 @@ class VoxelDataset(Dataset[Sample]):
     max_voxels:   number of randomly chosen voxels to keep, None to keep all
     seed:         of all random numbers
     keep_points:  also give points, their labels and the voxel of each, for evaluation; not with `max_voxels`
+    alone:        each scan is a batch of its own; then BatchNorm needs more than one voxel of it at every level
+
+    A scan that cannot be read, is empty or spans too much cannot be used; nor, for training, one without any label. The
+    next scan that can stands in for it, in the sample and as a partner; with `keep_points` its sample is empty. The
+    sample says so.
 
     Raises ValueError where `max_voxels` and `keep_points` are both given.
     """
@@ -113,6 +125,7 @@ class VoxelDataset(Dataset[Sample]):
         max_voxels: int | None = VOXELS,
         seed: int = 0,
         keep_points: bool = False,
+        alone: bool = False,
     ) -> None:
         if keep_points and max_voxels is not None:
             raise ValueError("points of voxels that were left out have no result; with keep_points, max_voxels is None")
@@ -122,6 +135,8 @@ class VoxelDataset(Dataset[Sample]):
         self.max_voxels = max_voxels
         self.seed = seed
         self.keep_points = keep_points
+        self.alone = alone
+        self._faults: dict[int, str] = {}
 
     def __len__(self) -> int:
         return len(self.scans)
@@ -129,16 +144,65 @@ class VoxelDataset(Dataset[Sample]):
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
         """Returns sample `index` of epoch 0, or sample `(epoch, index)`: always the same one, in every process.
 
-        Raises DatasetError for a scan that cannot be read, and KeyRangeError for one that is too large to be voxelised.
+        Raises DatasetError where no scan can be used, not this one nor any other.
         """
         epoch, index = (0, key) if isinstance(key, int) else key
         rng = np.random.default_rng((self.seed, _SAMPLE, epoch, index))
-        scan = self.scans[index]
-        if not len(scan):
-            raise DatasetError(f"scan {scan.name} has no finite point, so there is nothing to learn from it")
+        skipped: list[Skipped] = []
+        for number in self._from(index):
+            try:
+                sample = self._sample(number, rng)
+            except (DatasetError, KeyRangeError) as error:
+                skipped.append(Skipped(self.scans.name(number), str(error)))
+                if self.keep_points:
+                    return _empty(skipped[0])
+                continue
+            return replace(sample, skipped=tuple(skipped))
+        raise DatasetError(
+            f"none of {len(skipped)} scan(s) can be learnt from; the first is {skipped[0].name}: {skipped[0].reason}"
+        )
+
+    def _from(self, index: int) -> Iterator[int]:
+        """Yields all numbers of scans from `index` on, around the end."""
+        return (number % len(self.scans) for number in range(index, index + len(self.scans)))
+
+    def _sample(self, index: int, rng: np.random.Generator) -> Sample:
+        scan = self._read(index)
         if self.augmentation is not None:
-            scan = self.augmentation(scan, rng, lambda: self.scans[int(rng.integers(len(self.scans)))])
+            scan = self.augmentation(scan, rng, lambda: self._partner(rng))
+            if not len(scan):
+                raise DatasetError("augmentation leaves no point of it")
         return self._voxelise(scan, rng)
+
+    def _partner(self, rng: np.random.Generator) -> LabelledScan:
+        for number in self._from(int(rng.integers(len(self.scans)))):
+            try:
+                return self._read(number)
+            except DatasetError:
+                continue
+        raise DatasetError("no scan can be mixed into it")
+
+    def _read(self, index: int) -> LabelledScan:
+        """Returns a scan that can be used. Raises DatasetError for another."""
+        if index not in self._faults:
+            try:
+                scan = self.scans[index]
+                fault = self._fault(scan)
+            except DatasetError as error:
+                fault = str(error)
+            if not fault:
+                return scan
+            self._faults[index] = fault
+        raise DatasetError(self._faults[index])
+
+    def _fault(self, scan: LabelledScan) -> str:
+        if not len(scan):
+            return "it has no finite point, so there is nothing to learn from it"
+        if not self.keep_points and (scan.labels == UNLABELLED).all():
+            return "none of its points has a label that counts"
+        with np.errstate(over="ignore"):
+            span = float(np.ptp(scan.points[:, :3], axis=0).max()) / self.voxel_size
+        return str(key_range_error(span)) if span >= MAX_EXTENT else ""
 
     def _voxelise(self, scan: LabelledScan, rng: np.random.Generator) -> Sample:
         cloud = voxels_of_points(np.ascontiguousarray(scan.points), self.voxel_size)
@@ -146,9 +210,21 @@ class VoxelDataset(Dataset[Sample]):
         if self.max_voxels is not None and len(keys) > self.max_voxels:
             kept = np.sort(rng.choice(len(keys), self.max_voxels, replace=False, shuffle=False))
             keys, first = keys[kept], first[kept]
+        if self.alone and (keys >> 3 * NUM_STAGES == keys[0] >> 3 * NUM_STAGES).all():
+            raise DatasetError(
+                "its points are one voxel at the network's coarsest level, and BatchNorm needs two at least where a "
+                "step has one scan (trainer.batch_size)"
+            )
         inverse = cloud.inverse.astype(np.int64) if self.keep_points else None
         points = scan if self.keep_points else None
         return Sample(scan.name, cells_of(keys), scan.points[first], scan.labels[first], inverse, points)
+
+
+def _empty(skipped: Skipped) -> Sample:
+    """Returns the sample of a scan that cannot be scored, without a voxel or a point."""
+    points, labels = np.empty((0, 4), np.float32), np.empty(0, np.uint8)
+    scan = LabelledScan(skipped.name, points, labels, np.empty(0, np.uint16))
+    return Sample(skipped.name, np.empty((0, 3), np.int32), points, labels, np.empty(0, np.int64), scan, (skipped,))
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -164,6 +240,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         labels=torch.from_numpy(np.concatenate([sample.labels for sample in samples]).astype(np.int64)),
         names=tuple(sample.name for sample in samples),
         sizes=sizes,
+        skipped=tuple(skipped for sample in samples for skipped in sample.skipped),
     )
     inverses = [sample.inverse for sample in samples if sample.inverse is not None]
     scans = [sample.points for sample in samples if sample.points is not None]

@@ -1,7 +1,8 @@
 """Runs `spvnas train`: turns a recipe into a run folder.
 
 OUT/config.yaml          the recipe with all its values
-OUT/log.jsonl            a line for each logged step and each validation
+OUT/data.json            names and sizes of the scans, by which a resumed run knows them
+OUT/log.jsonl            a line for each logged step, each validation, and each scan that could not be used
 OUT/tensorboard/         the same for TensorBoard
 OUT/last.ckpt            the checkpoint that `--resume` continues from
 OUT/best.safetensors     the network that scored best in validation, with its facts and scores
@@ -9,14 +10,17 @@ OUT/last.safetensors     the network of the last validation
 
 A recipe with a `start` continues from the weights of a checkpoint: fine-tuning.
 
-A run that was killed continues from its last checkpoint and takes the same steps as an uninterrupted run. Several
-processes or machines train one network when this command runs under torchrun.
+A run that was stopped by Ctrl-C or SIGTERM, or killed, continues from its last checkpoint and takes the same steps as
+an uninterrupted run. Several processes or machines train one network when this command runs under torchrun.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import shlex
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -33,9 +37,12 @@ from torch import Tensor
 
 from spvnas_ros.offline.datasets import DatasetError
 from spvnas_ros.offline.evaluation.dataset_evaluation import prelabelled
+from spvnas_ros.offline.evaluation.report import skipped_line
 from spvnas_ros.offline.training.config import ConfigError, Recipe, load_recipe
 from spvnas_ros.offline.training.data import (
     Joined,
+    check_training,
+    check_validation,
     class_counts,
     intensity_of,
     open_training,
@@ -49,7 +56,10 @@ from spvnas_ros.offline.training.progress_line import ProgressLine
 from spvnas_ros.offline.training.recorder import BEST, CHECKPOINT, LAST, LOG, BudgetSpent, Plan, Recorder
 from spvnas_ros.offline.training.simulated import folders, make_missing
 from spvnas_ros.offline.training.start import Start, begin, spec_of
+from spvnas_ros.offline.training.stop_signals import Stopped, StopSignals
 from spvnas_ros.offline.training.task import SegmentationTask
+from spvnas_ros.recordings.files import replacing
+from spvnas_ros.segment.progress import Skipped
 from spvnas_ros.zoo.checkpoint import Facts, TrainingRecord
 
 CONFIG = "config.yaml"
@@ -57,26 +67,63 @@ UNFINISHED = 75
 """Exit status of a run whose minutes ended before its steps (EX_TEMPFAIL of sysexits.h: try again)."""
 
 _VALIDATIONS = 10
+DATA = "data.json"
+"""Names and sizes of the files that the run learns from."""
+
 _MAY_CHANGE = {
-    "data": ("workers", "validation_scans"),
+    "": ("start",),
+    "data": ("workers", "validation_scans", "train", "validation"),
+    "data.simulate": ("folder",),
     "trainer": ("max_minutes", "save_every", "log_every", "validate_every", "device"),
 }
-"""Keys that a resumed run may change, because a step does not depend on them."""
+"""Keys that a resumed run may change, because a step does not depend on them. Whether data and start are the same tell
+their files (`DATA`) and `start_sha256`, not the place where they lie."""
 
 
 def run(
     config: Path, overrides: Sequence[str], out: Path | None, *, resume: bool = False, deterministic: bool = False
 ) -> int:
-    """Trains. Returns the exit status: 0, or `UNFINISHED` where `trainer.max_minutes` ended first.
+    """Trains. Returns the exit status: 0, `UNFINISHED` where `trainer.max_minutes` ended first, or 128 more than the
+    signal that did (Ctrl-C: 130). What was done by then is kept.
 
     Raises ConfigError for a recipe that cannot be used or a folder of another run, FetchError and CheckpointError for
     the weights to begin from, DatasetError for data, and TrainingError where the training fails.
     """
+    with StopSignals() as stop:
+        try:
+            return _run(config, overrides, out, stop, resume=resume, deterministic=deterministic)
+        except Stopped as stopped:
+            out = out or Path("runs") / "train" / load_recipe(config, overrides).name
+            if _is_first():
+                command = _resuming(config, overrides, out, deterministic=deterministic)
+                print(f"stopped by {stopped}; nothing is lost. Go on with: {command}", file=sys.stderr, flush=True)
+            return 128 + stopped.number
+
+
+def _resuming(config: Path, overrides: Sequence[str], out: Path, *, deterministic: bool) -> str:
+    """Returns the command that goes on with a run."""
+    words = ["spvnas", "train", str(config), *overrides, "--out", str(out), "--resume"]
+    processes = _from_environment("WORLD_SIZE", 1)
+    torchrun = f"torchrun --nproc_per_node={_from_environment('LOCAL_WORLD_SIZE', 1)} --no-python "
+    return (torchrun if processes > 1 else "") + shlex.join([*words, *(["--deterministic"] if deterministic else [])])
+
+
+def _run(
+    config: Path, overrides: Sequence[str], out: Path | None, stop: StopSignals, *, resume: bool, deterministic: bool
+) -> int:
     recipe, beginning = begin(load_recipe(config, overrides))
     out = out or Path("runs") / "train" / recipe.name
     _check_folder(out, recipe, resume=resume)
     _prepare_data(recipe)
     scans, validation = open_training(recipe.data), open_validation(recipe.data)
+    check_training(recipe, scans, _from_environment("WORLD_SIZE", 1))
+    if validation:
+        check_validation(validation)
+    parts = (("train", scans), ("validation", validation))
+    data = {name: part.inventory() for name, part in parts if part and _is_first()}
+    begun = resume and (out / CHECKPOINT).is_file()
+    if begun and _is_first():
+        _check_data(out, data)
     steps = steps_of(recipe, len(scans))
     torch.manual_seed(recipe.seed)
     spec = spec_of(recipe, beginning, scans.label_map)
@@ -86,6 +133,8 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     if _is_first():
         (out / CONFIG).write_text(yaml.safe_dump(recipe.document(), sort_keys=False))
+        with replacing(out / DATA) as file:
+            file.write(json.dumps(data, indent=0).encode())
     with ProgressLine(steps, silent=not _is_first()) as progress:
         for source in (*recipe.data.train, *recipe.data.validation):
             if warning := prelabelled(Path(source)):
@@ -95,9 +144,11 @@ def run(
             out,
             _plan(recipe, steps),
             _facts(recipe, task, scans, beginning),
-            partial(validation_loader, recipe, validation) if validation else None,
+            partial(validation_loader, recipe, validation, stop=stop) if validation else None,
             progress,
             half=recipe.trainer.half,
+            boxes_only=validation is not None and validation.boxes_only,
+            stop=stop,
         )
         trainer = _trainer(recipe, out, steps, recorder, deterministic=deterministic)
         loader = training_loader(
@@ -108,15 +159,52 @@ def run(
             rank=_from_environment("RANK", 0),
             replicas=_from_environment("WORLD_SIZE", 1),
             pin_memory=trainer.strategy.root_device.type == "cuda",
+            stop=stop,
         )
-        checkpoint = out / CHECKPOINT
+        stop.immediate = trainer.world_size == 1
         try:
-            trainer.fit(task, loader, ckpt_path=checkpoint if resume and checkpoint.is_file() else None)
+            with stop.held():
+                trainer.fit(task, loader, ckpt_path=out / CHECKPOINT if begun else None)
+                recorder.make_up(trainer, task)
         except BudgetSpent:
-            progress.say(f"time is over after step {trainer.global_step} of {steps}; go on with --resume")
+            command = _resuming(config, overrides, out, deterministic=deterministic)
+            progress.say(f"time is over after step {trainer.global_step} of {steps}; go on with: {command}")
             return UNFINISHED
+        finally:
+            if skipped := [Skipped(name, reason) for name, reason in recorder.skipped.items()]:
+                progress.say(f"{skipped_line(skipped, 'used')} (all: {out / LOG})")
         progress.say(f"{steps} steps done: {out / BEST}, {out / LAST}, {out / LOG}")
     return 0
+
+
+def _check_data(out: Path, now: dict[str, dict[str, str]]) -> None:
+    """Raises ConfigError where a run was begun with other data. Runs of earlier versions do not say."""
+    if not (out / DATA).is_file():
+        return
+    try:
+        begun: dict[str, dict[str, str]] = json.loads((out / DATA).read_text())
+        differ = [
+            words
+            for part in sorted(begun.keys() | now.keys())
+            if (words := _other_files(begun.get(part, {}), now.get(part, {})))
+        ]
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{out / DATA} cannot be read ({error}), so the run cannot go on") from error
+    if differ:
+        raise ConfigError(
+            f"{out} holds a run with other data: {'; '.join(differ)}; bring the old data back, or name another folder "
+            "with --out"
+        )
+
+
+def _other_files(begun: dict[str, str], now: dict[str, str]) -> str:
+    new, lost = sorted(now.keys() - begun.keys()), sorted(begun.keys() - now.keys())
+    changed = sorted(name for name in now.keys() & begun.keys() if now[name] != begun[name])
+    lines = [f"{len(names)} {what} (first {names[0]})" for names, what in ((new, "new"), (lost, "missing")) if names]
+    if changed:
+        name = changed[0]
+        lines.append(f"{len(changed)} changed (first {name}: {begun[name]}, now {now[name]})")
+    return ", ".join(lines)
 
 
 def _check_folder(out: Path, recipe: Recipe, *, resume: bool) -> None:
@@ -136,7 +224,7 @@ def _check_folder(out: Path, recipe: Recipe, *, resume: bool) -> None:
 
 def _differences(begun: dict[str, Any], now: dict[str, Any]) -> list[str]:
     before, after = _flat(begun), _flat(now)
-    free = {f"{part}.{key}" for part, keys in _MAY_CHANGE.items() for key in keys}
+    free = {f"{part}.{key}" if part else key for part, keys in _MAY_CHANGE.items() for key in keys}
     return [
         f"{key} {before.get(key)!r}, now {after.get(key)!r}"
         for key in sorted(before.keys() | after.keys())

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +17,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from spvnas_ros.clouds.intensity import TrainingIntensity
 from spvnas_ros.errors import UserError
+from spvnas_ros.frame import UNLABELLED
 from spvnas_ros.labels import LabelMap
 from spvnas_ros.offline.augment import Augmentation
 from spvnas_ros.offline.datasets import (
@@ -23,9 +28,12 @@ from spvnas_ros.offline.datasets import (
     is_bag,
     open_dataset,
 )
+from spvnas_ros.offline.datasets.scan import Inventory
 from spvnas_ros.offline.training.batch import EpochSampler, Sample, VoxelDataset, collate
 from spvnas_ros.offline.training.config import DataConfig, Recipe
 from spvnas_ros.offline.training.simulated import folders
+from spvnas_ros.offline.training.stop_signals import StopSignals
+from spvnas_ros.workers import begin_worker
 
 _INTENSITY_SCANS = 20
 """Number of scans that are read to record the intensities that a network was trained on."""
@@ -51,13 +59,37 @@ class Joined:
         """The map that turned raw ids into classes."""
         return self._parts[0].label_map
 
+    @property
+    def boxes_only(self) -> bool:
+        """Whether only points in boxes have a truth in one of the data sets."""
+        return any(part.boxes_only for part in self._parts)
+
+    def name(self, index: int, /) -> str:
+        """Returns the name of a scan, with the number of its data set where there are several."""
+        part, row = self._place(index)
+        name = self._parts[part].name(row)
+        return f"{name} (source {part + 1} of {len(self._parts)})" if len(self._parts) > 1 else name
+
+    def inventory(self) -> Inventory:
+        """Returns the inventories of all data sets, whatever is selected of them."""
+        several = len(self._parts) > 1
+        return {
+            f"source {number}: {name}" if several else name: size
+            for number, part in enumerate(self._parts, 1)
+            for name, size in part.inventory().items()
+        }
+
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int, /) -> LabelledScan:
+        part, row = self._place(index)
+        return self._parts[part][row]
+
+    def _place(self, index: int) -> tuple[int, int]:
         row = self._rows[index]
         part = bisect.bisect_right(self._ends, row)
-        return self._parts[part][row - (self._ends[part - 1] if part else 0)]
+        return part, row - (self._ends[part - 1] if part else 0)
 
     def spread(self, count: int) -> Joined:
         """Returns `count` evenly spread scans of these; returns all where `count` is 0 or there are not more scans."""
@@ -175,39 +207,90 @@ def training_loader(
     rank: int = 0,
     replicas: int = 1,
     pin_memory: bool = False,
+    stop: StopSignals | None = None,
 ) -> DataLoader[Sample]:
     """Returns a loader of batches for steps `start()` to `steps` - 1. Worker processes augment and voxelise them."""
-    dataset = VoxelDataset(
+    dataset = _training_samples(recipe, scans, replicas)
+    sampler = StepSampler(
+        len(scans), recipe.trainer.batch_size, steps, seed=recipe.seed, start=start, rank=rank, replicas=replicas
+    )
+    return _loader(dataset, sampler, recipe.data.workers, pin_memory, stop)
+
+
+def _training_samples(recipe: Recipe, scans: ScanDataset, replicas: int) -> VoxelDataset:
+    return VoxelDataset(
         scans,
         Augmentation.from_config(recipe.augment),
         voxel_size=recipe.data.voxel_size,
         max_voxels=recipe.data.max_voxels or None,
         seed=recipe.seed,
+        alone=recipe.trainer.batch_size // replicas == 1,
     )
-    sampler = StepSampler(
-        len(scans), recipe.trainer.batch_size, steps, seed=recipe.seed, start=start, rank=rank, replicas=replicas
-    )
-    return _loader(dataset, sampler, recipe.data.workers, pin_memory)
 
 
-def validation_loader(recipe: Recipe, scans: ScanDataset, rank: int = 0, replicas: int = 1) -> DataLoader[Sample]:
+def check_training(recipe: Recipe, scans: ScanDataset, replicas: int = 1) -> None:
+    """Raises DatasetError where no scan can be learnt from. Reads until one can."""
+    _training_samples(recipe, scans, replicas)[0]
+
+
+def check_validation(scans: ScanDataset) -> None:
+    """Raises DatasetError where no scan has a label, so that nothing could be scored."""
+    first = None
+    for index in range(len(scans)):
+        try:
+            if (scans[index].labels != UNLABELLED).any():
+                return
+            reason = "none of its points has a label that counts"
+        except DatasetError as error:
+            reason = str(error)
+        first = first or f"the first is {scans.name(index)}: {reason}"
+    raise DatasetError(
+        f"none of {len(scans)} scan(s) to validate on has a label, so nothing could be scored; {first}. Name others "
+        "(data.validation), or none: data.validation=[]"
+    )
+
+
+def validation_loader(
+    recipe: Recipe, scans: ScanDataset, rank: int = 0, replicas: int = 1, *, stop: StopSignals | None = None
+) -> DataLoader[Sample]:
     """Returns a loader of this process's scans: one at a time, whole, not augmented, with the voxel of each point."""
     dataset = VoxelDataset(scans, voxel_size=recipe.data.voxel_size, max_voxels=None, keep_points=True)
     sampler = EpochSampler(len(scans), shuffle=False, rank=rank, replicas=replicas)
-    return _loader(dataset, [[key] for key in sampler], min(recipe.data.workers, 1), False)
+    return _loader(dataset, [[key] for key in sampler], min(recipe.data.workers, 1), False, stop)
+
+
+class _Loader(DataLoader[Sample]):
+    """A loader whose waiting for a batch is ended by a signal."""
+
+    stop: StopSignals | None = None
+
+    def __iter__(self) -> Any:
+        batches = super().__iter__()
+        return batches if self.stop is None else self.stop.guarded(batches)
 
 
 def _loader(
-    dataset: VoxelDataset, batches: Sampler[list[Key]] | list[list[Key]], workers: int, pin_memory: bool
+    dataset: VoxelDataset,
+    batches: Sampler[list[Key]] | list[list[Key]],
+    workers: int,
+    pin_memory: bool,
+    stop: StopSignals | None,
 ) -> DataLoader[Sample]:
-    return DataLoader(
+    loader = _Loader(
         dataset,
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=collate,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
+        worker_init_fn=partial(_begin_worker, os.getpid()),
     )
+    loader.stop = stop
+    return loader
+
+
+def _begin_worker(parent: int, _: int) -> None:
+    begin_worker(parent)
 
 
 def class_counts(scans: ScanDataset, at_most: int) -> npt.NDArray[np.int64]:
@@ -222,13 +305,16 @@ def intensity_of(scans: ScanDataset, at_most: int = _INTENSITY_SCANS) -> Trainin
     """Returns median and 95th percentile of the intensities in up to `at_most` evenly spread scans, before
     augmentation. Returns None where these scans have no points.
     """
-    values = np.concatenate([scan.points[:, 3] for scan in _some(scans, at_most)])
+    values = np.concatenate([np.empty(0, np.float32), *(scan.points[:, 3] for scan in _some(scans, at_most))])
     return TrainingIntensity(*np.percentile(values, (50, 95)).tolist()) if len(values) else None
 
 
 def _some(scans: ScanDataset, at_most: int) -> Iterator[LabelledScan]:
+    """Yields up to `at_most` evenly spread scans, but none that cannot be read."""
     rows = np.linspace(0, len(scans) - 1, min(at_most, len(scans))).round().astype(int)
-    return (scans[index] for index in np.unique(rows).tolist())
+    for index in np.unique(rows).tolist():
+        with suppress(DatasetError):
+            yield scans[index]
 
 
 def steps_of(recipe: Recipe, scans: int) -> int:

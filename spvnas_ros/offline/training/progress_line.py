@@ -46,13 +46,17 @@ class ProgressLine:
             self._said = monotonic()
             self._console.print(f"step {step}/{self._steps}: {said}")
 
-    def scored(self, step: int, miou: float, best: float) -> None:
-        """Shows the score of a validation."""
-        self._console.print(f"step {step}/{self._steps}: validation mIoU {miou:.1%}, best {best:.1%}")
+    def scored(self, step: int, figure: str, score: float | None, best: float | None) -> None:
+        """Shows the score of a validation, such as the mIoU; `-` where nothing could be scored."""
+        self._console.print(f"step {step}/{self._steps}: validation {figure} {_percent(score)}, best {_percent(best)}")
 
     def say(self, line: str) -> None:
         """Prints a separate line."""
         self._console.print(line)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"
 
 
 def _duration(seconds: float) -> str:

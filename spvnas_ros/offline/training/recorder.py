@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
@@ -20,12 +20,15 @@ from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.offline.evaluation.metrics import Confusion, Score, confusion_matrix, score
 from spvnas_ros.offline.training.batch import Batch, Sample
 from spvnas_ros.offline.training.progress_line import ProgressLine
+from spvnas_ros.offline.training.stop_signals import Stopped, StopSignals
 from spvnas_ros.offline.training.task import SegmentationTask, TrainingError
+from spvnas_ros.segment.progress import Skipped
 from spvnas_ros.sparse.on_cpu import build_training_levels
 from spvnas_ros.zoo.checkpoint import Facts, save_checkpoint
 
 LOG, CHECKPOINT, LAST, BEST = "log.jsonl", "last.ckpt", "last.safetensors", "best.safetensors"
-VALIDATION = "validation"
+VALIDATION, RECALL = "validation", "recall in boxes of the validation"
+"""What a score is called in a network's facts; mIoU, unless it says otherwise."""
 
 
 class BudgetSpent(Exception):
@@ -59,6 +62,10 @@ class Recorder(Callback):
     out:        the run's folder
     facts:      of the networks it keeps
     validation: makes the loader of this process's scans; None = no validation
+    boxes_only: only points in boxes have a truth in validation, so that recall counts instead of IoU
+    stop:       is asked after each step whether a signal ends the run
+
+    skipped: scans that cannot be used, by name, and why
     """
 
     def __init__(
@@ -70,9 +77,15 @@ class Recorder(Callback):
         progress: ProgressLine,
         *,
         half: bool = False,
+        boxes_only: bool = False,
+        stop: StopSignals | None = None,
     ) -> None:
         self.out, self.plan, self.facts, self.half = out, plan, facts, half
         self.best: float | None = None
+        self.skipped: dict[str, str] = {}
+        self._boxes_only = boxes_only
+        self._stop = stop or StopSignals()
+        self._unvalidated: int | None = None
         self._validation = validation
         self._loader: DataLoader[Sample] | None = None
         self._progress = progress
@@ -80,31 +93,51 @@ class Recorder(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the state for the checkpoint."""
-        return {"best": self.best}
+        return {"best": self.best, "skipped": dict(self.skipped), "unvalidated": self._unvalidated}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the state from the checkpoint."""
         self.best = state_dict["best"]
+        self.skipped = state_dict.get("skipped", {})
+        self._unvalidated = state_dict.get("unvalidated")
 
-    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:  # noqa: ARG002
-        """Removes the lines of the log after the checkpoint's step; they will be written again."""
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Removes the lines of the log after the checkpoint's step; they will be written again. Makes up for the
+        validation that a signal has ended.
+        """
+        self._stop.install()  # Lightning has put its own handler of SIGTERM in front
         if self._validation is not None:
             self._loader = self._validation(trainer.global_rank, trainer.world_size)
         if trainer.is_global_zero:
             rewind_log(self.out / LOG, trainer.global_step)
             self._progress.start(trainer.global_step)
+        self.make_up(trainer, pl_module)
+
+    def make_up(self, trainer: Trainer, task: SegmentationTask) -> None:
+        """Validates where a signal has ended the validation of this step."""
+        if self._unvalidated != trainer.global_step:
+            return
+        if self._loader is None and self._validation is not None:
+            self._loader = self._validation(trainer.global_rank, trainer.world_size)
+        self._validate(trainer, task, trainer.global_step)
+
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:  # noqa: ARG002
+        """Saves where a signal ends the run. It comes between steps, so the checkpoint belongs to one step."""
+        if isinstance(exception, Stopped):
+            self._save(trainer)
 
     def on_train_batch_end(
         self,
         trainer: Trainer,
         pl_module: Any,
         outputs: Any,
-        batch: Any,  # noqa: ARG002
+        batch: Any,
         batch_idx: int,  # noqa: ARG002
     ) -> None:
         """Logs, validates, saves and stops, in this order, where each is due after this step."""
         assert isinstance(pl_module, SegmentationTask)
         step, plan = trainer.global_step, self.plan
+        self._note(trainer, batch.skipped, step)
         if plan.due(plan.log_every, step):
             self._log_loss(trainer, pl_module, outputs["loss"], step)
         if plan.due(plan.validate_every, step):
@@ -114,6 +147,25 @@ class Recorder(Callback):
             self._save(trainer)
         if spent:
             raise BudgetSpent
+        if self._stop.asked is not None or trainer.world_size > 1:
+            self._end_together(trainer)
+
+    def _end_together(self, trainer: Trainer) -> None:
+        """Raises Stopped where a signal came to one of the processes, in all of them after the same step."""
+        numbers = torch.tensor(float(self._stop.asked or 0), device=trainer.strategy.root_device)
+        number = int(_over_all(trainer, numbers, torch.distributed.ReduceOp.MAX))
+        if number:
+            raise Stopped(number)
+
+    def _note(self, trainer: Trainer, skipped: Sequence[Skipped], step: int) -> None:
+        """Records scans that cannot be used, each once, and tells of the first."""
+        for each in skipped:
+            if each.name in self.skipped:
+                continue
+            if not self.skipped:
+                self._progress.say(f"{each.name} is skipped: {each.reason} (more are counted, see {self.out / LOG})")
+            self.skipped[each.name] = each.reason
+            self._record(trainer, {"step": step, "skipped": each.name, "reason": each.reason})
 
     def _log_loss(self, trainer: Trainer, task: SegmentationTask, loss: torch.Tensor, step: int) -> None:
         value = float(trainer.strategy.reduce(loss.detach().clone(), reduce_op="mean"))
@@ -128,30 +180,41 @@ class Recorder(Callback):
 
     def _validate(self, trainer: Trainer, task: SegmentationTask, step: int) -> None:
         found = None
+        self._unvalidated = step
         if self._loader is not None:
+            skipped: list[Skipped] = []
             with trainer.precision_plugin.forward_context():
-                counts = confusion_of(task.best_net, self._loader, task.device)
+                counts = confusion_of(task.best_net, self._loader, task.device, skipped.extend)
             task.net.train()
+            self._note(trainer, _from_all(trainer, skipped), step)
             total = trainer.strategy.reduce(torch.from_numpy(counts).to(task.device), reduce_op="sum")
-            found = score(total.cpu().numpy(), self.facts.classes)
-            self._record(trainer, {"step": step, "miou": found.miou, "accuracy": found.accuracy, "iou": found.iou})
+            found = score(total.cpu().numpy(), self.facts.classes, boxes_only=self._boxes_only)
+            line = {"step": step, "miou": found.miou, "accuracy": found.accuracy, "iou": found.iou}
+            if self._boxes_only:
+                line = {"step": step, "recall_in_boxes": found.mean_recall, "recall": found.recall}
+            self._record(trainer, line)
         if trainer.is_global_zero:
             self._keep(task.best_net, step, found)
+        self._unvalidated = None
 
     def _keep(self, net: PointVoxelUNet, step: int, found: Score | None) -> None:
         assert self.facts.training is not None
-        scores = {} if found is None or found.miou is None else {VALIDATION: found.miou}
+        name, value = VALIDATION, found.miou if found else None
+        if found and self._boxes_only:
+            name, value = RECALL, found.mean_recall
+        scores = {} if value is None else {name: value}
         record = replace(self.facts.training, steps=step, scores=scores)
         facts = replace(self.facts, training=record)
         plain = PointVoxelUNet(net.spec)
         plain.load_state_dict(net.state_dict())
         save_checkpoint(self.out / LAST, plain, facts, half=self.half)
-        value = scores.get(VALIDATION, 0.0)
-        if self.best is None or value >= self.best:
+        # Without validation the last network is kept; where nothing could be scored, the first, until one is.
+        better = found is None if value is None else self.best is None or value >= self.best
+        if better or not (self.out / BEST).exists():
             self.best = value
             save_checkpoint(self.out / BEST, plain, facts, half=self.half)
         if found is not None:
-            self._progress.scored(step, value, self.best)
+            self._progress.scored(step, "recall in boxes" if self._boxes_only else "mIoU", value, self.best)
 
     def _save(self, trainer: Trainer) -> None:
         part = self.out / f".{CHECKPOINT}.part"
@@ -170,14 +233,23 @@ class Recorder(Callback):
         with (self.out / LOG).open("a") as file:
             file.write(json.dumps(line) + "\n")
         numbers = {key: value for key, value in line.items() if isinstance(value, float)}
-        numbers |= {f"iou/{name}": value for name, value in line.get("iou", {}).items() if value is not None}
+        for kind in ("iou", "recall"):
+            numbers |= {f"{kind}/{name}": value for name, value in line.get(kind, {}).items() if value is not None}
         for logger in trainer.loggers:
             logger.log_metrics(numbers, step=line["step"])
 
 
 @torch.no_grad()
-def confusion_of(net: PointVoxelUNet, loader: DataLoader[Sample], device: torch.device) -> Confusion:
-    """Returns the network's confusion `[C, C + 1]` on the points of a loader's scans, and leaves it in eval mode."""
+def confusion_of(
+    net: PointVoxelUNet,
+    loader: DataLoader[Sample],
+    device: torch.device,
+    on_skip: Callable[[Sequence[Skipped]], None] = lambda _: None,
+) -> Confusion:
+    """Returns the network's confusion `[C, C + 1]` on the points of a loader's scans, and leaves it in eval mode.
+
+    on_skip: is told of the scans that cannot be scored
+    """
     net.eval()
     classes = net.spec.num_classes
     confusion = np.zeros((classes, classes + 1), np.int64)
@@ -185,6 +257,9 @@ def confusion_of(net: PointVoxelUNet, loader: DataLoader[Sample], device: torch.
     for batch in loader:
         assert batch.inverse is not None
         assert batch.point_labels is not None
+        on_skip(batch.skipped)
+        if not len(batch.coords):
+            continue
         # Without gradients the network itself takes the plain path. The compiled one is several times faster.
         levels = build_training_levels(batch.coords, NUM_STAGES, POINT_LEVELS) if device.type == "cpu" else None
         logits = net(batch.coords.to(device), batch.feats.to(device), levels)
@@ -192,6 +267,21 @@ def confusion_of(net: PointVoxelUNet, loader: DataLoader[Sample], device: torch.
         truth = batch.point_labels.to(torch.uint8).numpy()
         confusion += confusion_matrix(truth, labels[batch.inverse].numpy(), classes)
     return confusion
+
+
+def _over_all(trainer: Trainer, value: torch.Tensor, operation: Any) -> float:
+    if trainer.world_size > 1:
+        torch.distributed.all_reduce(value, operation)
+    return float(value)
+
+
+def _from_all(trainer: Trainer, skipped: list[Skipped]) -> list[Skipped]:
+    """Returns what all processes have skipped, in all of them."""
+    if trainer.world_size == 1:
+        return skipped
+    gathered: list[list[Skipped]] = [[] for _ in range(trainer.world_size)]
+    torch.distributed.all_gather_object(gathered, skipped)
+    return [each for part in gathered for each in part]
 
 
 def rewind_log(path: Path, step: int) -> None:

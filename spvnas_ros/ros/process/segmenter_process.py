@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from threading import Thread
 from typing import BinaryIO
+
+from spvnas_ros.workers import command_of
 
 _STOP_SECONDS = 30.0
 
@@ -28,7 +29,7 @@ def segmenter_process(
 
     Yields the process, whose `returncode` is there behind the block.
     """
-    command = [sys.executable, "-m", "spvnas_ros.ros.node", "--ros-args", "-r", f"__ns:={namespace}"]
+    command = command_of("spvnas_ros.ros.node", "--ros-args", "-r", f"__ns:={namespace}")
     for name, value in parameters.items():
         # Values are YAML, and a JSON string is a YAML string whatever is in it.
         command += ["-p", f"{name}:={json.dumps(value)}"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from spvnas_ros.zoo.checkpoint import CheckpointError, Facts, meta_net, mismatch
 from spvnas_ros.zoo.importers.inert_pickle import Inert
 from spvnas_ros.zoo.importers.layouts import LAYOUTS, MIT_HAN_LAB, Layout, MissingLayer, spec_of
 from spvnas_ros.zoo.importers.torch_file import read_torch_file
+from spvnas_ros.zoo.importers.wrappers import ENTRIES, is_trainers, unwrap, with_counters, without_prefix
 
 KINDS = ("spvcnn", "minkunet")
 """The kinds that files of mit-han-lab may need to be told apart by. An SPVNAS network is known by its names."""
@@ -32,7 +33,12 @@ _PARAMETER_TOLERANCE = 0.03
 
 
 def import_checkpoint(
-    source: str | Path, *, config: str | Path | None = None, kind: str | None = None, card: Card | None = None
+    source: str | Path,
+    *,
+    config: str | Path | None = None,
+    kind: str | None = None,
+    card: Card | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> tuple[PointVoxelUNet, Facts]:
     """Returns the network in a published checkpoint, and its facts.
 
@@ -42,6 +48,7 @@ def import_checkpoint(
     kind:   "spvcnn" or "minkunet" for files of mit-han-lab, whose tensors have the same names. Without it, point
             transforms whose BatchNorms have never seen a point mean MinkUNet, which does not use them
     card:   the published model that this must be; without it, the card is looked up by the file's sha256
+    say:    is told what a trainer has wrapped around the network, and what of the file is left out
 
     Raises CheckpointError for a file that is none of these, and names the tensors that are missing, unexpected or
     misshapen.
@@ -50,15 +57,17 @@ def import_checkpoint(
     if source.is_dir():
         config = config or next(iter(source.glob("net.config")), None)
         source = source / "init"
-    state = _weights(source)
+    state, notes = _weights(source)
     sha256 = sha256_of(source)
     card = card or card_of_sha256(sha256)
     described = None if config is None else _read_config(Path(config))
     try:
         layout = _recognise(state)
-        net = _convert(state, layout, kind or (card.kind if card else None), described)
+        net = _convert(state, layout, kind or (card.kind if card else None), described, notes)
     except (CheckpointError, SpecError) as error:
         raise CheckpointError(f"{source}: {error}") from error
+    for note in notes:
+        say(note)
     facts = Facts(
         spec=net.spec,
         name=_name(net.spec),
@@ -70,31 +79,30 @@ def import_checkpoint(
     return net, _with_card(facts, net, card) if card else facts
 
 
-def _weights(source: Path) -> State:
-    """Returns the tensors in the file, by the names that their project gave them."""
+def _weights(source: Path) -> tuple[State, list[str]]:
+    """Returns the tensors in the file, by the names that their project gave them, and what was looked through."""
     content = read_torch_file(source)
     if isinstance(content, Inert):
         raise CheckpointError(
             f"{source} holds a pickled object of class {content.name}, which is not rebuilt; "
             "expected a dictionary of tensors (save the network's state_dict())"
         )
-    for key in ("model", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
+    content, notes = unwrap(content)
     if not isinstance(content, dict) or not any(isinstance(value, torch.Tensor) for value in content.values()):
         found = f"the entries {[str(k)[:40] for k in content][:8]}" if isinstance(content, dict) else "something else"
         raise CheckpointError(
-            f"{source} holds {found}; expected a dictionary of tensors, or one under 'model' or 'state_dict'"
+            f"{source} holds {found}; expected a dictionary of tensors, or one under "
+            f"{', '.join(map(repr, ENTRIES))} or the like"
         )
+    content = {key: value for key, value in content.items() if isinstance(value, torch.Tensor) or not is_trainers(key)}
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):
             raise CheckpointError(f"{source}: entry {str(key)[:80]!r} is a {type(value).__name__}, expected a tensor")
         # A few bytes can claim to be any number of equal values. Weights are stored one by one.
         if value.numel() * value.itemsize > value.untyped_storage().nbytes():
             raise CheckpointError(f"{source}: {key[:80]} claims the shape {list(value.shape)}, but stores fewer values")
-    wrapped = all(key.startswith("module.") for key in content)  # by DistributedDataParallel
-    return {key.removeprefix("module.") if wrapped else key: value for key, value in content.items()}
+    state, prefix_notes = without_prefix(content)
+    return state, [*notes, *prefix_notes]
 
 
 def _recognise(state: State) -> Layout:
@@ -113,7 +121,10 @@ def _recognise(state: State) -> Layout:
     return layout
 
 
-def _convert(state: State, layout: Layout, kind: str | None, config: Mapping[str, Any] | None) -> PointVoxelUNet:
+def _convert(
+    state: State, layout: Layout, kind: str | None, config: Mapping[str, Any] | None, notes: list[str]
+) -> PointVoxelUNet:
+    """Returns the network; `notes` gets what was added for it."""
     names = layout.names()
     family = _family({names.get(key, key): value for key, value in state.items()}, layout, kind)
     if layout is MIT_HAN_LAB and family == "minkunet":
@@ -121,7 +132,7 @@ def _convert(state: State, layout: Layout, kind: str | None, config: Mapping[str
     spec = _spec({names[key]: value for key, value in state.items() if key in names}, family, layout, config)
     if layout.searched:
         state = _with_cut_classifier(state, layout, spec)
-    return _fill(spec, state, names)
+    return _fill(spec, state, names, notes)
 
 
 def _family(ours: State, layout: Layout, kind: str | None) -> str:
@@ -170,11 +181,13 @@ def _with_cut_classifier(state: State, layout: Layout, spec: NetSpec) -> State:
     return {**state, key: weight[:, :width]} if weight is not None and wider else state
 
 
-def _fill(spec: NetSpec, state: State, names: Mapping[str, str]) -> PointVoxelUNet:
+def _fill(spec: NetSpec, state: State, names: Mapping[str, str], notes: list[str]) -> PointVoxelUNet:
     """Returns the network with these tensors, which have their project's names."""
     net = meta_net(spec)
     expected = net.state_dict()
     theirs = {ours: key for key, ours in names.items() if ours in expected}
+    state, counters = with_counters(state, {theirs[key]: value for key, value in expected.items()})
+    notes += counters
     if lines := mismatches(
         {theirs[key]: tuple(value.shape) for key, value in expected.items()},
         {key: tuple(value.shape) for key, value in state.items()},

@@ -10,6 +10,7 @@ import pytest
 from labelled_files import BAG_SCANS, write_bag
 from spvnas_ros.engine.sample_street import street_scan
 from spvnas_ros.offline.datasets import DatasetError, LabelField, open_dataset
+from spvnas_ros.recordings.bags import BagWriter, cloud_message, encode
 
 
 @pytest.mark.parametrize(
@@ -46,3 +47,27 @@ def test_what_is_wrong_with_a_bag_is_named(tmp_path: Path) -> None:
         open_dataset(tmp_path / "bag", field=LabelField(ids="class"))
     with pytest.raises(ValueError, match="expected one of auto, raw, class"):
         LabelField(ids="colours")
+
+
+def test_a_bag_is_known_by_its_labels_wherever_it_lies(tmp_path: Path) -> None:
+    for name, storage in (("one", "mcap"), ("other", "sqlite3")):
+        write_bag(tmp_path / name, storage=storage, label="<u4")
+    write_bag(tmp_path / "classes", kind="class", label="<u4")
+    one, other, classes = (open_dataset(tmp_path / name).inventory() for name in ("one", "other", "classes"))
+    assert one == other
+    assert one.keys() == classes.keys()
+    assert one != classes
+
+
+def test_a_damaged_cloud_is_an_error_where_it_is_used(tmp_path: Path) -> None:
+    points = np.zeros(5, [(name, "<f4") for name in ("x", "y", "z")] + [("label", "|u1")])
+    points["x"] = np.arange(5)
+    whole, broken = (cloud_message(points, stamp, "lidar") for stamp in (1, 2))
+    broken.width = 7  # more points than bytes
+    with BagWriter(tmp_path / "bag") as bag:
+        for stamp, message in enumerate((whole, broken, whole)):
+            bag.write("/points", encode(message), stamp)
+    dataset = open_dataset(tmp_path / "bag")
+    assert [len(dataset), dataset.name(1), len(dataset[0]), len(dataset[2])] == [3, "000001", 5, 5]
+    with pytest.raises(DatasetError, match="cloud 000001 of /points"):
+        dataset[1]

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from labelled_files import write_scan
 from spvnas_ros import Perception
 from spvnas_ros.cli import app
 from spvnas_ros.clouds.point_cloud2 import decode, with_labels
@@ -147,3 +148,38 @@ def test_the_labels_of_the_command_are_a_networks(labelled: Path, perception: Pe
             np.testing.assert_array_equal(cloud["label"], perception(points).labels)
             np.testing.assert_array_equal(cloud["input_label"], truth)
             assert written_by_network("label", cloud.dtype.names or ())
+
+
+@pytest.mark.parametrize("kind", ["<i2", "<i4", "<f4", "<f8", "<u2", "<u4", "|i1"])
+@pytest.mark.parametrize("ids", ["raw", "class", "auto"])
+def test_minus_one_is_no_label_whatever_the_field_holds(tmp_path: Path, kind: str, ids: str) -> None:
+    raw = np.array([-1, 10, 0, -1, 40] if ids == "raw" else [-1, 10, 0, -1, 18])
+    write_labels(tmp_path / "bag", raw.astype(kind))
+    dataset = open_dataset(tmp_path / "bag", field=LabelField(ids=ids))
+    expected = [255, 0, 255, 255, 8] if ids == "raw" else [255, 10, 0, 255, 18]
+    assert dataset[0].labels.tolist() == expected
+    assert dataset[0].instances.tolist() == [0] * len(raw)
+
+
+@pytest.mark.parametrize(("ids", "says"), [("raw", r"\[-5, 300\]"), ("class", r"found \[-5, 300\]")])
+def test_other_negative_labels_are_shown_as_they_are(tmp_path: Path, ids: str, says: str) -> None:
+    write_labels(tmp_path / "bag", np.array([-5, 10, 300], "<i4"))
+    with pytest.raises(DatasetError, match=says):
+        open_dataset(tmp_path / "bag", field=LabelField(ids=ids))
+
+
+def write_labels(path: Path, labels: np.ndarray) -> None:
+    """One cloud of a bag whose field `label` holds these numbers."""
+    record = np.zeros(len(labels), [(name, "<f4") for name in FIELDS] + [("label", labels.dtype)])
+    record["x"], record["label"] = np.arange(len(labels)), labels
+    with BagWriter(path) as bag:
+        bag.write("/points", encode(cloud_message(record, 0, "lidar")), 0)
+
+
+def test_minus_one_in_a_label_file_is_no_label(tmp_path: Path) -> None:
+    write_scan(tmp_path, "0", [2**32 - 1, 10, 3 << 16 | 40])
+    scan = open_dataset(tmp_path)[0]
+    assert (scan.labels.tolist(), scan.instances.tolist()) == ([255, 0, 8], [0, 0, 3])
+    write_scan(tmp_path, "0", [2**32 - 7, 10])
+    with pytest.raises(DatasetError, match=r"raw label id\(s\) \[-7\]"):
+        open_dataset(tmp_path)[0]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +111,62 @@ def test_other_scans_under_a_run_are_noticed(recipe: Path, tmp_path: Path) -> No
     state = torch.load(out / "last.ckpt", weights_only=True)
     torch.save(state | {"steps": 99}, out / "last.ckpt")
     with pytest.raises(TrainingError, match="99 steps, now there are 4"):
+        run(recipe, overrides, out, resume=True)
+
+
+@pytest.fixture
+def moved(drive: Path, tmp_path: Path) -> Path:
+    """The scans of the drive in another place."""
+    return shutil.copytree(drive, tmp_path / "elsewhere" / drive.name)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_the_same_data_in_another_place_are_the_same_data(recipe: Path, moved: Path, tmp_path: Path) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    steps = ["trainer.steps=3"]
+    assert run(recipe, steps, whole) == 0
+    assert run(recipe, [*steps, "trainer.max_minutes=1e-9"], out) == UNFINISHED
+    assert run(recipe, [*steps, f"data.train={moved}", f"data.validation={moved}"], out, resume=True) == 0
+    assert log_of(out) == log_of(whole)
+
+
+def _grown(folder: Path) -> None:
+    for part, name, new in (
+        ("velodyne", "000004.bin", "000005.bin"),
+        ("labels", "000004.label", "000005.label"),
+    ):
+        shutil.copy(folder / part / name, folder / part / new)
+
+
+def _relabelled(folder: Path) -> None:
+    path = folder / "labels" / "000002.label"
+    labels = np.fromfile(path, np.uint32)
+    np.where(labels == 40, 48, labels).astype(np.uint32).tofile(path)
+
+
+def _renamed(folder: Path) -> None:
+    for path in (folder / "velodyne" / "000000.bin", folder / "labels" / "000000.label"):
+        path.rename(path.with_stem("000009"))
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (_grown, r"2 new \(first labels/000005\.label\)"),
+        (_relabelled, r"1 changed \(first labels/000002\.label: [0-9]+ bytes, crc [0-9a-f]{8}, now [0-9]+ bytes, crc"),
+        (_renamed, r"2 new \(first labels/000009\.label\), 2 missing \(first labels/000000\.label\)"),
+    ],
+)
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_other_data_under_a_run_are_refused_and_the_difference_is_named(
+    recipe: Path, moved: Path, tmp_path: Path, change: Callable[[Path], None], says: str, part: str
+) -> None:
+    out = tmp_path / "run"
+    overrides = [f"data.{part}={moved}", "trainer.max_minutes=1e-9"]  # the steps are fixed
+    assert run(recipe, overrides, out) == UNFINISHED
+    change(moved)
+    with pytest.raises(ConfigError, match=f"{out} holds a run with other data: {says}"):
         run(recipe, overrides, out, resume=True)
 
 
