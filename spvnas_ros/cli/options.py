@@ -22,6 +22,13 @@ EngineOption = Annotated[
     str, typer.Option(help="auto, cpu, cuda or torch; or an installed spconv, spconv-triton, torchsparse.")
 ]
 IntensityOption = Annotated[str, typer.Option(help=f"The sensor's scale: {SCALES}")]
+PaletteOption = Annotated[
+    str,
+    typer.Option(
+        help="Colours of SemanticKITTI's classes: spvnas (all can be told apart) or semantic-kitti (its own). "
+        "Weights with colours of their own keep them."
+    ),
+]
 TopicOption = Annotated[str | None, typer.Option(help="The clouds' topic, where a bag has several.")]
 TruthOption = Annotated[
     str | None,

@@ -18,6 +18,7 @@ from spvnas_ros.cli.options import (
     LabelIdsOption,
     NetworkLabelsOption,
     OptionalWeightsOption,
+    PaletteOption,
     TopicOption,
     TruthOption,
     WeightsOption,
@@ -49,6 +50,7 @@ def segment(
     intensity: IntensityOption = "auto",
     topic: TopicOption = None,
     scores: Annotated[bool, typer.Option("--scores", help="Also save the probabilities of all classes.")] = False,
+    palette: PaletteOption = "spvnas",
     force: ForceOption = False,
 ) -> None:
     """Label a recording: .label files or a new bag, and a picture; with --truth also scores and a confusion picture.
@@ -57,12 +59,12 @@ def segment(
     """
     from spvnas_ros.segment.command import SegmentRequest, run
 
-    asked = SegmentRequest(source, out, weights, device, engine, intensity, topic, scores, force)
+    asked = SegmentRequest(source, out, weights, device, engine, intensity, topic, scores, force, palette)
     if where := chosen_truth(truth, label_ids, network_labels):
         from spvnas_ros.offline.evaluation.judge import TruthJudge, print_report
 
         def judge(source: Source, facts: Facts) -> TruthJudge:
-            return TruthJudge.open(source, where, facts)
+            return TruthJudge.open(source, where, facts, palette)
 
         asked = replace(asked, judge=judge, describe=print_report)
     raise typer.Exit(run(asked))
@@ -114,6 +116,7 @@ def view(
     label_map: Annotated[
         str, typer.Option(help="What raw ids of labels mean: semantic-kitti or mit-han-lab.")
     ] = "semantic-kitti",
+    palette: PaletteOption = "spvnas",
     topic: TopicOption = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0 takes a free one.")] = 8080,
     host: Annotated[
@@ -132,6 +135,7 @@ def view(
         labels=labels,
         labels_field=labels_field,
         label_map=label_map,
+        palette=palette,
         topic=topic,
         host=host,
         port=port,

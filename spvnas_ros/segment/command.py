@@ -12,6 +12,8 @@ from rich.console import Console
 
 from spvnas_ros.clouds.intensity import Intensity
 from spvnas_ros.errors import UserError
+from spvnas_ros.palettes import SPVNAS
+from spvnas_ros.palettes import check as check_palette
 from spvnas_ros.recordings.scans import Source, open_source
 from spvnas_ros.segment.output import check_folder
 from spvnas_ros.segment.progress import INTERRUPTED, progress_bars, stop_on_signal
@@ -34,6 +36,7 @@ class SegmentRequest:
     """What `spvnas segment` was asked for.
 
     topic:    of a bag's clouds, where it has several
+    palette:  name of the colours in pictures
     judge:    makes what the labels are compared with, from the source and what the weights say of themselves
     describe: prints the scores that lie in the folder
     """
@@ -47,6 +50,7 @@ class SegmentRequest:
     topic: str | None = None
     scores: bool = False
     force: bool = False
+    palette: str = SPVNAS
     judge: Callable[[Source, Facts], Judge] | None = None
     describe: Callable[[Path, Console], None] = lambda *_: None
 
@@ -58,6 +62,7 @@ def run(asked: SegmentRequest) -> int:
     engine and device, output, truth.
     """
     rule = Intensity(asked.intensity)
+    check_palette(asked.palette)
     with open_source(asked.source, intensity=rule, topic=asked.topic) as source:
         resolve_weights(asked.weights)
         check_names(asked.device, asked.engine)
@@ -68,7 +73,7 @@ def run(asked: SegmentRequest) -> int:
 
         perception = Perception.load(asked.weights, device=asked.device, engine=asked.engine)
         judge = asked.judge(source, perception.facts) if asked.judge else None
-        options = SegmentOptions(Path(asked.weights).name, rule, asked.scores, asked.force, judge)
+        options = SegmentOptions(Path(asked.weights).name, rule, asked.scores, asked.force, judge, asked.palette)
         console = Console(soft_wrap=True, highlight=False, markup=False)
         summary = _segment(source, perception, asked.out, options, console)
     if summary is None:

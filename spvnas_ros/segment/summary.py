@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from spvnas_ros.palettes import SPVNAS
 from spvnas_ros.recordings.files import replacing
+from spvnas_ros.segment.gallery import FIRST, Pictured
 from spvnas_ros.segment.output import BAG, CONFUSION, LABELS, PICTURE, REPORT, SEQUENCES, SUMMARY, OutputError
 from spvnas_ros.segment.progress import Skipped
 
@@ -27,6 +29,7 @@ class RunFacts:
     intensity:      the rule that scaled the intensities
     scores:         whether the probabilities of all classes are kept
     truth:          what the labels are compared with, in words; None for nothing
+    palette:        name of the colours in pictures
     """
 
     source: str
@@ -40,6 +43,7 @@ class RunFacts:
     intensity: str
     scores: bool
     truth: str | None
+    palette: str = SPVNAS
 
 
 @dataclass
@@ -51,6 +55,7 @@ class Summary:
     names:              of the frames that were labelled, in order
     classes:            points by class name, the most frequent first; unlabelled points are in none of them
     intensity_divisors: what the intensity rule divided by, each change once; empty where there were no intensities
+    pictures:           which frames are shown, and why those
     """
 
     run: RunFacts
@@ -66,6 +71,7 @@ class Summary:
     intensity_divisors: list[float] = field(default_factory=list)
     intensity_words: str = ""
     skipped: list[Skipped] = field(default_factory=list)
+    pictures: list[Pictured] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
@@ -96,6 +102,7 @@ class Summary:
             facts = RunFacts(**{each.name: document[each.name] for each in fields(RunFacts)})
             values = {each.name: document[each.name] for each in fields(cls) if each.name != "run"}
             values["skipped"] = [Skipped(**entry) for entry in values["skipped"]]
+            values["pictures"] = [Pictured(**entry) for entry in values["pictures"]]
             return cls(run=facts, **values)
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise OutputError(
@@ -126,6 +133,8 @@ def _lines(summary: Summary, out: Path, kind: str) -> Iterator[str]:
     labels = {"bag": BAG, "dataset": SEQUENCES}.get(kind, LABELS)
     scored = (REPORT, CONFUSION) if facts.truth else ()
     yield ", ".join(str(out / name) for name in (labels, PICTURE, *scored, SUMMARY))
+    if others := [str(out / str(picture)) for picture in summary.pictures if picture.shows != FIRST]:
+        yield "; ".join(others)
     if not summary.trained:
         yield "These weights are untrained: the labels mean nothing."
     if summary.skipped:

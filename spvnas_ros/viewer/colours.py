@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from spvnas_ros.palettes import UNLABELLED_COLOUR
 from spvnas_ros.viewer.frames import ViewFrame
 
 CLASS, CONFIDENCE, INTENSITY, HEIGHT = "class", "confidence", "intensity", "height"
@@ -15,7 +16,6 @@ UNLABELLED_NAME: Final = "unlabelled"
 
 Colours = npt.NDArray[np.uint8]
 
-_GREY: Final = (96, 104, 118)
 _COLD_TO_WARM: Final = ((70, 80, 220), (40, 180, 230), (80, 220, 120), (250, 210, 60), (240, 80, 50))
 _BAD_TO_GOOD: Final = ((235, 64, 52), (250, 190, 60), (70, 190, 120))
 _HEIGHT_PERCENTILES: Final = (1, 97)
@@ -40,7 +40,7 @@ class Classes:
     @property
     def colours(self) -> tuple[tuple[int, int, int], ...]:
         """Colours of all rows."""
-        return (*self.palette, _GREY)
+        return (*self.palette, UNLABELLED_COLOUR)
 
     def row_of(self, labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """Turns class indices `[N]` into rows, uint8 `[N]`. An index that is no class (such as 255) is unlabelled."""

@@ -14,6 +14,8 @@ from rich.console import Console
 
 from spvnas_ros.errors import UserError
 from spvnas_ros.labels import LABEL_MAPS, SEMANTIC_KITTI
+from spvnas_ros.palettes import SPVNAS, shown
+from spvnas_ros.palettes import check as check_palette
 from spvnas_ros.recordings.scans import ScanError, open_source
 from spvnas_ros.segment.command import check_names
 from spvnas_ros.segment.output import BAG, LABELS, SEQUENCES, SUMMARY
@@ -42,16 +44,18 @@ def run(
     engine: str = "auto",
     intensity: str = "auto",
     label_map: str = SEMANTIC_KITTI.name,
+    palette: str = SPVNAS,
 ) -> int:
     """Serves the viewer until SIGINT or SIGTERM. Returns the exit status, 0.
 
-    Raises ViserMissing, ViewError where the page cannot be served, ValueError for an unknown label map, device or
-    engine, and what `results_of_a_run`, `open_source` and `Perception.load` raise.
+    Raises ViserMissing, ViewError where the page cannot be served, ValueError for an unknown label map, palette, device
+    or engine, and what `results_of_a_run`, `open_source` and `Perception.load` raise.
     """
     if find_spec("viser") is None:
         raise ViserMissing("the viewer needs viser; install it: pip install 'spvnas_ros[view]' (or pip install viser)")
     if label_map not in LABEL_MAPS:
         raise UserError(f"unknown label map {label_map!r}, expected one of {', '.join(LABEL_MAPS)}")
+    check_palette(palette)
     path, labels = results_of_a_run(path, labels)
     check_names(device, engine)
     if weights is not None:
@@ -59,14 +63,15 @@ def run(
     with open_source(path, intensity=intensity, topic=topic) as source:
         known = LABEL_MAPS[label_map]
         labelling = Labelling(known, labels_field, labels)
-        classes = Classes(known.classes, known.palette)
+        classes = Classes(known.classes, shown(known.classes, known.palette, palette))
         perception = None
         if weights is not None:
             from spvnas_ros.perception import Perception
 
             perception = Perception.load(weights, device=device, engine=engine)
             labelling.network = perception
-            classes = Classes(perception.facts.classes, perception.facts.palette)
+            facts = perception.facts
+            classes = Classes(facts.classes, shown(facts.classes, facts.palette, palette))
 
         from spvnas_ros.viewer.window import Window
 

@@ -15,12 +15,13 @@ pytest.importorskip("viser", reason="viser is not installed: pip install 'spvnas
 
 from browser import Looker, Picture, changed, chromium, share, viewer
 from spvnas_ros.labels import SEMANTIC_KITTI
+from spvnas_ros.palettes import shown
 from view_samples import labelled_bag
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-COLOURS = dict(zip(SEMANTIC_KITTI.classes, SEMANTIC_KITTI.palette, strict=True))
+COLOURS = dict(zip(SEMANTIC_KITTI.classes, shown(SEMANTIC_KITTI.classes, SEMANTIC_KITTI.palette), strict=True))
 SURE = (70, 190, 120)
 """The colour of full confidence."""
 

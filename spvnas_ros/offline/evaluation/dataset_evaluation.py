@@ -16,10 +16,15 @@ from spvnas_ros.labels import LABEL_MAPS
 from spvnas_ros.offline.augment import View, tta_views
 from spvnas_ros.offline.datasets import DatasetError, LabelField, LabelledScan, ScanDataset, open_dataset
 from spvnas_ros.offline.evaluation.confusion_picture import save_confusion
+from spvnas_ros.offline.evaluation.metrics import accuracy
 from spvnas_ros.offline.evaluation.report import Report, describe, scored
 from spvnas_ros.offline.evaluation.tally import Tally, averaged
+from spvnas_ros.palettes import SPVNAS
+from spvnas_ros.palettes import check as check_palette
 from spvnas_ros.perception import Perception
+from spvnas_ros.segment.gallery import ACCURACY, choose
 from spvnas_ros.segment.output import CONFUSION, LABELS, REPORT, SUMMARY
+from spvnas_ros.segment.picture import save_picture
 from spvnas_ros.segment.progress import Skipped, progress_bar
 
 
@@ -32,12 +37,14 @@ def evaluate(
     topic: str = "",
     weights: str = "",
     truth: str | None = None,
+    pictures: bool = False,
     on_scan: Callable[[Skipped | None], None] = lambda _: None,
 ) -> Report:
     """Label all scans of a data set and compare.
 
     tta: average the probabilities of the 36 views of `tta_views`
     source, topic, weights, truth: for the report
+    pictures: say in the report which scans to draw beside it
 
     Raises DatasetError where the data set is empty, its classes are not the network's or a scan cannot be read;
     KeyRangeError for a scan that is too large.
@@ -52,6 +59,7 @@ def evaluate(
         raise DatasetError(f"{source or 'the data set'} holds no scans")
     views = tta_views() if tta else (View(),)
     tally, ms, points = Tally(facts.classes), [], 0
+    values: list[tuple[str, float | None]] = []
     perception(dataset[0].points)  # the first call pays for memory and compiled kernels
     for index in range(len(dataset)):
         scan = dataset[index]
@@ -59,6 +67,7 @@ def evaluate(
         result = look(perception, scan, views)
         ms.append((perf_counter() - begun) * 1e3)
         tally.add(scan.points, scan.labels, result)
+        values.append((scan.name, accuracy(scan.labels, result.labels)))
         points += len(scan)
         on_scan(None)
     return Report(
@@ -77,6 +86,7 @@ def evaluate(
         points=points,
         ms_p50=float(np.percentile(ms, 50)),
         ms_p95=float(np.percentile(ms, 95)),
+        pictures=tuple(choose(values, ACCURACY)) if pictures else (),
         **scored(tally, facts.classes),
     )
 
@@ -105,6 +115,7 @@ def run(
     topic: str | None = None,
     field: LabelField | None = None,
     intensity: str | None = None,
+    palette: str = SPVNAS,
     device: str = "auto",
     engine: str = "auto",
 ) -> None:
@@ -113,7 +124,9 @@ def run(
     out:       a folder for report.json and confusion.png
     label_map: of the truth; None = the network's own
     topic, field: of a bag's clouds, see `open_dataset`
+    palette:   name of the colours in pictures
     """
+    check_palette(palette)
     perception = Perception.load(weights, device=device, engine=engine)
     label_map = label_map or perception.facts.label_map
     if label_map not in LABEL_MAPS:
@@ -137,10 +150,12 @@ def run(
             topic=topic or "",
             weights=Path(weights).name,
             truth=truth,
+            pictures=out is not None,
             on_scan=on_scan,
         )
     if out:
-        _save(report, perception, out)
+        _save(report, perception, out, palette)
+        _save_pictures(report, perception, dataset, out, palette)
     if as_json:
         print(json.dumps(report.document()))
         return
@@ -149,6 +164,7 @@ def run(
         console.print(part)
     if out:
         console.print(f"{out / REPORT}, {out / CONFUSION}")
+        console.print("; ".join(str(out / str(picture)) for picture in report.pictures))
 
 
 def prelabelled(source: Path) -> str | None:
@@ -162,8 +178,18 @@ def prelabelled(source: Path) -> str | None:
     )
 
 
-def _save(report: Report, perception: Perception, out: Path) -> None:
+def _save(report: Report, perception: Perception, out: Path, palette: str) -> None:
     out.mkdir(parents=True, exist_ok=True)
     title = f"{Path(report.source).name}, {report.network or report.weights}"
-    save_confusion(out / CONFUSION, report.score, perception.facts, title)
+    save_confusion(out / CONFUSION, report.score, perception.facts, title, palette)
     report.save(out)
+
+
+def _save_pictures(report: Report, perception: Perception, dataset: ScanDataset, out: Path, palette: str) -> None:
+    """Draws the scans that the report names; they are labelled once more, which spares keeping all labels."""
+    views = tta_views() if report.views > 1 else (View(),)
+    for picture in report.pictures:
+        scan = dataset[picture.number]
+        title = picture.title(Path(report.source).name)
+        labels = look(perception, scan, views).labels
+        save_picture(out / picture.file, scan.points, labels, perception.facts, title, palette)

@@ -15,6 +15,7 @@ from spvnas_ros.errors import UserError
 from spvnas_ros.offline.evaluation.metrics import Score, score
 from spvnas_ros.offline.evaluation.tally import Bin, Ring, Tally
 from spvnas_ros.recordings.files import replacing
+from spvnas_ros.segment.gallery import Pictured
 from spvnas_ros.segment.output import REPORT
 
 
@@ -31,6 +32,7 @@ class Report:
     ece:            expected calibration error of the confidences, 0..1
     by_distance:    IoU in rings around the sensor
     reliability:    confidence beside accuracy
+    pictures:       which frames are shown beside the report, and why those
     """
 
     source: str
@@ -52,6 +54,7 @@ class Report:
     ece: float | None
     by_distance: tuple[Ring, ...]
     reliability: tuple[Bin, ...]
+    pictures: tuple[Pictured, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """Returns all of it as one flat JSON object: the score's `miou`, `iou`, ... stand beside the rest."""
@@ -73,6 +76,7 @@ class Report:
             values = {each.name: document[each.name] for each in fields(cls) if each.name != "score"}
             values["by_distance"] = tuple(Ring(**each) for each in values["by_distance"])
             values["reliability"] = tuple(Bin(**each) for each in values["reliability"])
+            values["pictures"] = tuple(Pictured(**each) for each in values["pictures"])
             return cls(**values, score=Score(**{each.name: document[each.name] for each in fields(Score)}))
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} is no report of this program: {error!r}") from error

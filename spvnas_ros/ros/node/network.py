@@ -11,6 +11,7 @@ from spvnas_ros.clouds.intensity import TrainingIntensity
 from spvnas_ros.errors import UserError
 from spvnas_ros.frame import Points, Segmentation
 from spvnas_ros.labels import SEMANTIC_KITTI
+from spvnas_ros.palettes import SPVNAS, shown
 
 Perceive = Callable[[Points], Segmentation]
 """Labels points: a `Perception`, or any function with the same signature."""
@@ -23,7 +24,7 @@ class Network:
     sha256:             hash of the weights; "" where they have none
     voxel_size:         metres
     classes:            names of the classes, in the order of the labels
-    palette:            `(r, g, b)` 0..255 of each class
+    palette:            `(r, g, b)` 0..255 in which each class is shown
     intensity:          intensity rule of the training data; "none" where they had no intensity
     training_intensity: the intensities that this rule gave; None where the weights do not say
     trained:            False for random weights
@@ -36,7 +37,7 @@ class Network:
     device: str = ""
     voxel_size: float = 0.0
     classes: tuple[str, ...] = SEMANTIC_KITTI.classes
-    palette: tuple[tuple[int, int, int], ...] = SEMANTIC_KITTI.palette
+    palette: tuple[tuple[int, int, int], ...] = shown(SEMANTIC_KITTI.classes, SEMANTIC_KITTI.palette)
     intensity: str = "unit"
     training_intensity: TrainingIntensity | None = None
     trained: bool = True
@@ -48,8 +49,10 @@ class Network:
         )
 
 
-def load_network(weights: str, device: str, engine: str) -> Network:
+def load_network(weights: str, device: str, engine: str, palette: str = SPVNAS) -> Network:
     """Loads a checkpoint, by its path or by the name of a fetched model.
+
+    palette: name of the colours to show, one of `spvnas_ros.palettes.PALETTES`
 
     Raises ValueError where `weights` is empty or where `device` or `engine` is unknown. Raises FetchError or
     CheckpointError where the weights are missing or cannot be used.
@@ -74,7 +77,7 @@ def load_network(weights: str, device: str, engine: str) -> Network:
         device=perception.engine.device,
         voxel_size=facts.voxel_size,
         classes=facts.classes,
-        palette=facts.palette,
+        palette=shown(facts.classes, facts.palette, palette),
         intensity=facts.intensity,
         training_intensity=facts.training_intensity,
         trained=facts.trained,

@@ -161,7 +161,7 @@ class SegmenterNode(LifecycleNode):
     def _load(self) -> Network:
         if self._perception is not None:
             return Network(self._perception)
-        network = load_network(*(self._settings[name] for name in ("weights", "device", "engine")))
+        network = load_network(*(self._settings[name] for name in ("weights", "device", "engine", "color.palette")))
         self.get_logger().info(f"weights {self._settings['weights']} ({network})")
         if not network.trained:
             self.get_logger().warning("the network is not trained: its labels mean nothing")

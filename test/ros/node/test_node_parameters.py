@@ -84,6 +84,7 @@ def test_the_schema_and_the_node_tell_the_same() -> None:
         {"sweeps": {"fixed_frame": "/odom"}},
         {"filter": {"ignored_classes": "road"}},
         {"color": True},
+        {"color": {"palette": "kitti"}},
     ],
     ids=json.dumps,
 )
@@ -205,6 +206,7 @@ def test_thresholds_and_crop_change_while_the_node_labels_and_what_cannot_be_is_
             "intensity": (100, "intensity is read when the node is configured"),
             "autostart": (False, "read-only"),
             "color.enabled": ("yes", "type"),
+            "color.palette": ("semantic-kitti", "color.palette is read when the node is configured"),
         }
         for name, (value, reason) in refusals.items():
             result = operator.set(name, value)
