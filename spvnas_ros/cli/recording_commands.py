@@ -113,9 +113,21 @@ def view(
     labels_field: Annotated[
         str | None, typer.Option(help="The field of a bag's clouds with the labels; default `label`.")
     ] = None,
+    truth: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FIELD|DIR",
+            help="Compare the labels with this truth: a field of the clouds, or a folder of .label files.",
+            show_default="the run's; with --weights or --labels the labels beside the frames",
+        ),
+    ] = None,
     label_map: Annotated[
-        str, typer.Option(help="What raw ids of labels mean: semantic-kitti or mit-han-lab.")
-    ] = "semantic-kitti",
+        str | None,
+        typer.Option(
+            help="What raw ids of labels mean: semantic-kitti or mit-han-lab.",
+            show_default="the run's or the network's own, else semantic-kitti",
+        ),
+    ] = None,
     palette: PaletteOption = "spvnas",
     topic: TopicOption = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0 takes a free one.")] = 8080,
@@ -134,6 +146,7 @@ def view(
         weights,
         labels=labels,
         labels_field=labels_field,
+        truth=truth,
         label_map=label_map,
         palette=palette,
         topic=topic,

@@ -56,6 +56,7 @@ class Summary:
     classes:            points by class name, the most frequent first; unlabelled points are in none of them
     intensity_divisors: what the intensity rule divided by, each change once; empty where there were no intensities
     pictures:           which frames are shown, and why those
+    truth_place:        where the truth lies: `folder`, or `field` of the frames and `ids`, "raw" or "class"
     """
 
     run: RunFacts
@@ -72,6 +73,7 @@ class Summary:
     intensity_words: str = ""
     skipped: list[Skipped] = field(default_factory=list)
     pictures: list[Pictured] = field(default_factory=list)
+    truth_place: dict[str, str] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:

@@ -52,7 +52,7 @@ class TruthJudge:
 
     def save(self, summary: Summary, out: Path) -> None:
         """Writes `report.json` and `confusion.png`."""
-        run = summary.run
+        run, summary.truth_place = summary.run, dict(self._known.place)
         report = Report(
             source=run.source,
             topic=run.topic,
