@@ -40,7 +40,7 @@ class LabelMap:
 
     name:     the name that checkpoints and reports use
     classes:  class names, in index order
-    palette:  `(r, g, b)` 0..255 of each class
+    palette:  `(r, g, b)` 0..255 of each class, as the data set has them (shown are those of `palettes`)
     to_class: raw id -> class index; ids mapped to 255 are ignored
     to_raw:   class index -> the raw id written to label files
     """
@@ -75,12 +75,6 @@ class LabelMap:
         """Returns the raw ids uint32 `[N]` of class indices uint8 `[N]`; 255 (unlabelled) becomes raw id 0."""
         table = np.zeros(256, np.uint32)
         table[: len(self.to_raw)] = self.to_raw
-        return table[labels]
-
-    def colours(self, labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """Returns the colours `(r, g, b)` uint8 `[N, 3]` of class indices `[N]`. Unlabelled points are grey."""
-        table = np.full((256, 3), 90, np.uint8)
-        table[: len(self.palette)] = self.palette
         return table[labels]
 
 

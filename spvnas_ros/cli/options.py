@@ -39,6 +39,13 @@ MountOption = Annotated[
     ),
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Say nothing about clouds that do not fit the network.")]
+PaletteOption = Annotated[
+    str,
+    typer.Option(
+        help="Colours of SemanticKITTI's classes: spvnas (all can be told apart) or semantic-kitti (its own). "
+        "Weights with colours of their own keep them."
+    ),
+]
 TopicOption = Annotated[str | None, typer.Option(help="The clouds' topic, where a bag has several.")]
 TruthOption = Annotated[
     str | None,

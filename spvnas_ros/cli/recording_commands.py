@@ -21,6 +21,7 @@ from spvnas_ros.cli.options import (
     NetworkLabelsOption,
     OptionalWeightsOption,
     OriginOption,
+    PaletteOption,
     QuietOption,
     TopicOption,
     TruthOption,
@@ -56,6 +57,7 @@ def segment(
     mount: MountOption = None,
     topic: TopicOption = None,
     scores: Annotated[bool, typer.Option("--scores", help="Also save the probabilities of all classes.")] = False,
+    palette: PaletteOption = "spvnas",
     force: ForceOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -79,12 +81,13 @@ def segment(
         topic,
         scores,
         force,
+        palette,
     )
     if where := chosen_truth(truth, label_ids, network_labels):
         from spvnas_ros.offline.evaluation.judge import TruthJudge, print_report
 
         def judge(source: Source, facts: Facts) -> TruthJudge:
-            return TruthJudge.open(source, where, facts)
+            return TruthJudge.open(source, where, facts, palette)
 
         asked = replace(asked, judge=judge, describe=print_report)
     raise typer.Exit(run(asked))
@@ -133,9 +136,22 @@ def view(
     labels_field: Annotated[
         str | None, typer.Option(help="The field of a bag's clouds with the labels; default `label`.")
     ] = None,
+    truth: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FIELD|DIR",
+            help="Compare the labels with this truth: a field of the clouds, or a folder of .label files.",
+            show_default="the run's; with --weights or --labels the labels beside the frames",
+        ),
+    ] = None,
     label_map: Annotated[
-        str, typer.Option(help="What raw ids of labels mean: semantic-kitti or mit-han-lab.")
-    ] = "semantic-kitti",
+        str | None,
+        typer.Option(
+            help="What raw ids of labels mean: semantic-kitti or mit-han-lab.",
+            show_default="the run's or the network's own, else semantic-kitti",
+        ),
+    ] = None,
+    palette: PaletteOption = "spvnas",
     topic: TopicOption = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0 takes a free one.")] = 8080,
     host: Annotated[
@@ -153,7 +169,9 @@ def view(
         weights,
         labels=labels,
         labels_field=labels_field,
+        truth=truth,
         label_map=label_map,
+        palette=palette,
         topic=topic,
         host=host,
         port=port,

@@ -13,6 +13,7 @@ from spvnas_ros.cli.options import (
     EngineOption,
     LabelIdsOption,
     NetworkLabelsOption,
+    PaletteOption,
     TopicOption,
     WeightsOption,
     label_field,
@@ -66,7 +67,8 @@ def evaluate(
             show_default="unit in SemanticKITTI's and KITTI's layout, else auto",
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for report.json and confusion.png.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for report.json and pictures.")] = None,
+    palette: PaletteOption = "spvnas",
     device: DeviceOption = "auto",
     engine: EngineOption = "auto",
 ) -> None:
@@ -88,6 +90,7 @@ def evaluate(
         topic=topic,
         field=label_field(truth, label_ids, network_labels),
         intensity=intensity,
+        palette=palette,
         device=device,
         engine=engine,
     )

@@ -13,6 +13,8 @@ from rich.console import Console
 from spvnas_ros.clouds.intensity import Intensity
 from spvnas_ros.clouds.mount import PlaceRule
 from spvnas_ros.errors import UserError
+from spvnas_ros.palettes import SPVNAS
+from spvnas_ros.palettes import check as check_palette
 from spvnas_ros.recordings.scans import Source, open_source
 from spvnas_ros.segment.output import check_folder
 from spvnas_ros.segment.progress import INTERRUPTED, progress_bars, stop_on_signal
@@ -37,6 +39,7 @@ class SegmentRequest:
     intensity, intensity_field, origin, mount: the rules for the sensor, as the options have them
     quiet:    nothing is said about clouds that do not fit the network
     topic:    of a bag's clouds, where it has several
+    palette:  name of the colours in pictures
     judge:    makes what the labels are compared with, from the source and what the weights say of themselves
     describe: prints the scores that lie in the folder
     """
@@ -54,6 +57,7 @@ class SegmentRequest:
     topic: str | None = None
     scores: bool = False
     force: bool = False
+    palette: str = SPVNAS
     judge: Callable[[Source, Facts], Judge] | None = None
     describe: Callable[[Path, Console], None] = lambda *_: None
 
@@ -65,6 +69,7 @@ def run(asked: SegmentRequest) -> int:
     engine and device, output, truth.
     """
     rule, place = Intensity(asked.intensity, asked.intensity_field), PlaceRule.parse(asked.origin, asked.mount)
+    check_palette(asked.palette)
     with open_source(asked.source, intensity=rule, topic=asked.topic, place=place) as source:
         resolve_weights(asked.weights)
         check_names(asked.device, asked.engine)
@@ -79,7 +84,7 @@ def run(asked: SegmentRequest) -> int:
         found = first_look(source, perception.facts)
         tell(found, quiet=asked.quiet)
         options = SegmentOptions(
-            Path(asked.weights).name, asked.scores, asked.force, judge, tuple(str(concern) for concern in found)
+            Path(asked.weights).name, asked.scores, asked.force, judge, tuple(map(str, found)), asked.palette
         )
         console = Console(soft_wrap=True, highlight=False, markup=False)
         summary = _segment(source, perception, asked.out, options, console)

@@ -5,6 +5,7 @@ OUT/sequences/NN/predictions/NAME.label   the same for a data set's root, as the
 OUT/bag                 for a bag: a new one of the same storage with the labelled clouds
 OUT/scores/NAME.npy     with `scores`: float32 [N, C], the probabilities of all classes
 OUT/picture.png         the first frame
+OUT/picture_median.png  the median frame, and OUT/picture_worst.png the worst one (see `gallery`)
 OUT/report.json         with a truth: the scores, and OUT/confusion.png
 OUT/summary.json        what was labelled by what; it is written last and marks a finished run
 OUT/unfinished/         while a run is not finished: the labels so far (see `predictions`)
@@ -29,7 +30,10 @@ from spvnas_ros.recordings.scans import Cloud, Frame, Source
 
 LABELS, SEQUENCES, BAG, SCORES = "labels", "sequences", "bag", "scores"
 PICTURE, SUMMARY = "picture.png", "summary.json"
+PICTURE_MEDIAN, PICTURE_WORST = "picture_median.png", "picture_worst.png"
 REPORT, CONFUSION, UNFINISHED = "report.json", "confusion.png", "unfinished"
+_BESIDE = (PICTURE, PICTURE_MEDIAN, PICTURE_WORST, SUMMARY, REPORT, CONFUSION)
+"""The files of a run that lie beside labels, bag and scores."""
 
 Write = Callable[[Frame, Callable[[], Cloud], Segmentation], None]
 """Takes a frame, a function that reads its cloud, and its labels."""
@@ -75,7 +79,7 @@ def check_free_or_removable(
         _check_removable(source, out)
     mine = set(results) if force else set()
     names = [] if source.kind == "bag" else [frame.name for frame in source]
-    files = [out / name for name in (PICTURE, SUMMARY, REPORT, CONFUSION)]
+    files = [out / name for name in _BESIDE]
     files += [*(label_file(out, name) for name in names), *(scores_file(out, name) for name in names if scores)]
     if taken := [file for file in files if file.exists() and file not in mine]:
         others = f" and {len(taken) - 1} more" if len(taken) > 1 else ""
@@ -86,7 +90,7 @@ def check_free_or_removable(
 
 def results_of(out: Path, names: Iterable[str]) -> list[Path]:
     """Returns the files that a run over frames of these names leaves in `out`, but for the bag."""
-    files = [out / name for name in (PICTURE, SUMMARY, REPORT, CONFUSION)]
+    files = [out / name for name in _BESIDE]
     for name in names:
         files += [label_file(out, name), scores_file(out, name)]
     return files

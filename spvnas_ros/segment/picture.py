@@ -15,6 +15,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from spvnas_ros.frame import UNLABELLED, Points
+from spvnas_ros.palettes import SPVNAS, colour_table
 
 if TYPE_CHECKING:
     from spvnas_ros.zoo.checkpoint import Facts
@@ -37,7 +38,6 @@ LINES = (43, 51, 66)
 TEXT = (226, 232, 240)
 FAINT = (128, 140, 158)
 WARNING = (255, 184, 77)
-GREY = (96, 104, 118)
 
 _CAMERA = (-0.08, 0.0, 0.03)
 """Behind and above the sensor, in ranges: from the sensor itself its rings would be lines, and the road a fan."""
@@ -72,20 +72,27 @@ class _Projected:
 
 
 def save_picture(
-    path: str | Path, points: Points, labels: npt.NDArray[np.uint8], facts: Facts, title: str = ""
+    path: str | Path,
+    points: Points,
+    labels: npt.NDArray[np.uint8],
+    facts: Facts,
+    title: str = "",
+    palette: str = SPVNAS,
 ) -> None:
     """Write a PNG of 1600 x 900 pixels.
 
-    points: float32 `[N, 4]`, x forward, y left, z up, metres; points that are not finite are left out
-    labels: uint8 `[N]`, class indices, 255 = unlabelled (grey)
-    facts:  of the network: its classes, palette, and whether it is trained
-    title:  what the picture shows; without one, the network's name
+    points:  float32 `[N, 4]`, x forward, y left, z up, metres; points that are not finite are left out
+    labels:  uint8 `[N]`, class indices, 255 = unlabelled (grey)
+    facts:   of the network: its classes, palette, and whether it is trained
+    title:   what the picture shows; without one, the network's name
+    palette: name of the colours to show, one of `spvnas_ros.palettes.PALETTES`
 
-    Raises ValueError where points and labels are not as many, OSError where `path` cannot be written.
+    Raises ValueError where points and labels are not as many or for another palette, OSError where `path` cannot be
+    written.
     """
     if len(points) != len(labels):
         raise ValueError(f"{len(points)} points have {len(labels)} labels, expected one each")
-    colours = _colour_table(facts)
+    colours = colour_table(facts.classes, facts.palette, palette)
     visible = (np.abs(points[:, :3]) < _OUT_OF_SIGHT).all(axis=1)
     seen, seen_labels = points[visible], labels[visible]
     picture = Image.new("RGB", SIZE, BACKGROUND)
@@ -96,12 +103,6 @@ def save_picture(
     _write_legend(picture, labels, facts, colours)
     # The noise of a scan hardly compresses; a higher level takes longer and saves little.
     picture.save(path, "PNG", compress_level=4)
-
-
-def _colour_table(facts: Facts) -> Colours:
-    table = np.full((256, 3), GREY, np.uint8)
-    table[: len(facts.palette)] = facts.palette
-    return table
 
 
 def _reach(points: Points) -> float:

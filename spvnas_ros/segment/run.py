@@ -24,8 +24,10 @@ import numpy as np
 from spvnas_ros.clouds.point_cloud2 import PointCloudError
 from spvnas_ros.frame import NONE_UNUSABLE, Segmentation
 from spvnas_ros.kernels.grid import KeyRangeError
+from spvnas_ros.palettes import SPVNAS
 from spvnas_ros.recordings.bags import BagError
 from spvnas_ros.recordings.scans import Cloud, Frame, ScanError, Source
+from spvnas_ros.segment.gallery import ACCURACY, CONFIDENCE, FIRST, Pictured, choose, mean_confidence
 from spvnas_ros.segment.output import (
     PICTURE,
     SUMMARY,
@@ -46,6 +48,7 @@ from spvnas_ros.segment.summary import RunFacts, Summary
 
 if TYPE_CHECKING:
     from spvnas_ros.perception import Perception
+    from spvnas_ros.zoo.checkpoint import Facts
 
 FRAME_ERRORS = (ScanError, PointCloudError, KeyRangeError)
 """What is wrong with one frame and says nothing of the next."""
@@ -72,8 +75,11 @@ class Judge(Protocol):
     @property
     def files(self) -> Sequence[Path]: ...
 
-    def add(self, frame: Frame, cloud: Cloud, result: Segmentation) -> None:
-        """Counts a frame. Raises ValueError where its truth does not fit."""
+    def add(self, frame: Frame, cloud: Cloud, result: Segmentation) -> float | None:
+        """Counts a frame, and returns its accuracy; None where it has no truth.
+
+        Raises ValueError where its truth does not fit.
+        """
         ...
 
     def save(self, summary: Summary, out: Path) -> None:
@@ -90,6 +96,7 @@ class SegmentOptions:
     force:     start again, and replace the results of an earlier run
     judge:     what the labels are compared with; None for nothing
     concerns:  what was said about the recording, for the summary
+    palette:   name of the colours in pictures
     """
 
     weights: str = ""
@@ -97,6 +104,7 @@ class SegmentOptions:
     force: bool = False
     judge: Judge | None = None
     concerns: tuple[str, ...] = ()
+    palette: str = SPVNAS
 
 
 def segment(
@@ -144,17 +152,18 @@ def segment(
         if options.force:
             remove_results(earlier, out)
         classes, counts = perception.facts.classes, np.zeros(256, np.int64)
+        values: list[tuple[str, float | None]] = []
         with sink as write:
             for frame, load, prediction in _labelled(source, predictions, skipped, stopped):
                 result = prediction.segmentation
                 write(frame, load, result)
                 if result.scores is not None:
                     save_scores(out, frame.name, result.scores)
-                if options.judge:
-                    options.judge.add(frame, load(), result)
+                value = options.judge.add(frame, load(), result) if options.judge else mean_confidence(result)
+                values.append((frame.name, value))
                 if not summary.frames:
                     title = f"{source.path.name or source.path}, {frame.name}"
-                    save_picture(out / PICTURE, load().points, result.labels, perception.facts, title)
+                    save_picture(out / PICTURE, load().points, result.labels, perception.facts, title, options.palette)
                 summary.frames += 1
                 summary.names.append(frame.name)
                 summary.points += len(result)
@@ -163,6 +172,8 @@ def segment(
                 counts += np.bincount(result.labels, minlength=256)
                 on_written(None)
         summary.unusable, summary.unusable_words = unusable.counts(), str(unusable)
+        summary.pictures = choose(values, ACCURACY if options.judge else CONFIDENCE)
+        _save_pictures(source, perception.facts, predictions, summary.pictures, out, options.palette)
         order = np.argsort(-counts[: len(classes)], kind="stable")
         summary.classes = {classes[i]: int(counts[i]) for i in order if counts[i]}
         if options.judge:
@@ -170,6 +181,22 @@ def segment(
         summary.save(out)
         predictions.remove()
         return summary
+
+
+def _save_pictures(
+    source: Source, facts: Facts, predictions: Predictions, pictures: Sequence[Pictured], out: Path, palette: str
+) -> None:
+    """Draws the frames that were chosen when all were known; the first one has its picture already."""
+    missing = [picture for picture in pictures if picture.shows != FIRST]
+    frames = frames_until_damage(source, lambda *_: None)
+    while missing and (frame := next(frames, None)):
+        if of_frame := [picture for picture in missing if picture.frame == frame.name]:
+            points, prediction = frame.load().points, predictions.find(frame.name)
+            assert prediction is not None
+            for picture in of_frame:
+                title = picture.title(source.path.name or str(source.path))
+                save_picture(out / picture.file, points, prediction.segmentation.labels, facts, title, palette)
+                missing.remove(picture)
 
 
 def finished(source: Source, perception: Perception, out: Path, options: SegmentOptions) -> Summary | None:
@@ -208,6 +235,7 @@ def _facts(source: Source, perception: Perception, options: SegmentOptions) -> R
         **source.sensor.asked,
         scores=options.scores,
         truth=options.judge.truth if options.judge else None,
+        palette=options.palette,
     )
 
 

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from spvnas_ros.palettes import SPVNAS
 from spvnas_ros.recordings.files import replacing
+from spvnas_ros.segment.gallery import FIRST, Pictured
 from spvnas_ros.segment.output import BAG, CONFUSION, LABELS, PICTURE, REPORT, SEQUENCES, SUMMARY, OutputError
 from spvnas_ros.segment.progress import Skipped
 
@@ -27,6 +29,7 @@ class RunFacts:
     intensity, intensity_field, origin, mount: the rules for the sensor, as they were given
     scores:         whether the probabilities of all classes are kept
     truth:          what the labels are compared with, in words; None for nothing
+    palette:        name of the colours in pictures
     """
 
     source: str
@@ -43,6 +46,7 @@ class RunFacts:
     mount: str
     scores: bool
     truth: str | None
+    palette: str = SPVNAS
 
 
 @dataclass
@@ -57,6 +61,8 @@ class Summary:
     sensor_words:       that and the mount in words
     concerns:           what was said about the recording before it was labelled
     unusable:           points that got no label, by reason
+    pictures:           which frames are shown, and why those
+    truth_place:        where the truth lies: `folder`, or `field` of the frames and `ids`, "raw" or "class"
     """
 
     run: RunFacts
@@ -76,6 +82,8 @@ class Summary:
     sensor_words: str = ""
     concerns: list[str] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
+    pictures: list[Pictured] = field(default_factory=list)
+    truth_place: dict[str, str] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -106,6 +114,7 @@ class Summary:
             facts = RunFacts(**{each.name: document[each.name] for each in fields(RunFacts)})
             values = {each.name: document[each.name] for each in fields(cls) if each.name != "run"}
             values["skipped"] = [Skipped(**entry) for entry in values["skipped"]]
+            values["pictures"] = [Pictured(**entry) for entry in values["pictures"]]
             return cls(run=facts, **values)
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise OutputError(
@@ -138,6 +147,8 @@ def _lines(summary: Summary, out: Path, kind: str) -> Iterator[str]:
     labels = {"bag": BAG, "dataset": SEQUENCES}.get(kind, LABELS)
     scored = (REPORT, CONFUSION) if facts.truth else ()
     yield ", ".join(str(out / name) for name in (labels, PICTURE, *scored, SUMMARY))
+    if others := [str(out / str(picture)) for picture in summary.pictures if picture.shows != FIRST]:
+        yield "; ".join(others)
     if not summary.trained:
         yield "These weights are untrained: the labels mean nothing."
     if summary.skipped:

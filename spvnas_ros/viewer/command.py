@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +14,14 @@ from rich.console import Console
 
 from spvnas_ros.errors import UserError
 from spvnas_ros.labels import LABEL_MAPS, SEMANTIC_KITTI
+from spvnas_ros.palettes import SPVNAS, shown
+from spvnas_ros.palettes import check as check_palette
 from spvnas_ros.recordings.scans import ScanError, open_source
 from spvnas_ros.segment.command import check_names
 from spvnas_ros.segment.output import BAG, LABELS, SEQUENCES, SUMMARY
 from spvnas_ros.viewer.colours import Classes
 from spvnas_ros.viewer.frames import Frames, Labelling
+from spvnas_ros.viewer.truth import TruthPlace, label_map_of_a_run, named_truth, open_truth, truth_of_a_run
 from spvnas_ros.zoo.cache import resolve_weights
 
 if TYPE_CHECKING:
@@ -35,44 +38,65 @@ def run(
     *,
     labels: Path | None = None,
     labels_field: str | None = None,
+    truth: str | None = None,
     topic: str | None = None,
     host: str = "127.0.0.1",
     port: int = 8080,
     device: str = "auto",
     engine: str = "auto",
     intensity: str = "auto",
-    label_map: str = SEMANTIC_KITTI.name,
+    label_map: str | None = None,
+    palette: str = SPVNAS,
 ) -> int:
     """Serves the viewer until SIGINT or SIGTERM. Returns the exit status, 0.
 
-    Raises ViserMissing, ViewError where the page cannot be served, ValueError for an unknown label map, device or
-    engine, and what `results_of_a_run`, `open_source` and `Perception.load` raise.
+    truth:     what the labels are compared with: a folder of .label files, or a field of the clouds; None: what the run
+               was compared with whose folder `path` is, or what lies beside the frames
+    label_map: what raw ids mean; None: as the run or the weights have it, else SemanticKITTI's
+
+    Raises ViserMissing, ViewError where the page cannot be served, ValueError for an unknown label map, palette, device
+    or engine, and what `results_of_a_run`, `open_source` and `Perception.load` raise.
     """
     if find_spec("viser") is None:
         raise ViserMissing("the viewer needs viser; install it: pip install 'spvnas_ros[view]' (or pip install viser)")
-    if label_map not in LABEL_MAPS:
+    if label_map is not None and label_map not in LABEL_MAPS:
         raise UserError(f"unknown label map {label_map!r}, expected one of {', '.join(LABEL_MAPS)}")
+    check_palette(palette)
+    place = named_truth(truth) or truth_of_a_run(path)
+    label_map = label_map or label_map_of_a_run(path)
     path, labels = results_of_a_run(path, labels)
+    warning = ""
+    if place is not None and place.source is not None and not place.source.exists():
+        warning, place = f"\nThe truth of this run was in {place.source}, which is not there: it is not shown.", None
     check_names(device, engine)
     if weights is not None:
         resolve_weights(weights)
-    with open_source(path, intensity=intensity, topic=topic) as source:
-        known = LABEL_MAPS[label_map]
+    with ExitStack() as opened:
+        source = opened.enter_context(open_source(path, intensity=intensity, topic=topic))
+        known = LABEL_MAPS[label_map or SEMANTIC_KITTI.name]
         labelling = Labelling(known, labels_field, labels)
-        classes = Classes(known.classes, known.palette)
+        classes = Classes(known.classes, shown(known.classes, known.palette, palette))
         perception = None
         if weights is not None:
             from spvnas_ros.perception import Perception
 
             perception = Perception.load(weights, device=device, engine=engine)
             labelling.network = perception
-            classes = Classes(perception.facts.classes, perception.facts.palette)
+            facts = perception.facts
+            known = LABEL_MAPS.get(label_map or facts.label_map, known)
+            classes = Classes(facts.classes, shown(facts.classes, facts.palette, palette))
 
         from spvnas_ros.viewer.window import Window
 
-        window = Window(Frames(source, labelling), classes, host=host, port=port)
-        untrained = perception is not None and not perception.facts.trained
-        warning = "\nThese weights are untrained: the labels mean nothing." if untrained else ""
+        compared = None
+        if place is None and (weights is not None or source.kind != "bag"):
+            # Labels of a network, or of a run, are compared with those that lie beside the frames.
+            place = TruthPlace(folder=labels if weights else None, field=labels_field, asked=False)
+        if place is not None and classes.names == known.classes:
+            compared = opened.enter_context(open_truth(place, source, known))
+        window = Window(Frames(source, labelling, compared), classes, host=host, port=port)
+        if perception is not None and not perception.facts.trained:
+            warning += "\nThese weights are untrained: the labels mean nothing."
         with _ended_by_signals(window):
             Console(soft_wrap=True, highlight=False, markup=False).print(f"{path}: {window.url} (Ctrl-C ends){warning}")
             window.run()

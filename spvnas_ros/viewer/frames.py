@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from spvnas_ros.clouds.point_cloud2 import CONFIDENCE_FIELD, LABEL_FIELD, decode
+from spvnas_ros.clouds.point_cloud2 import CONFIDENCE_FIELD, LABEL_FIELD
 from spvnas_ros.errors import UserError
 from spvnas_ros.frame import UNLABELLED, Points, Segmentation
 from spvnas_ros.labels import LabelMap
@@ -36,12 +36,14 @@ class ViewFrame:
     points:     float32 `[N, 4]`, x, y, z in metres and intensity in 0..1, all finite
     labels:     uint8 `[N]`, class indices, 255 = unlabelled; None where there are no labels
     confidence: float32 `[N]` in 0..1; None where there is no confidence
+    truth:      uint8 `[N]`, the true class indices, 255 = none; None where there is no truth
     """
 
     name: str
     points: Points
     labels: Labels | None = None
     confidence: npt.NDArray[np.float32] | None = None
+    truth: Labels | None = None
 
 
 @dataclass
@@ -49,22 +51,26 @@ class Labelling:
     """Finds the labels of frames.
 
     A network labels all frames where there is one. Without a network, a bag's labels come from a field of its clouds,
-    and the labels of scans come from .label files.
+    and the labels of scans come from .label files; both may come from the other one where it is named.
 
-    label_map: what raw ids mean
-    field:     field of a bag's clouds; None: `label`, where the clouds have it
-    folder:    folder of .label files; None: where SemanticKITTI and `spvnas segment` keep them, if they are there
-    network:   labels the points of a frame; None: there is no network
+    label_map:   what raw ids mean
+    field:       field of the clouds; None: a bag's `label`, where the clouds have it
+    folder:      folder of .label files; None: where SemanticKITTI and `spvnas segment` keep them, if they are there. A
+                 bag has one file for each cloud, in order of names
+    network:     labels the points of a frame; None: there is no network
+    raw:         whether a field holds raw ids, in place of class indices as the node writes them
+    predictions: whether the labels that `spvnas segment` left in a data set's root are taken before the root's own
 
-    A field may hold class indices, as the node writes them, or raw ids. Once a cloud has a number that is no class
-    index, this cloud and all later ones are read as raw ids.
+    Once a cloud has a number that is no class index, this cloud and all later ones are read as raw ids.
     """
 
     label_map: LabelMap
     field: str | None = None
     folder: Path | None = None
     network: Network | None = None
-    _raw: bool = False
+    raw: bool = False
+    predictions: bool = True
+    _in_order: dict[str, Path] | None = None
 
     def __call__(
         self, source: Source, frame: Frame, cloud: Cloud
@@ -77,9 +83,9 @@ class Labelling:
         if self.network is not None:
             result = self.network(cloud.points)
             return result.labels, result.confidence
-        if cloud.message is not None:
-            return self._from_fields(decode(cloud.message))
-        file = self._file(source.path, frame.name)
+        if self.folder is None and (cloud.message is not None or self.field is not None):
+            return self._from_fields(cloud.record)
+        file = self.file(source, frame.name)
         return (None if file is None else self._from_file(file, len(cloud.points))), None
 
     def _from_fields(self, points: npt.NDArray[np.void]) -> tuple[Labels | None, npt.NDArray[np.float32] | None]:
@@ -98,12 +104,19 @@ class Labelling:
 
     def _encode(self, ids: npt.NDArray[np.int64]) -> Labels:
         outside = (ids < 0) | (ids >= len(self.label_map.classes)) & (ids != UNLABELLED)
-        if not self._raw and not outside.any():
+        if not self.raw and not outside.any():
             return ids.astype(np.uint8)
         labels = self.label_map.encode(ids)
         # Only after they were valid raw ids: a damaged cloud says nothing about the others.
-        self._raw = True
+        self.raw = True
         return labels
+
+    def _files_of(self, bag: Source, folder: Path) -> dict[str, Path]:
+        if self._in_order is None:
+            from spvnas_ros.offline.evaluation.truth import files_in_order
+
+            self._in_order = files_in_order(bag, folder)
+        return self._in_order
 
     def _from_file(self, file: Path, count: int) -> Labels:
         raw = file.read_bytes()
@@ -111,16 +124,61 @@ class Labelling:
             raise FrameError(f"{file} has {len(raw)} bytes, but the scan {count} points; expected 4 bytes a point")
         return self.label_map.encode(np.frombuffer(raw, "<u4"))
 
-    def _file(self, path: Path, name: str) -> Path | None:
+    def file(self, source: Source, name: str) -> Path | None:
+        """Returns the file with a frame's labels; None where there is none.
+
+        Raises FrameError where `folder` has none, TruthError where it has not one for each cloud of a bag.
+        """
+        if source.kind == "bag":
+            return None if self.folder is None else self._files_of(source, self.folder)[name]
         sequence, _, stem = name.rpartition("/")
         if sequence:
-            folders = _sequence_folders(self.folder or path, sequence)
+            folders = _sequence_folders(self.folder or source.path, sequence, self.predictions)
         else:
-            folders = [self.folder] if self.folder else _label_folders(path)
+            folders = [self.folder, self.folder / "labels"] if self.folder else _label_folders(source.path)
         file = next((folder / f"{stem}.label" for folder in folders if (folder / f"{stem}.label").is_file()), None)
         if file is None and self.folder:
             raise FrameError(f"there is no {folders[0] / stem}.label")
         return file
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is known to be true of the frames that are shown.
+
+    frames:  their points with the true labels, from a source of its own
+    numbers: number there of each frame that is shown; None: the same
+    asked:   whether somebody named this truth. Where nobody did, it was only looked for: a frame without one is none
+             the worse, labels with a confidence beside them are a network's, and the labels that are shown are no truth
+    """
+
+    frames: Frames
+    numbers: Sequence[int] | None = None
+    asked: bool = False
+
+    def of(self, index: int, name: str, count: int, shown: Path | None) -> Labels | None:
+        """Returns the true labels of the frame that is shown as number `index`; None where they are not known.
+
+        name, count: of the frame and its points
+        shown:       file of the labels that are shown
+
+        Raises FrameError where the truth that was asked for cannot be read, or is of another number of points.
+        """
+        try:
+            if not self.asked and shown is not None and shown == self.frames.label_file(name):
+                return None
+            found = self.frames[index if self.numbers is None else self.numbers[index]]
+        except (FrameError, IndexError) as error:
+            if self.asked:
+                raise FrameError(f"the truth: {error}") from error
+            return None
+        if found.labels is None or (found.confidence is not None and not self.asked):
+            return None
+        if len(found.labels) != count:
+            if self.asked:
+                raise FrameError(f"the truth has {len(found.labels)} points, the frame {count}")
+            return None
+        return found.labels
 
 
 class Frames:
@@ -129,8 +187,9 @@ class Frames:
     A bag is read forward from the nearest frame whose position is known, so a first jump far ahead takes time.
     """
 
-    def __init__(self, source: Source, labelling: Labelling) -> None:
+    def __init__(self, source: Source, labelling: Labelling, truth: Truth | None = None) -> None:
         self.source = source
+        self._truth = truth
         self._labelling = labelling
         self._cache: OrderedDict[int, ViewFrame] = OrderedDict()
         self._stamps: list[int] = []
@@ -149,7 +208,7 @@ class Frames:
         if index not in self._cache:
             # All errors of scans, bags, clouds and label maps are ValueErrors; those of a network are RuntimeErrors.
             try:
-                self._cache[index] = self._read(self._find(index))
+                self._cache[index] = self._read(index, self._find(index))
             except (ValueError, OSError, RuntimeError) as error:
                 raise FrameError(str(error)) from error
             if len(self._cache) > _CACHED:
@@ -157,7 +216,13 @@ class Frames:
         self._cache.move_to_end(index)
         return self._cache[index]
 
-    def _read(self, frame: Frame) -> ViewFrame:
+    def label_file(self, name: str) -> Path | None:
+        """Returns the file with the labels of the frame `name`; None where they come from elsewhere, or not at all."""
+        if self._labelling.network is not None:
+            return None
+        return self._labelling.file(self.source, name)
+
+    def _read(self, index: int, frame: Frame) -> ViewFrame:
         cloud = frame.load()
         labels, confidence = self._labelling(self.source, frame, cloud)
         placed = (np.abs(cloud.points[:, :3]) < _OUT_OF_SIGHT).all(axis=1)
@@ -166,6 +231,7 @@ class Frames:
             cloud.points[placed],
             None if labels is None else labels[placed],
             None if confidence is None else np.nan_to_num(confidence[placed]),
+            self._truth.of(index, frame.name, int(placed.sum()), self.label_file(frame.name)) if self._truth else None,
         )
 
     def _find(self, index: int) -> Frame:
@@ -190,9 +256,10 @@ class Frames:
         self._ahead: Iterator[Frame] = self.source.resume(number, stamp)
 
 
-def _sequence_folders(root: Path, sequence: str) -> list[Path]:
+def _sequence_folders(root: Path, sequence: str, predictions: bool) -> list[Path]:
     """Returns the folders of a data set's root, or of a run over one, that may hold the labels of a sequence."""
-    return [root / "sequences" / sequence / name for name in ("predictions", "labels")]
+    names = ("predictions", "labels") if predictions else ("labels",)
+    return [root / "sequences" / sequence / name for name in names]
 
 
 def _label_folders(path: Path) -> list[Path]:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import viser
 
-from spvnas_ros.viewer.colours import Classes
+from spvnas_ros.viewer.colours import CLASS, ERRORS, TRUTH, Classes
 
 SPEEDS = (0.1, 4.0)
 POINT_SIZES = (0.01, 0.3)
@@ -30,11 +30,13 @@ _ROW = (
     "</span></div>"
 )
 _ROOM_FOR_SWATCH = "\u2003\u2009"
+_COMPARE = "<b>C</b> class · <b>T</b> truth · <b>X</b> errors only<br>"
 _KEYS = (
     '<div style="padding:0.2em 0.9em 0.8em;font-size:0.78em;line-height:1.7;opacity:0.75">'
     "<b>space</b> play · <b>N</b> <b>P</b> next, previous · <b>Home</b> first<br>"
-    "<b>1</b> from above · <b>2</b> driver's seat · <b>3</b> from behind<br>"
-    "<b>W A S D Q E</b> and arrows move the camera</div>"
+    "{compare}<b>1</b> from above · <b>2</b> driver's seat · <b>3</b> from behind<br>"
+    "<b>W A S D Q E</b> and arrows move the camera<br>"
+    "<b>click</b> a point to read it</div>"
 )
 
 
@@ -113,13 +115,34 @@ class Controls:
         group.on_click(lambda event: moves[event.target.value]())
         speed = gui.add_slider("speed", *SPEEDS, step=0.1, initial_value=1.0, disabled=frames == 1)
         speed.on_update(lambda event: do.speed(event.target.value))
-        by = gui.add_dropdown("colour by", choices, initial_value=choices[0])
-        by.on_update(lambda event: do.colour_by(event.target.value))
+        compared = [choice for choice in (CLASS, TRUTH, ERRORS) if choice in choices]
+        if TRUTH in compared:
+            compare = gui.add_button_group("compare", compared)
+            compare.on_click(lambda event: do.colour_by(event.target.value))
+        self._by = gui.add_dropdown("colour by", choices, initial_value=choices[0])
+        self._by.on_update(lambda event: do.colour_by(event.target.value) if event.client is not None else None)
         point = gui.add_slider("point size", *POINT_SIZES, step=0.01, initial_value=size)
         point.on_update(lambda event: do.point_size(event.target.value))
         camera = gui.add_button_group("camera", cameras)
         camera.on_click(lambda event: do.look(event.client, event.target.value) if event.client else None)
-        gui.add_html(_KEYS)
+        self._point = gui.add_html("")
+        gui.add_html(_KEYS.format(compare=_COMPARE if TRUTH in compared else ""))
+
+    def select(self, by: str) -> None:
+        """Shows what the frame is coloured by."""
+        self._by.value = by  # type: ignore[misc]  # viser declares what can be set as read-only
+
+    def read(self, facts: Sequence[tuple[str, str]]) -> None:
+        """Shows what is known of a point, as names and values; without any, nothing."""
+        rows = "".join(
+            f'<tr><td style="opacity:0.7;padding-right:1em">{html.escape(name)}</td><td>{html.escape(value)}</td></tr>'
+            for name, value in facts
+        )
+        self._point.content = (
+            f'<div style="padding:0.2em 0.9em 0.6em;font-size:0.85em"><b>point</b><table>{rows}</table></div>'
+            if facts
+            else ""
+        )
 
     def show(self, index: int, title: str, detail: str, problem: str = "") -> None:
         """Shows the frame's number, which counts from 0, and the texts about it. `problem` is highlighted."""

@@ -13,18 +13,32 @@ from time import monotonic
 from typing import Literal, ParamSpec
 
 import numpy as np
+import numpy.typing as npt
 import viser
 
 from spvnas_ros.errors import UserError
-from spvnas_ros.viewer.colours import HEIGHT, Classes, choices, colour, ground, visible
+from spvnas_ros.viewer.colours import (
+    CLASS,
+    ERRORS,
+    HEIGHT,
+    TRUTH,
+    Classes,
+    accuracy,
+    choices,
+    colour,
+    counts,
+    ground,
+    visible,
+)
 from spvnas_ros.viewer.frames import FrameError, Frames, ViewFrame
 from spvnas_ros.viewer.panels import Actions, Controls, Legend
+from spvnas_ros.viewer.picking import Vector, describe, under_pointer
 from spvnas_ros.viewer.playback import Playback
 
 P = ParamSpec("P")
-Key = Literal["space", "N", "P", "home", "1", "2", "3"]
-"""Keys as viser names them. Arrow keys are left out because they also turn viser's camera."""
-_CLOUD, _GRID = "/cloud", "/grid"
+Key = Literal["space", "N", "P", "home", "1", "2", "3", "C", "T", "X"]
+"""Keys as viser names them. Arrow keys and W A S D Q E are left out because they also move viser's camera."""
+_CLOUD, _GRID, _POINT = "/cloud", "/grid", "/point"
 _POINT_SIZE = 0.08
 _BACKGROUND, _LINE, _SECTION, _BRAND = (13, 16, 23), (30, 36, 47), (50, 60, 77), (70, 130, 230)
 _LOOKED_AT = 5
@@ -78,6 +92,7 @@ class Window:
     _cloud: viser.PointCloudHandle
     _legend: Legend
     _controls: Controls
+    _point: viser.LabelHandle
 
     def __init__(self, frames: Frames, classes: Classes, *, host: str, port: int, rate: float = 10.0) -> None:
         if not len(frames):
@@ -90,6 +105,7 @@ class Window:
         self._hidden: frozenset[int] = frozenset()
         self._size = _POINT_SIZE
         self._by = HEIGHT
+        self._shown: tuple[ViewFrame, npt.NDArray[np.bool_]] | None = None
         with redirect_stdout(StringIO()):  # viser introduces itself
             self._server = _Server(host, port, label="spvnas view", verbose=False)
         self._furnish()
@@ -127,7 +143,8 @@ class Window:
             self._due |= self._playback.advance(monotonic())
 
     def _draw(self) -> None:
-        self._due = False
+        self._due, self._shown = False, None
+        self._read(None)
         index = self._playback.index
         try:
             frame = self._frames[index]
@@ -138,12 +155,12 @@ class Window:
             return
         with self._server.atomic():
             self._draw_cloud(frame)
-            counts = None if frame.labels is None else self._classes.counts(frame.labels)
-            self._legend.show(counts)
-            self._controls.show(index, self._title(index), f"{frame.name}, {len(frame.points):,} points")
+            self._legend.show(counts(frame, self._by, self._classes))
+            self._controls.show(index, self._title(index), _detail(frame))
 
     def _draw_cloud(self, frame: ViewFrame) -> None:
-        shown = visible(frame, self._hidden, self._classes)
+        shown = visible(frame, self._hidden, self._classes, self._by)
+        self._shown = frame, shown
         if not shown.any():
             # The page reports an error for a cloud without points.
             self._cloud.visible = False
@@ -158,6 +175,27 @@ class Window:
             precision="float32",
         )
 
+    def _pick(self, origin: Vector, direction: Vector) -> None:
+        """Shows what is known of the point that a ray meets."""
+        if self._shown is not None:
+            frame, shown = self._shown
+            self._read(under_pointer(frame.points, shown, origin, direction))
+
+    def _read(self, index: int | None) -> None:
+        """Shows what is known of a point of the frame, beside it and in the panel; None for no point."""
+        if index is None or self._shown is None:
+            self._point.visible = False
+            self._controls.read(())
+            return
+        frame, _ = self._shown
+        facts = describe(frame, index, self._classes)
+        self._controls.read(facts)
+        words = dict(facts)
+        name, true = words.get("class", f"{words['range']}"), words.get("true class")
+        self._point.text = name if true in (None, name) else f"{name} (true: {true})"
+        self._point.position = frame.points[index, :3].astype(np.float64)
+        self._point.visible = True
+
     def _title(self, index: int) -> str:
         return f"frame {index + 1} of {self._playback.count}"
 
@@ -170,6 +208,8 @@ class Window:
         scene.configure_environment_map(None)
         scene.configure_default_lights(False)
         self._cloud = scene.add_point_cloud(_CLOUD, np.zeros((1, 3), np.float32), (0, 0, 0), visible=False)
+        self._point = scene.add_label(_POINT, "", visible=False, anchor="bottom-left")
+        scene.on_click()(self._clicked)
         first = self._first_frame()
         available = (HEIGHT,) if first is None else choices(first)
         self._by = available[0]
@@ -194,7 +234,7 @@ class Window:
         self._controls = Controls(gui, len(self._frames), available, names, self._size, actions)
         gui.main_panel.dock_right()
         gui.main_panel.set_width(_CONTROLS_WIDTH)
-        self._add_keys(actions)
+        self._add_keys(actions, available)
 
     def _add_grid(self, height: float) -> None:
         """Adds a grid with squares of 10 m on the ground."""
@@ -212,7 +252,7 @@ class Window:
             position=(0.0, 0.0, height),
         )
 
-    def _add_keys(self, do: Actions) -> None:
+    def _add_keys(self, do: Actions, available: tuple[str, ...]) -> None:
         keys: tuple[tuple[Key, str, Callable[[], None]], ...] = (
             ("space", "play or pause", do.toggle),
             ("N", "next frame", lambda: do.step(1)),
@@ -221,6 +261,10 @@ class Window:
         )
         for key, label, action in keys:
             self._server.gui.add_command(label, hotkey=key).on_trigger(partial(_without_event, action))
+        modes: tuple[tuple[Key, str], ...] = (("C", CLASS), ("T", TRUTH), ("X", ERRORS))
+        for key, mode in modes if TRUTH in available else ():
+            command = self._server.gui.add_command(f"show: {mode}", hotkey=key)
+            command.on_trigger(partial(_without_event, partial(do.colour_by, mode)))
         for camera in CAMERAS:
             command = self._server.gui.add_command(f"camera: {camera.name}", hotkey=camera.key)
             command.on_trigger(partial(_look_on_command, camera.name))
@@ -246,10 +290,14 @@ class Window:
 
     def _set_colour(self, by: str) -> None:
         self._by = by
+        self._controls.select(by)
         self._due = True
 
     def _set_size(self, size: float) -> None:
         self._size = self._cloud.point_size = size
+
+    def _clicked(self, event: viser.SceneClickEvent) -> None:
+        self._asked.put(partial(self._pick, event.ray_origin, event.ray_direction))
 
     def _stop(self) -> None:
         self._stopped = True
@@ -261,6 +309,12 @@ class Window:
             self._asked.put(partial(action, *args, **kwargs))
 
         return ask
+
+
+def _detail(frame: ViewFrame) -> str:
+    text = f"{frame.name}, {len(frame.points):,} points"
+    right, known = accuracy(frame) or (0, 0)
+    return f"{text}; {right / known:.1%} of {known:,} with a truth are right" if known else text
 
 
 def _without_event(action: Callable[[], None], _: viser.CommandEvent) -> None:

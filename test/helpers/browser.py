@@ -45,6 +45,8 @@ _BLOCK, _NOTABLE = 10, 32
 """Pixels to a side, and of 255: what is compared with an earlier picture."""
 _STILL = 4
 """Pictures after which nothing changes any more."""
+_PATCH = 5
+"""Pixels to a side of a patch that can be clicked."""
 _MATCH = 2
 """How far a channel may be off, of 255."""
 
@@ -121,6 +123,15 @@ class Looker:
     def press(self, key: str) -> None:
         """Press a key while the picture has the keyboard."""
         self.page.keyboard.press(key)
+
+    def click_on(self, colour: tuple[int, int, int]) -> None:
+        """Click into the largest patch of this colour in the picture."""
+        picture = self.picture()
+        alike = (np.abs(picture.astype(np.int16) - np.array(colour, np.int16)).max(axis=2) <= _MATCH).astype(float)
+        summed = np.pad(alike, ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
+        patches = summed[_PATCH:, _PATCH:] - summed[:-_PATCH, _PATCH:] - summed[_PATCH:, :-_PATCH]
+        row, column = np.unravel_index((patches + summed[:-_PATCH, :-_PATCH]).argmax(), patches.shape)
+        self.page.mouse.click(_PICTURE["x"] + column + _PATCH // 2, _PICTURE["y"] + row + _PATCH // 2)
 
     def picture(self) -> Picture:
         """What is drawn, without the panels, uint8 `[rows, columns, 3]`."""

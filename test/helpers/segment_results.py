@@ -13,6 +13,8 @@ from spvnas_ros.labels import SEMANTIC_KITTI
 from spvnas_ros.recordings.bags import BagReader, BagWriter, cloud_message, encode
 
 FRAMES = 4
+PICTURES = ("picture.png", "picture_median.png", "picture_worst.png")
+"""Of a run over two frames or more, in order of names."""
 
 
 def labels_in(folder: Path) -> dict[str, np.ndarray]:

@@ -11,10 +11,12 @@ from PIL import Image
 
 from spvnas_ros.labels import SEMANTIC_KITTI
 from spvnas_ros.nets.spec import NetSpec
+from spvnas_ros.palettes import shown
 from spvnas_ros.recordings.scans import read_scan
 from spvnas_ros.segment.picture import SIZE, save_picture
 from spvnas_ros.zoo.checkpoint import Facts
 
+COLOURS = shown(SEMANTIC_KITTI.classes, SEMANTIC_KITTI.palette)
 FACTS = Facts(spec=NetSpec.spvcnn(4), name="tiny")
 CAR, BUILDING = SEMANTIC_KITTI.classes.index("car"), SEMANTIC_KITTI.classes.index("building")
 TOP_VIEW = (slice(76, 864), slice(24, 812))
@@ -31,7 +33,7 @@ def picture(path: Path, points: np.ndarray, labels: np.ndarray, facts: Facts = F
 
 def where(pixels: np.ndarray, label: int) -> np.ndarray:
     """Mean row and column of the pixels with a class's hue, darkened or not."""
-    colour = np.array(SEMANTIC_KITTI.palette[label]) / np.linalg.norm(SEMANTIC_KITTI.palette[label])
+    colour = np.array(COLOURS[label]) / np.linalg.norm(COLOURS[label])
     bright = pixels.sum(axis=-1) > 150
     alike = (pixels @ colour) > 0.995 * np.linalg.norm(pixels, axis=-1)
     assert (bright & alike).any(), "the class is not to be seen"
@@ -80,7 +82,7 @@ def test_the_higher_point_hides_the_lower_one_from_above(tmp_path: Path) -> None
 def test_the_legend_has_the_classes_present_in_their_colours_and_no_others(tmp_path: Path) -> None:
     legend = picture(tmp_path, blob(10, 0, 0), np.repeat([CAR, BUILDING], 200))[LEGEND].reshape(-1, 3)
     shown = {tuple(colour) for colour in np.unique(legend, axis=0)}
-    assert {c for c in SEMANTIC_KITTI.palette if c in shown} == {SEMANTIC_KITTI.palette[i] for i in (CAR, BUILDING)}
+    assert {c for c in COLOURS if c in shown} == {COLOURS[i] for i in (CAR, BUILDING)}
 
 
 def test_an_untrained_network_is_called_so(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segment_results import files_in
+from segment_results import PICTURES, files_in
 from spvnas_cli import segmented
 from spvnas_ros.engine.sample_street import street_scan, write_drive_bag
 from spvnas_ros.perception import Perception
@@ -44,13 +44,13 @@ def test_force_leaves_nothing_of_the_earlier_run_and_everything_else(
     assert [f for f in files_in(out) if f[:4] != "bag/"] == [
         "labels/notes.txt",
         "notes.txt",
-        "picture.png",
+        *PICTURES,
         "summary.json",
     ]
     with open_source(scans) as source:
         segment(source, perception, out, SegmentOptions(force=True))
     labels = [f"labels/{number:06d}.label" for number in range(3)]
-    assert files_in(out) == [*labels, "labels/notes.txt", "notes.txt", "picture.png", "summary.json"]
+    assert files_in(out) == [*labels, "labels/notes.txt", "notes.txt", *PICTURES, "summary.json"]
 
 
 @pytest.mark.parametrize("wrong", [("-w", "missing.safetensors"), ("--engine", "steam"), ("--device", "cuda:99")])

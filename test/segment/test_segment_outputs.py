@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segment_results import labels_in
+from segment_results import PICTURES, labels_in
 from spvnas_cli import SPVNAS, segmented
 from spvnas_ros.clouds.point_cloud2 import decode
 from spvnas_ros.engine.sample_street import street_scan, write_drive_bag
@@ -49,7 +49,7 @@ def test_a_folder_of_scans_becomes_label_files_a_picture_and_a_summary(
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["frames"], summary["trained"], summary["skipped"]) == (3, False, [])
     assert summary["points"] == sum(summary["classes"].values()) == sum(map(len, labels.values()))
-    assert sorted(os.listdir(out)) == ["labels", "picture.png", "summary.json"]
+    assert sorted(os.listdir(out)) == ["labels", *PICTURES, "summary.json"]
 
 
 def test_a_sequence_of_semantickitti_keeps_its_names_and_its_own_labels(
@@ -91,7 +91,7 @@ def test_a_real_bag_becomes_a_bag_of_labelled_clouds(
                 assert points[name].tobytes() == labelled[name].tobytes()
             np.testing.assert_array_equal(labelled["label"], result.labels)
             np.testing.assert_array_equal(labelled["confidence"], result.confidence)
-    assert sorted(os.listdir(tmp_path)) == ["bag", "picture.png", "summary.json"]
+    assert sorted(os.listdir(tmp_path)) == ["bag", *PICTURES, "summary.json"]
 
 
 def test_a_bad_scan_is_skipped_told_and_counted(scans: Path, weights: Path, tmp_path: Path) -> None:
@@ -208,3 +208,18 @@ def test_a_data_sets_root_becomes_the_benchmarks_predictions(
     expected = perception(read_scan(root / "sequences/04/velodyne/000000.bin", "unit")).labels
     raw = np.fromfile(tmp_path / "out/sequences/04/predictions/000000.label", np.uint32)
     np.testing.assert_array_equal(raw, SEMANTIC_KITTI.decode(expected))
+
+
+def test_pictures_have_the_palette_that_is_asked_for_and_no_other_one_goes(weights: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "cloud.npy", street_scan(0, 16, 200)[0])
+    shown = {}
+    for palette in ("spvnas", "semantic-kitti"):
+        out = tmp_path / palette
+        arguments = (tmp_path / "cloud.npy", "-w", weights, "-o", out, "--device", "cpu", "--palette", palette)
+        assert segmented(*arguments)[0] == 0
+        shown[palette] = (out / "picture.png").read_bytes()
+    assert shown["spvnas"] != shown["semantic-kitti"]
+    status, _, error = segmented(*arguments[:-1], "kitti", "-o", tmp_path / "other")
+    assert status == 1
+    assert "unknown palette 'kitti', expected one of spvnas, semantic-kitti" in error
+    assert not (tmp_path / "other").exists()

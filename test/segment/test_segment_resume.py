@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segment_results import FRAMES, content, document_in, files_in, labels_in, write_bag
+from segment_results import FRAMES, PICTURES, content, document_in, files_in, labels_in, write_bag
 from spvnas_cli import SPVNAS, segmented
 from spvnas_ros.clouds.intensity import Intensity
 from spvnas_ros.engine.sample_street import street_scan
@@ -55,7 +55,7 @@ def test_a_run_that_was_stopped_goes_on_without_labelling_again(
     assert seen.items() >= times.items()
     assert (summary.frames, len(summary.ms)) == (FRAMES, FRAMES)
     assert content(out / "bag") == content(tmp_path / "whole/bag")
-    assert sorted(os.listdir(out)) == ["bag", "picture.png", "summary.json"]
+    assert sorted(os.listdir(out)) == ["bag", *PICTURES, "summary.json"]
 
 
 def test_scans_and_their_scores_go_on_too(scans: Path, perception: Perception, tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_a_run_that_a_signal_ends_leaves_nothing_half_and_goes_on(
     else:
         with BagReader(out / "bag") as reader:
             assert len(list(reader)) == count
-    assert sorted(os.listdir(out)) == [{"scans": "labels", "bag": "bag"}[kind], "picture.png", "summary.json"]
+    assert sorted(os.listdir(out)) == [{"scans": "labels", "bag": "bag"}[kind], *PICTURES, "summary.json"]
 
 
 def test_a_stop_while_results_are_written_keeps_the_labels(perception: Perception, tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_a_stop_while_results_are_written_keeps_the_labels(perception: Perceptio
         assert sorted(os.listdir(out)) == ["picture.png", "unfinished"]
         (out / ".bag.0123.part/bag").mkdir(parents=True)  # what a kill would have left
         assert segment(source, perception, out).frames == FRAMES
-    assert sorted(os.listdir(out)) == ["bag", "picture.png", "summary.json"]
+    assert sorted(os.listdir(out)) == ["bag", *PICTURES, "summary.json"]
 
 
 def test_a_finished_run_is_not_done_again_but_replaced_with_force(weights: Path, tmp_path: Path) -> None:
@@ -173,12 +173,12 @@ def test_a_run_killed_after_its_summary_is_finished(weights: Path, tmp_path: Pat
         key: summary[key]
         for key in ("source", "kind", "topic", "frames_in_source", "files_sha256", "weights_sha256", "engine")
     }
-    run |= {key: summary[key] for key in ("device", "intensity", "scores", "truth")}
+    run |= {key: summary[key] for key in ("device", "intensity", "scores", "truth", "palette")}
     (tmp_path / "out/unfinished").mkdir()
     (tmp_path / "out/unfinished/run.json").write_text(json.dumps(run))
     os.utime(tmp_path / "out/unfinished/run.json", (0, 0))  # it was there before the summary
     assert "nothing to do" in segmented(*arguments)[1]
-    assert sorted(os.listdir(tmp_path / "out")) == ["bag", "picture.png", "summary.json"]
+    assert sorted(os.listdir(tmp_path / "out")) == ["bag", *PICTURES, "summary.json"]
 
 
 def test_an_unfinished_run_of_something_else_is_not_continued(perception: Perception, tmp_path: Path) -> None:

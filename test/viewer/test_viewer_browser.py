@@ -14,13 +14,17 @@ import pytest
 pytest.importorskip("viser", reason="viser is not installed: pip install 'spvnas_ros[view]'")
 
 from browser import Looker, Picture, changed, chromium, share, viewer
+from spvnas_ros.engine.sample_street import street_scan
 from spvnas_ros.labels import SEMANTIC_KITTI
+from spvnas_ros.palettes import shown
 from view_samples import labelled_bag
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-COLOURS = dict(zip(SEMANTIC_KITTI.classes, SEMANTIC_KITTI.palette, strict=True))
+COLOURS = dict(zip(SEMANTIC_KITTI.classes, shown(SEMANTIC_KITTI.classes, SEMANTIC_KITTI.palette), strict=True))
+RIGHT = (54, 60, 72)
+"""The colour of points that are right, where errors are shown."""
 SURE = (70, 190, 120)
 """The colour of full confidence."""
 
@@ -44,6 +48,11 @@ def sequence(shared: Path, tmp_path: Path) -> Path:
             points[::8].tofile(tmp_path / folder / file.name)
     (tmp_path / "velodyne" / "999999.bin").write_bytes(bytes(1001))
     return tmp_path
+
+
+def asked_hosts(look: Looker) -> set[str]:
+    """Whom the page asked for anything. It may have things of its own in memory (blob:, data:)."""
+    return {urlsplit(url.removeprefix("blob:")).netloc for url in look.requests if not url.startswith("data:")}
 
 
 def others(picture: Picture) -> float:
@@ -80,9 +89,7 @@ def test_real_scans_are_shown_in_class_colours_switched_and_stepped_through(brow
         look.press("p")
         look.sees(lambda picture: share(picture, COLOURS["road"]) > 0.01)
 
-        # The page may have things of its own in memory (blob:, data:).
-        asked = [urlsplit(url.removeprefix("blob:")) for url in look.requests if not url.startswith("data:")]
-        assert {url.netloc for url in asked} == {urlsplit(address).netloc}
+        assert asked_hosts(look) == {urlsplit(address).netloc}
         assert look.errors == []
         look.page.close()
 
@@ -101,5 +108,43 @@ def test_a_bag_plays_and_shows_how_sure_the_network_was(browser: Browser, tmp_pa
         # The sample is sure of everything.
         sure = look.sees(lambda picture: share(picture, COLOURS["road"]) == 0)
         assert share(sure, SURE) > 0.0005
+        assert look.errors == []
+        look.page.close()
+
+
+def test_labels_are_compared_with_their_truth_and_a_point_is_read(browser: Browser, tmp_path: Path) -> None:
+    road, building = (SEMANTIC_KITTI.classes.index(name) for name in ("road", "building"))
+    points, truth = street_scan(3, 32, 400)
+    for folder, labels in (("labels", truth), ("wrong", np.where(truth == road, building, truth).astype(np.uint8))):
+        (tmp_path / folder).mkdir()
+        SEMANTIC_KITTI.decode(labels).tofile(tmp_path / folder / "000000.label")
+    (tmp_path / "velodyne").mkdir()
+    points.tofile(tmp_path / "velodyne/000000.bin")
+    with viewer(tmp_path, "--labels", tmp_path / "wrong") as address:
+        look = Looker.at(browser, address)
+        known = int((truth != 255).sum())
+        look.read(f"{1 - (truth == road).sum() / known:.1%} of {known:,} with a truth are right")
+        first = look.sees(lambda picture: share(picture, COLOURS["building"]) > 0.01)
+        assert share(first, COLOURS["road"]) == 0
+
+        look.page.get_by_text("errors", exact=True).first.click()
+        errors = look.sees(lambda picture: share(picture, COLOURS["vegetation"]) == 0 < share(picture, RIGHT))
+        assert share(errors, COLOURS["building"]) > 0.01
+        look.click_on(COLOURS["building"])
+        look.read("true class")
+        rows = (row.split("\t") for row in look.page.locator("table").inner_text().splitlines())
+        read = dict(rows)
+        assert (read["class"], read["true class"]) == ("building", "road")
+        assert read.keys() >= {"intensity", "range"}
+
+        look.press("t")
+        look.sees(lambda picture: share(picture, COLOURS["road"]) > 0.01)
+        assert look.page.get_by_label("colour by").input_value() == "truth"
+        assert look.page.get_by_text("true class").count() == 0
+        look.press("c")
+        look.sees(lambda picture: share(picture, COLOURS["road"]) == 0 < share(picture, COLOURS["vegetation"]))
+        look.press("x")
+        look.sees(lambda picture: share(picture, RIGHT) > 0.01)
+        assert asked_hosts(look) == {urlsplit(address).netloc}
         assert look.errors == []
         look.page.close()

@@ -19,6 +19,7 @@ from spvnas_ros.engine.sample_street import street_scan
 from spvnas_ros.labels import SEMANTIC_KITTI
 from spvnas_ros.offline.augment import Augmentation
 from spvnas_ros.offline.datasets import LabelledScan
+from spvnas_ros.palettes import colour_table
 from spvnas_ros.segment.picture import BACKGROUND, FAINT, PANEL, TEXT, font
 
 _SIZE = 400
@@ -112,7 +113,7 @@ def _from_above(scan: LabelledScan, show: _Show, size: int) -> Image.Image:
 
 def _colours(scan: LabelledScan, by: str) -> Colours:
     if by == "class":
-        return SEMANTIC_KITTI.colours(scan.labels)
+        return colour_table(SEMANTIC_KITTI.classes, SEMANTIC_KITTI.palette)[scan.labels]
     if by == "origin":
         return np.where(scan.instances[:, None] > 0, _PARTNER, _SCAN).astype(np.uint8)
     colours: Colours = (_DARK + np.clip(scan.points[:, 3:], 0, 1) * (255 - _DARK)).astype(np.uint8)

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from spvnas_ros.offline.evaluation.metrics import Score
-from spvnas_ros.segment.picture import BACKGROUND, FAINT, GREY, LINES, MARGIN, PANEL, TEXT, WARNING, font
+from spvnas_ros.palettes import SPVNAS, UNLABELLED_COLOUR, Colour, shown
+from spvnas_ros.segment.picture import BACKGROUND, FAINT, LINES, MARGIN, PANEL, TEXT, WARNING, font
 
 if TYPE_CHECKING:
     from spvnas_ros.zoo.checkpoint import Facts
@@ -31,8 +32,18 @@ _FAINTEST = 0.005
 """Shares that would be written 0 are left out."""
 
 
-def save_confusion(path: str | Path, score: Score, facts: Facts, title: str = "", *, boxes_only: bool = False) -> None:
+def save_confusion(
+    path: str | Path,
+    score: Score,
+    facts: Facts,
+    title: str = "",
+    palette: str = SPVNAS,
+    *,
+    boxes_only: bool = False,
+) -> None:
     """Write a PNG, 1600 pixels wide: rows are the truth, columns what the network says, in percent of the row.
+
+    palette: name of the colours to show, one of `spvnas_ros.palettes.PALETTES`
 
     The IoU of each class stands beside its row; its recall where only points in boxes have a truth. A class that does
     not occur in the truth has an empty row.
@@ -52,10 +63,11 @@ def save_confusion(path: str | Path, score: Score, facts: Facts, title: str = ""
     )
     _write_header(picture, title or facts.name, words, facts.trained)
     left, top = MARGIN + _NAMES, _HEADER + _HEADS
-    _write_names(picture, facts, (left, top), cell, columns)
+    colours = shown(facts.classes, facts.palette, palette)
+    _write_names(picture, facts, colours, (left, top), cell, columns)
     _draw_cells(picture, counts[:, :columns], (left, top), cell)
     shares = ("recall", score.recall) if boxes_only else ("IoU", score.iou)
-    _draw_scores(picture, *shares, facts, (left + cell * columns + _GAP, top), cell)
+    _draw_scores(picture, *shares, colours, (left + cell * columns + _GAP, top), cell)
     caption = "rows: truth, columns: what the network says, percent of the points of the row's class"
     draw = ImageDraw.Draw(picture)
     draw.text((left, picture.height - _FOOTER / 2), caption, FAINT, font(16), "lm")
@@ -71,13 +83,20 @@ def _write_header(picture: Image.Image, title: str, facts: str, trained: bool) -
         draw.text((middle, _HEADER / 2 + 4), "untrained network", WARNING, font(20), "rm")
 
 
-def _write_names(picture: Image.Image, facts: Facts, corner: tuple[int, int], cell: int, columns: int) -> None:
+def _write_names(
+    picture: Image.Image,
+    facts: Facts,
+    palette: Sequence[Colour],
+    corner: tuple[int, int],
+    cell: int,
+    columns: int,
+) -> None:
     names = [*facts.classes, "unlabelled"][:columns]
-    colours = [*facts.palette, GREY][:columns]
+    colours = [*palette, UNLABELLED_COLOUR][:columns]
     draw = ImageDraw.Draw(picture)
     left, top = corner
     size = _text_size(cell)
-    for index, (name, colour) in enumerate(zip(facts.classes, facts.palette, strict=True)):
+    for index, (name, colour) in enumerate(zip(facts.classes, palette, strict=True)):
         middle = top + cell * index + cell // 2
         draw.rounded_rectangle((left - 26, middle - 8, left - 10, middle + 8), 4, fill=colour)
         draw.text((left - 36, middle), name, TEXT, font(size), "rm")
@@ -108,7 +127,7 @@ def _draw_scores(
     picture: Image.Image,
     name: str,
     shares: Mapping[str, float | None],
-    facts: Facts,
+    palette: Sequence[Colour],
     corner: tuple[int, int],
     cell: int,
 ) -> None:
@@ -117,7 +136,7 @@ def _draw_scores(
     left, top = corner
     right = WIDTH - MARGIN - 70
     draw.text((left, top - 16), name, TEXT, font(18), "lm")
-    for index, (value, colour) in enumerate(zip(shares.values(), facts.palette, strict=True)):
+    for index, (value, colour) in enumerate(zip(shares.values(), palette, strict=True)):
         y, half = top + cell * index + (cell - 2) // 2, min(cell, 46) // 4
         draw.rounded_rectangle((left, y - half, right, y + half), 4, fill=PANEL, outline=LINES)
         if value:

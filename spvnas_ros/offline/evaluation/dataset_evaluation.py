@@ -17,10 +17,15 @@ from spvnas_ros.labels import LABEL_MAPS
 from spvnas_ros.offline.augment import View, tta_views
 from spvnas_ros.offline.datasets import DatasetError, LabelField, LabelledScan, ScanDataset, open_dataset
 from spvnas_ros.offline.evaluation.confusion_picture import save_confusion
+from spvnas_ros.offline.evaluation.metrics import accuracy
 from spvnas_ros.offline.evaluation.report import Report, describe, scored, skipped_line
 from spvnas_ros.offline.evaluation.tally import Tally, averaged
+from spvnas_ros.palettes import SPVNAS
+from spvnas_ros.palettes import check as check_palette
 from spvnas_ros.perception import Perception
+from spvnas_ros.segment.gallery import ACCURACY, choose
 from spvnas_ros.segment.output import CONFUSION, LABELS, REPORT, SUMMARY
+from spvnas_ros.segment.picture import save_picture
 from spvnas_ros.segment.progress import INTERRUPTED, Skipped, progress_bar, stop_on_signal
 from spvnas_ros.segment.run import Interrupted
 
@@ -34,6 +39,7 @@ def evaluate(
     topic: str = "",
     weights: str = "",
     truth: str | None = None,
+    pictures: bool = False,
     on_scan: Callable[[Skipped | None], None] = lambda _: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Report:
@@ -41,6 +47,7 @@ def evaluate(
 
     tta: average the probabilities of the 36 views of `tta_views`
     source, topic, weights, truth: for the report
+    pictures: say in the report which scans to draw beside it
 
     stopped: is asked before each scan; True ends the evaluation
 
@@ -60,6 +67,7 @@ def evaluate(
     views = tta_views() if tta else (View(),)
     tally, ms, points = Tally(facts.classes, boxes_only=dataset.boxes_only), list[float](), 0
     skipped: list[Skipped] = []
+    values: list[tuple[str, float | None]] = []
     for index in range(len(dataset)):
         if stopped():
             raise Interrupted(index, len(dataset))
@@ -77,6 +85,7 @@ def evaluate(
             continue
         ms.append((perf_counter() - begun) * 1e3)
         tally.add(scan.points, scan.labels, result)
+        values.append((scan.name, accuracy(scan.labels, result.labels)))
         points += len(scan)
         on_scan(None)
     if not ms:
@@ -99,6 +108,7 @@ def evaluate(
         ms_p95=float(np.percentile(ms, 95)),
         boxes_only=dataset.boxes_only,
         skipped=tuple(skipped),
+        pictures=tuple(choose(values, ACCURACY)) if pictures else (),
         **scored(tally),
     )
 
@@ -127,6 +137,7 @@ def run(
     topic: str | None = None,
     field: LabelField | None = None,
     intensity: str | None = None,
+    palette: str = SPVNAS,
     device: str = "auto",
     engine: str = "auto",
 ) -> int:
@@ -137,7 +148,9 @@ def run(
     out:       a folder for report.json and confusion.png
     label_map: of the truth; None = the network's own
     topic, field: of a bag's clouds, see `open_dataset`
+    palette:   name of the colours in pictures
     """
+    check_palette(palette)
     perception = Perception.load(weights, device=device, engine=engine)
     label_map = label_map or perception.facts.label_map
     if label_map not in LABEL_MAPS:
@@ -162,6 +175,7 @@ def run(
                 topic=topic or "",
                 weights=Path(weights).name,
                 truth=truth,
+                pictures=out is not None,
                 on_scan=on_scan,
                 stopped=stopped.is_set,
             )
@@ -176,7 +190,8 @@ def run(
         print(f"no point of {source} has a label that counts (label map {label_map}): no score", file=sys.stderr)
     status = 1 if report.skipped or unscored else 0
     if out:
-        _save(report, perception, out)
+        _save(report, perception, out, palette)
+        _save_pictures(report, perception, dataset, out, palette)
     if as_json:
         print(json.dumps(report.document()))
         return status
@@ -185,6 +200,7 @@ def run(
         console.print(part)
     if out:
         console.print(f"{out / REPORT}, {out / CONFUSION}")
+        console.print("; ".join(str(out / str(picture)) for picture in report.pictures))
     return status
 
 
@@ -199,8 +215,18 @@ def prelabelled(source: Path) -> str | None:
     )
 
 
-def _save(report: Report, perception: Perception, out: Path) -> None:
+def _save(report: Report, perception: Perception, out: Path, palette: str) -> None:
     out.mkdir(parents=True, exist_ok=True)
     title = f"{Path(report.source).name}, {report.network or report.weights}"
-    save_confusion(out / CONFUSION, report.score, perception.facts, title, boxes_only=report.boxes_only)
+    save_confusion(out / CONFUSION, report.score, perception.facts, title, palette, boxes_only=report.boxes_only)
     report.save(out)
+
+
+def _save_pictures(report: Report, perception: Perception, dataset: ScanDataset, out: Path, palette: str) -> None:
+    """Draws the scans that the report names; they are labelled once more, which spares keeping all labels."""
+    views = tta_views() if report.views > 1 else (View(),)
+    for picture in report.pictures:
+        scan = dataset[picture.number]
+        title = picture.title(Path(report.source).name)
+        labels = look(perception, scan, views).labels
+        save_picture(out / picture.file, scan.points, labels, perception.facts, title, palette)

@@ -10,9 +10,11 @@ from spvnas_ros.clouds.cleaning import usable
 from spvnas_ros.frame import Segmentation
 from spvnas_ros.offline.datasets.label_field import LabelField
 from spvnas_ros.offline.evaluation.confusion_picture import save_confusion
+from spvnas_ros.offline.evaluation.metrics import accuracy
 from spvnas_ros.offline.evaluation.report import Report, describe, scored
 from spvnas_ros.offline.evaluation.tally import Tally
 from spvnas_ros.offline.evaluation.truth import Truth, open_truth
+from spvnas_ros.palettes import SPVNAS
 from spvnas_ros.recordings.scans import Cloud, Frame, Source
 from spvnas_ros.segment.output import CONFUSION
 from spvnas_ros.segment.summary import Summary
@@ -24,28 +26,33 @@ class TruthJudge:
 
     known: the truth
     facts: of the weights: classes and colours
+    palette: name of the colours in the picture
     """
 
-    def __init__(self, known: Truth, facts: Facts) -> None:
+    def __init__(self, known: Truth, facts: Facts, palette: str = SPVNAS) -> None:
         self.truth, self.files = known.description, known.files
-        self._known, self._facts = known, facts
+        self._known, self._facts, self._palette = known, facts, palette
         self._tally = Tally(facts.classes)
 
     @classmethod
-    def open(cls, source: Source, where: LabelField | Path, facts: Facts) -> TruthJudge:
+    def open(cls, source: Source, where: LabelField | Path, facts: Facts, palette: str = SPVNAS) -> TruthJudge:
         """Reads the truth about a source once, to know that it fits. Raises what `open_truth` raises."""
-        return cls(open_truth(source.path, source.topic, where, facts), facts)
+        return cls(open_truth(source.path, source.topic, where, facts), facts, palette)
 
-    def add(self, frame: Frame, cloud: Cloud, result: Segmentation) -> None:
-        """Counts a frame. Raises TruthError or LabelFieldError where its truth cannot be read."""
+    def add(self, frame: Frame, cloud: Cloud, result: Segmentation) -> float | None:
+        """Counts a frame, and returns its accuracy; None where it has no truth.
+
+        Raises TruthError or LabelFieldError where its truth cannot be read.
+        """
         seen = usable(cloud.points)  # as in a data set: a point without a place has no truth
         truth = self._known.read(frame.name, cloud.record)
         part = Segmentation(result.labels[seen], result.confidence[seen])
         self._tally.add(cloud.points[seen], truth[seen], part)
+        return accuracy(truth[seen], part.labels)
 
     def save(self, summary: Summary, out: Path) -> None:
         """Writes `report.json` and `confusion.png`."""
-        run = summary.run
+        run, summary.truth_place = summary.run, dict(self._known.place)
         report = Report(
             source=run.source,
             topic=run.topic,
@@ -63,10 +70,11 @@ class TruthJudge:
             ms_p50=summary.percentile(50),
             ms_p95=summary.percentile(95),
             skipped=tuple(summary.skipped),
+            pictures=tuple(summary.pictures),
             **scored(self._tally),
         )
         title = f"{Path(run.source).name}, {summary.network or summary.weights}"
-        save_confusion(out / CONFUSION, report.score, self._facts, title)
+        save_confusion(out / CONFUSION, report.score, self._facts, title, self._palette)
         report.save(out)
 
 

@@ -85,6 +85,12 @@ def intersection_over_union(confusion: Confusion) -> npt.NDArray[np.float64]:
     return np.where(in_truth > 0, right / np.maximum(union, 1), np.nan)
 
 
+def accuracy(truth: Labels, predicted: Labels) -> float | None:
+    """Returns the share of the points with a truth whose label is right, 0..1; None where none has a truth."""
+    known = truth != UNLABELLED
+    return float((truth == predicted)[known].mean()) if known.any() else None
+
+
 def score(confusion: Confusion, classes: Sequence[str], *, boxes_only: bool = False) -> Score:
     """The scores of a confusion matrix `[C, C + 1]`. Raises ValueError where it is not of these C classes.
 

@@ -15,6 +15,7 @@ from spvnas_ros.errors import UserError
 from spvnas_ros.offline.evaluation.metrics import Score
 from spvnas_ros.offline.evaluation.tally import Bin, Ring, Tally
 from spvnas_ros.recordings.files import replacing
+from spvnas_ros.segment.gallery import Pictured
 from spvnas_ros.segment.output import REPORT
 from spvnas_ros.segment.progress import Skipped
 
@@ -34,6 +35,7 @@ class Report:
     reliability:    confidence beside accuracy
     boxes_only:     only points in boxes have a truth: recall in boxes is known, IoU is not
     skipped:        frames that could not be scored, and why
+    pictures:       which frames are shown beside the report, and why those
     """
 
     source: str
@@ -57,6 +59,7 @@ class Report:
     reliability: tuple[Bin, ...]
     boxes_only: bool = False
     skipped: tuple[Skipped, ...] = ()
+    pictures: tuple[Pictured, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """Returns all of it as one flat JSON object: the score's `miou`, `iou`, ... stand beside the rest."""
@@ -75,11 +78,12 @@ class Report:
         path = out / REPORT
         try:
             document = json.loads(path.read_text())
-            document = {"boxes_only": False, "skipped": ()} | document  # not in reports of before
+            document = {"boxes_only": False, "skipped": (), "pictures": ()} | document  # not in reports of before
             values = {each.name: document[each.name] for each in fields(cls) if each.name != "score"}
             values["skipped"] = tuple(Skipped(**each) for each in values["skipped"])
             values["by_distance"] = tuple(Ring(**each) for each in values["by_distance"])
             values["reliability"] = tuple(Bin(**each) for each in values["reliability"])
+            values["pictures"] = tuple(Pictured(**each) for each in values["pictures"])
             return cls(**values, score=Score(**{each.name: document[each.name] for each in fields(Score)}))
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} is no report of this program: {error!r}") from error

@@ -6,9 +6,9 @@ open a source of their own, because reading a frame teaches the rule `auto` abou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,11 +40,13 @@ class Truth:
     read:  the frame's name and its record, structured `[N]` -> uint8 `[N]`, class indices, 255 = none; raises
            TruthError and LabelFieldError
     files: that it is read from; none where it is a field of the frames
+    place: the same for programs: `folder`, or `field` and `ids` ("raw" or "class")
     """
 
     description: str
     read: Callable[[str, Record], Labels]
     files: tuple[Path, ...] = ()
+    place: Mapping[str, str] = field(default_factory=dict)
 
 
 def open_truth(path: Path, topic: str | None, where: LabelField | Path, facts: Facts) -> Truth:
@@ -58,18 +60,19 @@ def open_truth(path: Path, topic: str | None, where: LabelField | Path, facts: F
         return truth_from_files(source, where, facts)
 
 
-def truth_from_field(source: Source, field: LabelField, facts: Facts) -> Truth:
+def truth_from_field(source: Source, where: LabelField, facts: Facts) -> Truth:
     """Returns the truth in a field of the frames. The weights' label map turns raw ids into classes.
 
     Raises LabelFieldError, which names the frame, TruthError where the weights do not say what raw ids mean, and
     ValueError for raw ids that their label map does not list.
     """
-    found = field.survey((frame.name, record) for frame, record in _records(source))
-    field = field.settled(found, facts.num_classes)
-    encode = _raw_encoder(facts) if field.ids == "raw" else partial(class_indices, facts.num_classes)
+    found = where.survey((frame.name, record) for frame, record in _records(source))
+    where = where.settled(found, facts.num_classes)
+    encode = _raw_encoder(facts) if where.ids == "raw" else partial(class_indices, facts.num_classes)
     encode(found)
-    meaning = "class indices" if field.ids == "class" else f"raw ids, label map {facts.label_map}"
-    return Truth(f"{field} ({meaning})", lambda name, record: encode(field.read(name, record)))
+    meaning = "class indices" if where.ids == "class" else f"raw ids, label map {facts.label_map}"
+    place = {"field": where.name, "ids": where.ids}
+    return Truth(f"{where} ({meaning})", lambda name, record: encode(where.read(name, record)), place=place)
 
 
 def truth_from_files(source: Source, folder: Path, facts: Facts) -> Truth:
@@ -83,7 +86,7 @@ def truth_from_files(source: Source, folder: Path, facts: Facts) -> Truth:
     """
     if not folder.is_dir():
         raise TruthError(f"{folder} is no folder; expected one with SemanticKITTI's {_SUFFIX} files")
-    files = _files_in_order(source, folder) if source.kind == "bag" else _files_by_name(source, folder)
+    files = files_in_order(source, folder) if source.kind == "bag" else _files_by_name(source, folder)
     encode = _raw_encoder(facts)
 
     def read(name: str, record: Record) -> Labels:
@@ -100,10 +103,19 @@ def truth_from_files(source: Source, folder: Path, facts: Facts) -> Truth:
 
     for frame, record in _records(source):
         read(frame.name, record)
-    return Truth(f"{folder.resolve()} (raw ids, label map {facts.label_map})", read, tuple(files.values()))
+    return Truth(
+        f"{folder.resolve()} (raw ids, label map {facts.label_map})",
+        read,
+        tuple(files.values()),
+        {"folder": str(folder.resolve())},
+    )
 
 
-def _files_in_order(source: Source, folder: Path) -> dict[str, Path]:
+def files_in_order(source: Source, folder: Path) -> dict[str, Path]:
+    """Returns the .label file of each cloud of a bag, by the name of its frame.
+
+    Raises TruthError where they are not as many as the clouds.
+    """
     files = [*folder.glob(f"*{_SUFFIX}")] or [*(folder / "labels").glob(f"*{_SUFFIX}")]
     if not files:
         raise TruthError(f"{folder} holds no {_SUFFIX} files; expected SemanticKITTI's, one for each cloud")

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from spvnas_ros.labels import LabelMap
 from spvnas_ros.offline.datasets.scan import LabelledScan
 from spvnas_ros.offline.simulation.compare import EDGES, ClassMeasures, Measures
+from spvnas_ros.palettes import colour_table
 from spvnas_ros.segment.picture import BACKGROUND, FAINT, MARGIN, PANEL, TEXT, font
 
 _CELL = (300, 84)
@@ -70,13 +71,14 @@ def save_panoramas(path: Path, scans: dict[str, LabelledScan], label_map: LabelM
     scans: title -> scan of a sensor with 64 beams or fewer
     """
     tall = _ROWS * _STRETCH
+    class_colours = colour_table(label_map.classes, label_map.palette)
     picture = Image.new("RGB", (_COLUMNS, 2 * len(scans) * (tall + _STRIP)), BACKGROUND)
     draw = ImageDraw.Draw(picture)
     top = 0
     for kind in ("classes", "intensity"):
         for title, scan in scans.items():
             draw.text((MARGIN, top + _STRIP / 2), f"{title}, {kind}", TEXT, font(18), "lm")
-            colours = label_map.colours(scan.labels) if kind == "classes" else _greys(scan.points[:, 3])
+            colours = class_colours[scan.labels] if kind == "classes" else _greys(scan.points[:, 3])
             image = Image.fromarray(_unrolled(scan, colours)).resize((_COLUMNS, tall), Image.Resampling.NEAREST)
             picture.paste(image, (0, top + _STRIP))
             top += tall + _STRIP

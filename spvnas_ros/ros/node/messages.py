@@ -15,8 +15,7 @@ from std_msgs.msg import Header
 
 from spvnas_ros.clouds.point_cloud2 import LabelledLayout
 from spvnas_ros.frame import Points
-
-_UNLABELLED_COLOUR = (90, 90, 90)
+from spvnas_ros.palettes import UNLABELLED_COLOUR
 
 
 def labelled_message(header: Header, layout: LabelledLayout, is_dense: bool) -> PointCloud2:
@@ -75,7 +74,7 @@ def packed_palette(palette: Sequence[tuple[int, int, int]]) -> npt.NDArray[np.fl
 
     palette: `(r, g, b)` 0..255 of each class
     """
-    table = np.full((256, 3), _UNLABELLED_COLOUR, np.uint32)
+    table = np.full((256, 3), UNLABELLED_COLOUR, np.uint32)
     table[: len(palette)] = palette
     return (table[:, 0] << 16 | table[:, 1] << 8 | table[:, 2]).astype(np.uint32).view(np.float32)
 

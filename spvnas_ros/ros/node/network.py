@@ -10,6 +10,7 @@ import numpy as np
 from spvnas_ros.clouds.fit import Known
 from spvnas_ros.frame import Points, Segmentation
 from spvnas_ros.labels import SEMANTIC_KITTI
+from spvnas_ros.palettes import SPVNAS, shown
 from spvnas_ros.zoo.cache import resolve_weights
 
 Perceive = Callable[[Points], Segmentation]
@@ -23,7 +24,7 @@ class Network:
     sha256:             hash of the weights; "" where they have none
     voxel_size:         metres
     classes:            names of the classes, in the order of the labels
-    palette:            `(r, g, b)` 0..255 of each class
+    palette:            `(r, g, b)` 0..255 in which each class is shown
     known:              what it knows of clouds: intensities, height of the sensor, points that it can use
     trained:            False for random weights
     """
@@ -35,7 +36,7 @@ class Network:
     device: str = ""
     voxel_size: float = 0.0
     classes: tuple[str, ...] = SEMANTIC_KITTI.classes
-    palette: tuple[tuple[int, int, int], ...] = SEMANTIC_KITTI.palette
+    palette: tuple[tuple[int, int, int], ...] = shown(SEMANTIC_KITTI.classes, SEMANTIC_KITTI.palette)
     known: Known = field(default_factory=Known)
     trained: bool = True
 
@@ -46,8 +47,10 @@ class Network:
         )
 
 
-def load_network(weights: str, device: str, engine: str) -> Network:
+def load_network(weights: str, device: str, engine: str, palette: str = SPVNAS) -> Network:
     """Loads a checkpoint, by its path or by the name of a fetched model.
+
+    palette: name of the colours to show, one of `spvnas_ros.palettes.PALETTES`
 
     Raises ValueError where `device` or `engine` is unknown. Raises FetchError or CheckpointError where the weights are
     missing or cannot be used.
@@ -65,7 +68,7 @@ def load_network(weights: str, device: str, engine: str) -> Network:
         device=perception.engine.device,
         voxel_size=facts.voxel_size,
         classes=facts.classes,
-        palette=facts.palette,
+        palette=shown(facts.classes, facts.palette, palette),
         known=known_of(facts),
         trained=facts.trained,
     )

@@ -19,6 +19,8 @@ from spvnas_ros.clouds.intensity import Intensity
 from spvnas_ros.clouds.mount import Mount, PlaceRule, parse_origin
 from spvnas_ros.clouds.region import Region
 from spvnas_ros.frame import UNLABELLED
+from spvnas_ros.palettes import PALETTES, SPVNAS
+from spvnas_ros.palettes import check as check_palette
 from spvnas_ros.ros.node.overrides import QOS, ParameterValueError, fitting, nearest, unread, unread_qos
 from spvnas_ros.ros.node.sweeps import SweepRules
 from spvnas_ros.zoo.cache import DEFAULT
@@ -123,6 +125,7 @@ PARAMETERS: Mapping[str, Entry] = {
         "Classes left out of ~/output/filtered_points; 'unlabelled' is one too, [] leaves nothing out",
     ),
     "color.enabled": Entry(True, "Offer ~/output/colored_points"),
+    "color.palette": Entry(SPVNAS, f"Colours of SemanticKITTI's classes: {', '.join(PALETTES)}", Changes.CONFIGURE),
 }
 """The parameters by name. `config/segmenter.param.yaml` lists the same ones, and `config/segmenter.schema.json` says
 what a parameter file may contain.
@@ -324,6 +327,7 @@ def _ranges(entry: Entry, kind: type[int] | type[float]) -> list[tuple[float, fl
 def _checked(values: Mapping[str, Any], classes: Sequence[str] | None) -> Settings:
     Intensity(str(values["intensity"]))
     place_rule(values)
+    check_palette(values["color.palette"])
     settings = Settings.of(values)
     SweepRules.of(values)
     if classes is not None:

@@ -25,7 +25,8 @@ from spvnas_ros.clouds.intensity import Intensity
 from spvnas_ros.clouds.point_cloud2 import decode, to_points
 from spvnas_ros.frame import Segmentation
 from spvnas_ros.labels import SEMANTIC_KITTI
-from spvnas_ros.ros.node.network import Network
+from spvnas_ros.palettes import UNLABELLED_COLOUR, shown
+from spvnas_ros.ros.node.network import Network, load_network
 from spvnas_ros.ros.node.outputs import Outputs
 from spvnas_ros.ros.node.parameters import PARAMETERS, Settings
 from spvnas_ros.ros.node.statistics import STAGES
@@ -35,6 +36,7 @@ __all__ = ["ros"]  # fixture
 
 HAS_VISION_MSGS = importlib.util.find_spec("vision_msgs") is not None
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+COLOURS = shown(SEMANTIC_KITTI.classes, SEMANTIC_KITTI.palette)
 GROUND = np.isin(
     np.arange(19), [SEMANTIC_KITTI.classes.index(name) for name in PARAMETERS["filter.ignored_classes"].default]
 )
@@ -70,7 +72,7 @@ def test_colours_and_filter_follow_labels_and_change_while_the_node_runs(ros: st
         assert came.header == sent.header
         assert (came.height, came.width) == (1, 190)
         assert points.dtype.names == ("x", "y", "z", "rgb")
-        np.testing.assert_array_equal(colours(points), np.array(SEMANTIC_KITTI.palette)[labelled["label"]])
+        np.testing.assert_array_equal(colours(points), np.array(COLOURS)[labelled["label"]])
         for name in ("x", "y", "z"):
             np.testing.assert_array_equal(points[name], labelled[name])
 
@@ -130,7 +132,7 @@ def test_an_organised_big_endian_cloud_is_coloured_in_its_shape_and_filtered_in_
     assert (colored.height, colored.width, colored.row_step) == (2, 3, 48)
     assert colored.is_bigendian == (sys.byteorder == "big")
     assert decode(colored)["x"].tolist() == [1, 2, 3, 4, 5, 6]
-    assert colours(decode(colored))[[0, 5]].tolist() == [list(SEMANTIC_KITTI.palette[0]), [90, 90, 90]]
+    assert colours(decode(colored))[[0, 5]].tolist() == [list(COLOURS[0]), list(UNLABELLED_COLOUR)]
     assert (filtered.height, filtered.width, filtered.is_bigendian) == (1, 4, True)
     assert decode(filtered)["x"].tolist() == [1, 4, 5, 6]
     assert decode(filtered)["label"].tolist() == [0, 1, 2, 255]
@@ -182,3 +184,8 @@ def test_who_comes_late_gets_the_class_table_too_and_hears_of_changes(ros: str) 
     names = {entry.class_id: entry.class_name for entry in came[0].class_map}
     assert names == {**dict(enumerate(SEMANTIC_KITTI.classes)), 255: "unlabelled"}
     assert [info.threshold for info in came] == [0.0, 0.25]
+
+
+def test_the_colours_are_those_of_the_palette_that_is_asked_for(weights: Path) -> None:
+    assert load_network(str(weights), "cpu", "auto").palette == COLOURS
+    assert load_network(str(weights), "cpu", "auto", "semantic-kitti").palette == SEMANTIC_KITTI.palette

@@ -88,6 +88,7 @@ def test_the_schema_and_the_node_tell_the_same() -> None:
         {"sweeps": {"fixed_frame": "/odom"}},
         {"filter": {"ignored_classes": "road"}},
         {"color": True},
+        {"color": {"palette": "kitti"}},
     ],
     ids=json.dumps,
 )
@@ -208,6 +209,7 @@ def test_thresholds_and_crop_change_while_the_node_labels_and_what_cannot_be_is_
             "autostart": (False, "read-only"),
             "sweeps.count": (1.5, "parameter sweeps.count must be a whole number, found the number 1.5"),
             "color.enabled": ("yes", "parameter color.enabled must be true or false, found the text 'yes'"),
+            "color.palette": ("semantic-kitti", "color.palette is read when the node is configured"),
         }
         for name, (value, reason) in refusals.items():
             result = operator.set(name, value)
