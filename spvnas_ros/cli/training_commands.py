@@ -11,9 +11,13 @@ from spvnas_ros.cli.errors import readable_errors
 from spvnas_ros.cli.options import (
     DeviceOption,
     EngineOption,
+    IntensityFieldOption,
     LabelIdsOption,
+    MountOption,
     NetworkLabelsOption,
+    OriginOption,
     PaletteOption,
+    QuietOption,
     TopicOption,
     WeightsOption,
     label_field,
@@ -67,10 +71,14 @@ def evaluate(
             show_default="unit in SemanticKITTI's and KITTI's layout, else auto",
         ),
     ] = None,
+    intensity_field: IntensityFieldOption = None,
+    origin: OriginOption = None,
+    mount: MountOption = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for report.json and pictures.")] = None,
     palette: PaletteOption = "spvnas",
     device: DeviceOption = "auto",
     engine: EngineOption = "auto",
+    quiet: QuietOption = False,
 ) -> None:
     """Score weights on labelled scans: how well their labels agree with the true ones.
 
@@ -90,6 +98,10 @@ def evaluate(
         topic=topic,
         field=label_field(truth, label_ids, network_labels),
         intensity=intensity,
+        intensity_field=intensity_field,
+        origin=origin,
+        mount=mount,
+        quiet=quiet,
         palette=palette,
         device=device,
         engine=engine,
@@ -119,6 +131,7 @@ def train(
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="The same numbers each time, also on a GPU; slower.")
     ] = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Train a network, or fine-tune one: a recipe names the data, the network or weights to start from, and how long.
 
@@ -134,7 +147,7 @@ def train(
             raise
         package = (error.name or "").split(".")[0]
         raise UserError(f"training needs {package}; install it: pip install 'spvnas_ros[train]'") from error
-    raise typer.Exit(run(config, overrides or [], out, resume=resume, deterministic=deterministic))
+    raise typer.Exit(run(config, overrides or [], out, resume=resume, deterministic=deterministic, quiet=quiet))
 
 
 @readable_errors

@@ -81,7 +81,8 @@ def run(asked: SegmentRequest) -> int:
 
         perception = Perception.load(asked.weights, device=asked.device, engine=asked.engine)
         judge = asked.judge(source, perception.facts) if asked.judge else None
-        found = first_look(source, perception.facts)
+        source.sensor.suit(perception.facts.sensor_height)
+        found = first_look(source.look(), source.sensor, perception.facts)
         tell(found, quiet=asked.quiet)
         options = SegmentOptions(
             Path(asked.weights).name, asked.scores, asked.force, judge, tuple(map(str, found)), asked.palette

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,7 +11,7 @@ from zlib import crc32
 import numpy as np
 import numpy.typing as npt
 
-from spvnas_ros.clouds.intensity import Intensity
+from spvnas_ros.clouds.sensor_rules import Sensor
 from spvnas_ros.labels import LabelMap, plain_ids
 from spvnas_ros.offline.datasets.label_field import Ids, LabelField, class_indices
 from spvnas_ros.offline.datasets.scan import (
@@ -22,6 +21,7 @@ from spvnas_ros.offline.datasets.scan import (
     Inventory,
     LabelledScan,
     Labels,
+    Looked,
     finite,
 )
 from spvnas_ros.recordings.scans import ScanError, Source, open_source
@@ -46,7 +46,7 @@ class BagDataset:
     topic: str
     field: LabelField
     label_map: LabelMap
-    intensity: Intensity
+    sensor: Sensor
     stamps: tuple[int, ...]
     labels_crc: int = 0
     boxes_only: Literal[False] = False
@@ -54,6 +54,11 @@ class BagDataset:
     def name(self, index: int) -> str:
         """Returns the number of a cloud, as a `Source` names it."""
         return f"{range(len(self))[index]:06d}"
+
+    def look(self) -> list[Looked]:
+        """Returns some clouds as they were recorded."""
+        with open_source(self.path, sensor=self.sensor, topic=self.topic) as source:
+            return [Looked(self.sensor, source.look())]
 
     def inventory(self) -> Inventory:
         """Returns the number of clouds of the topic and a checksum of their labels: a bag that was split, compressed or
@@ -69,7 +74,7 @@ class BagDataset:
         stamp = self.stamps[index]
         first = self.stamps.index(stamp)
         try:
-            with open_source(self.path, intensity=copy(self.intensity), topic=self.topic) as source:
+            with open_source(self.path, sensor=self.sensor, topic=self.topic) as source:
                 for number, frame in enumerate(source.resume(first, stamp), first):
                     if number == index:
                         cloud = frame.load()
@@ -85,9 +90,9 @@ class BagDataset:
 def open_bag(
     path: Path,
     label_map: LabelMap,
+    sensor: Sensor,
     topic: str | None = None,
     field: LabelField | None = None,
-    intensity: str = "auto",
 ) -> BagDataset:
     """Opens the clouds of one topic. All clouds are read once here, to learn which label ids occur and the scale of the
     intensities.
@@ -112,15 +117,14 @@ def open_bag(
             yield frame.name, record
 
     try:
-        rule = Intensity(intensity)
-        with open_source(path, intensity=rule, topic=topic) as source:
+        with open_source(path, sensor=sensor, topic=topic) as source:
             found = chosen.survey(frames(source))
             found_topic = source.topic
         settled = chosen.settled(found, len(label_map.classes))
         _classes(settled, label_map, found)
     except (ValueError, OSError) as error:
         raise _named(path, error) from error
-    return BagDataset(path, found_topic, settled, label_map, rule, tuple(stamps), crc)
+    return BagDataset(path, found_topic, settled, label_map, sensor, tuple(stamps), crc)
 
 
 def _classes(field: LabelField, label_map: LabelMap, ids: Ids) -> Labels:

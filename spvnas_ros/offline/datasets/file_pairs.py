@@ -4,28 +4,28 @@ such pairs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import suppress
-from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from spvnas_ros.clouds.intensity import Intensity
+from spvnas_ros.clouds.sensor_rules import Sensor
 from spvnas_ros.errors import UserError
 from spvnas_ros.labels import LabelMap
 from spvnas_ros.offline.datasets.scan import (
     DatasetError,
     Inventory,
     LabelledScan,
+    Looked,
     checksums_of,
     finite,
     read_label_file,
     sizes_of,
 )
-from spvnas_ros.recordings.scans import ScanError, read_scan, scan_files
+from spvnas_ros.recordings.scans import Record, ScanError, read_record, read_scan, scan_files
 
 LABEL_SUFFIX = ".label"
 
@@ -46,19 +46,22 @@ class ScanFile:
 class FileDataset:
     """A `ScanDataset` of scan files and label files.
 
-    intensity: the rule for the sensor's intensity; `auto` has looked at sample scans already, so that no scan depends
-               on which scans were read before
+    sensor: the rules for the sensor, settled by sample scans, so that no scan depends on which were read before
     """
 
     folder: Path
     files: tuple[ScanFile, ...]
     label_map: LabelMap
-    intensity: Intensity
+    sensor: Sensor
     boxes_only: Literal[False] = False
 
     def name(self, index: int) -> str:
         """Returns the name of a scan."""
         return self.files[index].name
+
+    def look(self) -> list[Looked]:
+        """Returns some scans as they are in the files."""
+        return [Looked(self.sensor, samples(self.folder / file.scan for file in self.files))]
 
     def inventory(self) -> Inventory:
         """Returns sizes of the scans, sizes and checksums of their labels."""
@@ -72,7 +75,7 @@ class FileDataset:
         file = self.files[index]
         path = self.folder / file.scan
         try:
-            points = read_scan(path, copy(self.intensity))
+            points = read_scan(path, self.sensor)
         except UserError as error:
             raise DatasetError(str(error)) from error
         labels, instances = read_label_file(self.folder / file.labels, len(points), path, self.label_map)
@@ -108,18 +111,26 @@ def pair_files(folder: Path, scans: Path, labels: Path, prefix: str = "") -> lis
     ]
 
 
-def settle(rule: str, scans: Sequence[Path]) -> Intensity:
-    """Returns the intensity rule of a sensor. For `auto`, it reads sample scans, spread over all of them, to learn the
-    scale. A scan that cannot be read is passed over: it is an error where it is used, not for those beside it.
+def settle(sensor: Sensor, scans: Iterable[Path]) -> Sensor:
+    """Returns the rules for a sensor, after sample scans have settled what they leave open.
 
-    Raises DatasetError for an unknown rule.
+    Raises DatasetError where they cannot be followed.
     """
     try:
-        intensity = Intensity(rule)
-    except ValueError as error:
+        if sensor.open:
+            sensor.settle(samples(scans))
+    except UserError as error:
         raise DatasetError(str(error)) from error
-    if rule == "auto":
-        for number in np.unique(np.linspace(0, len(scans) - 1, _SAMPLED).astype(int)):
-            with suppress(ScanError):
-                read_scan(scans[number], intensity)
-    return intensity
+    return sensor
+
+
+def samples(scans: Iterable[Path]) -> list[Record]:
+    """Returns some scans, spread over all of them, as they are in the files.
+
+    One that cannot be read is passed over: it is an error where it is used, not for those beside it.
+    """
+    paths, found = list(scans), []
+    for number in np.unique(np.linspace(0, len(paths) - 1, _SAMPLED).astype(int)):
+        with suppress(ScanError):
+            found.append(read_record(paths[number]))
+    return [record for record in found if len(record)]

@@ -8,7 +8,6 @@ frame, by its middle.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,15 +15,16 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from spvnas_ros.clouds.intensity import Intensity
+from spvnas_ros.clouds.sensor_rules import Sensor
 from spvnas_ros.errors import UserError
 from spvnas_ros.frame import Points
 from spvnas_ros.labels import LabelMap
-from spvnas_ros.offline.datasets.file_pairs import settle
+from spvnas_ros.offline.datasets.file_pairs import samples, settle
 from spvnas_ros.offline.datasets.scan import (
     DatasetError,
     Inventory,
     LabelledScan,
+    Looked,
     checksums_of,
     finite,
     sizes_of,
@@ -86,12 +86,16 @@ class KittiDataset:
     folder: Path
     frames: tuple[str, ...]
     label_map: LabelMap
-    intensity: Intensity
+    sensor: Sensor
     boxes_only: Literal[True] = True
 
     def name(self, index: int) -> str:
         """Returns the name of a frame."""
         return self.frames[index]
+
+    def look(self) -> list[Looked]:
+        """Returns some scans as they are in the files."""
+        return [Looked(self.sensor, samples(self.folder / _SCANS / f"{frame}.bin" for frame in self.frames))]
 
     def inventory(self) -> Inventory:
         """Returns sizes of the scans, sizes and checksums of their boxes and calibrations."""
@@ -105,7 +109,7 @@ class KittiDataset:
     def __getitem__(self, index: int) -> LabelledScan:
         path = self.folder / _SCANS / f"{self.frames[index]}.bin"
         try:
-            points = read_scan(path, copy(self.intensity))
+            points = read_scan(path, self.sensor)
         except UserError as error:
             raise DatasetError(str(error)) from error
         raw, instances = np.zeros(len(points), np.uint16), np.zeros(len(points), np.uint16)
@@ -134,19 +138,19 @@ def is_kitti(folder: Path) -> bool:
     return (_root(folder) / _LABELS).is_dir() and (_root(folder) / _SCANS).is_dir()
 
 
-def open_kitti(folder: Path, label_map: LabelMap, intensity: str = "unit") -> KittiDataset:
+def open_kitti(folder: Path, label_map: LabelMap, sensor: Sensor) -> KittiDataset:
     """Opens the frames of KITTI's training part. Raises DatasetError that names the first missing file."""
     root = _root(folder)
     try:
         scans = scan_files(root / _SCANS)
-        rule, frames = settle(intensity, scans), [path.stem for path in scans]
+        settled, frames = settle(sensor, scans), [path.stem for path in scans]
     except ValueError as error:
         raise DatasetError(str(error)) from error
     for part in (_LABELS, _CALIBRATION):
         there = {path.name for path in (root / part).iterdir()} if (root / part).is_dir() else set()
         if missing := [frame for frame in frames if f"{frame}.txt" not in there]:
             raise DatasetError(f"{root / part / missing[0]}.txt is missing; expected one for each of {root / _SCANS}")
-    return KittiDataset(root, tuple(frames), label_map, rule)
+    return KittiDataset(root, tuple(frames), label_map, settled)
 
 
 def _root(folder: Path) -> Path:

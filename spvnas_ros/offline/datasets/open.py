@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from spvnas_ros.clouds.intensity import Intensity
+from spvnas_ros.clouds.mount import PlaceRule
+from spvnas_ros.clouds.sensor_rules import Sensor
+from spvnas_ros.errors import UserError
 from spvnas_ros.labels import LabelMap
 from spvnas_ros.offline.datasets.folder import open_folder
 from spvnas_ros.offline.datasets.kitti import is_kitti, open_kitti
@@ -21,6 +25,8 @@ def open_dataset(
     topic: str | None = None,
     field: LabelField | None = None,
     intensity: str | None = None,
+    intensity_field: str | None = None,
+    place: PlaceRule | None = None,
 ) -> ScanDataset:
     """Opens labelled scans: SemanticKITTI's layout, KITTI's layout, a folder of scans, or a bag. The kind is guessed
     from the files.
@@ -31,6 +37,8 @@ def open_dataset(
     field:     field of a bag's clouds with the labels; None for `label`
     intensity: the scale of the sensor's intensity, a rule of `spvnas_ros.clouds.intensity.Intensity`; None for 0..1 in
                SemanticKITTI's and KITTI's layout and `auto` elsewhere
+    intensity_field: the field that holds it; None for a known name
+    place:     where the sensor is; None for the origin of its clouds
 
     Raises DatasetError, which names the file, where `source` is none of these, where labels are missing, and where an
     argument belongs to another kind of data set.
@@ -43,15 +51,21 @@ def open_dataset(
         raise DatasetError(f"{path} is not in SemanticKITTI's layout, so it has no sequences {sequences!r} to choose")
     if not bag and (topic is not None or field is not None):
         raise DatasetError(f"{path} is no bag, so topic and label field of its clouds cannot be chosen")
+    unit = semantic or (not bag and is_kitti(path))
+    try:
+        rule = Intensity(intensity or ("unit" if unit else "auto"), intensity_field)
+    except UserError as error:
+        raise DatasetError(str(error)) from error
+    sensor = Sensor(rule, place or PlaceRule())
     if semantic:
-        return open_semantic_kitti(path, known, sequences, intensity or "unit")
+        return open_semantic_kitti(path, known, sensor, sequences)
     if bag:
         from spvnas_ros.offline.datasets.bag import open_bag  # rosbags takes a while to import
 
-        return open_bag(path, known, topic, field, intensity or "auto")
+        return open_bag(path, known, sensor, topic, field)
     if is_kitti(path):
-        return open_kitti(path, known, intensity or "unit")
-    return open_folder(path, known, intensity or "auto")
+        return open_kitti(path, known, sensor)
+    return open_folder(path, known, sensor)
 
 
 def is_bag(path: Path) -> bool:

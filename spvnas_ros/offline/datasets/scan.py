@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spvnas_ros.clouds.cleaning import usable
+from spvnas_ros.clouds.sensor_rules import Sensor
 from spvnas_ros.errors import UserError
 from spvnas_ros.frame import Points
 from spvnas_ros.labels import LABEL_MAPS, LabelMap, plain_ids
@@ -70,6 +71,14 @@ class LabelledScan:
         return replace(self, points=points)
 
 
+@dataclass(frozen=True)
+class Looked:
+    """Some clouds of a sensor as they were recorded, structured `[N]`, and the rules that make them points."""
+
+    sensor: Sensor
+    clouds: list[npt.NDArray[np.void]]
+
+
 class ScanDataset(Protocol):
     """Labelled scans that are accessed by number. A data set is small when pickled, keeps no file open, and can be read
     by several processes at once.
@@ -88,6 +97,10 @@ class ScanDataset(Protocol):
 
     def name(self, index: int, /) -> str:
         """Returns the name of a scan, which does not have to be readable."""
+        ...
+
+    def look(self) -> list[Looked]:
+        """Returns some clouds of each of its sensors."""
         ...
 
     def inventory(self) -> Inventory:
@@ -150,6 +163,6 @@ def checksums_of(folder: Path, files: Iterable[str]) -> Inventory:
 
 
 def finite(scan: LabelledScan) -> LabelledScan:
-    """Returns the scan without points that are not finite. Organised clouds hold NaN where no echo came back."""
+    """Returns the scan without points that no network could see, such as NaN where no echo came back."""
     kept = usable(scan.points)
     return scan if kept.all() else scan.take(kept)

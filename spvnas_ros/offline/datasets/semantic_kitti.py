@@ -9,6 +9,7 @@ import re
 from collections.abc import Container, Sequence
 from pathlib import Path
 
+from spvnas_ros.clouds.sensor_rules import Sensor
 from spvnas_ros.labels import LabelMap
 from spvnas_ros.offline.datasets.file_pairs import FileDataset, ScanFile, pair_files, settle
 from spvnas_ros.offline.datasets.scan import DatasetError
@@ -30,9 +31,7 @@ def is_semantic_kitti(folder: Path) -> bool:
     return (folder / _SEQUENCES).is_dir() or bool(_found(folder)) or _is_sequence(folder)
 
 
-def open_semantic_kitti(
-    folder: Path, label_map: LabelMap, sequences: Sequences = None, intensity: str = "unit"
-) -> FileDataset:
+def open_semantic_kitti(folder: Path, label_map: LabelMap, sensor: Sensor, sequences: Sequences = None) -> FileDataset:
     """Opens the scans of some sequences, in order. Of a split, only the sequences that exist are taken.
 
     folder: a folder that holds the folder `sequences`, the sequences themselves, or the files of one sequence
@@ -55,7 +54,7 @@ def open_semantic_kitti(
             f"others: --sequences {','.join(whole)} (or --split; in a recipe data.sequences)"
         )
         raise DatasetError(f"{first}{advice if whole else ''}")
-    return FileDataset(folder, tuple(files), label_map, settle(intensity, [folder / file.scan for file in files]))
+    return FileDataset(folder, tuple(files), label_map, settle(sensor, [folder / file.scan for file in files]))
 
 
 def _choose(folder: Path, wanted: Sequences) -> list[Path]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 from rich.console import Console
 
+from spvnas_ros.clouds.mount import PlaceRule
 from spvnas_ros.frame import Segmentation
 from spvnas_ros.kernels.grid import KeyRangeError
 from spvnas_ros.labels import LABEL_MAPS
@@ -23,6 +25,7 @@ from spvnas_ros.offline.evaluation.tally import Tally, averaged
 from spvnas_ros.palettes import SPVNAS
 from spvnas_ros.palettes import check as check_palette
 from spvnas_ros.perception import Perception
+from spvnas_ros.segment.first_look import first_look, tell
 from spvnas_ros.segment.gallery import ACCURACY, choose
 from spvnas_ros.segment.output import CONFUSION, LABELS, REPORT, SUMMARY
 from spvnas_ros.segment.picture import save_picture
@@ -137,6 +140,10 @@ def run(
     topic: str | None = None,
     field: LabelField | None = None,
     intensity: str | None = None,
+    intensity_field: str | None = None,
+    origin: str | None = None,
+    mount: str | None = None,
+    quiet: bool = False,
     palette: str = SPVNAS,
     device: str = "auto",
     engine: str = "auto",
@@ -148,9 +155,12 @@ def run(
     out:       a folder for report.json and confusion.png
     label_map: of the truth; None = the network's own
     topic, field: of a bag's clouds, see `open_dataset`
+    intensity, intensity_field, origin, mount: the rules for the sensor, as the options have them
+    quiet:     nothing is said about clouds that do not fit the network
     palette:   name of the colours in pictures
     """
     check_palette(palette)
+    place = PlaceRule.parse(origin, mount)
     perception = Perception.load(weights, device=device, engine=engine)
     label_map = label_map or perception.facts.label_map
     if label_map not in LABEL_MAPS:
@@ -158,12 +168,21 @@ def run(
             f"label map is {label_map!r}, expected one of {', '.join(LABEL_MAPS)}; name one with --label-map"
         )
     dataset = open_dataset(
-        source, label_map=label_map, sequences=sequences, topic=topic, field=field, intensity=intensity
+        source,
+        label_map=label_map,
+        sequences=sequences,
+        topic=topic,
+        field=field,
+        intensity=intensity,
+        intensity_field=intensity_field,
+        place=replace(place, sensor_height=perception.facts.sensor_height),
     )
     if out and out.exists() and not out.is_dir():
         raise DatasetError(f"{out} is a file, expected a folder for the report")
     if warning := prelabelled(source):
         print(warning, file=sys.stderr)
+    for looked in dataset.look() if not quiet else ():
+        tell(first_look(looked.clouds, looked.sensor, perception.facts))
     truth = str(field) if field else None
     try:
         with progress_bar(len(dataset)) as on_scan, stop_on_signal() as stopped:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from spvnas_ros.clouds.cleaning import Limits, clean, key_window
 from spvnas_ros.frame import UNLABELLED
 from spvnas_ros.kernels.cpu.octree import cells_of, voxels_of_points
 from spvnas_ros.kernels.grid import MAX_BATCH, MAX_EXTENT, KeyRangeError, key_range_error
@@ -98,6 +99,12 @@ class Batch:
         return Batch(**moved)
 
 
+def _cleaned(scan: LabelledScan, limits: Limits) -> LabelledScan:
+    """Returns what inference would give the network of a scan."""
+    cleaned = clean(scan.points, limits)
+    return (scan if cleaned.kept is None else scan.take(cleaned.kept)).with_points(cleaned.points)
+
+
 class VoxelDataset(Dataset[Sample]):
     """The scans of a data set, augmented and voxelised as samples for the DataLoader.
 
@@ -107,6 +114,7 @@ class VoxelDataset(Dataset[Sample]):
     max_voxels:   number of randomly chosen voxels to keep, None to keep all
     seed:         of all random numbers
     keep_points:  also give points, their labels and the voxel of each, for evaluation; not with `max_voxels`
+    limits:       which points the network can use, and its brightest intensity; None for those of 0..1
     alone:        each scan is a batch of its own; then BatchNorm needs more than one voxel of it at every level
 
     A scan that cannot be read, is empty or spans too much cannot be used; nor, for training, one without any label. The
@@ -125,6 +133,7 @@ class VoxelDataset(Dataset[Sample]):
         max_voxels: int | None = VOXELS,
         seed: int = 0,
         keep_points: bool = False,
+        limits: Limits | None = None,
         alone: bool = False,
     ) -> None:
         if keep_points and max_voxels is not None:
@@ -136,6 +145,7 @@ class VoxelDataset(Dataset[Sample]):
         self.seed = seed
         self.keep_points = keep_points
         self.alone = alone
+        self.limits = limits or Limits(key_window(voxel_size))
         self._faults: dict[int, str] = {}
 
     def __len__(self) -> int:
@@ -186,7 +196,7 @@ class VoxelDataset(Dataset[Sample]):
         """Returns a scan that can be used. Raises DatasetError for another."""
         if index not in self._faults:
             try:
-                scan = self.scans[index]
+                scan = _cleaned(self.scans[index], self.limits)
                 fault = self._fault(scan)
             except DatasetError as error:
                 fault = str(error)

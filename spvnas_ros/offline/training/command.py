@@ -44,9 +44,11 @@ from spvnas_ros.offline.training.data import (
     check_training,
     check_validation,
     class_counts,
+    complaints,
     intensity_of,
     open_training,
     open_validation,
+    sensor_height_of,
     steps_of,
     training_loader,
     validation_loader,
@@ -58,6 +60,7 @@ from spvnas_ros.offline.training.simulated import folders, make_missing
 from spvnas_ros.offline.training.start import Start, begin, spec_of
 from spvnas_ros.offline.training.stop_signals import Stopped, StopSignals
 from spvnas_ros.offline.training.task import SegmentationTask
+from spvnas_ros.perception import limits_of
 from spvnas_ros.recordings.files import replacing
 from spvnas_ros.segment.progress import Skipped
 from spvnas_ros.zoo.checkpoint import Facts, TrainingRecord
@@ -81,7 +84,13 @@ their files (`DATA`) and `start_sha256`, not the place where they lie."""
 
 
 def run(
-    config: Path, overrides: Sequence[str], out: Path | None, *, resume: bool = False, deterministic: bool = False
+    config: Path,
+    overrides: Sequence[str],
+    out: Path | None,
+    *,
+    resume: bool = False,
+    deterministic: bool = False,
+    quiet: bool = False,
 ) -> int:
     """Trains. Returns the exit status: 0, `UNFINISHED` where `trainer.max_minutes` ended first, or 128 more than the
     signal that did (Ctrl-C: 130). What was done by then is kept.
@@ -91,7 +100,7 @@ def run(
     """
     with StopSignals() as stop:
         try:
-            return _run(config, overrides, out, stop, resume=resume, deterministic=deterministic)
+            return _run(config, overrides, out, stop, resume=resume, deterministic=deterministic, quiet=quiet)
         except Stopped as stopped:
             out = out or Path("runs") / "train" / load_recipe(config, overrides).name
             if _is_first():
@@ -109,7 +118,14 @@ def _resuming(config: Path, overrides: Sequence[str], out: Path, *, deterministi
 
 
 def _run(
-    config: Path, overrides: Sequence[str], out: Path | None, stop: StopSignals, *, resume: bool, deterministic: bool
+    config: Path,
+    overrides: Sequence[str],
+    out: Path | None,
+    stop: StopSignals,
+    *,
+    resume: bool,
+    deterministic: bool,
+    quiet: bool,
 ) -> int:
     recipe, beginning = begin(load_recipe(config, overrides))
     out = out or Path("runs") / "train" / recipe.name
@@ -139,12 +155,16 @@ def _run(
         for source in (*recipe.data.train, *recipe.data.validation):
             if warning := prelabelled(Path(source)):
                 progress.say(warning)
+        for complaint in complaints(scans) if _is_first() and not quiet else ():
+            progress.say(f"warning: {complaint}")
         progress.say(f"{recipe.name}: {len(scans)} scans, {steps} steps of {recipe.trainer.batch_size}, into {out}")
+        facts = _facts(recipe, task, scans, beginning)
+        limits = limits_of(facts)
         recorder = Recorder(
             out,
             _plan(recipe, steps),
-            _facts(recipe, task, scans, beginning),
-            partial(validation_loader, recipe, validation, stop=stop) if validation else None,
+            facts,
+            partial(validation_loader, recipe, validation, limits=limits, stop=stop) if validation else None,
             progress,
             half=recipe.trainer.half,
             boxes_only=validation is not None and validation.boxes_only,
@@ -159,6 +179,7 @@ def _run(
             rank=_from_environment("RANK", 0),
             replicas=_from_environment("WORLD_SIZE", 1),
             pin_memory=trainer.strategy.root_device.type == "cuda",
+            limits=limits,
             stop=stop,
         )
         stop.immediate = trainer.world_size == 1
@@ -287,6 +308,7 @@ def _facts(recipe: Recipe, task: SegmentationTask, scans: Joined, start: Start |
         provenance=provenance,
         training=record,
         training_intensity=intensity_of(scans),
+        sensor_height=sensor_height_of(scans),
     )
 
 

@@ -92,6 +92,8 @@ class DataConfig:
                       their labels, and the meaning of its numbers ("raw", "class" or "auto", see `LabelField`)
     network_labels:   also learn from labels that a network wrote into a bag
     intensity:        scale of the sources' intensities, as in `spvnas segment`; "" = as `spvnas evaluate` guesses it
+    intensity_field:  the field that holds it; "" = a known name
+    origin, mount:    where the sensor is, as in `spvnas segment`; "" = at the clouds' origin, as the network knows it
     voxel_size:       metres; 0 = 0.05, or that of the recipe's `start`
     max_voxels:       number of randomly chosen voxels that are kept of a training scan; 0 = all
     validation_scans: number of scans to use, evenly spread; 0 = all
@@ -108,6 +110,9 @@ class DataConfig:
     label_ids: Literal["auto", "raw", "class"] = "auto"
     network_labels: bool = False
     intensity: str = ""
+    intensity_field: str = ""
+    origin: str = ""
+    mount: str = ""
     voxel_size: Annotated[float, Field(ge=0)] = 0.0
     max_voxels: Count = 80_000
     validation_scans: Count = 0

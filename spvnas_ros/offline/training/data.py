@@ -15,7 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import DataLoader, Sampler
 
+from spvnas_ros.clouds.cleaning import Limits
+from spvnas_ros.clouds.fit import Known, concerns, look_at_all
 from spvnas_ros.clouds.intensity import TrainingIntensity
+from spvnas_ros.clouds.mount import SAME_HEIGHT, SENSOR_HEIGHT, PlaceRule, find_ground, typical_ground
 from spvnas_ros.errors import UserError
 from spvnas_ros.frame import UNLABELLED
 from spvnas_ros.labels import LabelMap
@@ -28,7 +31,7 @@ from spvnas_ros.offline.datasets import (
     is_bag,
     open_dataset,
 )
-from spvnas_ros.offline.datasets.scan import Inventory
+from spvnas_ros.offline.datasets.scan import Inventory, Looked
 from spvnas_ros.offline.training.batch import EpochSampler, Sample, VoxelDataset, collate
 from spvnas_ros.offline.training.config import DataConfig, Recipe
 from spvnas_ros.offline.training.simulated import folders
@@ -69,6 +72,10 @@ class Joined:
         part, row = self._place(index)
         name = self._parts[part].name(row)
         return f"{name} (source {part + 1} of {len(self._parts)})" if len(self._parts) > 1 else name
+
+    def look(self) -> list[Looked]:
+        """Returns some clouds of each data set's sensors."""
+        return [looked for part in self._parts if len(part) for looked in part.look()]
 
     def inventory(self) -> Inventory:
         """Returns the inventories of all data sets, whatever is selected of them."""
@@ -142,6 +149,8 @@ def _open(sources: Sequence[str], sequences: Sequence[str], config: DataConfig) 
                 topic=(config.topic or None) if bag else None,
                 field=field if bag else None,
                 intensity=config.intensity or None,
+                intensity_field=config.intensity_field or None,
+                place=PlaceRule.parse(config.origin or None, config.mount or None),
             )
         )
     return parts
@@ -207,23 +216,28 @@ def training_loader(
     rank: int = 0,
     replicas: int = 1,
     pin_memory: bool = False,
+    limits: Limits | None = None,
     stop: StopSignals | None = None,
 ) -> DataLoader[Sample]:
-    """Returns a loader of batches for steps `start()` to `steps` - 1. Worker processes augment and voxelise them."""
-    dataset = _training_samples(recipe, scans, replicas)
+    """Returns a loader of batches for steps `start()` to `steps` - 1. Worker processes augment and voxelise them.
+
+    limits: which points the network will be given, see `VoxelDataset`
+    """
+    dataset = _training_samples(recipe, scans, replicas, limits)
     sampler = StepSampler(
         len(scans), recipe.trainer.batch_size, steps, seed=recipe.seed, start=start, rank=rank, replicas=replicas
     )
     return _loader(dataset, sampler, recipe.data.workers, pin_memory, stop)
 
 
-def _training_samples(recipe: Recipe, scans: ScanDataset, replicas: int) -> VoxelDataset:
+def _training_samples(recipe: Recipe, scans: ScanDataset, replicas: int, limits: Limits | None = None) -> VoxelDataset:
     return VoxelDataset(
         scans,
         Augmentation.from_config(recipe.augment),
         voxel_size=recipe.data.voxel_size,
         max_voxels=recipe.data.max_voxels or None,
         seed=recipe.seed,
+        limits=limits,
         alone=recipe.trainer.batch_size // replicas == 1,
     )
 
@@ -251,10 +265,17 @@ def check_validation(scans: ScanDataset) -> None:
 
 
 def validation_loader(
-    recipe: Recipe, scans: ScanDataset, rank: int = 0, replicas: int = 1, *, stop: StopSignals | None = None
+    recipe: Recipe,
+    scans: ScanDataset,
+    rank: int = 0,
+    replicas: int = 1,
+    *,
+    limits: Limits | None = None,
+    stop: StopSignals | None = None,
 ) -> DataLoader[Sample]:
     """Returns a loader of this process's scans: one at a time, whole, not augmented, with the voxel of each point."""
-    dataset = VoxelDataset(scans, voxel_size=recipe.data.voxel_size, max_voxels=None, keep_points=True)
+    size = recipe.data.voxel_size
+    dataset = VoxelDataset(scans, voxel_size=size, max_voxels=None, limits=limits, keep_points=True)
     sampler = EpochSampler(len(scans), shuffle=False, rank=rank, replicas=replicas)
     return _loader(dataset, [[key] for key in sampler], min(recipe.data.workers, 1), False, stop)
 
@@ -307,6 +328,31 @@ def intensity_of(scans: ScanDataset, at_most: int = _INTENSITY_SCANS) -> Trainin
     """
     values = np.concatenate([np.empty(0, np.float32), *(scan.points[:, 3] for scan in _some(scans, at_most))])
     return TrainingIntensity(*np.percentile(values, (50, 95)).tolist()) if len(values) else None
+
+
+def sensor_height_of(scans: ScanDataset, at_most: int = _INTENSITY_SCANS) -> float:
+    """Returns how high the sensor of the training scans is above the ground, metres, as up to `at_most` of them show.
+
+    It is `SENSOR_HEIGHT` where it is about that, or where no ground is seen.
+    """
+    grounds = [find_ground(scan.points[:, :3]) for scan in _some(scans, at_most)]
+    found = typical_ground([ground for ground in grounds if ground])
+    if found is None or abs(found.height - SENSOR_HEIGHT) <= SAME_HEIGHT:
+        return SENSOR_HEIGHT
+    return round(found.height, 2)
+
+
+def complaints(scans: ScanDataset) -> list[str]:
+    """Returns what about the scans is unlike those that networks know, a line each.
+
+    Another scale of the intensities is none: the network learns it.
+    """
+    known = Known(uses_intensity=False)
+    return [
+        str(concern)
+        for looked in scans.look()
+        for concern in concerns(look_at_all(looked.clouds, looked.sensor, known.limits), looked.sensor, known)
+    ]
 
 
 def _some(scans: ScanDataset, at_most: int) -> Iterator[LabelledScan]:

@@ -100,7 +100,8 @@ class Source:
         depend on which frames were loaded before. Raises IntensityError and UserError as `Sensor.settle` does.
         """
         clouds = [cloud for cloud in self._some() if len(cloud)]
-        self.sensor.settle(clouds)
+        if self.sensor.open:
+            self.sensor.settle(clouds)
         return clouds
 
     def _some(self) -> Iterator[Record]:
@@ -198,19 +199,21 @@ def open_source(
     intensity: Intensity | str = "auto",
     topic: str | None = None,
     place: PlaceRule | None = None,
+    sensor: Sensor | None = None,
 ) -> Source:
     """Opens a scan, a folder of scans, a SemanticKITTI sequence or root, or a rosbag2. The files there decide which.
 
     intensity: the rule that scales the sensor's intensity, as in `read_scan`
     topic:     the topic of the clouds, where a bag has several
     place:     where the sensor is; None for the origin of its clouds
+    sensor:    the rules for the sensor, instead of `intensity` and `place`
 
     Raises ScanError where `path` is none of these. Raises BagError for a bag that cannot be read or whose topic must be
     named, and ValueError for an unknown intensity rule.
     """
     path = Path(path)
     rule = intensity if isinstance(intensity, Intensity) else Intensity(intensity)
-    sensor = Sensor(rule, place or PlaceRule())
+    sensor = sensor or Sensor(rule, place or PlaceRule())
     if not path.exists():
         raise ScanError(f"{path} does not exist; expected a scan, a folder of scans, or a rosbag2")
     try:
