@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from array import array
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -265,7 +266,8 @@ class SegmenterNode(LifecycleNode):
                 self.get_logger().warning(text)
 
     def _is_set(self, name: str) -> bool:
-        return self.has_parameter(name) and bool(self.get_parameter(name).value)
+        value = self.get_parameter(name).value if self.has_parameter(name) else None
+        return any(value) if isinstance(value, (list, tuple, array)) else bool(value)
 
     def _on_settings(self, settings: Settings) -> None:
         if self._outputs is not None:
