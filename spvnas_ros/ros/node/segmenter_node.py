@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import time
 import traceback
-from array import array
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -266,8 +265,7 @@ class SegmenterNode(LifecycleNode):
                 self.get_logger().warning(text)
 
     def _is_set(self, name: str) -> bool:
-        value = self.get_parameter(name).value if self.has_parameter(name) else None
-        return any(value) if isinstance(value, (list, tuple, array)) else bool(value)
+        return self.has_parameter(name) and bool(self.get_parameter(name).value)
 
     def _on_settings(self, settings: Settings) -> None:
         if self._outputs is not None:

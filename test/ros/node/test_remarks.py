@@ -137,7 +137,7 @@ def test_a_process_says_once_which_topics_to_subscribe_to_and_that_a_frame_is_no
 def test_a_node_whose_parameters_provide_for_the_frame_has_nothing_to_say(
     ros: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    given = {"origin": [0.0, 0.0, 0.0], "mount.z": 1.7, "target_frame": ""}
+    given = {"origin": "", "mount.z": 1.7, "target_frame": ""}
     overrides = [Parameter(name, value=value) for name, value in given.items()]
     node = SegmenterNode(zeros, namespace=ros, parameter_overrides=overrides)
     for name, value in given.items():
