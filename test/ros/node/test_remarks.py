@@ -134,6 +134,26 @@ def test_a_process_says_once_which_topics_to_subscribe_to_and_that_a_frame_is_no
     assert [process.output.count(line) for line in (nobody, vehicle, fixed)] == [1, 1, 1]
 
 
+def test_a_node_whose_parameters_provide_for_the_frame_has_nothing_to_say(
+    ros: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    given = {"origin": "", "mount.z": 1.7, "target_frame": ""}
+    overrides = [Parameter(name, value=value) for name, value in given.items()]
+    node = SegmenterNode(zeros, namespace=ros, parameter_overrides=overrides)
+    for name, value in given.items():
+        if not node.has_parameter(name):
+            node.declare_parameter(name, value)
+    with driving(ros) as publisher, spinning(node):
+        for frame in ("base_link", "map"):
+            message = cloud(10)
+            message.header.frame_id = frame
+            before = node.statistics.received
+            assert eventually(lambda: node.statistics.received > before or publisher.publish(message) is not None)  # noqa: B023
+    said = capfd.readouterr().err
+    assert "frame base_link" not in said
+    assert "frame map, which stands still" in said
+
+
 def test_a_node_that_becomes_active_again_says_again_that_nobody_subscribes(
     ros: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
