@@ -21,7 +21,7 @@ from spvnas_ros.segment.command import check_names
 from spvnas_ros.segment.output import BAG, LABELS, SEQUENCES, SUMMARY
 from spvnas_ros.viewer.colours import Classes
 from spvnas_ros.viewer.frames import Frames, Labelling
-from spvnas_ros.viewer.truth import TruthPlace, label_map_of_a_run, named_truth, open_truth, truth_of_a_run
+from spvnas_ros.viewer.truth import label_map_of_a_run, looked_for, named_truth, open_truth, truth_of_a_run
 from spvnas_ros.zoo.cache import resolve_weights
 
 if TYPE_CHECKING:
@@ -89,9 +89,8 @@ def run(
         from spvnas_ros.viewer.window import Window
 
         compared = None
-        if place is None and (weights is not None or source.kind != "bag"):
-            # Labels of a network, or of a run, are compared with those that lie beside the frames.
-            place = TruthPlace(folder=labels if weights else None, field=labels_field, asked=False)
+        if place is None:
+            place = looked_for(source, labels, labels_field, network=weights is not None)
         if place is not None and classes.names == known.classes:
             compared = opened.enter_context(open_truth(place, source, known))
         window = Window(Frames(source, labelling, compared), classes, host=host, port=port)

@@ -149,7 +149,7 @@ class Truth:
     frames:  their points with the true labels, from a source of its own
     numbers: number there of each frame that is shown; None: the same
     asked:   whether somebody named this truth. Where nobody did, it was only looked for: a frame without one is none
-             the worse, labels with a confidence beside them are a network's, and the labels that are shown are no truth
+             the worse, and the file of the labels that are shown is no truth about them
     """
 
     frames: Frames
@@ -172,9 +172,7 @@ class Truth:
             if self.asked:
                 raise FrameError(f"the truth: {error}") from error
             return None
-        if found.labels is None or (found.confidence is not None and not self.asked):
-            return None
-        if len(found.labels) != count:
+        if found.labels is not None and len(found.labels) != count:
             if self.asked:
                 raise FrameError(f"the truth has {len(found.labels)} points, the frame {count}")
             return None

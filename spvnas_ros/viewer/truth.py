@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from spvnas_ros.clouds.point_cloud2 import LABEL_FIELD
 from spvnas_ros.labels import LABEL_MAPS, LabelMap
-from spvnas_ros.recordings.scans import Source, open_source
+from spvnas_ros.offline.datasets.label_field import truth_field
+from spvnas_ros.recordings.scans import ScanError, Source, open_source
 from spvnas_ros.segment.output import SUMMARY
+from spvnas_ros.segment.run import frames_until_damage
 from spvnas_ros.viewer.frames import Frames, Labelling, Truth
 
 
@@ -39,6 +42,30 @@ def named_truth(truth: str | None) -> TruthPlace | None:
         return None
     folder = Path(truth)
     return TruthPlace(folder=folder) if folder.is_dir() or folder.name != truth else TruthPlace(field=truth)
+
+
+def looked_for(source: Source, labels: Path | None, field: str | None, *, network: bool) -> TruthPlace | None:
+    """Returns where a truth may lie that nobody named: beside the frames. None where the clouds of a bag have none.
+
+    labels, field: the folder and the field of labels that were named
+    network:       whether a network labels the frames, so that these labels may be the truth
+    """
+    if network and (labels or field):
+        return TruthPlace(folder=labels, field=field, asked=False)
+    if source.kind != "bag":
+        return TruthPlace(asked=False)
+    found = truth_field(_fields(source))
+    shown = None if network else field or LABEL_FIELD
+    return None if found in (None, shown) else TruthPlace(field=found, asked=False)
+
+
+def _fields(source: Source) -> tuple[str, ...]:
+    """Returns the names of the fields of the first cloud that can be read."""
+    with open_source(source.path, intensity="none", topic=source.topic or None) as again:
+        for frame in frames_until_damage(again, lambda *_: None):
+            with suppress(ScanError):
+                return frame.load().record.dtype.names or ()
+    return ()
 
 
 def truth_of_a_run(path: Path) -> TruthPlace | None:

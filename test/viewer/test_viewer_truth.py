@@ -11,6 +11,7 @@ import pytest
 
 from segment_results import FRAMES, street, write_bag, write_label_files
 from spvnas_cli import segmented
+from spvnas_ros.engine.sample_street import street_scan
 from spvnas_ros.frame import UNLABELLED
 from spvnas_ros.labels import SEMANTIC_KITTI
 from spvnas_ros.palettes import shown
@@ -20,7 +21,7 @@ from spvnas_ros.viewer.colours import Classes, accuracy, choices, colour, counts
 from spvnas_ros.viewer.command import results_of_a_run
 from spvnas_ros.viewer.frames import FrameError, Frames, Labelling, ViewFrame
 from spvnas_ros.viewer.picking import describe, under_pointer
-from spvnas_ros.viewer.truth import TruthPlace, label_map_of_a_run, named_truth, open_truth, truth_of_a_run
+from spvnas_ros.viewer.truth import TruthPlace, label_map_of_a_run, looked_for, named_truth, open_truth, truth_of_a_run
 from view_samples import labelled_bag
 
 CLASSES = Classes(SEMANTIC_KITTI.classes, shown(SEMANTIC_KITTI.classes, SEMANTIC_KITTI.palette))
@@ -188,9 +189,34 @@ def test_a_root_with_predictions_in_it_shows_them_beside_its_own_labels(tmp_path
     np.testing.assert_array_equal(frame.truth, street(0)[1])
 
 
-def test_a_network_labels_of_a_bag_are_no_truth_unless_asked_for(perception: Perception, tmp_path: Path) -> None:
+def test_what_a_network_wrote_is_no_truth_unless_asked_for(perception: Perception, tmp_path: Path) -> None:
     labelled_bag(tmp_path / "bag", 1)
-    for place, has in ((TruthPlace(asked=False), False), (TruthPlace(field="label"), True)):
-        with open_source(tmp_path / "bag") as source, open_truth(place, source, SEMANTIC_KITTI) as truth:
+    with open_source(tmp_path / "bag") as source:
+        assert looked_for(source, None, None, network=True) is None
+        with open_truth(TruthPlace(field="label"), source, SEMANTIC_KITTI) as truth:
             frame = Frames(source, Labelling(SEMANTIC_KITTI, network=perception), truth)[0]
-        assert (frame.truth is not None) == has
+    np.testing.assert_array_equal(frame.truth, street_scan(3, 16, 60)[1])
+
+
+def test_clouds_with_labels_of_their_own_are_the_truth_of_a_networks(perception: Perception, tmp_path: Path) -> None:
+    with open_source(write_bag(tmp_path / "drive", "class")) as source:
+        place = looked_for(source, None, None, network=True)
+        assert place == TruthPlace(field="label", asked=False)
+        with open_truth(place, source, SEMANTIC_KITTI) as truth:
+            frame = Frames(source, Labelling(SEMANTIC_KITTI, network=perception), truth)[2]
+    np.testing.assert_array_equal(frame.truth, street(2)[1])
+
+
+def test_a_labelled_bag_is_compared_with_the_labels_that_its_clouds_had_before(weights: Path, tmp_path: Path) -> None:
+    drive = write_bag(tmp_path / "drive", "class", "|u1")
+    assert segmented(drive, "-w", weights, "-o", tmp_path / "once", "--device", "cpu")[0] == 0
+    assert segmented(tmp_path / "once/bag", "-w", weights, "-o", tmp_path / "twice", "--device", "cpu")[0] == 0
+    for bag, has in ((tmp_path / "once/bag", True), (tmp_path / "twice/bag", True), (drive, False)):
+        with open_source(bag) as source:
+            place = looked_for(source, None, None, network=False)
+            assert (place is not None) == has
+            if place is None:
+                continue
+            with open_truth(place, source, SEMANTIC_KITTI) as truth:
+                frame = Frames(source, Labelling(SEMANTIC_KITTI), truth)[1]
+            np.testing.assert_array_equal(frame.truth, street(1)[1])
