@@ -15,6 +15,7 @@ from spvnas_ros.clouds.intensity import Intensity
 from spvnas_ros.labels import LabelMap
 from spvnas_ros.offline.datasets.scan import DatasetError, LabelledScan, finite, read_label_file
 from spvnas_ros.recordings.scans import ScanError, read_scan, scan_files
+from spvnas_ros.recordings.scans.read import read_record
 
 LABEL_SUFFIX = ".label"
 
@@ -35,8 +36,8 @@ class ScanFile:
 class FileDataset:
     """A `ScanDataset` of scan files and label files.
 
-    intensity: the rule for the sensor's intensity; `auto` has looked at sample scans already, so that no scan depends
-               on which scans were read before
+    intensity: the rule for the sensor's intensity; it has looked at sample scans already, so that no scan depends on
+               which scans were read before
     """
 
     folder: Path
@@ -88,16 +89,15 @@ def pair_files(folder: Path, scans: Path, labels: Path, prefix: str = "") -> lis
 
 
 def settle(rule: str, scans: Sequence[Path]) -> Intensity:
-    """Returns the intensity rule of a sensor. For `auto`, it reads sample scans, spread over all of them, to learn the
-    scale.
+    """Returns the intensity rule of a sensor, decided by sample scans, spread over all of them.
 
     Raises DatasetError for an unknown rule and for a scan that cannot be read.
     """
     try:
         intensity = Intensity(rule)
-        if rule == "auto":
-            for number in np.unique(np.linspace(0, len(scans) - 1, _SAMPLED).astype(int)):
-                read_scan(scans[number], intensity)
+        if not intensity.decided:
+            samples = np.unique(np.linspace(0, len(scans) - 1, _SAMPLED).astype(int))
+            intensity.settle(read_record(scans[number]) for number in samples)
     except ValueError as error:
         raise DatasetError(str(error)) from error
     return intensity
