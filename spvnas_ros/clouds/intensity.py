@@ -134,9 +134,12 @@ def scale_of(looks: Sequence[_Look]) -> Scale:
 
     It is the smallest of 1, 255, 4095 and 65535 that holds the 99.5th percentile in three quarters of the clouds. Whole
     numbers above 0 never stand for 0..1. A percentile far below its scale is a count (of photons), which has no
-    largest value: it becomes 1 itself. Raises IntensityError for values below 0 that are no decibels.
+    largest value: it becomes 1 itself. Clouds in which all is 0 say nothing. Raises IntensityError for values below 0
+    that are no decibels.
     """
-    high = float(np.percentile([look.high for look in looks], _CLOUD_SHARE))
+    looks = [look for look in looks if look.alive] or looks
+    # A value that a cloud has: one between a good cloud's and a wrong one's would be nobody's scale.
+    high = float(np.percentile([look.high for look in looks], _CLOUD_SHARE, method="nearest"))
     median = float(np.median([look.median for look in looks]))
     if np.median([look.negative for look in looks]) > _NEGATIVE:
         if _DECIBELS[0] <= median < 0 and high <= _DECIBELS[1]:
@@ -152,6 +155,14 @@ def scale_of(looks: Sequence[_Look]) -> Scale:
                 continue
             return Scale(largest if high >= least else _rounded(high))
     return Scale(_rounded(high))
+
+
+def _alone(look: _Look) -> Scale:
+    """Returns the scale of one cloud; the smallest, which contradicts none, where it has no known one."""
+    try:
+        return scale_of([look])
+    except IntensityError:
+        return Scale()
 
 
 def _rounded(value: float) -> float:
@@ -283,11 +294,14 @@ class Intensity:
         return 0 if self.asked is not None else INTENSITY_FIELDS.index(_plain(name))
 
     def _next_scale(self, looks: Sequence[_Look]) -> Scale:
+        alive = [look for look in looks if look.alive]
+        if self.scale is not None and not alive:
+            return self.scale
         found = scale_of(looks)
         if self.scale is None or found == self.scale or len(looks) <= _SETTLED_AFTER:
             return found
         down = found.decibels == self.scale.decibels and found.divisor < self.scale.divisor
-        doubted = len(looks) < _CLOUDS or any(scale_of([look]).divisor >= self.scale.divisor for look in looks)
+        doubted = len(looks) < _CLOUDS or any(_alone(look).divisor >= self.scale.divisor for look in alive)
         if down and doubted:
             return self.scale
         standard = [largest for largest, _ in _STANDARD]
