@@ -105,8 +105,12 @@ def replay(
     device: DeviceOption = "auto",
     engine: EngineOption = "auto",
     intensity: IntensityOption = "auto",
+    intensity_field: IntensityFieldOption = None,
+    origin: OriginOption = None,
+    mount: MountOption = None,
     topic: TopicOption = None,
     force: ForceOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Play a bag through the live node over ROS, at the bag's own rate: latency, drops, age of the labels, scores."""
     if not 0 < rate < float("inf"):
@@ -117,7 +121,9 @@ def replay(
     need_ros("replaying a bag through the node")
     from spvnas_ros.cli.replay import ReplayOptions, run
 
-    raise typer.Exit(run(ReplayOptions(bag, weights, out, rate, topic, where, device, engine, intensity), force=force))
+    sensor = (intensity, intensity_field, origin, mount)
+    options = ReplayOptions(bag, weights, out, rate, topic, where, device, engine, *sensor, quiet)
+    raise typer.Exit(run(options, force=force))
 
 
 @readable_errors
@@ -160,6 +166,10 @@ def view(
     device: DeviceOption = "auto",
     engine: EngineOption = "auto",
     intensity: IntensityOption = "auto",
+    intensity_field: IntensityFieldOption = None,
+    origin: OriginOption = None,
+    mount: MountOption = None,
+    quiet: QuietOption = False,
 ) -> None:
     """Look at a recording in the browser, in class colours; the page is served here and fetches nothing elsewhere."""
     from spvnas_ros.viewer.command import run
@@ -178,6 +188,10 @@ def view(
         device=device,
         engine=engine,
         intensity=intensity,
+        intensity_field=intensity_field,
+        origin=origin,
+        mount=mount,
+        quiet=quiet,
     )
     raise typer.Exit(status)
 

@@ -13,12 +13,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from spvnas_ros.clouds.intensity import Intensity
+from spvnas_ros.clouds.mount import Mount, PlaceRule
 from spvnas_ros.offline.evaluation.metrics import Labels, Score, confusion_matrix, score
 from spvnas_ros.offline.evaluation.truth import Truth, open_truth
 from spvnas_ros.recordings.bags import BagReader
 from spvnas_ros.recordings.files import replacing
 from spvnas_ros.recordings.scans import Source, open_source
 from spvnas_ros.ros.live.available import RosMissingError
+from spvnas_ros.segment.first_look import first_look, tell
 from spvnas_ros.segment.output import REPORT, OutputError, check_folder
 from spvnas_ros.segment.progress import INTERRUPTED, progress_bar
 from spvnas_ros.segment.run import frames_until_damage
@@ -33,9 +36,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReplayOptions:
-    """Which bag through which node; the node's parameters `device`, `engine` and `intensity`.
+    """Which bag through which node; the node's parameters `device`, `engine`, `intensity` and `intensity_field`.
 
     truth: a field of the clouds, or a folder of .label files
+    origin, mount: as the options have them
+    quiet: nothing is said about clouds that do not fit the network
     """
 
     bag: Path
@@ -47,6 +52,10 @@ class ReplayOptions:
     device: str = "auto"
     engine: str = "auto"
     intensity: str = "auto"
+    intensity_field: str | None = None
+    origin: str | None = None
+    mount: str | None = None
+    quiet: bool = False
 
 
 class KeptLabels:
@@ -83,12 +92,13 @@ def run(options: ReplayOptions, *, force: bool = False) -> int:
         _check(source, options.out, force=force)
         weights = resolve_weights(options.weights)
         _, facts = load_checkpoint(weights)
+        place = _place(source, options, facts)
         truth = open_truth(source.path, source.topic, options.truth, facts) if options.truth else None
         options.out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=options.out) as file:
             labels = KeptLabels(file)
             try:
-                figures = _play(source, weights, options, labels if truth else None)
+                figures = _play(source, weights, options, place, labels if truth else None)
             except StopRequested:
                 return INTERRUPTED
             except StartError as error:
@@ -105,10 +115,30 @@ def run(options: ReplayOptions, *, force: bool = False) -> int:
     return 0 if figures.answered else 1
 
 
-def _play(source: Source, weights: Path, options: ReplayOptions, labels: KeptLabels | None) -> Replay:
+def _place(source: Source, options: ReplayOptions, facts: Facts) -> dict[str, str | float]:
+    """Looks at the bag's clouds, and returns the node's parameters that say where the sensor is."""
+    rule, place = Intensity(options.intensity, options.intensity_field), PlaceRule.parse(options.origin, options.mount)
+    with open_source(source.path, intensity=rule, topic=source.topic, place=place) as looked:
+        looked.sensor.suit(facts.sensor_height)
+        tell(first_look(looked.look(), looked.sensor, facts), quiet=options.quiet)
+        mount = looked.sensor.place.mount
+    if not isinstance(mount, Mount):  # there is no cloud to see the ground in
+        return {}
+    found: dict[str, str | float] = {f"mount.{name}": getattr(mount, name) for name in ("roll", "pitch", "yaw")}
+    return found | ({} if mount.z is None else {"mount.z": mount.z}) | {"origin": options.origin or ""}
+
+
+def _play(
+    source: Source,
+    weights: Path,
+    options: ReplayOptions,
+    place: dict[str, str | float],
+    labels: KeptLabels | None,
+) -> Replay:
     from spvnas_ros.ros.replay.through_node import NodeOptions, replay
 
-    node = NodeOptions(str(weights.absolute()), options.device, options.engine, options.intensity)
+    field = options.intensity_field or ""
+    node = NodeOptions(str(weights.absolute()), options.device, options.engine, options.intensity, field, place)
     with BagReader(source.path, source.topic) as clouds, progress_bar(len(source), "playing") as on_sent:
         return replay(
             clouds,

@@ -74,6 +74,12 @@ def evaluate(
     intensity_field: IntensityFieldOption = None,
     origin: OriginOption = None,
     mount: MountOption = None,
+    beams: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=64, help="Keep so many of a scan's 64 beams, as a smaller sensor would.", show_default="all"
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for report.json and pictures.")] = None,
     palette: PaletteOption = "spvnas",
     device: DeviceOption = "auto",
@@ -102,6 +108,7 @@ def evaluate(
         origin=origin,
         mount=mount,
         quiet=quiet,
+        beams=beams,
         palette=palette,
         device=device,
         engine=engine,

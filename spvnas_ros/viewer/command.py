@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from spvnas_ros.clouds.intensity import Intensity
+from spvnas_ros.clouds.mount import PlaceRule
 from spvnas_ros.errors import UserError
 from spvnas_ros.labels import LABEL_MAPS, SEMANTIC_KITTI
 from spvnas_ros.palettes import SPVNAS, shown
@@ -45,6 +47,10 @@ def run(
     device: str = "auto",
     engine: str = "auto",
     intensity: str = "auto",
+    intensity_field: str | None = None,
+    origin: str | None = None,
+    mount: str | None = None,
+    quiet: bool = False,
     label_map: str | None = None,
     palette: str = SPVNAS,
 ) -> int:
@@ -52,6 +58,8 @@ def run(
 
     truth:     what the labels are compared with: a folder of .label files, or a field of the clouds; None: what the run
                was compared with whose folder `path` is, or what lies beside the frames
+    intensity, intensity_field, origin, mount: the rules for the sensor, as the options have them
+    quiet:     nothing is said about clouds that do not fit the network
     label_map: what raw ids mean; None: as the run or the weights have it, else SemanticKITTI's
 
     Raises ViserMissing, ViewError where the page cannot be served, ValueError for an unknown label map, palette, device
@@ -71,8 +79,9 @@ def run(
     check_names(device, engine)
     if weights is not None:
         resolve_weights(weights)
+    rule, placed = Intensity(intensity, intensity_field), PlaceRule.parse(origin, mount)
     with ExitStack() as opened:
-        source = opened.enter_context(open_source(path, intensity=intensity, topic=topic))
+        source = opened.enter_context(open_source(path, intensity=rule, topic=topic, place=placed))
         known = LABEL_MAPS[label_map or SEMANTIC_KITTI.name]
         labelling = Labelling(known, labels_field, labels)
         classes = Classes(known.classes, shown(known.classes, known.palette, palette))
@@ -83,6 +92,10 @@ def run(
             perception = Perception.load(weights, device=device, engine=engine)
             labelling.network = perception
             facts = perception.facts
+            from spvnas_ros.segment.first_look import first_look, tell
+
+            source.sensor.suit(facts.sensor_height)
+            tell(first_look(source.look(), source.sensor, facts), quiet=quiet)
             known = LABEL_MAPS.get(label_map or facts.label_map, known)
             classes = Classes(facts.classes, shown(facts.classes, facts.palette, palette))
 

@@ -22,6 +22,7 @@ from spvnas_ros.offline.evaluation.confusion_picture import save_confusion
 from spvnas_ros.offline.evaluation.metrics import accuracy
 from spvnas_ros.offline.evaluation.report import Report, describe, scored, skipped_line
 from spvnas_ros.offline.evaluation.tally import Tally, averaged
+from spvnas_ros.offline.evaluation.thinned import Thinned
 from spvnas_ros.palettes import SPVNAS
 from spvnas_ros.palettes import check as check_palette
 from spvnas_ros.perception import Perception
@@ -42,6 +43,7 @@ def evaluate(
     topic: str = "",
     weights: str = "",
     truth: str | None = None,
+    beams: int | None = None,
     pictures: bool = False,
     on_scan: Callable[[Skipped | None], None] = lambda _: None,
     stopped: Callable[[], bool] = lambda: False,
@@ -49,7 +51,7 @@ def evaluate(
     """Label all scans of a data set and compare.
 
     tta: average the probabilities of the 36 views of `tta_views`
-    source, topic, weights, truth: for the report
+    source, topic, weights, truth, beams: for the report
     pictures: say in the report which scans to draw beside it
 
     stopped: is asked before each scan; True ends the evaluation
@@ -101,6 +103,7 @@ def evaluate(
         weights_sha256=facts.weights_sha256,
         trained=facts.trained,
         truth=truth,
+        beams=beams,
         label_map=dataset.label_map.name,
         engine=engine.name,
         device=str(engine.device),
@@ -144,6 +147,7 @@ def run(
     origin: str | None = None,
     mount: str | None = None,
     quiet: bool = False,
+    beams: int | None = None,
     palette: str = SPVNAS,
     device: str = "auto",
     engine: str = "auto",
@@ -157,6 +161,7 @@ def run(
     topic, field: of a bag's clouds, see `open_dataset`
     intensity, intensity_field, origin, mount: the rules for the sensor, as the options have them
     quiet:     nothing is said about clouds that do not fit the network
+    beams:     of the 64 of each scan that are kept; None for all
     palette:   name of the colours in pictures
     """
     check_palette(palette)
@@ -183,6 +188,8 @@ def run(
         print(warning, file=sys.stderr)
     for looked in dataset.look() if not quiet else ():
         tell(first_look(looked.clouds, looked.sensor, perception.facts))
+    if beams is not None:
+        dataset = Thinned(dataset, beams)
     truth = str(field) if field else None
     try:
         with progress_bar(len(dataset)) as on_scan, stop_on_signal() as stopped:
@@ -194,6 +201,7 @@ def run(
                 topic=topic or "",
                 weights=Path(weights).name,
                 truth=truth,
+                beams=beams,
                 pictures=out is not None,
                 on_scan=on_scan,
                 stopped=stopped.is_set,

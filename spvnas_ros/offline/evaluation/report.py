@@ -35,6 +35,7 @@ class Report:
     reliability:    confidence beside accuracy
     boxes_only:     only points in boxes have a truth: recall in boxes is known, IoU is not
     skipped:        frames that could not be scored, and why
+    beams:          that each frame was thinned to; None for all of them
     pictures:       which frames are shown beside the report, and why those
     """
 
@@ -60,6 +61,7 @@ class Report:
     boxes_only: bool = False
     skipped: tuple[Skipped, ...] = ()
     pictures: tuple[Pictured, ...] = ()
+    beams: int | None = None
 
     def document(self) -> dict[str, Any]:
         """Returns all of it as one flat JSON object: the score's `miou`, `iou`, ... stand beside the rest."""
@@ -78,7 +80,12 @@ class Report:
         path = out / REPORT
         try:
             document = json.loads(path.read_text())
-            document = {"boxes_only": False, "skipped": (), "pictures": ()} | document  # not in reports of before
+            document = {
+                "boxes_only": False,
+                "skipped": (),
+                "pictures": (),
+                "beams": None,
+            } | document  # not in reports of before
             values = {each.name: document[each.name] for each in fields(cls) if each.name != "score"}
             values["skipped"] = tuple(Skipped(**each) for each in values["skipped"])
             values["by_distance"] = tuple(Ring(**each) for each in values["by_distance"])
@@ -116,11 +123,12 @@ def describe(report: Report) -> Iterable[Table | Text]:
             f"mIoU {_percent(found.miou)} {over} (all classes, absent ones as 0: {_percent(found.miou_official)}), "
             f"accuracy {_percent(found.accuracy)}, calibration error {_percent(report.ece)}"
         )
+    beams = f", thinned to {report.beams} beams" if report.beams else ""
     views = f", {report.views} views each" if report.views > 1 else ""
     truth = f", truth: {report.truth}" if report.truth else ""
     times = f": {report.ms_p50:.1f} ms a frame (p50), {report.ms_p95:.1f} ms (p95)" if report.ms_p50 else ""
     yield Text(
-        f"{report.frames} frame(s) of {report.source}{views}{truth}, label map {report.label_map}; "
+        f"{report.frames} frame(s) of {report.source}{beams}{views}{truth}, label map {report.label_map}; "
         f"{report.network or report.weights} (engine {report.engine}, device {report.device}){times}"
     )
     if report.skipped:

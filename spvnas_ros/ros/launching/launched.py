@@ -81,6 +81,9 @@ def replay_arguments() -> tuple[Argument, ...]:
         Argument("device", "auto", "auto, cpu, cuda or cuda:N"),
         Argument("engine", "auto", "auto, cpu, cuda or torch; or an installed spconv, spconv-triton, torchsparse"),
         Argument("intensity", "auto", "Scale of the intensities, as the node's parameter"),
+        Argument("intensity_field", "", "The field that holds them; empty: a known name"),
+        Argument("origin", "", "The sensor's place in the clouds' frame: x,y,z or auto; empty: its origin"),
+        Argument("mount", "", "z=,roll=,pitch=,yaw= of the clouds' frame, or auto; empty: as the network knows it"),
         Argument("topic", "", "The clouds' topic, where the bag has several"),
         Argument("truth", "", "A field of the clouds, or a folder of SemanticKITTI's .label files; empty: none"),
         Argument("label_ids", "", "What the field holds: raw, class or auto; empty: auto"),
@@ -141,7 +144,19 @@ def replay(given: Mapping[str, str]) -> tuple[str, ...]:
     if not given["bag"]:
         raise LaunchArgumentError("bag is missing; add bag:=...")
     command = ["replay", given["bag"], "--force", "--rate", _rate(given)]
-    for name in ("weights", "out", "device", "engine", "intensity", "topic", "truth", "label_ids"):
+    for name in (
+        "weights",
+        "out",
+        "device",
+        "engine",
+        "intensity",
+        "intensity_field",
+        "origin",
+        "mount",
+        "topic",
+        "truth",
+        "label_ids",
+    ):
         if given[name]:
             command += [f"--{name.replace('_', '-')}", given[name]]
     if flag(given, "network_labels"):

@@ -18,7 +18,7 @@ _STOP_SECONDS = 30.0
 @contextmanager
 def segmenter_process(
     namespace: str,
-    parameters: Mapping[str, str | bool],
+    parameters: Mapping[str, str | bool | float],
     on_end: Callable[[str], None],
     log: BinaryIO | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:

@@ -11,8 +11,8 @@ import os
 import struct
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from threading import Condition
 from typing import TYPE_CHECKING
 
@@ -60,12 +60,18 @@ class ReplayError(UserError):
 
 @dataclass(frozen=True)
 class NodeOptions:
-    """Values of the node's parameters of the same names. `weights` is a file."""
+    """Values of the node's parameters of the same names. `weights` is a file, `place` has values by name."""
 
     weights: str
     device: str = "auto"
     engine: str = "auto"
     intensity: str = "auto"
+    intensity_field: str = ""
+    place: Mapping[str, str | float] = field(default_factory=dict)
+
+    def parameters(self) -> dict[str, str | float]:
+        """Returns all values by the name of their parameter."""
+        return {name: value for name, value in vars(self).items() if name != "place"} | dict(self.place)
 
 
 def replay(
@@ -88,7 +94,7 @@ def replay(
     namespace = f"/replay_{os.getpid()}"
     with ros_process([]):
         driver = _Driver(f"{namespace}/{NODE_NAME}", on_labels)
-        with spinning(driver), segmenter_process(namespace, vars(options), driver.fail):
+        with spinning(driver), segmenter_process(namespace, options.parameters(), driver.fail):
             driver.wait_until_ready()
             driver.play(clouds, rate, on_sent)
             return driver.finish()
