@@ -23,7 +23,7 @@ from spvnas_ros.segment.command import check_names
 from spvnas_ros.segment.output import BAG, LABELS, SEQUENCES, SUMMARY
 from spvnas_ros.viewer.colours import Classes
 from spvnas_ros.viewer.frames import Frames, Labelling
-from spvnas_ros.viewer.truth import label_map_of_a_run, looked_for, named_truth, open_truth, truth_of_a_run
+from spvnas_ros.viewer.truth_place import label_map_of_a_run, looked_for, named_truth, open_truth, truth_of_a_run
 from spvnas_ros.zoo.cache import resolve_weights
 
 if TYPE_CHECKING:

@@ -21,7 +21,14 @@ from spvnas_ros.viewer.colours import Classes, accuracy, choices, colour, counts
 from spvnas_ros.viewer.command import results_of_a_run
 from spvnas_ros.viewer.frames import FrameError, Frames, Labelling, ViewFrame
 from spvnas_ros.viewer.picking import describe, under_pointer
-from spvnas_ros.viewer.truth import TruthPlace, label_map_of_a_run, looked_for, named_truth, open_truth, truth_of_a_run
+from spvnas_ros.viewer.truth_place import (
+    TruthPlace,
+    label_map_of_a_run,
+    looked_for,
+    named_truth,
+    open_truth,
+    truth_of_a_run,
+)
 from view_samples import labelled_bag
 
 CLASSES = Classes(SEMANTIC_KITTI.classes, shown(SEMANTIC_KITTI.classes, SEMANTIC_KITTI.palette))
