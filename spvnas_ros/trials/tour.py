@@ -91,7 +91,7 @@ def tour(clouds: Iterable[RecordedCloud], options: NodeOptions, log: Path, on_an
     """
     namespace = f"/demo_{os.getpid()}"
     guide = _Guide(f"{namespace}/{NODE_NAME}")
-    parameters = {**vars(options), "autostart": False}
+    parameters = {**options.parameters(), "autostart": False}
     with spinning(guide), log.open("wb") as file:
         with segmenter_process(namespace, parameters, guide.fail, file) as process:
             guide.change("configure")

@@ -207,7 +207,7 @@ class VoxelDataset(Dataset[Sample]):
 
     def _fault(self, scan: LabelledScan) -> str:
         if not len(scan):
-            return "it has no finite point, so there is nothing to learn from it"
+            return "it has no point that could be labelled, so there is nothing to learn from it"
         if not self.keep_points and (scan.labels == UNLABELLED).all():
             return "none of its points has a label that counts"
         with np.errstate(over="ignore"):

@@ -45,10 +45,9 @@ from spvnas_ros.offline.training.data import (
     check_validation,
     class_counts,
     complaints,
-    intensity_of,
     open_training,
     open_validation,
-    sensor_height_of,
+    sensor_of,
     steps_of,
     training_loader,
     validation_loader,
@@ -297,6 +296,7 @@ def _facts(recipe: Recipe, task: SegmentationTask, scans: Joined, start: Start |
     if start:
         provenance += f", {start.story}"
         record = replace(record, start=start.name, start_sha256=start.sha256)
+    intensity, height = sensor_of(scans)
     return Facts(
         spec=task.net.spec,
         name=recipe.name,
@@ -307,8 +307,8 @@ def _facts(recipe: Recipe, task: SegmentationTask, scans: Joined, start: Start |
         point_range=start.facts.point_range if start else None,
         provenance=provenance,
         training=record,
-        training_intensity=intensity_of(scans),
-        sensor_height=sensor_height_of(scans),
+        training_intensity=intensity,
+        sensor_height=height,
     )
 
 

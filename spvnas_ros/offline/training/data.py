@@ -322,24 +322,23 @@ def class_counts(scans: ScanDataset, at_most: int) -> npt.NDArray[np.int64]:
     return counts[: len(scans.label_map.classes)]
 
 
-def intensity_of(scans: ScanDataset, at_most: int = _INTENSITY_SCANS) -> TrainingIntensity | None:
-    """Returns median and 95th percentile of the intensities in up to `at_most` evenly spread scans, before
-    augmentation. Returns None where these scans have no points.
+def sensor_of(scans: ScanDataset, at_most: int = _INTENSITY_SCANS) -> tuple[TrainingIntensity | None, float]:
+    """Returns what up to `at_most` evenly spread scans say of their sensor, before augmentation.
+
+    Median and 95th percentile of the intensities, None where these scans have no points; and the height above the
+    ground, metres: `SENSOR_HEIGHT` where it is about that, or where no ground is seen.
     """
-    values = np.concatenate([np.empty(0, np.float32), *(scan.points[:, 3] for scan in _some(scans, at_most))])
-    return TrainingIntensity(*np.percentile(values, (50, 95)).tolist()) if len(values) else None
-
-
-def sensor_height_of(scans: ScanDataset, at_most: int = _INTENSITY_SCANS) -> float:
-    """Returns how high the sensor of the training scans is above the ground, metres, as up to `at_most` of them show.
-
-    It is `SENSOR_HEIGHT` where it is about that, or where no ground is seen.
-    """
-    grounds = [find_ground(scan.points[:, :3]) for scan in _some(scans, at_most)]
-    found = typical_ground([ground for ground in grounds if ground])
-    if found is None or abs(found.height - SENSOR_HEIGHT) <= SAME_HEIGHT:
-        return SENSOR_HEIGHT
-    return round(found.height, 2)
+    values, grounds = [], []
+    for scan in _some(scans, at_most):
+        values.append(scan.points[:, 3])
+        if ground := find_ground(scan.points[:, :3]):
+            grounds.append(ground)
+    intensities = np.concatenate(values) if values else np.empty(0)
+    found = TrainingIntensity(*np.percentile(intensities, (50, 95)).tolist()) if len(intensities) else None
+    ground = typical_ground(grounds)
+    if ground is None or abs(ground.height - SENSOR_HEIGHT) <= SAME_HEIGHT:
+        return found, SENSOR_HEIGHT
+    return found, round(ground.height, 2)
 
 
 def complaints(scans: ScanDataset) -> list[str]:

@@ -61,7 +61,7 @@ def test_a_bag_is_known_by_its_labels_wherever_it_lies(tmp_path: Path) -> None:
 
 def test_a_damaged_cloud_is_an_error_where_it_is_used(tmp_path: Path) -> None:
     points = np.zeros(5, [(name, "<f4") for name in ("x", "y", "z")] + [("label", "|u1")])
-    points["x"] = np.arange(5)
+    points["x"] = np.arange(1, 6)
     whole, broken = (cloud_message(points, stamp, "lidar") for stamp in (1, 2))
     broken.width = 7  # more points than bytes
     with BagWriter(tmp_path / "bag") as bag:

@@ -171,7 +171,7 @@ def test_other_negative_labels_are_shown_as_they_are(tmp_path: Path, ids: str, s
 def write_labels(path: Path, labels: np.ndarray) -> None:
     """One cloud of a bag whose field `label` holds these numbers."""
     record = np.zeros(len(labels), [(name, "<f4") for name in FIELDS] + [("label", labels.dtype)])
-    record["x"], record["label"] = np.arange(len(labels)), labels
+    record["x"], record["label"] = np.arange(1, len(labels) + 1), labels
     with BagWriter(path) as bag:
         bag.write("/points", encode(cloud_message(record, 0, "lidar")), 0)
 

@@ -16,7 +16,7 @@ from spvnas_ros.cli import app
 from spvnas_ros.engine.sample_street import street_scan
 from spvnas_ros.offline.datasets import DatasetError, LabelField, open_dataset
 from spvnas_ros.offline.training.config import DataConfig
-from spvnas_ros.offline.training.data import intensity_of, open_training, open_validation
+from spvnas_ros.offline.training.data import open_training, open_validation, sensor_of
 from spvnas_ros.recordings.bags import BagWriter, cloud_message, encode
 from spvnas_ros.zoo.checkpoint import load_checkpoint
 
@@ -106,7 +106,7 @@ def test_the_choice_holds_for_bags_and_leaves_other_sources_alone(bag: Path, tmp
     assert (len(scans), len(scans[0])) == (CLOUDS + 2, 50)
     assert validation is not None
     assert len(validation) == 2
-    assert intensity_of(scans) is not None
+    assert sensor_of(scans)[0] is not None
 
     alone = DataConfig(train=(str(tmp_path),), label_map="semantic-kitti", labels_field="category")
     with pytest.raises(DatasetError, match=r"data\.labels_field is 'category', which chooses in bags, but none of"):
