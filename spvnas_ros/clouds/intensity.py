@@ -381,7 +381,7 @@ class IntensitySpread:
         return (
             f"their 95th percentile is {self.p95:.3g}, that of {reference.whose} {trained:.3g}",
             "the sensor has another scale; set intensity to unit, u8, u12, u16 or the value that stands for 1, such as "
-            f"{self.p95 * divisor / trained:.2g}",
+            f"{_rounded(self.p95 * divisor / trained):g}",
         )
 
 
