@@ -216,7 +216,8 @@ def find_sensor(positions: Positions) -> Vector3 | None:
     flat = some[:, :2] - middle[:2]
     centre = np.zeros(2)
     for width in _SMOOTH:
-        weights = np.exp(((flat - centre) ** 2).sum(axis=1) / (-2 * width**2))
+        with np.errstate(over="ignore"):  # of a point that is no distance at all, and has no weight
+            weights = np.exp(((flat - centre) ** 2).sum(axis=1) / (-2 * width**2))
         if not weights.sum() > 0:
             break
         centre = weights @ flat / weights.sum()
