@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,16 @@ UNLABELLED = 255
 
 Points = npt.NDArray[np.float32]
 """float32 `[N, 4]`: x, y, z in metres (x forward, y left, z up) and intensity in 0..1."""
+
+
+UNUSABLE_WORDS: Final = {
+    "not_finite": "not finite",
+    "at_origin": "at the origin",
+    "too_far": "too far",
+    "no_intensity": "without intensity",
+    "outside": "outside the range",
+}
+"""The reasons of `Unusable` as a sentence has them, behind a number of points."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +57,7 @@ class Unusable:
 
     def __str__(self) -> str:
         """Lists the kinds that occur, such as "12 at the origin, 3 too far"."""
-        words = {"at_origin": "at the origin", "no_intensity": "without intensity", "outside": "outside the range"}
-        named = (
-            f"{count:,} {words.get(kind, kind.replace('_', ' '))}" for kind, count in self.counts().items() if count
-        )
-        return ", ".join(named)
+        return ", ".join(f"{count:,} {UNUSABLE_WORDS[kind]}" for kind, count in self.counts().items() if count)
 
 
 NONE_UNUSABLE = Unusable()

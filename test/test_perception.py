@@ -21,7 +21,6 @@ from spvnas_ros.frame import UNLABELLED
 from spvnas_ros.labels import LABEL_MAPS, MIT_HAN_LAB, SEMANTIC_KITTI
 from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.nets.unet import PointVoxelUNet
-from spvnas_ros.sparse import KeyRangeError
 from spvnas_ros.zoo.checkpoint import CheckpointError, Facts, save_checkpoint
 
 ENGINES = ("cpu", "torch")
@@ -51,7 +50,7 @@ def assert_whole(result: Segmentation, points: np.ndarray) -> None:
     assert result.labels.dtype == np.uint8
     assert result.confidence.dtype == np.float32
     assert len(result.labels) == len(result.confidence) == len(points)
-    usable = np.isfinite(points).all(axis=1)
+    usable = np.isfinite(points).all(axis=1) & (points[:, :3] != 0).any(axis=1)
     assert (result.labels[usable] < 19).all()
     assert (result.confidence[usable] > 0).all()
     assert (result.labels[~usable] == UNLABELLED).all()
@@ -94,7 +93,7 @@ def test_points_that_are_not_finite_change_nothing_for_the_others(
             points[row, column] = value
     result = perception(points)
     assert_whole(result, points)
-    usable = np.isfinite(points).all(axis=1)
+    usable = result.labels != UNLABELLED
     np.testing.assert_array_equal(result.labels[usable], perception(points[usable]).labels)
 
 
@@ -120,11 +119,15 @@ def test_a_wrong_shape_is_named(perception: Perception, points: object, found: s
         perception(points)  # type: ignore[arg-type]
 
 
-def test_a_stray_point_beyond_the_key_range_is_an_error(perception: Perception) -> None:
+def test_a_stray_point_beyond_the_key_range_is_left_out(perception: Perception) -> None:
     points = cloud()
+    others = np.arange(len(points)) != 7
     points[7, 0] = 1e6
-    with pytest.raises(KeyRangeError, match="at most 262144 can be keyed"):
-        perception(points)
+    result = perception(points)
+    assert (result.labels[7], result.confidence[7], result.unusable.counts()["too_far"]) == (UNLABELLED, 0, 1)
+    alone = perception(points[others])
+    np.testing.assert_array_equal(result.labels[others], alone.labels)
+    np.testing.assert_array_equal(result.confidence[others], alone.confidence)
 
 
 def test_unknown_engines_and_devices_are_named() -> None:

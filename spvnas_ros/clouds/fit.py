@@ -37,6 +37,8 @@ _SMALL_SCENE = 12.0
 """Metres within which nearly all points of a room lie; streets are larger."""
 _HUGE_SCENE = 1000.0
 _FEW_POINTS = 100
+_SOME = 4000
+"""Points that tell whether many lie at one place."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Look:
     ground:    the plane of the ground around the sensor, as the network is given it; None where none is seen
     unmoved:   the same plane before the mount is applied
     reach:     metres from the sensor within which 95 % of the points lie; NaN without points
-    intensity: a sample of the intensities that the network is given, of points that it sees
+    intensity: a sample of the intensities, scaled but not clipped, of points that the network sees
     """
 
     count: int
@@ -115,7 +117,9 @@ def look_at(cloud: Record, sensor: Sensor, limits: Limits, points: Points | None
         unmoved = find_ground(found - np.array(sensor.place.origin_of(found)))
     middle = np.array(centre) if centre else np.zeros(3)
     reach = float(np.percentile(np.linalg.norm(seen[:, :3] - middle, axis=1), 95)) if len(seen) else float("nan")
-    intensity = cleaned.points[:: max(1, len(cleaned.points) // 2000), 3].copy()
+    # Before it is clipped: what is too bright tells that the scale is another one.
+    lit = points[:, 3] if cleaned.kept is None else points[cleaned.kept, 3]
+    intensity = lit[:: max(1, len(lit) // 2000)].copy()
     below = _beneath(seen, ground)
     return Look(len(points), cleaned.unusable, _pile(found), centre, below, ground, unmoved, reach, intensity)
 
@@ -223,15 +227,13 @@ def _of_intensity(looks: Sequence[Look], sensor: Sensor, known: Known) -> Iterat
 
 
 def _pile(positions: npt.NDArray[np.float64]) -> tuple[Vector3, int]:
-    """Returns the place that most points share, and how many. Neighbours in order are looked at, which costs little."""
-    if len(positions) < 2:
-        return (0.0, 0.0, 0.0), 0
-    same = (positions[1:] == positions[:-1]).all(axis=1)
-    counts = Counter(map(tuple, positions[1:][same][:10_000].tolist()))
+    """Returns the place that most of some points share, and how many of all are there; 0 where none share one."""
+    # An odd step: beams and returns alternate by powers of two.
+    counts = Counter(map(tuple, positions[:: len(positions) // _SOME | 1].tolist()))
     if not counts:
         return (0.0, 0.0, 0.0), 0
-    (x, y, z), _ = counts.most_common(1)[0]
-    return (x, y, z), int((positions == np.array((x, y, z))).all(axis=1).sum())
+    (x, y, z), count = counts.most_common(1)[0]
+    return (x, y, z), int((positions == np.array((x, y, z))).all(axis=1).sum()) if count > 1 else 0
 
 
 def _beneath(points: Points, ground: Ground | None) -> bool:

@@ -115,7 +115,8 @@ class _Look:
 
     @classmethod
     def at(cls, values: Values) -> _Look | None:
-        sample = values[:: max(1, len(values) // 4096)].astype(np.float64)
+        with np.errstate(invalid="ignore"):  # signalling NaN
+            sample = values[:: max(1, len(values) // 4096)].astype(np.float64)
         sample = sample[np.isfinite(sample)]
         if not len(sample):
             return None
@@ -381,7 +382,7 @@ class IntensitySpread:
         return (
             f"their 95th percentile is {self.p95:.3g}, that of {reference.whose} {trained:.3g}",
             "the sensor has another scale; set intensity to unit, u8, u12, u16 or the value that stands for 1, such as "
-            f"{self.p95 * divisor / trained:.2g}",
+            f"{_rounded(self.p95 * divisor / trained):g}",
         )
 
 

@@ -161,7 +161,9 @@ def find_ground(positions: npt.NDArray[np.floating], upright: float = _STEEPEST_
     if not level.any():
         return None
     normals, offsets = normals[level], (normals * a[wide])[level].sum(axis=1)
-    best = int((np.abs(low @ normals.T - offsets) < _THICK).sum(axis=0).argmax())
+    # A ring has the more cells the wider it is, but the vehicle stands on what is near: every ring counts the same.
+    weights = 1 / np.hypot(low[:, 0], low[:, 1])
+    best = int((weights @ (np.abs(low @ normals.T - offsets) < _THICK)).argmax())
     normal, offset = normals[best], offsets[best]
     for _ in range(3):
         near = low[np.abs(low @ normal - offset) < _THICK]
@@ -222,7 +224,8 @@ def find_sensor(positions: Positions) -> Vector3 | None:
     flat = some[:, :2] - middle[:2]
     centre = np.zeros(2)
     for width in _SMOOTH:
-        weights = np.exp(((flat - centre) ** 2).sum(axis=1) / (-2 * width**2))
+        with np.errstate(over="ignore"):  # of a point that is no distance at all, and has no weight
+            weights = np.exp(((flat - centre) ** 2).sum(axis=1) / (-2 * width**2))
         if not weights.sum() > 0:
             break
         centre = weights @ flat / weights.sum()

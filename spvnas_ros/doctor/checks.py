@@ -28,19 +28,20 @@ def examine(clouds: Clouds, facts: Facts | None = None, timing: Timing | None = 
             findings += about_stream(clouds)
         findings += stream_checks.check_rate(rate)
     if clouds.samples:
+        scene: list[Finding] = []
         for about_scene in (
             scene_checks.check_points,
             scene_checks.check_beams,
             scene_checks.check_view,
             scene_checks.check_ground,
         ):
-            findings += about_scene(clouds)
-        findings += scene_checks.check_intensity(clouds, facts)
-        findings += scene_checks.check_fit(clouds, facts)
-        findings += scene_checks.check_reach(clouds, facts)
-    # What fits is not worth a line where something else about it does not.
-    worrying = {finding.about for finding in findings if finding.level != OK}
-    findings = [each for each in findings if each.level != OK or each.about not in worrying]
+            scene += about_scene(clouds)
+        scene += scene_checks.check_intensity(clouds, facts)
+        scene += scene_checks.check_fit(clouds, facts)
+        scene += scene_checks.check_reach(clouds, facts)
+        # What fits is not worth a line where something else about it does not.
+        worrying = {finding.about for finding in scene if finding.level != OK}
+        findings += [each for each in scene if each.level != OK or each.about not in worrying]
     if timing:
         findings += stream_checks.check_speed(timing, rate)
     return findings

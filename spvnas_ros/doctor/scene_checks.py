@@ -13,7 +13,7 @@ from spvnas_ros.clouds.mount import typical_ground
 from spvnas_ros.doctor import sensor_guess
 from spvnas_ros.doctor.finding import BAD, OK, WARN, Finding, Findings
 from spvnas_ros.doctor.observe import Clouds
-from spvnas_ros.frame import NONE_UNUSABLE, Points
+from spvnas_ros.frame import NONE_UNUSABLE, UNUSABLE_WORDS, Points
 
 if TYPE_CHECKING:
     from spvnas_ros.zoo.checkpoint import Facts
@@ -31,7 +31,7 @@ def check_points(clouds: Clouds) -> Findings:
     total = sum(len(sample.points) for sample in clouds.samples)
     unusable = sum((sample.look.unusable for sample in clouds.samples), NONE_UNUSABLE)
     shape = f"{clouds.samples[0].rows} rows (organised)" if clouds.samples[0].rows > 1 else "not organised"
-    shares = [f"{count / total:.1%} {kind.replace('_', ' ')}" for kind, count in unusable.counts().items() if count]
+    shares = [f"{count / total:.1%} {UNUSABLE_WORDS[kind]}" for kind, count in unusable.counts().items() if count]
     found = f"{', '.join(shares)}, {shape}" if shares else f"all can be labelled, {shape}"
     each = (total - unusable.total) / len(clouds.samples)
     if not total - unusable.not_finite - unusable.at_origin:

@@ -46,6 +46,7 @@ _DRIVER = "the driver publishes a message that contradicts itself; update it, or
 _DAMAGED = "the file is damaged or of another format; copy or record it again"
 _CURES = {
     "no-xyz": "the node needs fields x, y and z, one number each; have the driver publish points, not ranges",
+    "no-intensity": "name the field with intensity_field, its scale with intensity, or use intensity: none",
     **dict.fromkeys(
         ("bad-datatype", "bad-point-step", "bad-row-step", "field-outside", "short-data", "long-data"), _DRIVER
     ),

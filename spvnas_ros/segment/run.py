@@ -144,7 +144,7 @@ def segment(
             skipped=skipped,
         )  # fmt: skip
         sensor = source.sensor
-        summary.intensity_field, summary.intensity_scale = sensor.intensity.field, str(sensor.intensity.scale or "")
+        summary.intensity_from, summary.intensity_scale = sensor.intensity.field, str(sensor.intensity.scale or "")
         summary.sensor_words, summary.concerns = sensor.describe(), list(options.concerns)
         unusable = NONE_UNUSABLE
         if not predictions.count():

@@ -57,7 +57,8 @@ class Summary:
                         the first call of a process, which pays for memory and compiled kernels
     names:              of the frames that were labelled, in order
     classes:            points by class name, the most frequent first; unlabelled points are in none of them
-    intensity_field, intensity_scale: where intensities came from, and what was done to them; None and "" without any
+    intensity_from:     the field that intensities came from; None without any
+    intensity_scale:    what was done to them; "" without any
     sensor_words:       that and the mount in words
     concerns:           what was said about the recording before it was labelled
     unusable:           points that got no label, by reason
@@ -77,7 +78,7 @@ class Summary:
     classes: dict[str, int] = field(default_factory=dict)
     unusable: dict[str, int] = field(default_factory=dict)
     unusable_words: str = ""
-    intensity_field: str | None = None
+    intensity_from: str | None = None
     intensity_scale: str = ""
     sensor_words: str = ""
     concerns: list[str] = field(default_factory=list)

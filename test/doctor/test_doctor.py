@@ -24,7 +24,7 @@ def test_a_real_vlp16_is_readable_but_not_what_the_weights_know(shared: Path, we
     assert (status, error) == (0, "")
     lines = out.splitlines()
     levels = {line.split()[1]: line.split()[0] for line in lines if line[:1].strip()}
-    assert {name for name, level in levels.items() if level == "warn"} >= {"beams", "view", "ground"}
+    assert {name for name, level in levels.items() if level == "warn"} >= {"beams", "view", "range"}
     assert {name for name, level in levels.items() if level == "ok"} >= {"fields", "stamps", "rate", "intensity"}
     assert "intensity float32, ring uint16, time float32" in out
     assert "10.0 Hz" in out

@@ -96,13 +96,11 @@ def test_a_real_bag_becomes_a_bag_of_labelled_clouds(
 
 def test_a_bad_scan_is_skipped_told_and_counted(scans: Path, weights: Path, tmp_path: Path) -> None:
     (scans / "000000.bin").write_bytes(b"not a scan")
-    far = np.zeros((2, 4), np.float32)
-    far[1, 0] = 1e6
-    far.tofile(scans / "000003.bin")
+    (scans / "000003.bin").write_bytes(bytes(17))
     status, out, error = segmented(scans, "-w", weights, "-o", tmp_path / "out", "--device", "cpu")
     assert status == 1
     assert re.search(r"skipped 000000: .*000000\.bin: 10 bytes are no multiple of 16", error)
-    assert re.search(r"skipped 000003: .*voxels", error)
+    assert re.search(r"skipped 000003: .*000003\.bin: 17 bytes", error)
     assert out.startswith("2 frame(s)")
     assert "2 frame(s) could not be labelled" in out
     assert list(labels_in(tmp_path / "out")) == ["000001", "000002"]
@@ -175,13 +173,14 @@ def test_the_intensity_rule_reaches_the_network(perception: Perception, tmp_path
     points[:, 3] *= 255
     points.tofile(tmp_path / "s.bin")
     found = {}
-    for rule in ("u8", "unit"):
+    for rule, scaled in (("u8", points[:, 3] / 255), ("unit", points[:, 3]), ("none", points[:, 3] * 0)):
         with open_source(tmp_path / "s.bin", intensity=rule) as source:
             segment(source, perception, tmp_path / rule, SegmentOptions(scores=True))
         found[rule] = np.load(tmp_path / rule / "scores/s.npy")
-    points[:, 3] /= 255
-    np.testing.assert_allclose(found["u8"], perception(points, scores=True).scores, atol=1e-4)
-    assert np.abs(found["u8"] - found["unit"]).max() > 0.01
+        given = np.column_stack((points[:, :3], scaled))
+        np.testing.assert_array_equal(found[rule], perception(given, scores=True).scores)
+    assert not np.array_equal(found["u8"], found["unit"])
+    assert not np.array_equal(found["u8"], found["none"])
 
 
 def test_weights_whose_label_map_is_unknown_can_label_bags_but_not_scans(

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ import pytest
 from segment_results import FRAMES, PICTURES, content, document_in, files_in, labels_in, write_bag
 from spvnas_cli import SPVNAS, segmented
 from spvnas_ros.clouds.intensity import Intensity
+from spvnas_ros.clouds.mount import PlaceRule
 from spvnas_ros.engine.sample_street import street_scan
 from spvnas_ros.perception import Perception
 from spvnas_ros.recordings.bags import BagError, BagReader, BagWriter, cloud_message, encode
@@ -173,7 +175,8 @@ def test_a_run_killed_after_its_summary_is_finished(weights: Path, tmp_path: Pat
         key: summary[key]
         for key in ("source", "kind", "topic", "frames_in_source", "files_sha256", "weights_sha256", "engine")
     }
-    run |= {key: summary[key] for key in ("device", "intensity", "scores", "truth", "palette")}
+    asked = ("device", "intensity", "intensity_field", "origin", "mount", "scores", "truth", "palette")
+    run |= {key: summary[key] for key in asked}
     (tmp_path / "out/unfinished").mkdir()
     (tmp_path / "out/unfinished/run.json").write_text(json.dumps(run))
     os.utime(tmp_path / "out/unfinished/run.json", (0, 0))  # it was there before the summary
@@ -183,12 +186,18 @@ def test_a_run_killed_after_its_summary_is_finished(weights: Path, tmp_path: Pat
 
 def test_an_unfinished_run_of_something_else_is_not_continued(perception: Perception, tmp_path: Path) -> None:
     drive, out = write_bag(tmp_path / "drive"), tmp_path / "out"
-    other = SegmentOptions(intensity=Intensity("u8"))
     stopped_run(drive, perception, out, 1)
-    with open_source(drive) as source:
-        with pytest.raises(OutputError, match=r"intensity '', now 'u8'.*--force"):
-            segment(source, perception, out, other)
-        assert segment(source, perception, out, SegmentOptions(intensity=Intensity("u8"), force=True)).frames == FRAMES
+    others: list[tuple[dict[str, Any], str]] = [
+        ({"intensity": "u8"}, "intensity 'auto', now 'u8'"),
+        ({"intensity": Intensity(field="x")}, "intensity_field '', now 'x'"),
+        ({"place": PlaceRule.parse("auto", None)}, "origin '', now 'auto'"),
+        ({"place": PlaceRule.parse(None, "z=1,pitch=8")}, "mount '', now 'z=1,pitch=8'"),
+    ]
+    for rules, says in others:
+        with open_source(drive, **rules) as source, pytest.raises(OutputError, match=f"{says};.*--force"):
+            segment(source, perception, out)
+    with open_source(drive, intensity="u8") as source:
+        assert segment(source, perception, out, SegmentOptions(force=True)).frames == FRAMES
         (tmp_path / "mine/unfinished").mkdir(parents=True)
         (tmp_path / "mine/unfinished/thesis.tex").write_text("precious")
         for force in (False, True):
@@ -243,7 +252,7 @@ def test_a_forced_run_that_was_stopped_goes_on_without_force(scans: Path, weight
     arguments = (scans, "-w", weights, "-o", out, "--device", "cpu")
     assert segmented(*arguments)[0] == 0
     perception = Perception.load(weights, device="cpu")
-    options = SegmentOptions(weights=weights.name, intensity=Intensity("auto"), force=True)
+    options = SegmentOptions(weights=weights.name, force=True)
     before = document_in(out, "summary.json")["ms"]
     stopped_run(scans, perception, out, 2, options)
     status, said, _ = segmented(*arguments)

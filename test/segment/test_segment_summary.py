@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 
 from spvnas_cli import segmented
-from spvnas_ros.clouds.intensity import Intensity
 from spvnas_ros.frame import Segmentation
 from spvnas_ros.perception import Perception
 from spvnas_ros.recordings.bags import BagWriter, cloud_message, encode
 from spvnas_ros.recordings.scans import open_source
-from spvnas_ros.segment.run import Interrupted, SegmentOptions, segment
+from spvnas_ros.segment.run import Interrupted, segment
 from spvnas_ros.segment.summary import describe
 
 
@@ -40,40 +39,41 @@ def test_the_first_call_is_a_warm_up_and_not_measured(scans: Path, perception: P
 
 
 @pytest.mark.parametrize(
-    ("rule", "kind", "values", "divisors", "says"),
+    ("rule", "kind", "values", "scale", "says"),
     [
-        ("auto", "f4", (0.5, 200), [1, 255], "intensity divided by 1, later by 255 (auto)"),
-        ("auto", "u1", (1, 200), [255], "intensity divided by 255 (auto)"),
-        ("auto", "u2", (1, 2), [65535], "intensity divided by 65535 (auto)"),
-        ("auto", "f4", (0.5, 1), [1], "intensity taken as it is (auto)"),
-        ("100", "f4", (5, 100), [100], "intensity divided by 100 (100)"),
-        ("none", "f4", (5, 100), [], "intensity not used"),
-        ("auto", None, (0, 0), [], "no intensity found"),
+        ("auto", "f4", (0.5, 200), "divided by 255", "intensity from field 'intensity', divided by 255 (auto)"),
+        ("auto", "u1", (1, 200), "divided by 255", "intensity from field 'intensity', divided by 255 (auto)"),
+        ("auto", "u2", (1, 60000), "divided by 65535", "intensity from field 'intensity', divided by 65535 (auto)"),
+        ("auto", "f4", (0.5, 1), "taken as it is", "intensity from field 'intensity', taken as it is (auto)"),
+        ("100", "f4", (5, 100), "divided by 100", "intensity from field 'intensity', divided by 100 (100)"),
+        ("none", "f4", (5, 100), "taken as it is", "intensity not used"),
+        ("auto", None, (0, 0), "", "no intensity found (fields: x, y, z)"),
     ],
 )
 def test_the_intensity_scale_is_reported(
     perception: Perception, tmp_path: Path, rule: str, kind: str | None, values: tuple[float, float],
-    divisors: list[float], says: str,
+    scale: str, says: str,
 ) -> None:  # fmt: skip
     fields = [("x", "f4"), ("y", "f4"), ("z", "f4"), *([("intensity", kind)] if kind else [])]
     with BagWriter(tmp_path / "in") as bag:
         for stamp, value in enumerate(values):
-            cloud = np.zeros(5, fields)
+            cloud = np.ones(5, fields)
             if kind:
                 cloud["intensity"] = value
             bag.write("/points", encode(cloud_message(cloud, 0, "lidar")), stamp)
-    intensity = Intensity(rule)
-    with open_source(tmp_path / "in", intensity=intensity) as source:
-        summary = segment(source, perception, tmp_path / "out", SegmentOptions(intensity=intensity))
-    assert says in describe(summary, tmp_path / "out", "bag").splitlines()[0]
+    with open_source(tmp_path / "in", intensity=rule) as source:
+        summary = segment(source, perception, tmp_path / "out")
+    assert describe(summary, tmp_path / "out", "bag").splitlines()[0].endswith(f"; {says}")
     document = json.loads((tmp_path / "out/summary.json").read_text())
-    assert (document["intensity"], document["intensity_divisors"]) == (rule, divisors)
+    field = "intensity" if kind and rule != "none" else None
+    assert (document["intensity"], document["intensity_from"]) == (rule, field)
+    assert document["intensity_scale"] == scale
 
 
 def test_the_command_reports_the_intensity_scale(scans: Path, weights: Path, tmp_path: Path) -> None:
     status, said, _ = segmented(scans, "-w", weights, "-o", tmp_path / "out", "--device", "cpu")
     assert status == 0
-    assert said.splitlines()[0].endswith("intensity taken as it is (auto)")
+    assert said.splitlines()[0].endswith("intensity from field 'intensity', taken as it is (auto)")
 
 
 def test_a_bag_without_clouds_and_a_run_stopped_at_once_say_so(perception: Perception, tmp_path: Path) -> None:

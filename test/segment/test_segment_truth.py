@@ -140,7 +140,7 @@ def test_points_without_a_place_have_no_truth(weights: Path, tmp_path: Path) -> 
 
 
 def test_a_bad_cloud_is_left_out_told_and_counted(weights: Path, tmp_path: Path) -> None:
-    points = np.zeros(50, [("x", "f4"), ("y", "f4"), ("z", "f4"), ("label", "u1")])
+    points = np.ones(50, [("x", "f4"), ("y", "f4"), ("z", "f4"), ("label", "u1")])
     good, bad = (encode(cloud_message(array, 0, "lidar")) for array in (points, points[["x", "y"]].copy()))
     with BagWriter(tmp_path / "in") as bag:
         for stamp, raw in enumerate((good, bad, good)):
@@ -150,7 +150,7 @@ def test_a_bad_cloud_is_left_out_told_and_counted(weights: Path, tmp_path: Path)
     assert "skipped 000001" in error
     assert "1 frame(s) could not be labelled, the first is 000001" in said
     assert [stamp for stamp, _ in content(tmp_path / "out/bag")] == [0, 2]
-    assert document_in(tmp_path / "out", "report.json")["truth_points"]["car"] == 100
+    assert document_in(tmp_path / "out", "report.json")["truth_points"]["bicycle"] == 100
 
 
 @pytest.mark.parametrize(

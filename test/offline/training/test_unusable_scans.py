@@ -84,7 +84,13 @@ def test_they_are_left_out_counted_and_told_once(
     expected = {f"damaged/{number:06d}" for number in bad}
     assert expected - {usable_where_far_points_are_left_out} <= skipped.keys() <= expected
     assert len(skipped) == sum("skipped" in line for line in log)
-    for number, why in ((0, "no finite point"), (3, "no"), (4, "000004.label has"), (6, "coarsest level"), (7, "21")):
+    for number, why in (
+        (0, "no point that could"),
+        (3, "no"),
+        (4, "000004.label has"),
+        (6, "coarsest level"),
+        (7, "21"),
+    ):
         assert why in skipped[f"damaged/{number:06d}"]
     assert said.count("is skipped: ") == 1
     assert f"{len(skipped)} scan(s) could not be used, the first is " in said
