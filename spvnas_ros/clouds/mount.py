@@ -97,7 +97,7 @@ class Placement:
 
     def apply(self, positions: Positions) -> Positions:
         """Moves positions, float64 `[N, 3]`."""
-        moved = positions - np.array(self.origin)
+        moved: Positions = positions - np.array(self.origin)
         if self.mount.roll or self.mount.pitch or self.mount.yaw:
             moved = moved @ self.mount.rotation().T
         if self.mount.z is not None:
