@@ -28,7 +28,7 @@ _HEIGHT_OFF = 0.6
 """Metres."""
 _TILTED_DEGREES = 4.5
 _GROUND_SHARE = 0.3
-_AWAY, _FAR_AWAY = 4.0, 9.0
+_AWAY, _FAR_AWAY = 4.0, 9.5
 """Metres from the middle of the cloud to its origin: suspicious, and beyond what scenes do to it."""
 _BENEATH = 1.5
 """Metres around the origin: no sensor on a vehicle sees the ground there."""

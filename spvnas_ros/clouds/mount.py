@@ -293,7 +293,7 @@ class PlaceRule:
         """Says in half a sentence what is done to the coordinates; "" where nothing is."""
         parts = []
         if isinstance(self.origin, tuple):
-            parts.append(f"origin {','.join(f'{value:g}' for value in self.origin)}")
+            parts.append(f"origin {','.join(f'{value:.12g}' for value in self.origin)}")
         elif self.origin is not None:
             parts.append("origin found in each cloud")
         if isinstance(self.mount, Mount) and str(self.mount):
