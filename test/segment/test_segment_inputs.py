@@ -149,6 +149,19 @@ def test_clouds_of_a_map_and_a_tilted_sensor_are_labelled_as_at_home(weights: Pa
     assert document_in(tmp_path / "auto", "summary.json")["origin"] == "auto"
 
 
+def test_empty_clouds_settle_nothing_and_are_labelled(weights: Path, tmp_path: Path) -> None:
+    """Alone, and before the first with points."""
+    auto = ("--origin", "auto", "--mount", "auto", "--device", "cpu", "-w", weights)
+    nothing = [record_of(np.zeros((0, 4)), "f4")] * 20
+    status, said, error = segmented(bag(tmp_path / "empty", nothing), "-o", tmp_path / "a", *auto)
+    assert (status, error) == (0, "")
+    assert "20 frame(s), 0 points" in said
+    path = bag(tmp_path / "late", [*nothing, *(record_of(points, "f4") for points in streets(64, 400))])
+    status, said, error = segmented(path, "-o", tmp_path / "b", *auto)
+    assert (status, error) == (0, "")
+    assert "taken as it is" in said
+
+
 def test_another_mount_or_origin_is_another_run(scans: Path, weights: Path, tmp_path: Path) -> None:
     arguments = (scans, "-w", weights, "-o", tmp_path / "out", "--device", "cpu", "--mount", "z=1.7")
     assert segmented(*arguments)[0] == 0
