@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from spvnas_ros.sparse.kernel_map import Levels, build_levels
+from spvnas_ros.sparse.kernel_map import KernelMap, Levels, build_levels
 
 
 def levels_for(coords: Tensor, feats: Tensor, depth: int, point_levels: Collection[int]) -> Levels:
@@ -33,3 +33,15 @@ def levels_for(coords: Tensor, feats: Tensor, depth: int, point_levels: Collecti
 
         return on_cpu.build_training_levels(coords, depth, point_levels)
     return build_levels(coords, depth)
+
+
+def map_for(kernel_map: KernelMap, feats: Tensor) -> KernelMap:
+    """Returns the map with a compiled convolution over the same pairs, where gradients are wanted and one is there.
+
+    feats: `[N, C]`, features of the type and on the device of those that will be convolved
+    """
+    if torch.is_grad_enabled() and feats.device.type == "cpu" and feats.dtype == torch.float32 and len(kernel_map):
+        from spvnas_ros.sparse import on_cpu
+
+        return on_cpu.with_tiles(kernel_map)
+    return kernel_map
