@@ -255,7 +255,9 @@ def _open(
 def _parse(path: Path, metadata: Mapping[str, str], wanted: str, parse: Callable[[Mapping[str, Any]], _T]) -> _T:
     document = _document(path, metadata)
     if (found := document.get("gives", LABELS)) != wanted:
-        raise CheckpointError(f"{path} holds a network that gives {found}, expected one that gives {wanted}")
+        raise CheckpointError(
+            f"{path} holds a network that gives {found}, expected one that gives {wanted}; `spvnas inspect` shows what it is"
+        )
     try:
         return parse(document)
     except (CheckpointError, SpecError) as error:

@@ -105,6 +105,15 @@ def test_crafted_targets_are_openpcdets(ops: dict[str, np.ndarray]) -> None:
     np.testing.assert_allclose(targets.boxes[targets.positive], ops["assign/reg_pos"], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("convention", ["openpcdet", "mmdet3d"])
+def test_a_box_that_no_anchor_touches_is_nobodys(convention: str) -> None:
+    spec = golden.spec(convention)
+    far = torch.tensor([[300.0, 0.0, 0.0, 4.0, 2.0, 1.5, 0.0]])
+    targets = assign_targets(spec.head, anchors_of(spec), far, torch.tensor([0]))
+    assert (targets.classes == BACKGROUND).all()
+    assert not targets.boxes.any()
+
+
 @torch.no_grad()
 def test_the_full_range_has_openpcdets_targets_and_boxes(shared: Path, folder: Path) -> None:
     recorded, net = golden.load(folder, f"{OPENPCDET}_full"), golden.trained_once(folder, full=True)

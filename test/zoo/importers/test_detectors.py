@@ -234,7 +234,9 @@ def test_a_detector_is_not_taken_for_a_network_that_labels(narrow: Second, weigh
     path = tmp_path / "boxes.safetensors"
     save_detector(path, narrow, DetectorFacts(narrow.spec))
     for load in (load_checkpoint, Perception.load):
-        with pytest.raises(CheckpointError, match="gives boxes, expected one that gives labels"):
+        with pytest.raises(
+            CheckpointError, match="gives boxes, expected one that gives labels; `spvnas inspect` shows what it is"
+        ):
             load(path)
     with pytest.raises(CheckpointError, match="gives labels, expected one that gives boxes"):
         load_detector(weights)
