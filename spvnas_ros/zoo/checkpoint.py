@@ -256,7 +256,8 @@ def _parse(path: Path, metadata: Mapping[str, str], wanted: str, parse: Callable
     document = _document(path, metadata)
     if (found := document.get("gives", LABELS)) != wanted:
         raise CheckpointError(
-            f"{path} holds a network that gives {found}, expected one that gives {wanted}; `spvnas inspect` shows what it is"
+            f"{path} holds a network that gives {found}, expected one that gives {wanted}; "
+            "`spvnas inspect` shows what it is"
         )
     try:
         return parse(document)
