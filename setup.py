@@ -67,6 +67,7 @@ setup(
             "jsonschema>=4.18",
             "embreex>=2.17.7",
             "viser>=1.1",
+            "shapely>=2",  # the areas that ours are compared with
             "coloraide>=4",  # how far colours are apart, and how people with deuteranopia see them
             "playwright>=1.40",  # drives a Chromium that is installed already
             "pyyaml>=6",

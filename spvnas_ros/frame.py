@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -102,3 +102,48 @@ class Segmentation:
         classes = ", ".join(map(str, np.unique(labelled)))
         scores = "no scores" if self.scores is None else f"scores {self.scores.shape}"
         return f"Segmentation({len(self)} points{share}, classes [{classes}], {scores})"
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Objects in a cloud, in the cloud's frame (x forward, y left, z up).
+
+    boxes:   float32 `[B, 7]`: x, y, z of the centre, length (along the object's front), width, height, all in metres,
+             and yaw, the direction of its front, radians from x towards y, in -pi..pi
+    scores:  float32 `[B]`, how sure the network is, 0..1
+    classes: uint8 `[B]`, class index
+
+    Raises ValueError where the arrays are of other kinds or not as many.
+    """
+
+    boxes: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
+    classes: npt.NDArray[np.uint8]
+
+    def __post_init__(self) -> None:
+        number = len(self.boxes)
+        expected = (
+            ("boxes", np.float32, (number, 7)),
+            ("scores", np.float32, (number,)),
+            ("classes", np.uint8, (number,)),
+        )
+        for name, kind, shape in expected:
+            array = getattr(self, name)
+            if array.dtype != kind or array.shape != shape:
+                raise ValueError(f"{name} is {array.dtype} {array.shape}, expected {np.dtype(kind)} {shape}")
+
+    @classmethod
+    def none(cls) -> Boxes:
+        """Returns what a cloud without any object has."""
+        return cls(np.zeros((0, 7), np.float32), np.zeros(0, np.float32), np.zeros(0, np.uint8))
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def among(self, which: npt.NDArray[np.bool_] | npt.NDArray[np.integer[Any]]) -> Boxes:
+        """Returns some of the objects: those of a mask, bool `[B]`, or of indices, in the order of these."""
+        return Boxes(self.boxes[which], self.scores[which], self.classes[which])
+
+    def __repr__(self) -> str:
+        classes = ", ".join(map(str, np.unique(self.classes)))
+        return f"Boxes({len(self)} objects, classes [{classes}])"

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from spvnas_ros.sparse.kernel_map import Levels, build_levels
+from spvnas_ros.sparse.kernel_map import KernelMap, Levels, build_levels
 
 
 def levels_for(coords: Tensor, feats: Tensor, depth: int, point_levels: Collection[int]) -> Levels:
@@ -33,3 +33,18 @@ def levels_for(coords: Tensor, feats: Tensor, depth: int, point_levels: Collecti
 
         return on_cpu.build_training_levels(coords, depth, point_levels)
     return build_levels(coords, depth)
+
+
+def map_for(kernel_map: KernelMap, feats: Tensor) -> KernelMap:
+    """Returns the map with a compiled convolution over the same pairs, where there is one.
+
+    feats: `[N, C]`, features of the type and on the device of those that will be convolved
+
+    A detector's maps are few, and its convolutions many: their tiles pay even in a single pass (KITTI, full width:
+    0.05 s to prepare, 0.3 s saved).
+    """
+    if feats.device.type == "cpu" and feats.dtype == torch.float32 and len(kernel_map):
+        from spvnas_ros.sparse import on_cpu
+
+        return on_cpu.with_tiles(kernel_map)
+    return kernel_map

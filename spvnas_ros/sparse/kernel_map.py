@@ -136,7 +136,7 @@ def build_levels(coords: Tensor, depth: int = 4) -> Levels:
         levels.append(Level.from_keys(unique, fine.origin >> 1))
         parents.append(parent)
         halvings.append(_halving_map(fine, parent, len(unique)))
-    return Levels(tuple(levels), tuple(parents), tuple(_neighbour_map(lv) for lv in levels), tuple(halvings), order)
+    return Levels(tuple(levels), tuple(parents), tuple(neighbour_map(lv) for lv in levels), tuple(halvings), order)
 
 
 def _origin(coords: Tensor, depth: int) -> Tensor:
@@ -169,7 +169,8 @@ def _check_range(coords: Tensor) -> None:
         raise ValueError(f"batch indices must be in 0..{MAX_BATCH - 1}, found {batches[0]}..{batches[1]}")
 
 
-def _neighbour_map(level: Level) -> KernelMap:
+def neighbour_map(level: Level) -> KernelMap:
+    """Returns the kernel map of a 3x3x3 convolution whose outputs are its inputs' voxels (submanifold)."""
     rows = torch.arange(len(level), device=level.keys.device)
     half: list[tuple[Tensor, Tensor]] = []
     for offset in KERNEL_OFFSETS[:CENTRE]:

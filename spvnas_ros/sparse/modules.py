@@ -33,14 +33,25 @@ class Conv3d(nn.Module):
 
 
 class ConvNorm(nn.Module):
-    """A convolution and a BatchNorm, followed by ReLU unless `relu` is False."""
+    """A convolution and a BatchNorm, followed by ReLU unless `relu` is False.
+
+    eps, momentum: of the BatchNorm
+    """
 
     def __init__(
-        self, in_channels: int, out_channels: int, volume: int, *, transposed: bool = False, relu: bool = True
+        self,
+        in_channels: int,
+        out_channels: int,
+        volume: int,
+        *,
+        transposed: bool = False,
+        relu: bool = True,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
     ) -> None:
         super().__init__()
         self.conv = Conv3d(in_channels, out_channels, volume, transposed)
-        self.norm = nn.BatchNorm1d(out_channels)
+        self.norm = nn.BatchNorm1d(out_channels, eps, momentum)
         self.relu = relu
 
     def forward(self, feats: Tensor, kernel_map: KernelMap | None = None) -> Tensor:

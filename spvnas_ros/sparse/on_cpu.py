@@ -33,6 +33,7 @@ _MOST_SHARES = 64
 about `_MOST_SHARES` shares."""
 
 _EXCHANGE_ROWS = 512
+_SITE_ROWS = 512
 _NO_ROWS = np.zeros((0, 0), np.float32)
 _NO_TERM = Term(_NO_ROWS, 0, np.zeros(0, np.float32))
 _NO_IDENTITY = np.zeros(0, np.int32)
@@ -230,6 +231,32 @@ def build_training_levels(coords: Tensor, depth: int, point_levels: Collection[i
     mixed = team.map(lambda level: _exchange(plain, level, cells, neighbours[level]), coarse)
     exchanges: dict[int, Exchange] = {0: SamePlace(), **dict(zip(coarse, mixed, strict=True))}
     return dataclasses.replace(plain, exchanges=exchanges)
+
+
+def with_tiles(kernel_map: KernelMap) -> KernelMap:
+    """Returns the map of the same pairs with a compiled convolution. Each kernel row leads to an output once at most.
+
+    kernel_map: in main memory, with at least one pair
+    """
+    volume = len(kernel_map.sizes)
+    kernel_rows = np.repeat(np.arange(volume, dtype=np.uint8), kernel_map.sizes)
+    ends = (kernel_map.in_rows.numpy(), kernel_map.num_in), (kernel_map.out_rows.numpy(), kernel_map.num_out)
+    forward, backward = (
+        Gather(tile_pairs(*_compressed(kernel_rows, *there, *here), volume, _SITE_ROWS, padding=0), False, here[1])
+        for there, here in (ends, ends[::-1])
+    )
+    tiled = TiledConvolution(forward, backward, ends[0][0], ends[1][0], _tasks(np.array(kernel_map.sizes)))
+    return dataclasses.replace(kernel_map, convolver=tiled)
+
+
+def _compressed(
+    kernel_rows: np.ndarray, in_rows: np.ndarray, _: int, out_rows: np.ndarray, num_out: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the pairs by output row: first pair of each, kernel rows and input rows."""
+    order = np.argsort(out_rows, kind="stable")
+    starts = np.zeros(num_out + 1, np.int32)
+    np.cumsum(np.bincount(out_rows, minlength=num_out), out=starts[1:])
+    return starts, kernel_rows[order], in_rows[order].astype(np.int32)
 
 
 def _levels(coords: Tensor, keys: np.ndarray, families: Sequence[Family]) -> tuple[Level, ...]:
