@@ -109,8 +109,8 @@ def evaluate_bags(source: Path, predictions: Path, truth: str | None, topic: str
         frames = true[stamp].frame_id, theirs[stamp].frame_id
         if frames[0] != frames[1]:
             raise BoxesError(
-                f"at stamp {in_seconds(stamp)} the truth is in the frame {frames[0]!r} and the result in {frames[1]!r}; "
-                "expected one frame, the sensor's"
+                f"at stamp {in_seconds(stamp)} the truth is in the frame {frames[0]!r} and the result in "
+                f"{frames[1]!r}; expected one frame, the sensor's"
             )
     names = sorted({name for stamp in both for each in (true, theirs) for name in each[stamp].names})
     if len(names) > _MOST_CLASSES:

@@ -103,6 +103,24 @@ def test_where_no_class_has_detections_the_status_says_so(drive: Path) -> None:
     assert "no detection of the class car" in found.stdout
 
 
+def test_a_simulated_drive_is_a_truth_too(tmp_path: Path) -> None:
+    pytest.importorskip("embreex")
+    options = ("--format", "kitti", "--scenes", 1, "--scans-per-scene", 2, "--sensor", "vlp16", "--processes", 1)
+    assert spvnas("simulate", "--out", tmp_path / "sim", *options).exit_code == 0
+    labels = tmp_path / "sim" / "kitti" / "training" / "label_2"
+    (tmp_path / "det").mkdir()
+    kinds = set()
+    for path in labels.iterdir():
+        lines = path.read_text().splitlines()
+        kinds |= {line.split()[0].lower() for line in lines} & {"car", "pedestrian", "cyclist"}
+        (tmp_path / "det" / path.name).write_text("".join(f"{line} 0.5\n" for line in lines))
+    assert kinds
+    report = json.loads(spvnas("evaluate", tmp_path / "sim" / "kitti", "--boxes", tmp_path / "det", "--json").stdout)
+    assert {each["kind"] for each in report["around"] if each["ap"] == pytest.approx(100)} == kinds
+    for each in report["kitti"]:
+        assert each["r40"] is None or each["r40"] <= each["reachable_r40"] + 1e-9
+
+
 @pytest.mark.parametrize(
     ("part", "old", "new", "said"),
     [

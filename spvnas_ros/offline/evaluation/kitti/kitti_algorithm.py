@@ -109,7 +109,7 @@ def _objects(truth: _Side, rule: ClassRule, difficulty: Difficulty) -> _States:
 def _detections(found: _Side, rule: ClassRule, difficulty: Difficulty) -> _States:
     """Returns the states of the detections: a low one is ignored before its class is looked at."""
     states = np.where(found.kinds == rule.name.lower(), COUNTS, ABSENT).astype(np.int64)
-    states[np.trunc(found.heights) < difficulty.min_height] = IGNORED
+    states[found.heights < difficulty.min_height] = IGNORED
     return states
 
 

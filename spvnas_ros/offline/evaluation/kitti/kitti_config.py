@@ -10,8 +10,8 @@ from typing import Final
 class Difficulty:
     """Which labelled objects count.
 
-    min_height:     of the rectangle in the picture, pixels; an object counts when it is taller, a detection when, cut
-                    to whole pixels, it is not less tall
+    min_height:     of the rectangle in the picture, whole pixels; an object counts when it is taller, a detection when
+                    it is as tall or taller
     max_occlusion:  0 fully visible, 1 partly, 2 largely occluded
     max_truncation: share outside the picture
     """
