@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spvnas_ros.boxes.conversions import from_kitti_camera, image_boxes, observation_angle, to_kitti_camera
+from spvnas_ros.boxes.overlap import LARGEST
 from spvnas_ros.errors import UserError
 from spvnas_ros.frame import Boxes
 from spvnas_ros.recordings.files import replacing
@@ -189,15 +190,17 @@ def read_calibration(path: Path) -> KittiCalibration:
 
 
 def numbers(where: str, words: Sequence[str]) -> list[float]:
-    """Returns words as numbers. Raises KittiFileError that says `where` a word is none, or not finite."""
+    """Returns words as numbers. Raises KittiFileError that says `where` a word is none, not finite or beyond
+    `LARGEST`.
+    """
     found = []
     for word in words:
         try:
             value = float(word)
         except ValueError:
             raise KittiFileError(f"{where} has {word!r}, expected a number") from None
-        if not np.isfinite(value):
-            raise KittiFileError(f"{where} has {word}, expected a finite number")
+        if not abs(value) <= LARGEST:
+            raise KittiFileError(f"{where} has {word}, expected a finite number, {LARGEST:g} at most")
         found.append(value)
     return found
 
@@ -221,6 +224,8 @@ def _check(where: str, kind: str, row: Sequence[float]) -> None:
     if kind.lower() == DONT_CARE.lower():
         return
     value = dict(zip(_FIELDS, row, strict=False))
+    if not value["occlusion"].is_integer():
+        raise KittiFileError(f"{where} has the occlusion {value['occlusion']:g}, expected a whole number, -1 to 3")
     sizes = {name: value[name] for name in ("height", "width", "length")}
     in_picture_only = all(size == _NO_SIZE for size in sizes.values()) and _NO_PLACE in (value["x"], value["z"])
     for name, size in sizes.items():

@@ -77,6 +77,8 @@ def test_a_result_in_the_picture_alone_has_no_box(tmp_path: Path) -> None:
         ("3.9", "-3.9", "has the length -3.9, expected a size of 0 or more"),
         ("20.0", "nan", "has nan, expected a finite number"),
         ("1.6 20.0", "1.6 1e999", "has 1e999, expected a finite number"),
+        ("1.6 20.0", "1.6 2e10", "has 2e10, expected a finite number, 1e+09 at most"),
+        ("0.00 1", "0.00 0.5", "has the occlusion 0.5, expected a whole number"),
         ("-1.57 100", "left 100", "has 'left', expected a number"),
         ("200.0", "50.0", "has left 100 and right 50, expected left to be the smaller one"),
         (" 20.0 -1.57", " 2", "has 14 words, expected 15"),
