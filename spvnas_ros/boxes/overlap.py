@@ -20,6 +20,8 @@ _Indices = npt.NDArray[np.int64]
 
 COLUMNS: Final = ("x", "y", "z", "length", "width", "height", "yaw")
 """What the columns of a box are."""
+LARGEST: Final = 1e9
+"""What a number of a box may be, in metres or radians: its volume is a number then, too."""
 _SIZES = slice(3, 6)
 
 
@@ -32,11 +34,12 @@ def checked(boxes: npt.ArrayLike, name: str = "boxes") -> _Doubles:
     array = np.asarray(boxes, np.float64)
     if array.ndim != 2 or array.shape[1] != len(COLUMNS):
         raise BoxError(f"{name} has the shape {array.shape}, expected [N, 7]: {', '.join(COLUMNS)}")
-    wrong = ~np.isfinite(array)
+    wrong = ~(np.abs(array) <= LARGEST)
     wrong[:, _SIZES] |= array[:, _SIZES] < 0
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
-        expected = "a size of 0 or more" if column in range(3, 6) else "a finite number"
+        negative = column in range(3, 6) and array[row, column] < 0
+        expected = "a size of 0 or more" if negative else f"a finite number, {LARGEST:g} at most"
         raise BoxError(f"box {row} of {name} has the {COLUMNS[column]} {array[row, column]:g}, expected {expected}")
     return np.ascontiguousarray(array)
 

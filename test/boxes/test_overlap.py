@@ -162,9 +162,31 @@ def test_what_stays_overlaps_little_and_what_goes_overlaps_a_better_one(boxes: n
         assert (overlap[better, gone] > threshold - 1e-12).any()
 
 
+ANY = hnp.arrays(np.float64, (4, 7), elements=st.floats(-1e9, 1e9)).map(
+    lambda a: np.c_[a[:, :3], np.abs(a[:, 3:6]), a[:, 6]]
+)
+
+
+@given(ANY, ANY)
+def test_an_overlap_is_a_share_whatever_the_boxes(a: np.ndarray, b: np.ndarray) -> None:
+    b[0] = a[0]
+    for overlap in (bev_overlap, overlap_3d):
+        for over_first in (False, True):
+            found = overlap(a, b, over_first=over_first)
+            assert (found >= 0).all()
+            assert (found <= 1).all()
+    solid = a[0, 3] * a[0, 4] > 0
+    assert bev_overlap(a, b)[0, 0] == (1 if solid else 0)
+
+
 @pytest.mark.parametrize(
     ("column", "value", "said"),
-    [(0, np.nan, "box 2 of a has the x nan"), (4, -1.5, "width -1.5, expected a size"), (6, np.inf, "yaw inf")],
+    [
+        (0, np.nan, "box 2 of a has the x nan"),
+        (4, -1.5, "width -1.5, expected a size"),
+        (6, np.inf, "yaw inf"),
+        (3, 2e9, "length 2e.09, exp.* 1e.09 at most"),
+    ],
 )
 def test_what_is_no_box_is_told(column: int, value: float, said: str) -> None:
     boxes = np.ones((4, 7))
