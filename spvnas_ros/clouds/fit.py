@@ -24,7 +24,7 @@ from spvnas_ros.clouds.mount import (
     find_sensor,
     typical_ground,
 )
-from spvnas_ros.clouds.sensor_rules import Record, Sensor, finite_positions
+from spvnas_ros.clouds.sensor_rules import Record, Sensor, finite_positions, has_positions
 from spvnas_ros.frame import NONE_UNUSABLE, Points, Unusable
 
 LOOKED_AT: Final = 5
@@ -79,6 +79,11 @@ class Concern:
 
     def __str__(self) -> str:
         return f"{self.about}: {self.found}; {self.advice}"
+
+
+NOTHING_MEASURED: Final = Concern(
+    "points", "none was measured: all are NaN, or at 0, 0, 0", "is the sensor covered, or its range limited?"
+)
 
 
 @dataclass(frozen=True)
@@ -136,14 +141,18 @@ def look_at_all(clouds: Sequence[Record], sensor: Sensor, limits: Limits) -> lis
     step = max(1, -(-len(clouds) // LOOKED_AT))
     looks = []
     for cloud in clouds[::step]:
-        if len(finite_positions(cloud)):
+        if has_positions(cloud):
             looks.append(look_at(cloud, sensor, limits))
     return looks
 
 
 def concerns(looks: Sequence[Look], sensor: Sensor, known: Known) -> list[Concern]:
     """Returns what does not fit, the most telling first; [] where the clouds are such as the network knows."""
-    looks = [look for look in looks if look.count >= _FEW_POINTS and look.sensor]
+    looks = [look for look in looks if look.count >= _FEW_POINTS]
+    blind = [look for look in looks if not look.sensor]
+    if looks and len(blind) == len(looks):
+        return [NOTHING_MEASURED]
+    looks = [look for look in looks if look.sensor]
     if not looks:
         return []
     return [*_of_place(looks, sensor, known), *_of_points(looks), *_of_intensity(looks, sensor, known)]
@@ -178,7 +187,7 @@ def _of_place(looks: Sequence[Look], sensor: Sensor, known: Known) -> Iterator[C
             "ground",
             f"it lies {ground.height:.2f} m below the origin{tilted}; the network knows it "
             f"{known.sensor_height:.2f} m below",
-            f"set mount: {unmoved.mount(known.sensor_height)}",
+            f"set mount: {needed}" if (needed := str(unmoved.mount(known.sensor_height))) else "leave the mount out",
         )
 
 
@@ -218,6 +227,8 @@ def _of_intensity(looks: Sequence[Look], sensor: Sensor, known: Known) -> Iterat
     if sensor.intensity.rule == "none" or not known.uses_intensity:
         return
     values = np.concatenate([look.intensity for look in looks])
+    if sensor.intensity.field is None and sensor.intensity.known:
+        return  # its points have none, which is told already
     if sensor.intensity.field is None:
         fields = ", ".join(sensor.intensity.fields) or "none"
         yield Concern(

@@ -104,7 +104,7 @@ def _plain(name: str) -> str:
 @dataclass(frozen=True)
 class _Look:
     """What a cloud showed of one field: the percentile `_HIGH`, the median, the share below 0, whether all values are
-    whole, and whether any is not 0.
+    whole, whether any is not 0, and the largest number that its type holds.
     """
 
     high: float
@@ -112,11 +112,13 @@ class _Look:
     negative: float
     whole: bool
     alive: bool
+    largest: float
 
     @classmethod
     def at(cls, values: Values) -> _Look | None:
         with np.errstate(invalid="ignore"):  # signalling NaN
-            sample = values[:: max(1, len(values) // 4096)].astype(np.float64)
+            # An odd step: beams and returns alternate by powers of two.
+            sample = values[:: len(values) // 4096 | 1].astype(np.float64)
         sample = sample[np.isfinite(sample)]
         if not len(sample):
             return None
@@ -127,6 +129,7 @@ class _Look:
             float((sample < 0).mean()),
             bool((sample == np.floor(sample)).all()),
             bool(sample.any()),
+            float(np.iinfo(values.dtype).max) if values.dtype.kind in "iu" else np.inf,
         )
 
 
@@ -135,8 +138,8 @@ def scale_of(looks: Sequence[_Look]) -> Scale:
 
     It is the smallest of 1, 255, 4095 and 65535 that holds the 99.5th percentile in three quarters of the clouds. Whole
     numbers above 0 never stand for 0..1. A percentile far below its scale is a count (of photons), which has no
-    largest value: it becomes 1 itself. Clouds in which all is 0 say nothing. Raises IntensityError for values below 0
-    that are no decibels.
+    largest value: it becomes 1 itself. No scale is larger than what the type holds (127 of signed bytes). Clouds in
+    which all is 0 say nothing. Raises IntensityError for values below 0 that are no decibels.
     """
     looks = [look for look in looks if look.alive] or looks
     # A value that a cloud has: one between a good cloud's and a wrong one's would be nobody's scale.
@@ -154,7 +157,8 @@ def scale_of(looks: Sequence[_Look]) -> Scale:
         if high <= _SLACK * largest:
             if largest == 1 and whole:
                 continue
-            return Scale(largest if high >= least else _rounded(high))
+            found = largest if high >= least else _rounded(high)
+            return Scale(min(found, max(look.largest for look in looks)))
     return Scale(_rounded(high))
 
 
@@ -216,12 +220,19 @@ class Intensity:
         self.asked = field
         self._live = live
         self._decided = False
+        # Fields of clouds of another layout, and what their own values ask for.
+        self._others: dict[str, Scale] = {}
         self._looks: deque[dict[str, _Look]] = deque(maxlen=_CLOUDS if live else None)
 
     @property
     def decided(self) -> bool:
         """Whether field and scale are known, or there is nothing to know."""
         return self._decided or self.rule == "none"
+
+    @property
+    def known(self) -> list[str]:
+        """The fields of the last cloud that may hold intensities, whatever is in them."""
+        return [name for name in self.fields if name == self.asked or _plain(name) in INTENSITY_FIELDS]
 
     def look(self, record: npt.NDArray[np.void]) -> None:
         """Looks at a cloud, a structured array `[N]`, before the decision."""
@@ -250,7 +261,7 @@ class Intensity:
         field = self._field_in(record)
         if field is None:
             return np.zeros(len(record), np.float32)
-        return (self.scale or Scale()).apply(record[field])
+        return self._scale_in(record, field).apply(record[field])
 
     def describe(self) -> str:
         """Says in half a sentence where intensities come from and what is done to them."""
@@ -258,9 +269,14 @@ class Intensity:
             return "intensity not used"
         if not self._decided:
             return "no intensity seen yet"
+        if self.field is None and self._others:
+            return f"intensity {', '.join(f'from field {name!r}, {scale}' for name, scale in self._others.items())}"
+        if self.field is None and self.known:
+            return f"no intensity found (field {self.known[0]!r} holds no number)"
         if self.field is None:
             return f"no intensity found (fields: {', '.join(self.fields) or 'none'})"
-        return f"intensity from field {self.field!r}, {self.scale or Scale()} ({self.rule})"
+        others = "".join(f", in other clouds from {name!r}, {scale}" for name, scale in self._others.items())
+        return f"intensity from field {self.field!r}, {self.scale or Scale()}{others} ({self.rule})"
 
     def _candidates(self, record: npt.NDArray[np.void]) -> list[str]:
         if self.asked is None:
@@ -277,6 +293,20 @@ class Intensity:
         if self.field is not None and is_number(record, self.field):
             return self.field
         return next(iter(self._candidates(record)), None)
+
+    def _scale_in(self, record: npt.NDArray[np.void], field: str) -> Scale:
+        """Returns the scale of a field; of one that is not the decided one by the values of the first such cloud."""
+        if self.rule != "auto" or (field == self.field and self.scale is not None):
+            return self.scale or Scale()
+        if field not in self._others:
+            seen = [looks[field] for looks in self._looks if field in looks]
+            if not seen:
+                here = _Look.at(record[field])
+                if here is None:
+                    return Scale()
+                seen = [here]
+            self._others[field] = scale_of(seen)
+        return self._others[field]
 
     def _decide(self) -> None:
         names = dict.fromkeys(name for looks in self._looks for name in looks)
@@ -375,8 +405,9 @@ class IntensitySpread:
         if trained == 0:
             found = f"the clouds have intensities, {reference.whose} had none"
             return (found, "set intensity to none") if self.largest else None
-        if self.largest == 0:
-            return "all of them are 0", "the network knows less; choose another field with intensity_field"
+        if self.p95 == 0:
+            many = "all" if self.largest == 0 else "nearly all"
+            return f"{many} of them are 0", "the network knows less; choose another field with intensity_field"
         if DARKEST * trained <= self.p95 <= min(BRIGHTEST * trained, 1.0):
             return None
         return (

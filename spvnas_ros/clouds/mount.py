@@ -38,6 +38,7 @@ GROUND_SHARE: Final = 0.3
 _NEAREST, _FARTHEST = 3.0, 25.0
 """Metres from the sensor: the ground is searched between these distances."""
 _CELL = 1.0
+_HIGHEST = 1000.0
 _FEWEST_CELLS = 30
 _STEEPEST_DEGREES = 30.0
 _THICK = 0.15
@@ -64,8 +65,8 @@ class Mount:
 
     def __post_init__(self) -> None:
         for name, value in (("z", self.z or 0.0), ("roll", self.roll), ("pitch", self.pitch), ("yaw", self.yaw)):
-            if not math.isfinite(value) or (name != "z" and abs(value) > 180):
-                unit = "metres" if name == "z" else "degrees, -180 to 180"
+            if not abs(value) <= (_HIGHEST if name == "z" else 180):
+                unit = f"metres, -{_HIGHEST:g} to {_HIGHEST:g}" if name == "z" else "degrees, -180 to 180"
                 raise UserError(f"mount.{name} must be a number of {unit}, found {value}")
 
     def rotation(self) -> Positions:

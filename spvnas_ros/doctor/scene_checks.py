@@ -9,7 +9,7 @@ import numpy as np
 from spvnas_ros.clouds.cleaning import measured
 from spvnas_ros.clouds.fit import Known, concerns
 from spvnas_ros.clouds.intensity import reference
-from spvnas_ros.clouds.mount import typical_ground
+from spvnas_ros.clouds.mount import GROUND_SHARE, typical_ground
 from spvnas_ros.doctor import sensor_guess
 from spvnas_ros.doctor.finding import BAD, OK, WARN, Finding, Findings
 from spvnas_ros.doctor.observe import Clouds
@@ -24,6 +24,10 @@ VIEW = (-24.5, 3.5)
 POINTS = 122_000
 
 _FEW_POINTS = 5_000
+_MANY = 0.02
+"""Share of points that is worth a word."""
+_LOW = 0.2
+"""Metres: a sensor stands higher than that above a ground."""
 
 
 def check_points(clouds: Clouds) -> Findings:
@@ -36,6 +40,10 @@ def check_points(clouds: Clouds) -> Findings:
     each = (total - unusable.total) / len(clouds.samples)
     if not total - unusable.not_finite - unusable.at_origin:
         yield Finding(BAD, "points", found, "nothing was measured; is the sensor covered, or its range limited?")
+    elif not each:
+        yield Finding(BAD, "points", found, "no point can be labelled")
+    elif unusable.too_far + unusable.no_intensity > _MANY * total:
+        yield Finding(WARN, "points", found, "they get no label")
     elif each < _FEW_POINTS:
         advice = f"the networks know about {POINTS:,} points a cloud; expect little from {each:,.0f}"
         yield Finding(WARN, "points", found, advice)
@@ -109,7 +117,11 @@ def check_ground(clouds: Clouds) -> Findings:
     ground = typical_ground([sample.look.unmoved for sample in clouds.samples if sample.look.unmoved])
     if ground is not None:
         found = f"{ground.height:.2f} m below the origin, tilted by {ground.tilt:.1f} degrees"
-        yield Finding(OK, "ground", f"{found}, seen in {ground.share:.0%} of the surroundings")
+        found += f", seen in {ground.share:.0%} of the surroundings"
+        if ground.height < _LOW or ground.share <= GROUND_SHARE:
+            yield Finding(WARN, "ground", found, "that is hardly a ground; is z up, and is there a floor to see?")
+        else:
+            yield Finding(OK, "ground", found)
 
 
 def check_reach(clouds: Clouds, facts: Facts | None) -> Findings:

@@ -11,10 +11,10 @@ from zlib import crc32
 import numpy as np
 import numpy.typing as npt
 
-from spvnas_ros.clouds.cleaning import usable
+from spvnas_ros.clouds.cleaning import Limits, clean
 from spvnas_ros.clouds.sensor_rules import Sensor
 from spvnas_ros.errors import UserError
-from spvnas_ros.frame import Points
+from spvnas_ros.frame import NONE_UNUSABLE, Points, Unusable
 from spvnas_ros.labels import LABEL_MAPS, LabelMap, plain_ids
 
 SEMANTIC_BITS = 16
@@ -37,12 +37,13 @@ class DatasetError(UserError):
 
 @dataclass(frozen=True)
 class LabelledScan:
-    """A scan with its true labels. Every point is finite.
+    """A scan with its true labels. Every point can be labelled.
 
     name:      source of the scan, such as `08/000123`
     points:    float32 `[N, 4]`: x forward, y left, z up in metres in the sensor's frame, and intensity in 0..1
     labels:    uint8 `[N]`, class index, 255 = unlabelled
     instances: uint16 `[N]`, 0 = none; a number belongs to one object of the scan
+    unusable:  points of the recording that are left out, by reason
 
     Raises ValueError where points, labels and instances differ in length.
     """
@@ -51,6 +52,7 @@ class LabelledScan:
     points: Points
     labels: Labels
     instances: Instances
+    unusable: Unusable = NONE_UNUSABLE
 
     def __post_init__(self) -> None:
         if not len(self.points) == len(self.labels) == len(self.instances):
@@ -64,7 +66,7 @@ class LabelledScan:
 
     def take(self, rows: npt.NDArray[Any]) -> LabelledScan:
         """Returns the points that a mask bool `[N]` or row numbers select."""
-        return LabelledScan(self.name, self.points[rows], self.labels[rows], self.instances[rows])
+        return replace(self, points=self.points[rows], labels=self.labels[rows], instances=self.instances[rows])
 
     def with_points(self, points: Points) -> LabelledScan:
         """Returns the same scan with other points: the same points after a change of position or intensity."""
@@ -164,5 +166,5 @@ def checksums_of(folder: Path, files: Iterable[str]) -> Inventory:
 
 def finite(scan: LabelledScan) -> LabelledScan:
     """Returns the scan without points that no network could see, such as NaN where no echo came back."""
-    kept = usable(scan.points)
-    return scan if kept.all() else scan.take(kept)
+    cleaned = clean(scan.points, Limits(brightest=np.inf))
+    return scan if cleaned.kept is None else replace(scan.take(cleaned.kept), unusable=cleaned.unusable)

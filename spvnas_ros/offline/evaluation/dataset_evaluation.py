@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 
 from spvnas_ros.clouds.mount import PlaceRule
-from spvnas_ros.frame import Segmentation
+from spvnas_ros.frame import NONE_UNUSABLE, Segmentation
 from spvnas_ros.kernels.grid import KeyRangeError
 from spvnas_ros.labels import LABEL_MAPS
 from spvnas_ros.offline.augment import View, tta_views
@@ -72,6 +72,7 @@ def evaluate(
     views = tta_views() if tta else (View(),)
     tally, ms, points = Tally(facts.classes, boxes_only=dataset.boxes_only), list[float](), 0
     skipped: list[Skipped] = []
+    unusable = NONE_UNUSABLE
     values: list[tuple[str, float | None]] = []
     for index in range(len(dataset)):
         if stopped():
@@ -92,6 +93,7 @@ def evaluate(
         tally.add(scan.points, scan.labels, result)
         values.append((scan.name, accuracy(scan.labels, result.labels)))
         points += len(scan)
+        unusable += scan.unusable + result.unusable
         on_scan(None)
     if not ms:
         raise DatasetError(f"nothing was scored: {skipped_line(skipped, 'scored')}")
@@ -115,8 +117,15 @@ def evaluate(
         boxes_only=dataset.boxes_only,
         skipped=tuple(skipped),
         pictures=tuple(choose(values, ACCURACY)) if pictures else (),
+        unusable=unusable.counts(),
+        sensor=sensor_words(dataset),
         **scored(tally),
     )
+
+
+def sensor_words(dataset: ScanDataset) -> str:
+    """Returns what is done to the clouds of a data set, such as intensity field, scale and mount, in words."""
+    return "; ".join(dict.fromkeys(looked.sensor.describe() for looked in dataset.look()))
 
 
 def look(perception: Perception, scan: LabelledScan, views: Sequence[View]) -> Segmentation:

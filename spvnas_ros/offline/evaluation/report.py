@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from spvnas_ros.errors import UserError
+from spvnas_ros.frame import Unusable
 from spvnas_ros.offline.evaluation.metrics import Score
 from spvnas_ros.offline.evaluation.tally import Bin, Ring, Tally
 from spvnas_ros.recordings.files import replacing
@@ -36,6 +37,8 @@ class Report:
     boxes_only:     only points in boxes have a truth: recall in boxes is known, IoU is not
     skipped:        frames that could not be scored, and why
     beams:          that each frame was thinned to; None for all of them
+    unusable:       points that no network sees, by reason
+    sensor:         what was done to the clouds: intensity field and scale, mount
     pictures:       which frames are shown beside the report, and why those
     """
 
@@ -62,6 +65,8 @@ class Report:
     skipped: tuple[Skipped, ...] = ()
     pictures: tuple[Pictured, ...] = ()
     beams: int | None = None
+    unusable: dict[str, int] = field(default_factory=dict)
+    sensor: str = ""
 
     def document(self) -> dict[str, Any]:
         """Returns all of it as one flat JSON object: the score's `miou`, `iou`, ... stand beside the rest."""
@@ -133,6 +138,9 @@ def describe(report: Report) -> Iterable[Table | Text]:
     )
     if report.skipped:
         yield Text(skipped_line(report.skipped, "scored"))
+    left_out = str(Unusable(**report.unusable)) if report.unusable else ""
+    if report.sensor or left_out:
+        yield Text(f"{report.sensor}{'; not seen by the network: ' + left_out if left_out else ''}")
     if not report.trained:
         yield Text("These weights are untrained: the labels mean nothing.")
 

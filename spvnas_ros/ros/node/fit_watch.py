@@ -6,10 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Lock, Thread
 
-from spvnas_ros.clouds.fit import LOOKED_AT, Concern, Known, Look, concerns, look_at
+import numpy as np
+
+from spvnas_ros.clouds.cleaning import measured
+from spvnas_ros.clouds.fit import LOOKED_AT, NOTHING_MEASURED, Concern, Known, Look, concerns, look_at
 from spvnas_ros.clouds.mount import typical_ground
 from spvnas_ros.clouds.sensor_rules import Record, Sensor
 from spvnas_ros.frame import Points
+
+_FEW_POINTS = 100
+_PATIENCE = 20
+"""Clouds without a measured point after which it is told."""
 
 
 @dataclass(frozen=True)
@@ -29,15 +36,18 @@ class Fit:
 class FitWatch:
     """Takes the first clouds of an activation, and looks at them in a thread of its own: it takes longer than a frame.
 
+    Clouds in which hardly a point was measured tell nothing and are passed over; where none is better, that is said.
+
     Attributes:
         fit: what was found; None before
     """
 
     def __init__(self, known: Known, sensor: Sensor, say: Callable[[Fit], None]) -> None:
-        """say: is called once, from another thread"""
+        """say: is called with each fit, from other threads"""
         self.fit: Fit | None = None
         self._known, self._sensor, self._say = known, sensor, say
         self._clouds: list[tuple[Record, Points]] = []
+        self._blind = 0
         self._lock = Lock()
         self._thread: Thread | None = None
 
@@ -46,6 +56,12 @@ class FitWatch:
         if self._thread is not None:
             return
         with self._lock:
+            if int(np.count_nonzero(measured(points))) < _FEW_POINTS:
+                self._blind += len(points) >= _FEW_POINTS
+                if self._blind == _PATIENCE and self.fit is None:
+                    self.fit = Fit((NOTHING_MEASURED,))
+                    self._say(self.fit)
+                return
             self._clouds.append((cloud, points))
             if len(self._clouds) == LOOKED_AT:
                 self._thread = Thread(target=self._look, name="first look", daemon=True)
