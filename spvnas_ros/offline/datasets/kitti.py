@@ -7,7 +7,6 @@ frame, by its middle.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -29,6 +28,7 @@ from spvnas_ros.offline.datasets.scan import (
     finite,
     sizes_of,
 )
+from spvnas_ros.recordings.kitti_objects import DONT_CARE, KittiFileError, read_calibration, read_objects
 from spvnas_ros.recordings.scans import read_scan, scan_files
 
 RAW_IDS = {
@@ -45,9 +45,6 @@ it marks no object.
 """
 
 _Matrix = npt.NDArray[np.float64]
-_NO_BOX = "DontCare"
-_WORDS = 15
-"""Number of words in a line: kind, truncation, occlusion, observation angle, 2D box (4), size (3), place (3), angle."""
 _GROUND = 0.2
 """Height above the bottom of a box, in metres, below which points stay unlabelled. Wheels, feet and road cannot be told
 apart there.
@@ -127,10 +124,14 @@ class KittiDataset:
         names it.
         """
         frame = self.frames[index]
-        to_sensor = np.linalg.inv(_camera_from_sensor(self.folder / _CALIBRATION / f"{frame}.txt")).astype(np.float64)
-        path = self.folder / _LABELS / f"{frame}.txt"
-        lines = [line.split() for line in _text(path).splitlines()]
-        return [_box(path, words, to_sensor) for words in lines if words and words[0] != _NO_BOX]
+        try:
+            calibration = read_calibration(self.folder / _CALIBRATION / f"{frame}.txt")
+            objects = read_objects(self.folder / _LABELS / f"{frame}.txt", scored=False, kinds=None)
+        except (KittiFileError, OSError) as error:
+            raise DatasetError(str(error)) from error
+        to_sensor = np.linalg.inv(calibration.camera_from_lidar).astype(np.float64)
+        there = zip(objects.kinds, objects.camera, strict=True)
+        return [_box(kind, camera, to_sensor) for kind, camera in there if kind != DONT_CARE]
 
 
 def is_kitti(folder: Path) -> bool:
@@ -157,50 +158,13 @@ def _root(folder: Path) -> Path:
     return folder / _TRAINING if (folder / _TRAINING).is_dir() else folder
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text("ascii")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path}: cannot be read as text: {error}") from error
-
-
-def _camera_from_sensor(path: Path) -> _Matrix:
-    """Returns the matrix `[4, 4]` from the sensor's frame to the rectified camera's frame."""
-    found = dict(line.split(":", 1) for line in _text(path).splitlines() if ":" in line)
-    matrices = []
-    for name, shape in (("R0_rect", (3, 3)), ("Tr_velo_to_cam", (3, 4))):
-        values = _numbers(path, found.get(name, "").split())
-        if len(values) != shape[0] * shape[1]:
-            raise DatasetError(f"{path} has {len(values)} numbers for {name}, expected {shape[0] * shape[1]}")
-        matrix = np.eye(4)
-        matrix[: shape[0], : shape[1]] = np.reshape(values, shape)
-        matrices.append(matrix)
-    rectify, velo_to_cam = matrices
-    if abs(np.linalg.det(rectify @ velo_to_cam)) < 0.5:
-        raise DatasetError(f"{path}: R0_rect and Tr_velo_to_cam are no rotations; expected a calibration of KITTI")
-    product: _Matrix = rectify @ velo_to_cam
-    return product
-
-
-def _numbers(path: Path, words: Sequence[str]) -> list[float]:
-    try:
-        numbers = [float(word) for word in words]
-    except ValueError as error:
-        raise DatasetError(f"{path}: {error}") from error
-    if not np.isfinite(numbers).all():
-        raise DatasetError(f"{path} has numbers that are not finite: {' '.join(words)}")
-    return numbers
-
-
-def _box(path: Path, words: list[str], to_sensor: _Matrix) -> Box:
-    if len(words) < _WORDS:
-        raise DatasetError(f"{path} has a line of {len(words)} words, expected {_WORDS}: {' '.join(words)}")
-    height, width, length, x, y, z, angle = _numbers(path, words[8:_WORDS])
+def _box(kind: str, camera: _Matrix, to_sensor: _Matrix) -> Box:
+    x, y, z, length, height, width, angle = camera.tolist()
     centre = to_sensor @ (x, y - height / 2, z, 1)
     # The camera's angle turns from its x (right) towards -z (back). The heading is rotated into the sensor's frame.
     front = to_sensor[:3, :3] @ (np.cos(angle), 0, -np.sin(angle))
     return Box(
-        words[0],
+        kind,
         (length, width, height),
         (float(centre[0]), float(centre[1]), float(centre[2])),
         float(np.arctan2(front[1], front[0])),

@@ -49,14 +49,18 @@ def test_a_turned_box_holds_what_lies_within_its_length_and_width(yaw: float, al
 @pytest.mark.parametrize(
     ("box", "calibration", "message"),
     [
-        ("Car 0 0", None, r"000007\.txt has a line of 3 words"),
-        (line("Car", (1, 1, 1), (0, 0, np.nan), 0), None, r"label_2/000007\.txt has numbers that are not finite"),
-        ("Car " + "x " * 14, None, r"label_2/000007\.txt: could not convert"),
-        (line("Car", (1, 1, 1), (0, 0, 0), 0), "R0_rect: 1 0\n", r"calib/000007\.txt has 2 numbers for R0_rect"),
+        ("Car 0 0", None, r"000007\.txt, line 1 has 3 words"),
+        (line("Car", (1, 1, 1), (0, 0, np.nan), 0), None, r"label_2/000007\.txt, line 1 has nan, expected a finite"),
+        ("Car " + "x " * 14, None, r"label_2/000007\.txt, line 1 has 'x', expected a number"),
+        (
+            line("Car", (1, 1, 1), (0, 0, 0), 0),
+            "R0_rect: 1 0\nTr_velo_to_cam: 1\n",
+            r"calib/000007\.txt, line 1 has 2 numbers for R0_rect",
+        ),
         (
             line("Car", (1, 1, 1), (0, 0, 0), 0),
             f"R0_rect:{' 0' * 9}\nTr_velo_to_cam:{' 0' * 12}\n",
-            r"calib/000007\.txt: .*no rotations",
+            r"calib/000007\.txt, line 1: R0_rect is no rotation",
         ),
     ],
 )
