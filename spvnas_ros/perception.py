@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from spvnas_ros.zoo.checkpoint import CheckpointError, Facts, load_checkpoint
 
 _UNSCALED = 100.0
 """Times the training's 95th percentile."""
+_MOSTLY = 0.2
+"""Share of points whose intensity is above the brightest: no reflectors, but another scale."""
 
 
 class Perception:
@@ -71,7 +74,7 @@ class Perception:
         Points that the network cannot use get label 255 and confidence 0, and `Segmentation.unusable` counts them:
         those that are not finite, at the origin, farther than voxels can be numbered (6.5 km at 5 cm), without an
         intensity, or outside `facts.point_range`. All other labels are as without them. Intensities beyond 0..1 are
-        clipped. Raises ValueError for another shape or type.
+        clipped, with a warning where they are many. Raises ValueError for another shape or type.
         """
         shape = (self.engine.in_channels,)
         if not isinstance(points, np.ndarray) or points.dtype.kind not in "fiu" or points.shape[1:] != shape:
@@ -83,6 +86,12 @@ class Perception:
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is unlabelled
             points = np.require(points, np.float32, ["C", "W"])
         cleaned = clean(points, self.limits)
+        if cleaned.too_bright > _MOSTLY * len(points):
+            warnings.warn(
+                f"{cleaned.too_bright} of {len(points)} intensities were above {self.limits.brightest:g} and clipped; "
+                "scale them to 0..1 (spvnas_ros.clouds.intensity.Intensity does it)",
+                stacklevel=2,
+            )
         result = self.engine.segment(cleaned.points, scores)
         return result if cleaned.kept is None else result.among(cleaned.kept, cleaned.unusable)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -249,3 +250,17 @@ def test_real_labels_are_all_listed(shared: Path) -> None:
     for file in files:
         encoded = SEMANTIC_KITTI.encode(np.fromfile(file, np.uint32))
         assert set(np.unique(encoded)) <= {*range(19), UNLABELLED}
+
+
+def test_intensities_of_another_scale_are_clipped_with_a_warning_and_a_few_bright_ones_without() -> None:
+    perception, points = reference(), cloud()
+    points[:, 3] = np.linspace(0.1, 0.9, len(points))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        few = points.copy()
+        few[::10, 3] = 1.004
+        clipped = few.copy()
+        clipped[::10, 3] = 1
+        np.testing.assert_array_equal(perception(few).confidence, perception(clipped).confidence)
+    with pytest.warns(UserWarning, match="intensities were above 1 and clipped; scale them to 0..1"):
+        perception(points * np.array([1, 1, 1, 255], np.float32))

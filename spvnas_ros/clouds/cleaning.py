@@ -39,11 +39,13 @@ class Cleaned:
     points:   float32 `[M, 4]`, with intensities from 0 to the brightest; the cloud itself where all of it can be used
     kept:     bool `[N]`, which points of the cloud these are; None where they are all
     unusable: the others, by kind
+    too_bright: number of points whose intensity was clipped to the brightest
     """
 
     points: Points
     kept: Mask | None = None
     unusable: Unusable = NONE_UNUSABLE
+    too_bright: int = 0
 
 
 def clean(points: Points, limits: Limits) -> Cleaned:
@@ -63,10 +65,13 @@ def clean(points: Points, limits: Limits) -> Cleaned:
         return Cleaned(points)
     kept = _usable(points, reach, limits)
     seen, left = (points, None) if kept.all() else (points[kept], kept)
+    too_bright = 0
     if not lit:
         seen = seen.copy() if seen is points else seen
+        too_bright = int(np.count_nonzero(seen[:, 3] > limits.brightest))
         np.clip(seen[:, 3], 0, limits.brightest, out=seen[:, 3])
-    return Cleaned(seen, left, NONE_UNUSABLE if left is None else _count(points, reach, left, limits))
+    unusable = NONE_UNUSABLE if left is None else _count(points, reach, left, limits)
+    return Cleaned(seen, left, unusable, too_bright)
 
 
 def usable(points: Points, limits: Limits | None = None) -> Mask:

@@ -15,7 +15,15 @@ import numpy.typing as npt
 
 from spvnas_ros.clouds.cleaning import Limits, clean
 from spvnas_ros.clouds.intensity import IntensitySpread, Reference
-from spvnas_ros.clouds.mount import SENSOR_HEIGHT, Ground, Vector3, find_ground, find_sensor, typical_ground
+from spvnas_ros.clouds.mount import (
+    GROUND_SHARE,
+    SENSOR_HEIGHT,
+    Ground,
+    Vector3,
+    find_ground,
+    find_sensor,
+    typical_ground,
+)
 from spvnas_ros.clouds.sensor_rules import Record, Sensor, finite_positions
 from spvnas_ros.frame import NONE_UNUSABLE, Points, Unusable
 
@@ -27,8 +35,7 @@ _MANY = 0.02
 _HEIGHT_OFF = 0.6
 """Metres."""
 _TILTED_DEGREES = 4.5
-_GROUND_SHARE = 0.3
-_AWAY, _FAR_AWAY = 4.0, 9.0
+_AWAY, _FAR_AWAY = 4.0, 9.5
 """Metres from the middle of the cloud to its origin: suspicious, and beyond what scenes do to it."""
 _BENEATH = 1.5
 """Metres around the origin: no sensor on a vehicle sees the ground there."""
@@ -145,7 +152,7 @@ def concerns(looks: Sequence[Look], sensor: Sensor, known: Known) -> list[Concer
 def _of_place(looks: Sequence[Look], sensor: Sensor, known: Known) -> Iterator[Concern]:
     reach = float(np.nanmedian([look.reach for look in looks]))
     away = _away(looks)
-    ground = typical_ground([look.ground for look in looks if look.ground and look.ground.share > _GROUND_SHARE])
+    ground = typical_ground([look.ground for look in looks if look.ground and look.ground.share > GROUND_SHARE])
     if reach > _HUGE_SCENE:
         yield Concern(
             "range", f"95 % of the points lie within {reach:,.0f} m", "the network needs metres; are these millimetres?"

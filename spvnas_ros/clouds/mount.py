@@ -32,6 +32,9 @@ LEVEL_DEGREES: Final = 3.0
 SAME_HEIGHT: Final = 0.15
 """Metres: a difference that loading and tyres make."""
 
+GROUND_SHARE: Final = 0.3
+"""Of the surroundings: less of a plane is hardly the ground, as in a room or a wood."""
+
 _NEAREST, _FARTHEST = 3.0, 25.0
 """Metres from the sensor: the ground is searched between these distances."""
 _CELL = 1.0
@@ -117,7 +120,7 @@ class Ground:
 
     height:      of the cloud's origin above it, metres
     roll, pitch: degrees, of the `Mount` that makes it level
-    share:       of the cells around the sensor whose lowest points lie on it, 0..1: below 0.3 it is hardly a ground
+    share:       of the cells around the sensor whose lowest points lie on it, 0..1, see `GROUND_SHARE`
     """
 
     height: float
@@ -267,10 +270,8 @@ class PlaceRule:
         """
         if self.mount != AUTO:
             return self
-        grounds = [
-            ground for cloud in clouds if (ground := find_ground(cloud - np.array(self.origin_of(cloud)))) is not None
-        ]
-        ground = typical_ground(grounds)
+        seen = [find_ground(cloud - np.array(self.origin_of(cloud))) for cloud in clouds]
+        ground = typical_ground([each for each in seen if each is not None and each.share > GROUND_SHARE])
         if ground is None:
             raise UserError("mount is auto, but the clouds show no ground around the sensor; give it: z=..,pitch=..")
         return replace(self, mount=ground.mount(self.sensor_height))
@@ -293,7 +294,7 @@ class PlaceRule:
         """Says in half a sentence what is done to the coordinates; "" where nothing is."""
         parts = []
         if isinstance(self.origin, tuple):
-            parts.append(f"origin {','.join(f'{value:g}' for value in self.origin)}")
+            parts.append(f"origin {','.join(f'{value:.12g}' for value in self.origin)}")
         elif self.origin is not None:
             parts.append("origin found in each cloud")
         if isinstance(self.mount, Mount) and str(self.mount):

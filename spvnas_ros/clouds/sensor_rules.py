@@ -64,7 +64,7 @@ class Sensor:
 
     def points(self, cloud: Record) -> Points:
         """Returns what a network sees of a cloud, float32 `[N, 4]`, as `to_points` does. Raises PointCloudError."""
-        if self.place.mount == AUTO:
+        if self.place.mount == AUTO and len(cloud):
             self.settle([cloud])
         if not self.place.moves or not len(cloud) or not has_positions(cloud):
             return to_points(cloud, self.intensity)

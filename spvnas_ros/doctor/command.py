@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from spvnas_ros.clouds.intensity import Intensity
-from spvnas_ros.clouds.mount import PlaceRule
+from spvnas_ros.clouds.mount import SENSOR_HEIGHT, PlaceRule
 from spvnas_ros.doctor.checks import examine
 from spvnas_ros.doctor.finding import BAD, OK, WARN, Finding
 from spvnas_ros.doctor.observe import Clouds, observe
@@ -70,8 +70,16 @@ class Looking:
 
     def observe(self, path: Path, topic: str | None = None) -> Clouds:
         """Observes a recording by these rules. Raises what `observe` raises."""
-        rule = Intensity(self.intensity, self.intensity_field)
-        return observe(path, intensity=rule, topic=topic, place=PlaceRule.parse(self.origin, self.mount))
+        rule, place = Intensity(self.intensity, self.intensity_field), PlaceRule.parse(self.origin, self.mount)
+        return observe(path, intensity=rule, topic=topic, place=place, sensor_height=self._sensor_height)
+
+    def _sensor_height(self) -> float:
+        if self.weights is None:
+            return SENSOR_HEIGHT
+        from spvnas_ros.zoo.cache import resolve_weights
+        from spvnas_ros.zoo.checkpoint import load_checkpoint
+
+        return load_checkpoint(resolve_weights(self.weights))[1].sensor_height
 
 
 def run(path: Path, looking: Looking, *, topic: str | None = None) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from spvnas_ros.clouds.cleaning import Limits
 from spvnas_ros.clouds.fit import Look, look_at
 from spvnas_ros.clouds.intensity import Intensity, is_number
-from spvnas_ros.clouds.mount import PlaceRule
+from spvnas_ros.clouds.mount import SENSOR_HEIGHT, PlaceRule
 from spvnas_ros.clouds.point_cloud2 import PointCloudError, decode
 from spvnas_ros.clouds.sensor_rules import Sensor
 from spvnas_ros.frame import Points
@@ -104,12 +104,16 @@ def observe(
     intensity: Intensity | str = "auto",
     topic: str | None = None,
     place: PlaceRule | None = None,
+    sensor_height: Callable[[], float] = lambda: SENSOR_HEIGHT,
 ) -> Clouds:
     """Reads a bag, a scan or a folder of scans.
+
+    sensor_height: is asked, once the recording is found, how high the network's training sensor was, metres
 
     Clouds that cannot be read are counted in `problems`. Raises what `open_source` raises.
     """
     with open_source(path, intensity=intensity, topic=topic, place=place) as source:
+        source.sensor.suit(sensor_height())
         source.look()
         clouds = Clouds(source.path, source.kind, source.topic, source.sensor)
         every = max(1, -(-len(source) // SAMPLES))

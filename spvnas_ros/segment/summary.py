@@ -135,12 +135,13 @@ def _lines(summary: Summary, out: Path, kind: str) -> Iterator[str]:
     facts = summary.run
     network = f"{summary.network or summary.weights or 'the network'} (engine {facts.engine}, device {facts.device})"
     sensor = f"; {summary.sensor_words}" if summary.sensor_words else ""
+    labelled = sum(summary.classes.values())
     yield (
-        f"{summary.frames} frame(s), {summary.points:,} points labelled by {network}: "
+        f"{summary.frames} frame(s), {labelled:,} points labelled by {network}: "
         f"{summary.percentile(50):.1f} ms a frame (p50), {summary.percentile(95):.1f} ms (p95){sensor}"
     )
     if summary.classes:
-        shares = [f"{name} {count / summary.points:.1%}" for name, count in summary.classes.items()]
+        shares = [f"{name} {count / labelled:.1%}" for name, count in summary.classes.items()]
         rest = len(shares) - _TOP_CLASSES
         yield ", ".join(shares[:_TOP_CLASSES]) + (f", {rest} more classes" if rest > 0 else "")
     if summary.unusable_words:

@@ -109,7 +109,7 @@ class Source:
         raise NotImplementedError
 
     def _cloud(self, record: Record, message: PointCloud2 | None = None) -> Cloud:
-        if self.sensor.open:
+        if self.sensor.open and len(record):
             self.look()
         return Cloud(self.sensor.points(record), record, message)
 

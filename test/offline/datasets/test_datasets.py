@@ -36,6 +36,18 @@ def test_a_scan_does_not_depend_on_which_were_read_before(tmp_path: Path) -> Non
     np.testing.assert_allclose(first[0, 3], 0.5 / 255)
 
 
+def test_all_scans_take_the_same_intensity_field(tmp_path: Path) -> None:
+    """Also by a rule that leaves no scale open, and where some scans have it dead."""
+    for name, reflectivity in (("a", 0.0), ("b", 0.75)):
+        scan = np.ones(3, [(field, "<f4") for field in ("x", "y", "z", "intensity", "reflectivity")])
+        scan["intensity"], scan["reflectivity"] = 0.25, reflectivity
+        np.save(tmp_path / f"{name}.npy", scan)
+        np.full(3, 10, "<u4").tofile(tmp_path / f"{name}.label")
+    for rule in ("unit", "auto"):
+        dataset = open_dataset(tmp_path, intensity=rule)
+        assert [float(dataset[index].points[0, 3]) for index in (0, 1, 0)] == [0, 0.75, 0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
