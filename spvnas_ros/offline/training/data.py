@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
-import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -31,7 +29,7 @@ from spvnas_ros.offline.datasets import (
     is_bag,
     open_dataset,
 )
-from spvnas_ros.offline.datasets.scan import Inventory, Looked
+from spvnas_ros.offline.datasets.joined import Several
 from spvnas_ros.offline.training.batch import EpochSampler, Sample, VoxelDataset, collate
 from spvnas_ros.offline.training.config import DataConfig, Recipe
 from spvnas_ros.offline.training.simulated import folders
@@ -45,7 +43,7 @@ Key = tuple[int, int]
 """Epoch and number of a sample in its data set."""
 
 
-class Joined:
+class Joined(Several[LabelledScan]):
     """Several data sets one after another, or a selection of their scans.
 
     parts: at least one data set, all with one label map
@@ -53,57 +51,22 @@ class Joined:
     """
 
     def __init__(self, parts: Sequence[ScanDataset], rows: Sequence[int] | None = None) -> None:
-        self._parts = tuple(parts)
-        self._ends = tuple(itertools.accumulate(len(part) for part in parts))
-        self._rows = range(self._ends[-1]) if rows is None else rows
+        super().__init__(parts, rows)
+        self._labelled = tuple(parts)
 
     @property
     def label_map(self) -> LabelMap:
         """The map that turned raw ids into classes."""
-        return self._parts[0].label_map
+        return self._labelled[0].label_map
 
     @property
     def boxes_only(self) -> bool:
         """Whether only points in boxes have a truth in one of the data sets."""
-        return any(part.boxes_only for part in self._parts)
-
-    def name(self, index: int, /) -> str:
-        """Returns the name of a scan, with the number of its data set where there are several."""
-        part, row = self._place(index)
-        name = self._parts[part].name(row)
-        return f"{name} (source {part + 1} of {len(self._parts)})" if len(self._parts) > 1 else name
-
-    def look(self) -> list[Looked]:
-        """Returns some clouds of each data set's sensors."""
-        return [looked for part in self._parts if len(part) for looked in part.look()]
-
-    def inventory(self) -> Inventory:
-        """Returns the inventories of all data sets, whatever is selected of them."""
-        several = len(self._parts) > 1
-        return {
-            f"source {number}: {name}" if several else name: size
-            for number, part in enumerate(self._parts, 1)
-            for name, size in part.inventory().items()
-        }
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int, /) -> LabelledScan:
-        part, row = self._place(index)
-        return self._parts[part][row]
-
-    def _place(self, index: int) -> tuple[int, int]:
-        row = self._rows[index]
-        part = bisect.bisect_right(self._ends, row)
-        return part, row - (self._ends[part - 1] if part else 0)
+        return any(part.boxes_only for part in self._labelled)
 
     def spread(self, count: int) -> Joined:
         """Returns `count` evenly spread scans of these; returns all where `count` is 0 or there are not more scans."""
-        if not 0 < count < len(self):
-            return self
-        rows = np.linspace(0, len(self) - 1, count).round().astype(int).tolist()
-        return Joined(self._parts, [self._rows[row] for row in rows])
+        return Joined(self._labelled, self._spread(count))
 
 
 def open_training(config: DataConfig) -> Joined:
