@@ -27,6 +27,7 @@ from spvnas_ros.errors import UserError
 
 @readable_errors
 def evaluate(
+    context: typer.Context,
     data: Annotated[
         Path,
         typer.Argument(
@@ -35,6 +36,15 @@ def evaluate(
         ),
     ],
     weights: WeightsOption = "default",
+    boxes: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Score boxes instead, without a network: a folder of KITTI's result files (.txt) against label_2 in "
+            "DATA. Goes with --out and --json only.",
+            show_default=False,
+        ),
+    ] = None,
     tta: Annotated[
         bool,
         typer.Option(
@@ -90,7 +100,14 @@ def evaluate(
 
     Shows IoU (intersection over union) by class and by distance, its mean (mIoU), and how far the confidences can be
     trusted. Exit status 1: scans were left out, or no point has a label.
+
+    With --boxes: average precision as KITTI's development kit has it, and by distance around the sensor.
     """
+    if boxes is not None:
+        _only_with_boxes(context)
+        from spvnas_ros.offline.evaluation.box_evaluation import run_boxes
+
+        raise typer.Exit(run_boxes(data, boxes, out=out, as_json=as_json))
     from spvnas_ros.offline.evaluation.dataset_evaluation import run
 
     status = run(
@@ -114,6 +131,17 @@ def evaluate(
         engine=engine,
     )
     raise typer.Exit(status)
+
+
+def _only_with_boxes(context: typer.Context) -> None:
+    """Raises BadParameter for options that say something about a network or scans, of which there are none."""
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name in ("data", "boxes", "as_json", "out", "quiet"):
+            continue
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise typer.BadParameter(f"{parameter.opts[-1]} does not go with --boxes, which scores files of boxes")
 
 
 @readable_errors

@@ -164,15 +164,21 @@ def thresholds(scores: _Doubles, objects: int, positions: int = 41) -> _Doubles:
     return np.array(chosen[:positions], np.float64)
 
 
+def share_unlabelled(frame: KittiFrame) -> _Doubles:
+    """Returns how much of each detection's rectangle lies in a `DontCare` region, 0..1, float64 `[N]`."""
+    unlabelled = np.array([kind.lower() == DONT_CARE.lower() for kind in frame.truth.kinds], np.bool_)
+    inside = _rectangle_overlap(frame.found.rectangles, frame.truth.rectangles[unlabelled], over_first=True)
+    share: _Doubles = inside.max(1, initial=0)
+    return share
+
+
 def _overlaps(frames: Sequence[KittiFrame], metric: str) -> _Overlaps:
     values, regions = [], [np.zeros(0)]
     for frame in frames:
         truth, found = frame.truth, frame.found
         if metric == "bbox":
             values.append(_rectangle_overlap(truth.rectangles, found.rectangles))
-            unlabelled = np.array([kind.lower() == DONT_CARE.lower() for kind in truth.kinds], np.bool_)
-            inside = _rectangle_overlap(found.rectangles, truth.rectangles[unlabelled], over_first=True)
-            regions.append(inside.max(1, initial=0))
+            regions.append(share_unlabelled(frame))
         else:
             overlap = bev_overlap if metric == "bev" else overlap_3d
             values.append(overlap(_level(truth), _level(found)))
