@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -109,7 +110,7 @@ class SparseEncoder(nn.Module):
         self.points = nn.ModuleList()
         if spec.point_branch:
             widths = [spec.stem, *ends, spec.out]
-            self.points.extend(PointTransform(a, b, spec) for a, b in zip(widths, widths[1:], strict=False))
+            self.points.extend(PointTransform(a, b, spec) for a, b in pairwise(widths))
 
     def forward(self, feats: Tensor, sites: EncoderSites) -> Tensor:
         """Returns the features of the output's sites, `[n, out]`, of voxels' features `[N, C]` in sorted order."""

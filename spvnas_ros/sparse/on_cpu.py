@@ -241,11 +241,11 @@ def with_tiles(kernel_map: KernelMap) -> KernelMap:
     volume = len(kernel_map.sizes)
     kernel_rows = np.repeat(np.arange(volume, dtype=np.uint8), kernel_map.sizes)
     ends = (kernel_map.in_rows.numpy(), kernel_map.num_in), (kernel_map.out_rows.numpy(), kernel_map.num_out)
-    sides = [
+    forward, backward = (
         Gather(tile_pairs(*_compressed(kernel_rows, *there, *here), volume, _SITE_ROWS, padding=0), False, here[1])
         for there, here in (ends, ends[::-1])
-    ]
-    tiled = TiledConvolution(*sides, ends[0][0], ends[1][0], _tasks(np.array(kernel_map.sizes)))
+    )
+    tiled = TiledConvolution(forward, backward, ends[0][0], ends[1][0], _tasks(np.array(kernel_map.sizes)))
     return dataclasses.replace(kernel_map, convolver=tiled)
 
 

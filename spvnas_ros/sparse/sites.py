@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 
 import torch
 from torch import Tensor
@@ -128,7 +128,7 @@ def site_exchange(points: Level, path: Sequence[Sites]) -> PlainExchange:
     """
     sites, device = path[-1], points.keys.device
     cells = points.coords[:, 1:]
-    for finer, coarser in zip(path, path[1:], strict=False):
+    for finer, coarser in pairwise(path):
         steps = [b // a for a, b in zip(finer.scale, coarser.scale, strict=True)]
         last = torch.tensor(coarser.shape, device=device) - 1
         cells = torch.minimum(torch.div(cells, torch.tensor(steps, device=device), rounding_mode="floor"), last)

@@ -78,3 +78,21 @@ def points(shared: Path) -> np.ndarray:
     u, v = image[:, 0] / camera[:, 2], image[:, 1] / camera[:, 2]
     depth = image[:, 2] - p2[2, 3]
     return cloud[(u >= 0) & (u < 1242) & (v >= 0) & (v < 375) & (depth >= 0)]
+
+
+def in_range(cloud: np.ndarray, limits: tuple[float, ...]) -> np.ndarray:
+    """The points whose x and y lie in the range, both ends included, as OpenPCDet leaves them."""
+    x, y = cloud[:, 0], cloud[:, 1]
+    return cloud[(x >= limits[0]) & (x <= limits[3]) & (y >= limits[1]) & (y <= limits[4])]
+
+
+def trained_once(folder: Path, *, full: bool) -> Second:
+    """The network after the recorded training step, which moved its running statistics; the files of the full range
+    were recorded after it."""
+    net = network(folder).double().train()
+    recorded = load(folder, f"openpcdet_second_w4_{FRAME}")
+    with torch.no_grad():
+        net(coords(recorded["voxel_coords"]), torch.from_numpy(recorded["voxel_mean"]).double(), 1)
+    after = network(folder, full=full)
+    after.load_state_dict(net.state_dict())
+    return after
