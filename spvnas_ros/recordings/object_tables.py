@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -75,13 +76,15 @@ class Objects:
         """Returns the same objects in other boxes `[B, 7]`."""
         return Objects(self.kinds, boxes.astype(np.float32), self.counts, self.occlusion)
 
-    def and_also(self, others: Objects) -> Objects:
-        """Returns these objects, then the others."""
-        return Objects(
-            self.kinds + others.kinds,
-            np.concatenate([self.boxes, others.boxes]),
-            np.concatenate([self.counts, others.counts]),
-            np.concatenate([self.occlusion, others.occlusion]),
+    @classmethod
+    def joined(cls, parts: Sequence[Objects]) -> Objects:
+        """Returns the objects of all parts, in order."""
+        parts = [cls.none(), *parts]
+        return cls(
+            tuple(kind for part in parts for kind in part.kinds),
+            np.concatenate([part.boxes for part in parts]),
+            np.concatenate([part.counts for part in parts]),
+            np.concatenate([part.occlusion for part in parts]),
         )
 
 
