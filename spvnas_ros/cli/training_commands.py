@@ -39,9 +39,9 @@ def evaluate(
     boxes: Annotated[
         Path | None,
         typer.Option(
-            metavar="FOLDER",
+            metavar="RESULTS",
             help="Score boxes instead, without a network: a folder of KITTI's result files (.txt) against label_2 in "
-            "DATA. Goes with --out and --json only.",
+            "DATA, or a bag with Detection3DArray messages (--topic) against those of the bag DATA (--truth).",
             show_default=False,
         ),
     ] = None,
@@ -107,7 +107,7 @@ def evaluate(
         _only_with_boxes(context)
         from spvnas_ros.offline.evaluation.box_evaluation import run_boxes
 
-        raise typer.Exit(run_boxes(data, boxes, out=out, as_json=as_json))
+        raise typer.Exit(run_boxes(data, boxes, truth=truth, topic=topic, out=out, as_json=as_json))
     from spvnas_ros.offline.evaluation.dataset_evaluation import run
 
     status = run(
@@ -137,11 +137,11 @@ def _only_with_boxes(context: typer.Context) -> None:
     """Raises BadParameter for options that say something about a network or scans, of which there are none."""
     for parameter in context.command.params:
         name = parameter.name or ""
-        if name in ("data", "boxes", "as_json", "out", "quiet"):
+        if name in ("data", "boxes", "truth", "topic", "as_json", "out", "quiet"):
             continue
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
-            raise typer.BadParameter(f"{parameter.opts[-1]} does not go with --boxes, which scores files of boxes")
+            raise typer.BadParameter(f"{parameter.opts[-1]} does not go with --boxes, which scores boxes")
 
 
 @readable_errors

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
-from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.stores.ros2_humble import builtin_interfaces__msg__Time as Time
 from rosbags.typesys.stores.ros2_humble import sensor_msgs__msg__PointCloud2 as PointCloud2
 from rosbags.typesys.stores.ros2_humble import sensor_msgs__msg__PointField as PointFieldMessage
@@ -24,10 +22,10 @@ from rosbags.typesys.stores.ros2_humble import std_msgs__msg__Header as Header
 from spvnas_ros.clouds.point_cloud2 import Datatype, with_labels
 from spvnas_ros.errors import UserError
 from spvnas_ros.frame import Segmentation
+from spvnas_ros.recordings.message_types import typestore
 
 if TYPE_CHECKING:
     from rosbags.interfaces import Connection
-    from rosbags.typesys.store import Typestore
     from typing_extensions import Self
 
 CLOUD_TYPE = "sensor_msgs/msg/PointCloud2"
@@ -67,14 +65,14 @@ class RecordedCloud:
     def decode(self) -> PointCloud2:
         """Returns the deserialised message. Raises BagError where the bytes are not a PointCloud2."""
         with _named("a recorded message is damaged"):
-            message = _typestore().deserialize_cdr(self.raw, CLOUD_TYPE)
+            message = typestore().deserialize_cdr(self.raw, CLOUD_TYPE)
         assert isinstance(message, PointCloud2)
         return message
 
 
 def encode(message: PointCloud2) -> bytes:
     """Serialises a cloud (CDR). The bytes are what a bag or a ROS publisher takes."""
-    return bytes(_typestore().serialize_cdr(message, CLOUD_TYPE))
+    return bytes(typestore().serialize_cdr(message, CLOUD_TYPE))
 
 
 def cloud_message(points: npt.NDArray[np.void], stamp: int, frame_id: str) -> PointCloud2:
@@ -213,11 +211,11 @@ class BagWriter:
     def write(self, topic: str, raw: bytes, stamp: int, msgtype: str = CLOUD_TYPE) -> None:
         """Appends a serialised message (CDR), recorded at `stamp` nanoseconds since 1970.
 
-        Raises BagError where the bag cannot be written, or where the type is not one of ROS 2's own.
+        Raises BagError where the bag cannot be written, or where the type is none of `message_types`.
         """
         with _named(f"{self.path} cannot be written"):
             if topic not in self._connections:
-                self._connections[topic] = self._writer.add_connection(topic, msgtype, typestore=_typestore())
+                self._connections[topic] = self._writer.add_connection(topic, msgtype, typestore=typestore())
             self._writer.write(self._connections[topic], stamp, raw)
 
     def close(self) -> None:
@@ -283,12 +281,6 @@ def _choose_topic(path: Path, connections: list[Connection], wanted: str | None)
     if topic not in counts:
         raise BagError(f"{path} has no cloud topic {topic}; found {listed}")
     return topic
-
-
-@cache
-def _typestore() -> Typestore:
-    # PointCloud2 and the other common types have not changed in any later distribution.
-    return get_typestore(Stores.ROS2_HUMBLE)
 
 
 @contextmanager

@@ -143,7 +143,7 @@ def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(BagError, match="cannot be written"):
         BagWriter(tmp_path / "file" / "bag")
     with pytest.raises(BagError, match="cannot be written"), BagWriter(tmp_path / "bag") as bag:
-        bag.write("/boxes", b"", 1, "vision_msgs/msg/Detection3DArray")
+        bag.write("/boxes", b"", 1, "vision_msgs/msg/Detection2DArray")
     assert leftovers(tmp_path) == ["file"]
 
 

@@ -12,14 +12,17 @@ from rich.console import Console
 from spvnas_ros.boxes.conversions import from_kitti_camera
 from spvnas_ros.errors import UserError
 from spvnas_ros.frame import Boxes
+from spvnas_ros.offline.datasets.open import is_bag
 from spvnas_ros.offline.evaluation.box_ap import BoxFrame, average_precisions
 from spvnas_ros.offline.evaluation.box_report import BoxReport, describe_boxes
 from spvnas_ros.offline.evaluation.curves_picture import save_curves
 from spvnas_ros.offline.evaluation.kitti import OFFICIAL, KittiConfig, KittiFrame, evaluate_kitti
 from spvnas_ros.offline.evaluation.kitti.kitti_algorithm import share_unlabelled
+from spvnas_ros.recordings.box_bags import RecordedBoxes, boxes_topic, in_seconds, read_boxes
 from spvnas_ros.recordings.kitti_objects import KittiObjects, read_objects
 from spvnas_ros.segment.output import REPORT
 
+_MOST_CLASSES = 255
 CURVES = "curves.png"
 """Name of the picture."""
 _LABELS, _TRAINING = "label_2", "training"
@@ -82,16 +85,79 @@ def box_frame(frame: KittiFrame, config: KittiConfig = OFFICIAL) -> BoxFrame:
     return BoxFrame(frame.name, truth, found, np.isin(kinds, list(neighbours)), share_unlabelled(frame)[those] > least)
 
 
-def run_boxes(source: Path, predictions: Path, *, out: Path | None = None, as_json: bool = False) -> int:
-    """`evaluate_boxes` as a command: prints tables, or with `as_json` the report as one JSON object and nothing else.
+def evaluate_bags(source: Path, predictions: Path, truth: str | None, topic: str | None) -> BoxReport:
+    """Compares Detection3DArray messages with the true ones of the same stamp: AP around the sensor, all classes.
 
+    source, truth:      the bag with the truth, and its topic; None where there is one only
+    predictions, topic: the bag with the results, which may be the same, and their topic
+
+    Raises BagError where a bag cannot be read or a message is no boxes, BoxesError where both are one topic, no result
+    has a truth, a stamp comes twice, or the two are in different frames.
+    """
+    truth, topic = boxes_topic(source, truth, "--truth"), boxes_topic(predictions, topic, "--topic")
+    if source.resolve() == predictions.resolve() and truth == topic:
+        raise BoxesError(
+            f"{topic} of {source} would be compared with itself, expected the topic of the results (--topic)"
+        )
+    true, theirs = _by_stamp(source, read_boxes(source, truth)), _by_stamp(predictions, read_boxes(predictions, topic))
+    both = sorted(true.keys() & theirs.keys())
+    if not both:
+        raise BoxesError(
+            f"none of the {len(theirs)} message(s) of {predictions} has the stamp of one of the {len(true)} of {source}"
+        )
+    for stamp in both:
+        frames = true[stamp].frame_id, theirs[stamp].frame_id
+        if frames[0] != frames[1]:
+            raise BoxesError(
+                f"at stamp {in_seconds(stamp)} the truth is in the frame {frames[0]!r} and the result in {frames[1]!r}; "
+                "expected one frame, the sensor's"
+            )
+    names = sorted({name for stamp in both for each in (true, theirs) for name in each[stamp].names})
+    if len(names) > _MOST_CLASSES:
+        raise BoxesError(f"the boxes have {len(names)} classes, expected {_MOST_CLASSES} at most")
+    compared = [BoxFrame(str(stamp), _named(true[stamp], names), _named(theirs[stamp], names)) for stamp in both]
+    return BoxReport(
+        source=str(source),
+        predictions=str(predictions),
+        frames=len(both),
+        without_results=len(true) - len(both),
+        without_truth=len(theirs) - len(both),
+        kitti=(),
+        around=average_precisions(compared, names),
+    )
+
+
+def run_boxes(
+    source: Path,
+    predictions: Path,
+    *,
+    truth: str | None = None,
+    topic: str | None = None,
+    out: Path | None = None,
+    as_json: bool = False,
+) -> int:
+    """Compares folders of KITTI's files, or bags, as a command: prints tables, or with `as_json` the report as one JSON
+    object and nothing else.
+
+    truth, topic: of bags, see `evaluate_bags`
     out: a folder for report.json and curves.png
 
-    Returns the exit status: 0; 1 where no class has a figure.
+    Returns the exit status: 0; 1 where there is no figure.
     """
     if out and out.exists() and not out.is_dir():
         raise BoxesError(f"{out} is a file, expected a folder for the report")
-    report = evaluate_boxes(source, predictions)
+    if is_bag(source):
+        if not is_bag(predictions):
+            raise BoxesError(f"{source} is a bag and {predictions} is none, expected a bag with the results")
+        if source.resolve() == predictions.resolve() and truth is not None and truth == topic:
+            raise BoxesError(
+                f"--truth and --topic are both {truth}, expected the topics of the truth and of the results"
+            )
+        report = evaluate_bags(source, predictions, truth, topic)
+    elif truth or topic:
+        raise BoxesError(f"{source} is no bag, so there are no topics to name with --truth or --topic")
+    else:
+        report = evaluate_boxes(source, predictions)
     if out:
         out.mkdir(parents=True, exist_ok=True)
         save_curves(out / CURVES, report.kitti, report.around, f"{predictions.name} against {source.name}")
@@ -104,7 +170,7 @@ def run_boxes(source: Path, predictions: Path, *, out: Path | None = None, as_js
             console.print(part)
         if out:
             console.print(f"{out / REPORT}, {out / CURVES}")
-    return 0 if report.figures else 1
+    return 0 if report.scored else 1
 
 
 def _labels(source: Path) -> Path:
@@ -112,6 +178,20 @@ def _labels(source: Path) -> Path:
         if folder.is_dir() and (folder.name == _LABELS or any(folder.glob("*.txt"))):
             return folder
     raise BoxesError(f"{source} has no folder {_LABELS}, expected KITTI's folder, its {_TRAINING} or {_LABELS} itself")
+
+
+def _by_stamp(path: Path, messages: Sequence[RecordedBoxes]) -> dict[int, RecordedBoxes]:
+    found = {message.stamp: message for message in messages}
+    if len(found) < len(messages):
+        raise BoxesError(
+            f"{path} has {len(messages)} messages of boxes with {len(found)} stamps, expected one for each stamp"
+        )
+    return found
+
+
+def _named(recorded: RecordedBoxes, names: Sequence[str]) -> Boxes:
+    classes = np.array([names.index(name) for name in recorded.names], np.uint8)
+    return Boxes(recorded.boxes.astype(np.float32), recorded.scores.astype(np.float32), classes)
 
 
 def _boxes(objects: KittiObjects, indices: dict[str, int]) -> tuple[Boxes, Sequence[int]]:

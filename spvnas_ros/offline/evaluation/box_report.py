@@ -21,11 +21,12 @@ from spvnas_ros.segment.output import REPORT
 class BoxReport:
     """How good the boxes in files of results are.
 
-    source, predictions: the folders of the truth and of the results
-    frames:              that have a file of results; only these are evaluated
+    source, predictions: the folders, or bags, of the truth and of the results
+    frames:              that have results; only these are evaluated
     without_results:     frames of the truth that have none
-    kitti:               KITTI's table
+    kitti:               KITTI's table; empty for bags
     around:              AP by distance of the centres, over all distances and in rings around the sensor
+    without_truth:       messages of results without a truth of the same stamp
     """
 
     source: str
@@ -34,11 +35,14 @@ class BoxReport:
     without_results: int
     kitti: tuple[Figure, ...]
     around: tuple[Ap, ...]
+    without_truth: int = 0
 
     @property
-    def figures(self) -> int:
-        """How many of KITTI's figures there are: 0 where no class has detections."""
-        return sum(figure.curve is not None for figure in self.kitti)
+    def scored(self) -> bool:
+        """Whether there is a figure: in KITTI's table one that KITTI gives, in bags one of a class with objects."""
+        if self.kitti:
+            return any(figure.curve is not None for figure in self.kitti)
+        return any(ap.ap is not None for ap in self.around)
 
     def document(self) -> dict[str, Any]:
         """Returns all of it as one JSON object. What is not known is null."""
@@ -48,6 +52,7 @@ class BoxReport:
             "predictions": self.predictions,
             "frames": self.frames,
             "without_results": self.without_results,
+            "without_truth": self.without_truth,
             "kitti": [_kitti_entry(figure) for figure in self.kitti],
             "around": [asdict(figure) for figure in self.around],
         }
@@ -60,17 +65,19 @@ class BoxReport:
 
 def describe_boxes(report: BoxReport) -> Iterable[Table | Text]:
     """Yields the report for a terminal: KITTI's table, AP around the sensor, and what limits the figures."""
-    yield _kitti_table(report.kitti, "R40")
-    yield Text("")
-    yield _kitti_table(report.kitti, "R11")
-    yield Text("")
-    yield from map(Text, _limits(report.kitti))
-    yield Text("")
+    if report.kitti:
+        yield _kitti_table(report.kitti, "R40")
+        yield Text("")
+        yield _kitti_table(report.kitti, "R11")
+        yield Text("")
+        yield from map(Text, _limits(report.kitti))
+        yield Text("")
     yield _around_table(report.around)
     if few := sorted({f"{ap.kind} {_ring(ap)}: {ap.objects}" for ap in report.around if 0 < ap.objects < FEW}):
         yield Text(f"Few objects, each of which changes a figure by more than two percent: {'; '.join(few)}.")
     without = f"; {report.without_results} frame(s) of the truth have no results" if report.without_results else ""
-    yield Text(f"{report.frames} frame(s) of {report.predictions} against {report.source}{without}")
+    lost = f"; {report.without_truth} message(s) of results have no truth" if report.without_truth else ""
+    yield Text(f"{report.frames} frame(s) of {report.predictions} against {report.source}{without}{lost}")
 
 
 def _kitti_entry(figure: Figure) -> dict[str, Any]:

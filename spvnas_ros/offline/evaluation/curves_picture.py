@@ -27,12 +27,14 @@ _WORDS = {"bbox": "rectangles", "aos": "orientation", "bev": "from above", "3d":
 
 
 def save_curves(path: str | Path, kitti: Sequence[Figure], around: Sequence[Ap], title: str) -> None:
-    """Writes a PNG, 1600 pixels wide: for each class KITTI's four metrics by difficulty, and AP by distance of centres.
+    """Writes a PNG, 1600 pixels wide: for each class KITTI's four metrics by difficulty, where there are any, and AP by
+    distance of centres.
 
     A dashed line in a curve's colour stands where few objects end the recalls that KITTI's figures can reach. Raises
     OSError where `path` cannot be written.
     """
-    kinds = tuple(dict.fromkeys(figure.kind for figure in kitti))
+    kinds = tuple(dict.fromkeys([*(figure.kind for figure in kitti), *(ap.kind for ap in around)]))
+    metrics = METRICS if kitti else ()
     row = _TITLE + _PLOT + _NAMES + _GAP
     picture = Image.new("RGB", (WIDTH, _HEADER + row * len(kinds) + _FOOTER), BACKGROUND)
     draw = ImageDraw.Draw(picture)
@@ -41,11 +43,11 @@ def save_curves(path: str | Path, kitti: Sequence[Figure], around: Sequence[Ap],
     width = (WIDTH - 2 * MARGIN - _GAP * len(METRICS)) // (len(METRICS) + 1)
     for number, kind in enumerate(kinds):
         top = _HEADER + row * number
-        for column, metric in enumerate(METRICS):
+        for column, metric in enumerate(metrics):
             left = MARGIN + column * (width + _GAP)
             figures = [f for f in kitti if (f.kind, f.metric) == (kind, metric)]
             _panel(picture, (left, top), width, f"{kind} {_WORDS[metric]} R40", *_of_kitti(figures))
-        left = MARGIN + len(METRICS) * (width + _GAP)
+        left = MARGIN + len(metrics) * (width + _GAP)
         whole = [ap for ap in around if ap.kind == kind and not ap.begin and ap.end is None]
         lines = [_Line(ap.criterion.removesuffix(" m"), ap.precision if ap.objects else None, ap.ap) for ap in whole]
         _panel(picture, (left, top), width, f"{kind} centres, metres apart", lines, "no object")

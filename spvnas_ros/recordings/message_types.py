@@ -1,0 +1,34 @@
+"""The message types that bags are read and written with: ROS 2's common ones, and vision_msgs' 3D detections."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Final
+
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+
+if TYPE_CHECKING:
+    from rosbags.typesys.store import Typestore
+
+DETECTIONS_TYPE: Final = "vision_msgs/msg/Detection3DArray"
+
+_VISION: Final = {
+    "ObjectHypothesis": "string class_id\nfloat64 score",
+    "ObjectHypothesisWithPose": "vision_msgs/ObjectHypothesis hypothesis\ngeometry_msgs/PoseWithCovariance pose",
+    "BoundingBox3D": "geometry_msgs/Pose center\ngeometry_msgs/Vector3 size",
+    "Detection3D": (
+        "std_msgs/Header header\nvision_msgs/ObjectHypothesisWithPose[] results\nvision_msgs/BoundingBox3D bbox\n"
+        "string id"
+    ),
+    "Detection3DArray": "std_msgs/Header header\nvision_msgs/Detection3D[] detections",
+}
+"""vision_msgs 4, as every distribution since Humble has it; rosbags knows ROS 2's own packages alone."""
+
+
+@cache
+def typestore() -> Typestore:
+    """Returns the types. PointCloud2 and the other common ones have not changed in any distribution after Humble."""
+    store = get_typestore(Stores.ROS2_HUMBLE)
+    for name, definition in _VISION.items():
+        store.register(get_types_from_msg(definition, f"vision_msgs/msg/{name}"))
+    return store
