@@ -15,13 +15,16 @@ zoo = typer.Typer(help="Published models: list them, fetch them into the cache."
 
 @zoo.command("list")
 def zoo_list(cache: CacheOption = None) -> None:
-    """Show the models that can be named as weights: size, score, label map, licence, and which are there already."""
+    """Show the published models: size, score, label map, licence, and which are there already."""
     from rich.console import Console
 
     from spvnas_ros.zoo.cache import cache_folder
-    from spvnas_ros.zoo.table import zoo_table
+    from spvnas_ros.zoo.table import detector_table, zoo_table
 
-    Console().print(zoo_table(cache or cache_folder()))
+    console, folder = Console(), cache or cache_folder()
+    console.print(zoo_table(folder))
+    console.print()
+    console.print(detector_table(folder))
 
 
 @zoo.command("fetch")
@@ -37,7 +40,7 @@ def zoo_fetch(
 ) -> None:
     """Put a published model into the cache: download (or take a file), check its hash, convert."""
     from spvnas_ros.zoo.cache import DEFAULT, cache_folder, shipped_path
-    from spvnas_ros.zoo.cards import DATA_TERMS, find_card
+    from spvnas_ros.zoo.cards import DATA_TERMS, DETECTOR_DATA_TERMS, DetectorCard, find_card
     from spvnas_ros.zoo.fetch import adopt, fetch
     from spvnas_ros.zoo.table import download_bar
 
@@ -52,12 +55,15 @@ def zoo_fetch(
     else:
         with download_bar(card.name) as progress:
             path = fetch(card, folder, url=url, progress=progress)
-    typer.echo(f"{path}\n{card.upstream} of {card.project}: {card.licence}; {DATA_TERMS}")
+    terms = DETECTOR_DATA_TERMS if isinstance(card, DetectorCard) else DATA_TERMS
+    typer.echo(f"{path}\n{card.upstream} of {card.project}: {card.licence}; {terms}")
 
 
 @readable_errors
 def import_(
-    source: Annotated[Path, typer.Argument(help="`init` of mit-han-lab, `.pth` of mmdetection3d, or their folder.")],
+    source: Annotated[
+        Path, typer.Argument(help="`init` of mit-han-lab, `.pth` of mmdetection3d or OpenPCDet, or their folder.")
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="The .safetensors file to write.")],
     config: Annotated[Path | None, typer.Option(help="The net.config of an SPVNAS network.")] = None,
     kind: Annotated[
@@ -67,16 +73,24 @@ def import_(
 ) -> None:
     """Convert a checkpoint of one of these projects, published or your own. Nothing that the file has pickled is run.
 
-    What a trainer has wrapped around the network (entries, prefixes, losses) is looked through and named.
+    Networks that label points and SECOND, which finds boxes, are told apart by the names in the file. What a trainer
+    has wrapped around the network (entries, prefixes, losses) is looked through and named.
     """
     from spvnas_ros.zoo.checkpoint import save_checkpoint
-    from spvnas_ros.zoo.importers.projects import import_checkpoint
+    from spvnas_ros.zoo.detector_checkpoint import save_detector
+    from spvnas_ros.zoo.importers.detectors import Detector, import_either
 
     notes: list[str] = []
-    net, facts = import_checkpoint(source, config=config, kind=kind, say=notes.append)
-    save_checkpoint(out, net, facts)
-    count = sum(parameter.numel() for parameter in net.parameters())
-    typer.echo(f"{out}: {facts.name}, {count:,} parameters, label map {facts.label_map} ({facts.provenance})")
+    found = import_either(source, config=config, kind=kind, say=notes.append)
+    count = sum(parameter.numel() for parameter in found[0].parameters())
+    if isinstance(found, Detector):
+        save_detector(out, *found)
+        classes = f"boxes of {', '.join(found.facts.classes)}"
+        typer.echo(f"{out}: {found.facts.name}, {count:,} parameters, {classes} ({found.facts.provenance})")
+    else:
+        save_checkpoint(out, *found)
+        facts = found[1]
+        typer.echo(f"{out}: {facts.name}, {count:,} parameters, label map {facts.label_map} ({facts.provenance})")
     for note in notes:
         typer.echo(f"  {note}")
 

@@ -186,7 +186,11 @@ class DetectorSpec:
 
     def __post_init__(self) -> None:
         limits = self.point_range
-        if len(limits) != 6 or not all(a < b for a, b in zip(limits[:3], limits[3:], strict=True)):
+        if not (
+            len(limits) == 6
+            and all(map(math.isfinite, limits))
+            and all(a < b for a, b in zip(limits[:3], limits[3:], strict=True))
+        ):
             raise SpecError(f"point_range must be x, y, z minimum, then x, y, z maximum in metres, found {limits}")
         if len(self.voxel_size) != 3 or not all(math.isfinite(v) and v > 0 for v in self.voxel_size):
             raise SpecError(f"voxel_size must be three positive numbers of metres, found {self.voxel_size}")

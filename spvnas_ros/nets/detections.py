@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,8 @@ from spvnas_ros.boxes.conversions import wrapped
 from spvnas_ros.boxes.overlap import nms
 from spvnas_ros.frame import Boxes
 from spvnas_ros.nets.box_spec import BoxHeadSpec
-from spvnas_ros.nets.heads import HeadOutput, decode_boxes, directed
+from spvnas_ros.nets.heads import HeadOutput, anchor_boxes, decode_boxes, directed
+from spvnas_ros.nets.second import Second
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,17 @@ def suppressed(head: BoxHeadSpec, found: Candidates) -> Candidates:
     boxes, scores, classes = (t.cpu().numpy() for t in (found.boxes, found.scores, found.classes))
     kept = nms(boxes, scores, rule.overlap, classes=classes if rule.per_class else None)[: rule.boxes]
     return found[torch.from_numpy(kept).to(found.scores.device)]
+
+
+@torch.no_grad()
+def detect(net: Second, clouds: Sequence[Tensor]) -> list[Boxes]:
+    """Returns the boxes in each cloud of a batch, the best score first.
+
+    clouds: float32 `[N, in_channels]` each, on the network's device: x, y, z in metres and intensity
+    """
+    output = net(*net.voxels(clouds), len(clouds))
+    anchors = anchor_boxes(net.spec.head, net.spec.bev_shape, net.spec.point_range)
+    return detections(net.spec.head, output, anchors.to(output.boxes.device))
 
 
 def detections(head: BoxHeadSpec, output: HeadOutput, anchors: Tensor) -> list[Boxes]:

@@ -205,7 +205,12 @@ class Second(nn.Module):
 
         clouds: float32 `[N, in_channels]` each: x, y, z in metres, intensity. The limit of voxels is that of training
                 where the network is in training mode.
+
+        Raises ValueError for a cloud of another shape.
         """
+        for cloud in clouds:
+            if cloud.ndim != 2 or cloud.shape[1] != self.spec.in_channels:
+                raise ValueError(f"a cloud must be [N, {self.spec.in_channels}], found shape {list(cloud.shape)}")
         limit = self.spec.max_voxels[0 if self.training else 1]
         means = [
             mean_voxels(c, self.spec.point_range, self.spec.voxel_size, self.spec.max_points, limit) for c in clouds

@@ -36,11 +36,14 @@ def levels_for(coords: Tensor, feats: Tensor, depth: int, point_levels: Collecti
 
 
 def map_for(kernel_map: KernelMap, feats: Tensor) -> KernelMap:
-    """Returns the map with a compiled convolution over the same pairs, where gradients are wanted and one is there.
+    """Returns the map with a compiled convolution over the same pairs, where there is one.
 
     feats: `[N, C]`, features of the type and on the device of those that will be convolved
+
+    A detector's maps are few, and its convolutions many: their tiles pay even in a single pass (KITTI, full width:
+    0.05 s to prepare, 0.3 s saved).
     """
-    if torch.is_grad_enabled() and feats.device.type == "cpu" and feats.dtype == torch.float32 and len(kernel_map):
+    if feats.device.type == "cpu" and feats.dtype == torch.float32 and len(kernel_map):
         from spvnas_ros.sparse import on_cpu
 
         return on_cpu.with_tiles(kernel_map)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from spvnas_ros.zoo.cards import Card, UnknownModel, find_card
+from spvnas_ros.zoo.cards import Card, DetectorCard, UnknownModel, find_card
 
 DEFAULT = "default"
 """Name of the network that comes with the package."""
@@ -25,7 +25,7 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "spvnas_ros"
 
 
-def cached_path(card: Card, folder: Path) -> Path:
+def cached_path(card: Card | DetectorCard, folder: Path) -> Path:
     """Returns the path that the model has in this cache folder once it is fetched."""
     return folder / f"{card.name}.safetensors"
 

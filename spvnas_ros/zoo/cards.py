@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from spvnas_ros.errors import UserError
 
@@ -140,15 +142,90 @@ CARDS: tuple[Card, ...] = (
 """Ten models of mit-han-lab's `model_zoo.py`, and the four of mmdetection3d's `configs/spvcnn`."""
 
 
-def find_card(name: str) -> Card:
+@dataclass(frozen=True)
+class DetectorCard:
+    """A published detector of boxes. Fields that are not here are those of `Card`.
+
+    kind:       the convention of its `DetectorSpec`
+    classes:    number of classes
+    urls:       none where the authors' host hands its files to browsers only
+    page:       where people find the file
+    file_name:  name of the weights' file
+    parameters: number of trainable parameters
+    ap:         3D average precision on KITTI's validation frames, moderate, 11 recall positions, percent, as published:
+                by class, or "mean" of all
+    licence:    terms of the weights themselves; `DETECTOR_DATA_TERMS` holds for all of them
+    """
+
+    name: str
+    upstream: str
+    project: str
+    kind: str
+    classes: int
+    urls: tuple[str, ...]
+    page: str
+    file_name: str
+    sha256_prefix: str
+    parameters: int
+    ap: Mapping[str, float]
+    licence: str
+    config: str = ""
+
+
+DETECTOR_DATA_TERMS = "trained on KITTI (CC BY-NC-SA), for non-commercial use"
+"""The terms of the training data of published detectors."""
+
+
+def _mmdet3d_second(name: str, kind: str, sha256_prefix: str, classes: int, parameters: int, ap: float) -> DetectorCard:
+    upstream = f"second_hv_secfpn_8xb6-80e_kitti-3d-{kind}"
+    file_name = f"{upstream}-{sha256_prefix}.pth"
+    return DetectorCard(
+        name=name,
+        upstream=upstream,
+        project="open-mmlab/mmdetection3d",
+        kind="mmdet3d",
+        classes=classes,
+        urls=(f"https://download.openmmlab.com/mmdetection3d/v1.1.0_models/second/{upstream}/{file_name}",),
+        page="https://github.com/open-mmlab/mmdetection3d/tree/v1.4.0/configs/second",
+        file_name=file_name,
+        sha256_prefix=sha256_prefix,
+        parameters=parameters,
+        ap=MappingProxyType({"Car" if classes == 1 else "mean": ap}),
+        licence="Apache-2.0",
+    )
+
+
+DETECTOR_CARDS: tuple[DetectorCard, ...] = (
+    DetectorCard(
+        name="openpcdet-second",
+        upstream="second_7862",
+        project="open-mmlab/OpenPCDet",
+        kind="openpcdet",
+        classes=3,
+        urls=(),
+        page="https://drive.google.com/file/d/1-01zsPOsqanZQqIIyy7FpNXStL3y4jdR/view",
+        file_name="second_7862.pth",
+        sha256_prefix="",
+        parameters=5_325_576,
+        ap=MappingProxyType({"Car": 78.62, "Pedestrian": 52.98, "Cyclist": 67.15}),
+        licence="Apache-2.0",
+    ),
+    _mmdet3d_second("mmdet3d-second", "3class", "b086d0a3", 3, 5_325_576, 65.3),
+    _mmdet3d_second("mmdet3d-second-car", "car", "75d9305e", 1, 5_298_900, 78.2),
+)
+"""SECOND of OpenPCDet and of mmdetection3d. Models of before 2022, whose boxes have another frame, are not here."""
+
+
+def find_card(name: str) -> Card | DetectorCard:
     """Returns the card of this name, which is our name or its authors' name.
 
     Raises UnknownModel with the names that come close.
     """
-    for card in CARDS:
+    everything: tuple[Card | DetectorCard, ...] = (*CARDS, *DETECTOR_CARDS)
+    for card in everything:
         if name.lower() in (card.name, card.upstream.lower()):
             return card
-    close = difflib.get_close_matches(name.lower(), [card.name for card in CARDS], n=3, cutoff=0.5)
+    close = difflib.get_close_matches(name.lower(), [card.name for card in everything], n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
     raise UnknownModel(f"the zoo has no model {name!r}{hint} (`spvnas zoo list` shows them all)")
 
@@ -156,3 +233,8 @@ def find_card(name: str) -> Card:
 def card_of_sha256(sha256: str) -> Card | None:
     """Returns the card whose file has this hash, None where no author published it."""
     return next((card for card in CARDS if card.sha256_prefix and sha256.startswith(card.sha256_prefix)), None)
+
+
+def detector_card_of_sha256(sha256: str) -> DetectorCard | None:
+    """Returns the detector's card whose file has this hash, None where no author published it."""
+    return next((card for card in DETECTOR_CARDS if card.sha256_prefix and sha256.startswith(card.sha256_prefix)), None)

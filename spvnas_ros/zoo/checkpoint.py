@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -30,11 +30,17 @@ from spvnas_ros.recordings.files import replacing
 FORMAT = "spvnas_ros"
 """The metadata key that marks a `.safetensors` file as ours. `save_checkpoint` writes the JSON document there."""
 
-VERSION = 2
-"""The newest format this program reads. Version 2 may store float32 tensors as float16. A file says 1 where it does not
-need more, so that older programs read it. A field that a version may leave out has a default in `Facts`."""
+VERSION = 3
+"""The newest format this program reads. Version 2 may store float32 tensors as float16. Version 3 holds a detector of
+boxes (`detector_checkpoint`). A file says 1 where it does not need more, so that older programs read it. A field that a
+version may leave out has a default in `Facts`."""
+
+LABELS, BOXES = "labels", "boxes"
+"""What a file's network gives. A file that does not say it gives labels."""
 
 _MAX_LISTED = 12
+_MALFORMED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+_T = TypeVar("_T")
 
 
 class CheckpointError(UserError):
@@ -137,11 +143,16 @@ def save_checkpoint(path: str | Path, net: PointVoxelUNet, facts: Facts, *, half
     path = Path(path)
     if facts.spec != net.spec:
         raise CheckpointError(f"the facts describe another network: {facts.spec}, expected {net.spec}")
+    write_checkpoint(path, net, {"version": 2 if half else 1} | asdict(facts), half=half)
+
+
+def write_checkpoint(path: Path, net: torch.nn.Module, facts: Mapping[str, Any], *, half: bool) -> None:
+    """Writes a network and the dictionary of its facts, which holds the format's version. See `save_checkpoint`."""
     state = {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items()}
     if half:
         state = {key: value.half() if value.ndim > 1 else value for key, value in state.items()}
-    document = {"format": FORMAT, "version": 2 if half else 1, "dtype": "float16" if half else "float32"}
-    document |= asdict(facts) | {"weights_sha256": weights_sha256(state)}
+    document = {"format": FORMAT, "dtype": "float16" if half else "float32"} | dict(facts)
+    document["weights_sha256"] = weights_sha256(state)
     try:
         with replacing(path) as file:
             file.write(save(state, metadata={"format": "pt", FORMAT: json.dumps(document)}))
@@ -156,16 +167,26 @@ def load_checkpoint(path: str | Path) -> tuple[PointVoxelUNet, Facts]:
     whose tensors are not exactly those of the network its header describes (it names them).
     """
     path = Path(path)
-    facts, state = _read(path)
+    facts, state = read_checkpoint(path, LABELS, _facts)
     try:
-        net = _empty_net(path, facts.spec, state)
+        net = meta_net(facts.spec)
     except SpecError as error:
         raise CheckpointError(f"{path} has a header that cannot be used: {error}") from error
-    if weights_sha256(state) != facts.weights_sha256:
+    fill(path, net, facts.spec.family, state, facts.weights_sha256)
+    return net, facts
+
+
+def fill(path: Path, net: torch.nn.Module, family: str, state: Mapping[str, torch.Tensor], sha256: str | None) -> None:
+    """Puts a file's tensors into a network without memory behind it, in float32 and in evaluation mode.
+
+    Raises CheckpointError where the tensors are not exactly the network's own, or have another hash.
+    """
+    _check_tensors(path, net, family, state)
+    if weights_sha256(state) != sha256:
         raise CheckpointError(f"{path} is damaged: its weights do not have the sha256 in its header; get it again")
     whole = {key: value.float() if value.dtype == torch.float16 else value for key, value in state.items()}
     net.load_state_dict(whole, assign=True)
-    return net.eval(), facts
+    net.eval()
 
 
 def weights_sha256(state: Mapping[str, torch.Tensor]) -> str:
@@ -198,14 +219,32 @@ def mismatches(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tupl
     return "".join(f"\n  {line}" for line in lines)
 
 
-def _read(path: Path) -> tuple[Facts, dict[str, torch.Tensor]]:
+def gives(path: str | Path) -> str:
+    """Returns what the network in a checkpoint gives, LABELS or BOXES. Raises the errors of `load_checkpoint`."""
+    path = Path(path)
+    return _open(path, lambda metadata: str(_document(path, metadata).get("gives", LABELS)), tensors=False)[0]
+
+
+def read_checkpoint(
+    path: Path, wanted: str, parse: Callable[[Mapping[str, Any]], _T]
+) -> tuple[_T, dict[str, torch.Tensor]]:
+    """Returns the facts in a checkpoint's header, read by `parse`, and its tensors.
+
+    Raises CheckpointError for a file that holds no whole checkpoint or whose network gives something else.
+    """
+    return _open(path, lambda metadata: _parse(path, metadata, wanted, parse))
+
+
+def _open(
+    path: Path, parse: Callable[[Mapping[str, str]], _T], *, tensors: bool = True
+) -> tuple[_T, dict[str, torch.Tensor]]:
     if not path.is_file():
         raise CheckpointError(f"{path} is {'a folder' if path.is_dir() else 'not there'}; expected a .safetensors file")
     try:
         with safe_open(path, framework="pt") as file:
-            facts = _parse(path, file.metadata() or {})
+            facts = parse(file.metadata() or {})
             # Copies: the mapped file may be overwritten in place while the network lives.
-            return facts, {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
+            return facts, {key: file.get_tensor(key).clone() for key in file.keys()} if tensors else {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{path} is not a whole .safetensors file ({error}); it may be cut short, or a .pth file, "
@@ -213,22 +252,34 @@ def _read(path: Path) -> tuple[Facts, dict[str, torch.Tensor]]:
         ) from error
 
 
-def _parse(path: Path, metadata: Mapping[str, str]) -> Facts:
+def _parse(path: Path, metadata: Mapping[str, str], wanted: str, parse: Callable[[Mapping[str, Any]], _T]) -> _T:
+    document = _document(path, metadata)
+    if (found := document.get("gives", LABELS)) != wanted:
+        raise CheckpointError(f"{path} holds a network that gives {found}, expected one that gives {wanted}")
+    try:
+        return parse(document)
+    except (CheckpointError, SpecError) as error:
+        raise CheckpointError(f"{path} has a header that cannot be used: {error}") from error
+    except _MALFORMED as error:
+        raise CheckpointError(f"{path} has a malformed header: {error!r}") from error
+
+
+def _document(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     if FORMAT not in metadata:
         raise CheckpointError(
             f"{path} is a .safetensors file of somebody else: its metadata has {sorted(metadata)}, expected {FORMAT!r}"
         )
     try:
-        document = json.loads(metadata[FORMAT])
+        document: dict[str, Any] = json.loads(metadata[FORMAT])
         version = document["version"]
         if document["format"] != FORMAT or type(version) is not int or version < 1:
             raise CheckpointError(f"found format {document['format']!r}, version {version!r}")
         if version > VERSION:
             raise CheckpointError(f"it has format version {version}, this program reads up to {VERSION}; update it")
-        return _facts(document)
-    except (CheckpointError, SpecError) as error:
+        return document
+    except CheckpointError as error:
         raise CheckpointError(f"{path} has a header that cannot be used: {error}") from error
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except _MALFORMED as error:
         raise CheckpointError(f"{path} has a malformed header: {error!r}") from error
 
 
@@ -236,14 +287,14 @@ def _facts(document: Mapping[str, Any]) -> Facts:
     """Returns the facts from the header's document. Every type is checked, because the file may come from anywhere."""
     values = {f.name: document[f.name] for f in fields(Facts) if f.name not in _LATER}
     values |= {name: document.get(name) for name in _KINDS if name in _LATER}
-    _check_kinds(values, _KINDS)
+    check_kinds(values, _KINDS)
     values["spec"] = _spec(values["spec"])
     values["classes"] = tuple(_all_are(str, "classes", values["classes"]))
     values["palette"] = tuple(_colour(entry) for entry in values["palette"])
     if values["point_range"] is not None:
         values["point_range"] = tuple(float(value) for value in values["point_range"])
     if values["training"] is not None:
-        values["training"] = _record(values["training"])
+        values["training"] = training_record(values["training"])
     if (found := values["training_intensity"]) is not None:
         values["training_intensity"] = TrainingIntensity(
             *_all_are(float, "training_intensity", (found["median"], found["p95"]))
@@ -252,16 +303,18 @@ def _facts(document: Mapping[str, Any]) -> Facts:
     return Facts(**values)
 
 
-def _check_kinds(values: Mapping[str, Any], expected: Mapping[str, tuple[type, ...]]) -> None:
+def check_kinds(values: Mapping[str, Any], expected: Mapping[str, tuple[type, ...]]) -> None:
+    """Raises CheckpointError where a value of a header is not of one of the types that are expected under its name."""
     for name, kinds in expected.items():
         if not isinstance(values[name], kinds) or (isinstance(values[name], bool) and bool not in kinds):
             raise CheckpointError(f"{name} is {values[name]!r}, expected {' or '.join(k.__name__ for k in kinds)}")
 
 
-def _record(data: Mapping[str, Any]) -> TrainingRecord:
+def training_record(data: Mapping[str, Any]) -> TrainingRecord:
+    """Returns the record in a header. Raises CheckpointError where it is none."""
     values = {name: data[name] for name in _RECORD_KINDS if name not in _LATER}
     values |= {name: data.get(name) for name in _RECORD_KINDS if name in _LATER}
-    _check_kinds(values, _RECORD_KINDS)
+    check_kinds(values, _RECORD_KINDS)
     _all_are(float, "the scores", values["scores"].values())
     return TrainingRecord(**values)
 
@@ -325,22 +378,16 @@ def _all_are(kind: type, name: str, values: Iterable[Any]) -> list[Any]:
     return values
 
 
-def _empty_net(path: Path, spec: NetSpec, state: Mapping[str, torch.Tensor]) -> PointVoxelUNet:
-    """Returns the network without memory behind it.
-
-    Raises CheckpointError where the tensors are not exactly its own.
-    """
-    net = meta_net(spec)
+def _check_tensors(path: Path, net: torch.nn.Module, family: str, state: Mapping[str, torch.Tensor]) -> None:
     expected = net.state_dict()
     if lines := mismatches(
         {key: tuple(value.shape) for key, value in expected.items()},
         {key: tuple(value.shape) for key, value in state.items()},
     ):
-        raise CheckpointError(f"{path} does not hold exactly the tensors of the {spec.family} in its header:{lines}")
+        raise CheckpointError(f"{path} does not hold exactly the tensors of the {family} in its header:{lines}")
     for key, value in state.items():
         if value.dtype != expected[key].dtype and not _is_half(value, expected[key]):
             raise CheckpointError(f"{path}: {key} is {value.dtype}, expected {expected[key].dtype}")
-    return net
 
 
 def _is_half(found: torch.Tensor, expected: torch.Tensor) -> bool:

@@ -9,13 +9,15 @@ from pathlib import Path
 
 from spvnas_ros.recordings.files import sha256_of
 from spvnas_ros.zoo.cache import FetchError, cached_path
-from spvnas_ros.zoo.cards import Card
+from spvnas_ros.zoo.cards import Card, DetectorCard
 from spvnas_ros.zoo.checkpoint import CheckpointError, save_checkpoint
+from spvnas_ros.zoo.detector_checkpoint import save_detector
 from spvnas_ros.zoo.download import Progress, download, forget
+from spvnas_ros.zoo.importers.detectors import import_detector
 from spvnas_ros.zoo.importers.projects import import_checkpoint
 
 
-def fetch(card: Card, folder: Path, *, url: str | None = None, progress: Progress | None = None) -> Path:
+def fetch(card: Card | DetectorCard, folder: Path, *, url: str | None = None, progress: Progress | None = None) -> Path:
     """Downloads a published model, checks it, converts it and puts it into the cache. Returns its path there.
 
     folder:   the cache folder; made if it is not there
@@ -29,6 +31,8 @@ def fetch(card: Card, folder: Path, *, url: str | None = None, progress: Progres
     with _writing(card, folder) as downloads:
         if url is None and target.is_file():
             return target
+        if url is None and not card.urls:
+            raise FetchError(_by_hand(card))
         weights, config = (downloads / f"{card.name}.{name}.part" for name in ("weights", "config"))
         origin = _from_any(card, (url,) if url else card.urls, weights, config, progress)
         try:
@@ -42,7 +46,7 @@ def fetch(card: Card, folder: Path, *, url: str | None = None, progress: Progres
     return target
 
 
-def adopt(card: Card, folder: Path, source: Path, *, config: Path | None = None) -> Path:
+def adopt(card: Card | DetectorCard, folder: Path, source: Path, *, config: Path | None = None) -> Path:
     """Puts a file that the user brings into the cache as the published model it is. Returns its path there.
 
     source: the weights as their authors published them, or a folder that holds them and their network description
@@ -59,7 +63,17 @@ def adopt(card: Card, folder: Path, source: Path, *, config: Path | None = None)
     return target
 
 
-def _from_any(card: Card, urls: tuple[str, ...], weights: Path, config: Path, progress: Progress | None) -> str:
+def _by_hand(card: Card | DetectorCard) -> str:
+    page = card.page if isinstance(card, DetectorCard) else ""
+    return (
+        f"{card.file_name} of {card.project} lies where only a browser gets it: {page}\n"
+        f"Save it, then: spvnas zoo fetch {card.name} --from {card.file_name}"
+    )
+
+
+def _from_any(
+    card: Card | DetectorCard, urls: tuple[str, ...], weights: Path, config: Path, progress: Progress | None
+) -> str:
     """Downloads from the first address that works, and returns it."""
     failures = []
     for url in urls:
@@ -77,7 +91,7 @@ def _from_any(card: Card, urls: tuple[str, ...], weights: Path, config: Path, pr
     )
 
 
-def _install(card: Card, weights: Path, config: Path | None, target: Path, origin: str) -> None:
+def _install(card: Card | DetectorCard, weights: Path, config: Path | None, target: Path, origin: str) -> None:
     try:
         found = sha256_of(weights)
     except OSError as error:
@@ -85,15 +99,18 @@ def _install(card: Card, weights: Path, config: Path | None, target: Path, origi
     if not found.startswith(card.sha256_prefix):
         raise FetchError(
             f"{origin} is not the published {card.name}: its sha256 begins with {found[:8]}, expected "
-            f"{card.sha256_prefix}. It is damaged or another file. Get it from {card.urls[0]} and pass it with --from; "
+            f"{card.sha256_prefix}. It is damaged or another file. Get it from {next(iter(card.urls), '')} and pass it "
+            "with --from; "
             "or, if you trust it, convert it as what it is with `spvnas import`"
         )
-    net, facts = import_checkpoint(weights, config=config, card=card)
-    save_checkpoint(target, net, facts)
+    if isinstance(card, DetectorCard):
+        save_detector(target, *import_detector(weights, card=card))
+    else:
+        save_checkpoint(target, *import_checkpoint(weights, config=config, card=card))
 
 
 @contextmanager
-def _writing(card: Card, folder: Path) -> Iterator[Path]:
+def _writing(card: Card | DetectorCard, folder: Path) -> Iterator[Path]:
     """Yields the folder for unfinished downloads, while no other process works on this model."""
     downloads = folder / "downloads"
     try:

@@ -12,11 +12,19 @@ from spvnas_ros.nets.cost import StageCost, count_parameters, stage_costs
 from spvnas_ros.recordings.scans import read_scan
 from spvnas_ros.sparse.coords import quantize
 from spvnas_ros.sparse.kernel_map import build_levels
-from spvnas_ros.zoo.checkpoint import Facts, TrainingRecord, load_checkpoint
+from spvnas_ros.zoo.checkpoint import BOXES, Facts, TrainingRecord, gives, load_checkpoint
+from spvnas_ros.zoo.detector_checkpoint import DetectorFacts, load_detector
 
 
 def describe(weights: Path, scan: Path | None = None) -> Iterator[Table]:
-    """Yields a table of a checkpoint's facts and, with a scan, a table of the cost of every stage on it."""
+    """Yields a table of a checkpoint's facts and, with a scan, a table of the cost of every stage on it.
+
+    A detector's costs are not counted.
+    """
+    if gives(weights) == BOXES:
+        net, detector = load_detector(weights)
+        yield _detector_table(weights, detector, sum(parameter.numel() for parameter in net.parameters()))
+        return
     _, facts = load_checkpoint(weights)
     yield _facts_table(weights, facts)
     if scan is not None:
@@ -47,6 +55,33 @@ def _facts_table(weights: Path, facts: Facts) -> Table:
         ("classes", f"{len(facts.classes)}: {', '.join(facts.classes)}"),
         ("label map", facts.label_map),
         ("score", score if facts.trained else "untrained: its labels mean nothing"),
+        ("training", _training(facts.training)),
+        ("provenance", facts.provenance or "-"),
+        ("source sha256", facts.source_sha256 or "-"),
+        ("weights sha256", facts.weights_sha256 or "-"),
+    ):
+        table.add_row(fact, value)
+    return table
+
+
+def _detector_table(weights: Path, facts: DetectorFacts, parameters: int) -> Table:
+    spec = facts.spec
+    ap = ", ".join(f"{what} {value:g}" for what, value in facts.published_ap.items())
+    score = f"3D AP {ap} (KITTI, moderate, 11 positions)" if ap else "none published"
+    table = Table(title=str(weights), title_justify="left")
+    for header in ("fact", "value"):
+        table.add_column(header, overflow="fold")
+    for fact, value in (
+        ("name", facts.name or "-"),
+        ("network", f"{spec.family}, finds boxes, {'with' if spec.point_branch else 'without'} point branch"),
+        ("convention", spec.convention),
+        ("parameters", f"{parameters:,}"),
+        ("widths", " ".join(map(str, spec.widths()))),
+        ("voxel size", " ".join(f"{v:g}" for v in spec.voxel_size) + " m"),
+        ("range", " ".join(f"{v:g}" for v in spec.point_range) + " m"),
+        ("intensity", facts.intensity),
+        ("classes", f"{len(facts.classes)}: {', '.join(facts.classes)}"),
+        ("score", score if facts.trained else "untrained: its boxes mean nothing"),
         ("training", _training(facts.training)),
         ("provenance", facts.provenance or "-"),
         ("source sha256", facts.source_sha256 or "-"),

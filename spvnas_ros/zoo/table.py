@@ -14,7 +14,7 @@ from rich.table import Table
 from safetensors import safe_open
 
 from spvnas_ros.zoo.cache import DEFAULT, FetchError, cached_path, shipped_path
-from spvnas_ros.zoo.cards import CARDS, DATA_TERMS
+from spvnas_ros.zoo.cards import CARDS, DATA_TERMS, DETECTOR_CARDS, DETECTOR_DATA_TERMS
 from spvnas_ros.zoo.download import Progress as Report
 
 _LICENCE = "Apache-2.0"
@@ -42,6 +42,23 @@ def zoo_table(folder: Path) -> Table:
         numbers = (f"{card.parameters / 1e6:.1f} M", f"{card.gmacs:.1f}", f"{card.miou:.1f} %")
         table.add_row(card.name, *numbers, card.label_map, card.licence, cached)
     table.caption = note
+    return table
+
+
+def detector_table(folder: Path) -> Table:
+    """Returns the table of the published detectors of boxes, and whether this cache folder has them."""
+    table = Table(box=None, padding=(0, 1, 0, 0), caption_justify="left")
+    scores = ("Car", "Pedestrian", "Cyclist", "mean")
+    for title in ("detector", "params", *scores, "licence", "cached"):
+        table.add_column(title, justify="right" if title in ("params", *scores) else "left", no_wrap=True)
+    for card in DETECTOR_CARDS:
+        cached = "yes" if cached_path(card, folder).is_file() else ""
+        ap = (f"{card.ap[what]:.1f}" if what in card.ap else "" for what in scores)
+        table.add_row(card.name, f"{card.parameters / 1e6:.1f} M", *ap, card.licence, cached)
+    table.caption = (
+        f"They find boxes and label no points. They were {DETECTOR_DATA_TERMS}; 3D AP on its validation frames, "
+        "moderate, percent, over 11 recall positions."
+    )
     return table
 
 

@@ -14,8 +14,12 @@ PARAMETERS = {"spvcnn": (5_449_267, 8_793_617, 21_778_003), "minkunet": (5_435_2
 
 
 def state_of_shapes(path: Path, points_ran: bool = True) -> State:
-    """Tensors of the shapes listed in a file; all are views of one storage, which keeps the saved file small."""
-    shapes = json.loads(path.read_text())
+    """Tensors of the shapes listed in a file."""
+    return state_of(json.loads(path.read_text()), points_ran)
+
+
+def state_of(shapes: dict[str, list[int]], points_ran: bool = True) -> State:
+    """Tensors of these shapes; all are views of one storage, which keeps the saved file small."""
     pool = torch.rand(max(int(np.prod(shape)) for shape in shapes.values()))
     state = {key: pool[: int(np.prod(shape))].view(shape) for key, shape in shapes.items()}
     for key, shape in shapes.items():

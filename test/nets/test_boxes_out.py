@@ -17,7 +17,7 @@ import detection_golden as golden
 from spvnas_ros.frame import Boxes
 from spvnas_ros.nets.box_spec import BoxHeadSpec, DetectorSpec
 from spvnas_ros.nets.box_targets import BACKGROUND, IGNORED, Targets, assign_targets, box_losses, nearest_overlap
-from spvnas_ros.nets.detections import candidates, detections, suppressed
+from spvnas_ros.nets.detections import candidates, detect, detections, suppressed
 from spvnas_ros.nets.heads import HeadOutput, anchor_boxes, decode_boxes, directed, directions_of, encode_boxes
 
 OPENPCDET = f"openpcdet_second_w4_{golden.FRAME}"
@@ -111,6 +111,9 @@ def test_the_full_range_has_openpcdets_targets_and_boxes(shared: Path, folder: P
     head, anchors = net.spec.head, anchors_of(net.spec)
     out = net(*net.voxels([torch.from_numpy(golden.in_range(golden.points(shared), net.spec.point_range))]), 1)
     assert_boxes_are(recorded, head, out, anchors)
+    (boxes,) = detect(net, [torch.from_numpy(golden.points(shared))])
+    np.testing.assert_allclose(boxes.boxes[:, :6], recorded["post/final_boxes"][:, :6], rtol=1e-3, atol=1e-3)
+    assert boxes.classes.tolist() == (recorded["post/final_labels"] - 1).tolist()
     truth = torch.from_numpy(recorded["gt_boxes"])
     targets = assign_targets(head, anchors, truth[:, :7], truth[:, 7].long() - 1)
     assert np.array_equal(targets.positive.nonzero()[:, 0], recorded["target/pos_idx"])

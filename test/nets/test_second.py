@@ -168,6 +168,11 @@ def test_fewer_voxels_are_taken_while_training() -> None:
     assert len(net.train().voxels(clouds(1000))[0]) == 100
 
 
+def test_a_cloud_of_other_columns_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"a cloud must be \[N, 4\], found shape \[5, 3\]"):
+        small().voxels([torch.zeros(5, 3)])
+
+
 @pytest.mark.parametrize("point_branch", [False, True])
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_gradients_reach_every_parameter(convention: str, point_branch: bool) -> None:

@@ -84,8 +84,7 @@ def test_compiled_convolutions_of_training_are_the_plain_ones(window: Window | N
     assert compiled.convolver is not None
     for ours, plain in zip(both_ways(compiled, feats, kernel), both_ways(kernel_map, feats, kernel), strict=True):
         torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-4)
-    with torch.no_grad():
-        assert map_for(kernel_map, feats) is kernel_map, "a single pass is not worth the tiles"
+    assert map_for(kernel_map, feats.double()) is kernel_map, "the compiled loops are for float32"
 
 
 def test_cells_lie_where_their_windows_are_centred() -> None:

@@ -57,7 +57,20 @@ def import_checkpoint(
     if source.is_dir():
         config = config or next(iter(source.glob("net.config")), None)
         source = source / "init"
-    state, notes = _weights(source)
+    return convert(source, *read_weights(source), config=config, kind=kind, card=card, say=say)
+
+
+def convert(
+    source: Path,
+    state: State,
+    notes: list[str],
+    *,
+    config: str | Path | None,
+    kind: str | None,
+    card: Card | None,
+    say: Callable[[str], None],
+) -> tuple[PointVoxelUNet, Facts]:
+    """Returns the network that the tensors of `source` make, as `import_checkpoint` does."""
     sha256 = sha256_of(source)
     card = card or card_of_sha256(sha256)
     described = None if config is None else _read_config(Path(config))
@@ -79,7 +92,7 @@ def import_checkpoint(
     return net, _with_card(facts, net, card) if card else facts
 
 
-def _weights(source: Path) -> tuple[State, list[str]]:
+def read_weights(source: Path) -> tuple[State, list[str]]:
     """Returns the tensors in the file, by the names that their project gave them, and what was looked through."""
     content = read_torch_file(source)
     if isinstance(content, Inert):

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from spvnas_ros.zoo.importers.detector_layouts import DETECTOR_LAYOUTS
 from spvnas_ros.zoo.importers.layouts import LAYOUTS
 
 ENTRIES = ("model", "state_dict", "model_state_dict", "model_state", "net", "network", "module", "weights", "params")
@@ -111,7 +112,7 @@ def _prefixes(keys: Iterable[str]) -> dict[str, set[str]]:
 
 @cache
 def _known_names() -> frozenset[str]:
-    return frozenset(name for layout in LAYOUTS for name in layout.names())
+    return frozenset(name for layout in (*LAYOUTS, *DETECTOR_LAYOUTS) for name in layout.names())
 
 
 def _averaged(prefix: str) -> bool:
