@@ -37,10 +37,12 @@ class BoxedAugmentation:
     """Steps in order.
 
     least: a database of objects with so many points is needed; None where none is
+    kinds: of the objects that are wanted from it
     """
 
     steps: tuple[_Step, ...] = ()
     least: int | None = None
+    kinds: tuple[str, ...] = ()
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any] | None) -> BoxedAugmentation:
@@ -53,13 +55,14 @@ class BoxedAugmentation:
 
         Raises AugmentationError, which gives the name, for an unknown augmentation or option and for a wrong value.
         """
-        steps, least = [], None
+        steps, least, kinds = [], None, ()
         for name, options in mapping("augmentation", config).items():
             steps.append(_build(name, options))
             if name == _SAMPLES:
                 default = inspect.signature(sample_objects).parameters[_LEAST].default
                 least = lowest(mapping(name, options).get(_LEAST, default))
-        return cls(tuple(steps), least)
+                kinds = tuple(kind for kind, count in mapping(name, options)["counts"].items() if count)
+        return cls(tuple(steps), least, kinds)
 
     def __call__(self, scan: BoxedScan, rng: np.random.Generator, database: Database | None = None) -> BoxedScan:
         """Returns the augmented scan. Raises ValueError where a database is needed and there is none."""

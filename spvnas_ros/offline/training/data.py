@@ -7,18 +7,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from spvnas_ros.clouds.cleaning import Limits
 from spvnas_ros.clouds.fit import Known, concerns, look_at_all
 from spvnas_ros.clouds.intensity import TrainingIntensity
 from spvnas_ros.clouds.mount import SAME_HEIGHT, SENSOR_HEIGHT, PlaceRule, find_ground, typical_ground
 from spvnas_ros.errors import UserError
-from spvnas_ros.frame import UNLABELLED
+from spvnas_ros.frame import UNLABELLED, Points
 from spvnas_ros.labels import LabelMap
 from spvnas_ros.offline.augment import Augmentation
 from spvnas_ros.offline.datasets import (
@@ -29,7 +29,7 @@ from spvnas_ros.offline.datasets import (
     is_bag,
     open_dataset,
 )
-from spvnas_ros.offline.datasets.joined import Several
+from spvnas_ros.offline.datasets.joined import Several, Source
 from spvnas_ros.offline.training.batch import EpochSampler, Sample, VoxelDataset, collate
 from spvnas_ros.offline.training.config import DataConfig, Recipe
 from spvnas_ros.offline.training.simulated import folders
@@ -41,6 +41,15 @@ _INTENSITY_SCANS = 20
 
 Key = tuple[int, int]
 """Epoch and number of a sample in its data set."""
+
+Scan = TypeVar("Scan")
+
+
+class _HasPoints(Protocol):
+    """Any scan."""
+
+    @property
+    def points(self) -> Points: ...
 
 
 class Joined(Several[LabelledScan]):
@@ -190,7 +199,7 @@ def training_loader(
     sampler = StepSampler(
         len(scans), recipe.trainer.batch_size, steps, seed=recipe.seed, start=start, rank=rank, replicas=replicas
     )
-    return _loader(dataset, sampler, recipe.data.workers, pin_memory, stop)
+    return loader_of(dataset, sampler, recipe.data.workers, pin_memory, stop)
 
 
 def _training_samples(recipe: Recipe, scans: ScanDataset, replicas: int, limits: Limits | None = None) -> VoxelDataset:
@@ -240,10 +249,10 @@ def validation_loader(
     size = recipe.data.voxel_size
     dataset = VoxelDataset(scans, voxel_size=size, max_voxels=None, limits=limits, keep_points=True)
     sampler = EpochSampler(len(scans), shuffle=False, rank=rank, replicas=replicas)
-    return _loader(dataset, [[key] for key in sampler], min(recipe.data.workers, 1), False, stop)
+    return loader_of(dataset, [[key] for key in sampler], min(recipe.data.workers, 1), False, stop)
 
 
-class _Loader(DataLoader[Sample]):
+class _Loader(DataLoader[Any]):
     """A loader whose waiting for a batch is ended by a signal."""
 
     stop: StopSignals | None = None
@@ -253,18 +262,23 @@ class _Loader(DataLoader[Sample]):
         return batches if self.stop is None else self.stop.guarded(batches)
 
 
-def _loader(
-    dataset: VoxelDataset,
+def loader_of(
+    dataset: Dataset[Any],
     batches: Sampler[list[Key]] | list[list[Key]],
     workers: int,
     pin_memory: bool,
     stop: StopSignals | None,
-) -> DataLoader[Sample]:
+    join: Callable[[Sequence[Any]], Any] = collate,
+) -> DataLoader[Any]:
+    """Returns a loader of batches, each with the samples of the given keys, by so many worker processes.
+
+    join: of samples to a batch
+    """
     loader = _Loader(
         dataset,
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=join,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
         worker_init_fn=partial(_begin_worker, os.getpid()),
@@ -285,7 +299,7 @@ def class_counts(scans: ScanDataset, at_most: int) -> npt.NDArray[np.int64]:
     return counts[: len(scans.label_map.classes)]
 
 
-def sensor_of(scans: ScanDataset, at_most: int = _INTENSITY_SCANS) -> tuple[TrainingIntensity | None, float]:
+def sensor_of(scans: Source[_HasPoints], at_most: int = _INTENSITY_SCANS) -> tuple[TrainingIntensity | None, float]:
     """Returns what up to `at_most` evenly spread scans say of their sensor, before augmentation.
 
     Median and 95th percentile of the intensities, None where these scans have no points; and the height above the
@@ -304,7 +318,7 @@ def sensor_of(scans: ScanDataset, at_most: int = _INTENSITY_SCANS) -> tuple[Trai
     return found, round(ground.height, 2)
 
 
-def complaints(scans: ScanDataset) -> list[str]:
+def complaints(scans: Source[Any]) -> list[str]:
     """Returns what about the scans is unlike those that networks know, a line each.
 
     Another scale of the intensities is none: the network learns it.
@@ -317,7 +331,7 @@ def complaints(scans: ScanDataset) -> list[str]:
     ]
 
 
-def _some(scans: ScanDataset, at_most: int) -> Iterator[LabelledScan]:
+def _some(scans: Source[Scan], at_most: int) -> Iterator[Scan]:
     """Yields up to `at_most` evenly spread scans, but none that cannot be read."""
     rows = np.linspace(0, len(scans) - 1, min(at_most, len(scans))).round().astype(int)
     for index in np.unique(rows).tolist():
