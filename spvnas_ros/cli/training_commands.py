@@ -200,7 +200,10 @@ def simulate(
         str | None, typer.Option(help="urban, residential, suburban, highway or rural; default a mix.")
     ] = None,
     formats: Annotated[
-        str, typer.Option("--format", help="semantic-kitti, kitti (boxes), bag, or several with commas.")
+        str,
+        typer.Option(
+            "--format", help="semantic-kitti, kitti (boxes ahead), boxes (all around), bag, or several with commas."
+        ),
     ] = "semantic-kitti",
     processes: Annotated[int | None, typer.Option(help="Default: one for each processor.", show_default=False)] = None,
     compare: Annotated[

@@ -33,6 +33,9 @@ end."""
 _ROAD, _PARKING, _SIDEWALK, _FACADE = 4.0, 6.2, 8.4, 11.0
 """How far the strips reach to each side of the middle of the street, metres. Terrain follows the sidewalk."""
 _CURB = 0.12
+_CAR_HALF_WIDTH, _CAR_HEIGHT = 0.86, 1.53
+_BOX_SLACK = 0.15
+"""Metres by which a box is larger than its object, for ranges have errors."""
 _FIELDS = [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("intensity", "<f4"), ("ring", "<u2")]
 _START = 1_700_000_000 * 10**9
 _POSITIVE = 1 << 32
@@ -83,6 +86,23 @@ def street_scan(
     """
     scan = _scan(seed, beams, columns, position)
     return scan.points, scan.labels
+
+
+def street_boxes(seed: int, position: float = 0.0) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+    """Returns the boxes of the cars and persons in `street_scan`'s street, float32 `[B, 7]` as in
+    `spvnas_ros.frame.Boxes`, and their classes uint8 `[B]`. What hides them does not count.
+    """
+    boxes, labels = [], []
+    for solid in _street(seed, position):
+        body = solid.label == _class("car") and solid.half[1] == _CAR_HALF_WIDTH
+        if not body and solid.label != _class("person"):
+            continue
+        x, y, z = solid.centre
+        middle, height = (_CAR_HEIGHT / 2, _CAR_HEIGHT) if body else (z, 2 * solid.half[2])
+        size = (2 * solid.half[0] + _BOX_SLACK, 2 * solid.half[1] + _BOX_SLACK, height + _BOX_SLACK)
+        boxes.append((x - position, y, middle - _SENSOR_HEIGHT, *size, 0.0))
+        labels.append(solid.label)
+    return np.array(boxes, np.float32).reshape(-1, 7), np.array(labels, np.uint8)
 
 
 def write_drive_bag(
@@ -284,7 +304,7 @@ def _furnish(rng: np.random.Generator, start: float, side: int) -> Iterator[_Sol
 
 
 def _car(x: float, y: float, paint: float, size: float) -> Iterator[_Solid]:
-    yield _solid("car", "box", (x, y, 0.62), (2.1 * size, 0.86, 0.36), paint)
+    yield _solid("car", "box", (x, y, 0.62), (2.1 * size, _CAR_HALF_WIDTH, 0.36), paint)
     yield _solid("car", "ellipsoid", (x - 0.2, y, 0.95), (1.5 * size, 0.78, 0.58), paint)
     for along in (-1.3, 1.3):
         yield _solid("car", "box", (x + along * size, y, 0.3), (0.32, 0.82, 0.3), 0.08)

@@ -13,7 +13,7 @@ import numpy as np
 
 from spvnas_ros.offline.augment.geometric import flip, jitter, rotate, scale, shift
 from spvnas_ros.offline.augment.mixing import lasermix, polarmix
-from spvnas_ros.offline.augment.option_checks import AugmentationError, number
+from spvnas_ros.offline.augment.option_checks import AugmentationError, mapping, number
 from spvnas_ros.offline.augment.sensor import (
     beam_drop,
     intensity_drop,
@@ -76,11 +76,11 @@ class Augmentation:
         Raises AugmentationError, which gives the name, for an unknown augmentation or option and for a wrong value.
         """
         groups: list[tuple[_Step, ...]] = []
-        for name, options in _mapping("augmentation", config).items():
+        for name, options in mapping("augmentation", config).items():
             if name != _ONE_OF:
                 groups.append((_build(name, options),))
                 continue
-            group = tuple(_build(inner, inner_options) for inner, inner_options in _mapping(name, options).items())
+            group = tuple(_build(inner, inner_options) for inner, inner_options in mapping(name, options).items())
             if math.fsum(step.probability for step in group) > 1 + 1e-9:
                 raise AugmentationError(
                     f"the probabilities in {_ONE_OF} ({', '.join(step.name for step in group)}) add up to more than 1"
@@ -104,7 +104,7 @@ class Augmentation:
 def _build(name: str, options: Any) -> _Step:
     if name not in _FUNCTIONS:
         raise AugmentationError(f"augmentation {name!r} is not known, expected one of {', '.join(STEPS)}, {_ONE_OF}")
-    function, given = _FUNCTIONS[name], dict(_mapping(name, options))
+    function, given = _FUNCTIONS[name], dict(mapping(name, options))
     probability = number(f"{_PROBABILITY} of {name}", given.pop(_PROBABILITY, 1.0), most=1)
     known = [key for key, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY]
     if unknown := sorted(set(map(str, given)) - set(known)):
@@ -118,14 +118,6 @@ def _build(name: str, options: Any) -> _Step:
     except AugmentationError as error:
         raise AugmentationError(f"{name}: {error}") from error
     return step
-
-
-def _mapping(name: str, value: Any) -> Mapping[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise AugmentationError(f"{name} is {value!r}, expected options by name")
-    return value
 
 
 _TRIAL: Final = LabelledScan("trial", np.ones((1, 4), np.float32), np.zeros(1, np.uint8), np.zeros(1, np.uint16))

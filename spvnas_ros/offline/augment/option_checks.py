@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -51,3 +52,12 @@ def counts(name: str, values: Sequence[int], least: int = 0) -> list[int]:
     if not whole or any(isinstance(value, bool) or not isinstance(value, int) or value < least for value in values):
         raise AugmentationError(f"{name} is {values!r}, expected a list of whole numbers from {least} on")
     return list(values)
+
+
+def mapping(name: str, value: Any) -> Mapping[str, Any]:
+    """Returns options by name; None has none. Raises AugmentationError for anything else."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise AugmentationError(f"{name} is {value!r}, expected options by name")
+    return value

@@ -90,6 +90,8 @@ class Report:
                 "skipped": (),
                 "pictures": (),
                 "beams": None,
+                "unusable": {},
+                "sensor": "",
             } | document  # not in reports of before
             values = {each.name: document[each.name] for each in fields(cls) if each.name != "score"}
             values["skipped"] = tuple(Skipped(**each) for each in values["skipped"])

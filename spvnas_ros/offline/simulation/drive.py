@@ -1,13 +1,14 @@
 """Simulates many scenes into a folder, with several processes.
 
-A sequence or a bag appears whole or not at all; in the format kitti, a frame does. The files are the same to the byte
-for any number of processes.
+A sequence, its boxes or a bag appear whole or not at all; in the format kitti, a frame does. The files are the same to
+the byte for any number of processes.
 
 ```
 OUT/simulation.json                  the plan of the folder, so that a run can be continued
 OUT/sequences/00/                    format semantic-kitti: velodyne, labels, calib.txt, poses.txt, times.txt
 OUT/kitti/training/                  format kitti: velodyne, label_2, calib
 OUT/bags/00/                         format bag: mcap
+OUT/boxes/00/000000.csv              format boxes: all that can move, all around, for each scan of sequences/00
 ```
 """
 
@@ -34,7 +35,7 @@ from spvnas_ros.offline.simulation.sensors import find_sensor
 from spvnas_ros.recordings.files import replacing
 from spvnas_ros.workers import begin_worker
 
-FORMATS = ("semantic-kitti", "kitti", "bag")
+FORMATS = ("semantic-kitti", "kitti", "bag", "boxes")
 CONFIGURATION = "simulation.json"
 _VERSION = 1
 """Version of the simulator. A folder is continued only by the version that began it."""
@@ -182,7 +183,13 @@ def _bag_sink(_: Plan, number: int, out: Path, lidar: Lidar) -> AbstractContextM
     return drive_writer(bag_path(out, number), lidar)
 
 
-_SINKS = {"semantic-kitti": _sequence_sink, "kitti": _kitti_sink, "bag": _bag_sink}
+def _table_sink(_: Plan, number: int, out: Path, lidar: Lidar) -> AbstractContextManager[_Write]:
+    from spvnas_ros.offline.simulation.object_writer import table_writer
+
+    return table_writer(_tables(out, number), lidar)
+
+
+_SINKS = {"semantic-kitti": _sequence_sink, "kitti": _kitti_sink, "bag": _bag_sink, "boxes": _table_sink}
 
 
 def is_finished(plan: Plan, number: int, out: Path) -> bool:
@@ -190,6 +197,7 @@ def is_finished(plan: Plan, number: int, out: Path) -> bool:
     there = {
         "semantic-kitti": _sequence(out, number).is_dir(),
         "bag": bag_path(out, number).is_dir(),
+        "boxes": _tables(out, number).is_dir(),
         "kitti": all(
             (out / "kitti" / "training" / "label_2" / f"{number * plan.scans_per_scene + index:06d}.txt").is_file()
             for index in range(plan.scans_per_scene)
@@ -200,6 +208,10 @@ def is_finished(plan: Plan, number: int, out: Path) -> bool:
 
 def _sequence(out: Path, number: int) -> Path:
     return out / "sequences" / f"{number:02d}"
+
+
+def _tables(out: Path, number: int) -> Path:
+    return out / "boxes" / f"{number:02d}"
 
 
 def bag_path(out: Path, number: int) -> Path:

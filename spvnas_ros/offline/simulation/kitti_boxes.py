@@ -77,6 +77,11 @@ def label_lines(lidar: Lidar, scan: SimulatedScan, t: float) -> list[str]:
     return lines
 
 
+def occlusion_of(visible: float) -> int:
+    """Returns KITTI's occlusion of an object of which a share 0..1 is visible: 0, 1 or 2."""
+    return 0 if visible >= _OCCLUDED[0] else 1 if visible >= _OCCLUDED[1] else 2
+
+
 def _line(actor: Actor, moment: float, sensor: npt.NDArray[np.float64], visible: float) -> str | None:
     x, y, z, yaw = actor.pose(moment)
     length, width, height = actor.size
@@ -90,7 +95,7 @@ def _line(actor: Actor, moment: float, sensor: npt.NDArray[np.float64], visible:
     rectangle, truncated = _rectangle(corners)
     if truncated >= 1:
         return None
-    occluded = 0 if visible >= _OCCLUDED[0] else 1 if visible >= _OCCLUDED[1] else 2
+    occluded = occlusion_of(visible)
     alpha = _wrapped(turn - float(np.arctan2(place[0], place[2])))
     numbers = (*rectangle, height, width, length, *place, _wrapped(turn))
     return f"{TYPES[actor.raw_label]} {truncated:.2f} {occluded} {alpha:.2f} " + " ".join(f"{n:.2f}" for n in numbers)

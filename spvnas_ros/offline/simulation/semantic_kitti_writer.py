@@ -38,12 +38,21 @@ def sequence_writer(folder: Path, lidar: Lidar) -> Iterator[Callable[[float, Sim
     be written.
     """
     reference = lidar.unit.sensor.reference
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
+    with whole_folder(folder) as temporary:
         writer = SequenceWriter(temporary)
         yield lambda t, scan: writer.write(scan, t + reference)
         writer.finish()
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Yields the path of a folder to be made, which gets the name `folder` at the end of the block: whole, or not at
+    all.
+    """
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        yield temporary
         # A scene that was killed between its formats is made again in all of them, to the same bytes.
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)

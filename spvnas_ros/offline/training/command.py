@@ -23,8 +23,6 @@ import shlex
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,36 +31,20 @@ import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
-from torch import Tensor
 
 from spvnas_ros.offline.datasets import DatasetError
 from spvnas_ros.offline.evaluation.dataset_evaluation import prelabelled
 from spvnas_ros.offline.evaluation.report import skipped_line
 from spvnas_ros.offline.training.config import ConfigError, Recipe, load_recipe
-from spvnas_ros.offline.training.data import (
-    Joined,
-    check_training,
-    check_validation,
-    class_counts,
-    complaints,
-    open_training,
-    open_validation,
-    sensor_of,
-    steps_of,
-    training_loader,
-    validation_loader,
-)
-from spvnas_ros.offline.training.losses import inverse_sqrt_weights
+from spvnas_ros.offline.training.data import steps_of
+from spvnas_ros.offline.training.job import job_of
 from spvnas_ros.offline.training.progress_line import ProgressLine
 from spvnas_ros.offline.training.recorder import BEST, CHECKPOINT, LAST, LOG, BudgetSpent, Plan, Recorder
 from spvnas_ros.offline.training.simulated import folders, make_missing
-from spvnas_ros.offline.training.start import Start, begin, spec_of
+from spvnas_ros.offline.training.start import begin
 from spvnas_ros.offline.training.stop_signals import Stopped, StopSignals
-from spvnas_ros.offline.training.task import SegmentationTask
-from spvnas_ros.perception import limits_of
 from spvnas_ros.recordings.files import replacing
 from spvnas_ros.segment.progress import Skipped
-from spvnas_ros.zoo.checkpoint import Facts, TrainingRecord
 
 CONFIG = "config.yaml"
 UNFINISHED = 75
@@ -130,21 +112,18 @@ def _run(
     out = out or Path("runs") / "train" / recipe.name
     _check_folder(out, recipe, resume=resume)
     _prepare_data(recipe)
-    scans, validation = open_training(recipe.data), open_validation(recipe.data)
-    check_training(recipe, scans, _from_environment("WORLD_SIZE", 1))
-    if validation:
-        check_validation(validation)
-    parts = (("train", scans), ("validation", validation))
+    replicas = _from_environment("WORLD_SIZE", 1)
+    job = job_of(recipe, beginning, replicas)
+    scans = job.scans
+    job.check(replicas)
+    parts = (("train", scans), ("validation", job.validation))
     data = {name: part.inventory() for name, part in parts if part and _is_first()}
     begun = resume and (out / CHECKPOINT).is_file()
     if begun and _is_first():
         _check_data(out, data)
     steps = steps_of(recipe, len(scans))
     torch.manual_seed(recipe.seed)
-    spec = spec_of(recipe, beginning, scans.label_map)
-    task = SegmentationTask(recipe, spec, steps, _class_weights(recipe, scans))
-    if beginning:
-        task.net.load_state_dict(beginning.net.state_dict())
+    task = job.task(steps)
     out.mkdir(parents=True, exist_ok=True)
     if _is_first():
         (out / CONFIG).write_text(yaml.safe_dump(recipe.document(), sort_keys=False))
@@ -154,31 +133,28 @@ def _run(
         for source in (*recipe.data.train, *recipe.data.validation):
             if warning := prelabelled(Path(source)):
                 progress.say(warning)
-        for complaint in complaints(scans) if _is_first() and not quiet else ():
+        for complaint in job.complaints() if _is_first() and not quiet else ():
             progress.say(f"warning: {complaint}")
         progress.say(f"{recipe.name}: {len(scans)} scans, {steps} steps of {recipe.trainer.batch_size}, into {out}")
-        facts = _facts(recipe, task, scans, beginning)
-        limits = limits_of(facts)
+        facts = job.facts(task)
         recorder = Recorder(
             out,
             _plan(recipe, steps),
             facts,
-            partial(validation_loader, recipe, validation, limits=limits, stop=stop) if validation else None,
+            job.validation_loader(facts, stop),
             progress,
-            half=recipe.trainer.half,
-            boxes_only=validation is not None and validation.boxes_only,
+            exam=job.exam(),
+            keep=job.keep(),
             stop=stop,
         )
         trainer = _trainer(recipe, out, steps, recorder, deterministic=deterministic)
-        loader = training_loader(
-            recipe,
-            scans,
+        loader = job.training_loader(
             steps,
+            facts,
             start=lambda: trainer.global_step,
             rank=_from_environment("RANK", 0),
-            replicas=_from_environment("WORLD_SIZE", 1),
+            replicas=replicas,
             pin_memory=trainer.strategy.root_device.type == "cuda",
-            limits=limits,
             stop=stop,
         )
         stop.immediate = trainer.world_size == 1
@@ -261,17 +237,12 @@ def _flat(document: Any, prefix: str = "") -> dict[str, Any]:
 
 def _prepare_data(recipe: Recipe) -> None:
     if _from_environment("WORLD_SIZE", 1) == 1:
-        make_missing(recipe.data.simulate, Console(stderr=True, soft_wrap=True, markup=False).print)
+        say = Console(stderr=True, soft_wrap=True, markup=False).print
+        make_missing(recipe.data.simulate, say, boxes=recipe.detector is not None)
     elif missing := [folder.path for folder in folders(recipe.data.simulate) if not folder.finished]:
         raise DatasetError(
             f"{missing[0]} is not complete; start the recipe once without torchrun, which simulates what is missing"
         )
-
-
-def _class_weights(recipe: Recipe, scans: Joined) -> Tensor | None:
-    if recipe.loss.class_weights == "none":
-        return None
-    return torch.from_numpy(inverse_sqrt_weights(class_counts(scans, recipe.loss.class_weight_scans)))
 
 
 def _plan(recipe: Recipe, steps: int) -> Plan:
@@ -282,33 +253,6 @@ def _plan(recipe: Recipe, steps: int) -> Plan:
         config.save_every,
         config.log_every,
         60 * config.max_minutes or None,
-    )
-
-
-def _facts(recipe: Recipe, task: SegmentationTask, scans: Joined, start: Start | None) -> Facts:
-    label_map, simulate = scans.label_map, recipe.data.simulate
-    sources = [*recipe.data.train]
-    if simulate.scenes:
-        seed = next(folders(simulate)).plan.seed  # as in `spvnas simulate`, so that nobody scores on these streets
-        sources.append(f"{simulate.scenes} simulated streets, seed {seed}, by {', '.join(simulate.sensors)}")
-    provenance = f"trained with spvnas train, recipe {recipe.name}"
-    record = TrainingRecord(recipe.name, recipe.seed, 0, f"{len(scans)} scans: {'; '.join(sources)}")
-    if start:
-        provenance += f", {start.story}"
-        record = replace(record, start=start.name, start_sha256=start.sha256)
-    intensity, height = sensor_of(scans)
-    return Facts(
-        spec=task.net.spec,
-        name=recipe.name,
-        label_map=label_map.name,
-        classes=label_map.classes,
-        palette=label_map.palette,
-        voxel_size=recipe.data.voxel_size,
-        point_range=start.facts.point_range if start else None,
-        provenance=provenance,
-        training=record,
-        training_intensity=intensity,
-        sensor_height=height,
     )
 
 

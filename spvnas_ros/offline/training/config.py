@@ -18,7 +18,8 @@ from pydantic.dataclasses import dataclass
 from spvnas_ros.clouds.point_cloud2 import LABEL_FIELD
 from spvnas_ros.errors import UserError
 from spvnas_ros.labels import SEMANTIC_KITTI
-from spvnas_ros.nets.spec import NetSpec
+from spvnas_ros.nets.box_spec import KITTI_RANGE, BoxClass, DetectorSpec
+from spvnas_ros.nets.spec import NetSpec, SpecError
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -57,6 +58,69 @@ class NetConfig:
         if self.point_branch:
             return NetSpec.spvcnn(self.width or _WIDTH, num_classes=num_classes)
         return NetSpec.minkunet(self.width or _WIDTH, num_classes=num_classes)
+
+
+@dataclass(frozen=True, config=_STRICT)
+class BoxClassConfig:
+    """A class of boxes, see `BoxClass`.
+
+    kinds: the data's words for it, beside its name
+    """
+
+    name: str
+    size: tuple[Positive, Positive, Positive]
+    bottom: float
+    positive: Share = 0.6
+    negative: Share = 0.45
+    kinds: Names = ()
+
+
+@dataclass(frozen=True, config=_STRICT)
+class DetectorConfig:
+    """A detector of boxes: SECOND, or SPV-SECOND with `point_branch`. A recipe with one trains it, and no `net`.
+
+    convention, width, point_range, voxel_size: see `DetectorSpec.second`
+    max_voxels: voxels of a scan while training, and else
+    classes:    none = KITTI's three, which simulated drives call car, person and bicyclist
+    min_points: objects with fewer points in their box are not learnt, and in validation neither right nor wrong
+    norm_momentum: of every BatchNorm: what is published needs thousands of steps to follow, short trainings need more
+    """
+
+    convention: Literal["openpcdet", "mmdet3d"] = "openpcdet"
+    width: AtLeastOne = 16
+    point_branch: bool = False
+    point_range: tuple[float, float, float, float, float, float] = KITTI_RANGE
+    voxel_size: tuple[Positive, Positive, Positive] = (0.05, 0.05, 0.1)
+    max_voxels: tuple[AtLeastOne, AtLeastOne] = (16_000, 40_000)
+    classes: tuple[BoxClassConfig, ...] = ()
+    min_points: Count = 0
+    norm_momentum: Annotated[float, Field(gt=0, le=1)] = 0.01
+
+    def spec(self) -> DetectorSpec:
+        """Returns the detector's description. Raises SpecError where no network fits it."""
+        spec = DetectorSpec.second(
+            self.convention,
+            self.width,
+            point_branch=self.point_branch,
+            point_range=self.point_range,
+            voxel_size=self.voxel_size,
+        )
+        head = spec.head
+        if self.classes:
+            known = (BoxClass(c.name, c.size, c.bottom, c.positive, c.negative) for c in self.classes)
+            head = replace(head, classes=tuple(known))
+        return replace(spec, max_voxels=self.max_voxels, head=head, momentum=self.norm_momentum)
+
+    def classes_of_kinds(self) -> dict[str, int]:
+        """Returns the class index of each of the data's words, in lower case."""
+        if not self.classes:
+            names = enumerate(self.spec().head.names)
+            return {word: index for index, name in names for word in (name.lower(), _SIMULATED[name])}
+        return {word.lower(): index for index, each in enumerate(self.classes) for word in (each.name, *each.kinds)}
+
+
+_SIMULATED = {"Car": "car", "Pedestrian": "person", "Cyclist": "bicyclist"}
+"""What simulated drives call KITTI's classes."""
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -122,27 +186,36 @@ class DataConfig:
 
 @dataclass(frozen=True, config=_STRICT)
 class OptimiserConfig:
-    """The optimiser: SGD with Nesterov momentum ("sgd") or AdamW ("adamw"). `clip` bounds the gradient's norm, 0 =
-    none.
+    """The optimiser: SGD with Nesterov momentum ("sgd") or AdamW ("adamw").
+
+    momentum, second_momentum: AdamW's two betas; the second is none of SGD's
+    clip: bounds the gradient's norm, 0 = none
     """
 
     kind: Literal["sgd", "adamw"] = "sgd"
     learning_rate: Positive = 0.24
     momentum: Share = 0.9
+    second_momentum: Share = 0.999
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     clip: Annotated[float, Field(ge=0)] = 0.0
 
 
 @dataclass(frozen=True, config=_STRICT)
 class ScheduleConfig:
-    """The learning rate over the steps, see `schedules.rate_factor`; `milestones` are shares of the training."""
+    """The learning rate over the steps, see `schedules.rate_factor`; `milestones` are shares of the training.
 
-    kind: Literal["cosine", "steps", "constant"] = "cosine"
+    rise:         of "one-cycle": the share of the training in which the rate rises
+    low_momentum: of "one-cycle": the momentum at the highest rate; it begins and ends with the optimiser's
+    """
+
+    kind: Literal["cosine", "steps", "constant", "one-cycle"] = "cosine"
     warmup_steps: Count = 125
     warmup_start: Share = 0.008
     floor: Share = 0.0
     milestones: tuple[Share, ...] = ()
     gamma: Positive = 0.1
+    rise: Annotated[float, Field(gt=0, lt=1)] = 0.4
+    low_momentum: Share = 0.85
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -191,6 +264,8 @@ class TrainerConfig:
 class Recipe:
     """The settings of a whole training. `spvnas_ros.offline.augment.Augmentation.from_config` reads `augment`.
 
+    detector:     trains a network that finds boxes; None: one that labels points. With it, `BoxedAugmentation` reads
+                  `augment`, and what is about labels alone must be left out
     start:        weights to begin from: a .safetensors file, a fetched model's name, or `default`; "" = random weights
     start_sha256: sha256 of the start's weights, as `spvnas inspect` shows it; other weights are refused; "" = any
     """
@@ -200,6 +275,7 @@ class Recipe:
     start: str = ""
     start_sha256: str = ""
     net: NetConfig = NetConfig()
+    detector: DetectorConfig | None = None
     data: DataConfig = DataConfig()
     augment: dict[str, Any] = Field(default_factory=dict)
     loss: LossConfig = LossConfig()
@@ -219,6 +295,8 @@ class Recipe:
         data = replace(
             self.data, voxel_size=self.data.voxel_size or voxel_size, label_map=self.data.label_map or label_map
         )
+        if self.detector:
+            return replace(self, data=replace(data, voxel_size=0.0))
         net = self.net if self.start or self.net.widths else replace(self.net, width=self.net.width or _WIDTH)
         return replace(self, data=data, net=net)
 
@@ -242,7 +320,29 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         recipe = TypeAdapter(Recipe).validate_json(json.dumps(document, default=str))
     except ValidationError as error:
         raise ConfigError(f"{path} cannot be used:{_lines(error)}") from error
+    if recipe.detector:
+        _check_detector(path, recipe, recipe.detector)
     return recipe if recipe.start else recipe.settled()
+
+
+def _check_detector(path: Path, recipe: Recipe, detector: DetectorConfig) -> None:
+    """Raises ConfigError where the recipe of a detector sets what only networks for labels have."""
+    plain = Recipe(recipe.name)
+    whole = ("start", "start_sha256", "net", "loss")
+    ignored = [key for key in whole if getattr(recipe, key) != getattr(plain, key)]
+    of_labels = ("voxel_size", "max_voxels", "topic", "labels_field", "label_ids", "network_labels", "origin", "mount")
+    ignored += [f"data.{key}" for key in of_labels if getattr(recipe.data, key) != getattr(plain.data, key)]
+    if ignored:
+        raise ConfigError(
+            f"{path} trains a detector, and {', '.join(ignored)} {'is' if len(ignored) == 1 else 'are'} of networks "
+            "that label points; leave that out (voxels and range of a detector are in `detector`)"
+        )
+    try:
+        names = [each.lower() for each in detector.spec().head.names]
+    except SpecError as error:
+        raise ConfigError(f"{path}: detector: {error}") from error
+    if len(set(names)) < len(names):
+        raise ConfigError(f"{path}: detector.classes names a class twice: {', '.join(names)}")
 
 
 def _apply(document: dict[str, Any], override: str) -> None:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import bisect
-import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from spvnas_ros.clouds.cleaning import Limits
 from spvnas_ros.clouds.fit import Known, concerns, look_at_all
 from spvnas_ros.clouds.intensity import TrainingIntensity
 from spvnas_ros.clouds.mount import SAME_HEIGHT, SENSOR_HEIGHT, PlaceRule, find_ground, typical_ground
 from spvnas_ros.errors import UserError
-from spvnas_ros.frame import UNLABELLED
+from spvnas_ros.frame import UNLABELLED, Points
 from spvnas_ros.labels import LabelMap
 from spvnas_ros.offline.augment import Augmentation
 from spvnas_ros.offline.datasets import (
@@ -31,7 +29,7 @@ from spvnas_ros.offline.datasets import (
     is_bag,
     open_dataset,
 )
-from spvnas_ros.offline.datasets.scan import Inventory, Looked
+from spvnas_ros.offline.datasets.joined import Several, Source
 from spvnas_ros.offline.training.batch import EpochSampler, Sample, VoxelDataset, collate
 from spvnas_ros.offline.training.config import DataConfig, Recipe
 from spvnas_ros.offline.training.simulated import folders
@@ -44,8 +42,17 @@ _INTENSITY_SCANS = 20
 Key = tuple[int, int]
 """Epoch and number of a sample in its data set."""
 
+Scan = TypeVar("Scan")
 
-class Joined:
+
+class _HasPoints(Protocol):
+    """Any scan."""
+
+    @property
+    def points(self) -> Points: ...
+
+
+class Joined(Several[LabelledScan]):
     """Several data sets one after another, or a selection of their scans.
 
     parts: at least one data set, all with one label map
@@ -53,57 +60,22 @@ class Joined:
     """
 
     def __init__(self, parts: Sequence[ScanDataset], rows: Sequence[int] | None = None) -> None:
-        self._parts = tuple(parts)
-        self._ends = tuple(itertools.accumulate(len(part) for part in parts))
-        self._rows = range(self._ends[-1]) if rows is None else rows
+        super().__init__(parts, rows)
+        self._labelled = tuple(parts)
 
     @property
     def label_map(self) -> LabelMap:
         """The map that turned raw ids into classes."""
-        return self._parts[0].label_map
+        return self._labelled[0].label_map
 
     @property
     def boxes_only(self) -> bool:
         """Whether only points in boxes have a truth in one of the data sets."""
-        return any(part.boxes_only for part in self._parts)
-
-    def name(self, index: int, /) -> str:
-        """Returns the name of a scan, with the number of its data set where there are several."""
-        part, row = self._place(index)
-        name = self._parts[part].name(row)
-        return f"{name} (source {part + 1} of {len(self._parts)})" if len(self._parts) > 1 else name
-
-    def look(self) -> list[Looked]:
-        """Returns some clouds of each data set's sensors."""
-        return [looked for part in self._parts if len(part) for looked in part.look()]
-
-    def inventory(self) -> Inventory:
-        """Returns the inventories of all data sets, whatever is selected of them."""
-        several = len(self._parts) > 1
-        return {
-            f"source {number}: {name}" if several else name: size
-            for number, part in enumerate(self._parts, 1)
-            for name, size in part.inventory().items()
-        }
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int, /) -> LabelledScan:
-        part, row = self._place(index)
-        return self._parts[part][row]
-
-    def _place(self, index: int) -> tuple[int, int]:
-        row = self._rows[index]
-        part = bisect.bisect_right(self._ends, row)
-        return part, row - (self._ends[part - 1] if part else 0)
+        return any(part.boxes_only for part in self._labelled)
 
     def spread(self, count: int) -> Joined:
         """Returns `count` evenly spread scans of these; returns all where `count` is 0 or there are not more scans."""
-        if not 0 < count < len(self):
-            return self
-        rows = np.linspace(0, len(self) - 1, count).round().astype(int).tolist()
-        return Joined(self._parts, [self._rows[row] for row in rows])
+        return Joined(self._labelled, self._spread(count))
 
 
 def open_training(config: DataConfig) -> Joined:
@@ -227,7 +199,7 @@ def training_loader(
     sampler = StepSampler(
         len(scans), recipe.trainer.batch_size, steps, seed=recipe.seed, start=start, rank=rank, replicas=replicas
     )
-    return _loader(dataset, sampler, recipe.data.workers, pin_memory, stop)
+    return loader_of(dataset, sampler, recipe.data.workers, pin_memory, stop)
 
 
 def _training_samples(recipe: Recipe, scans: ScanDataset, replicas: int, limits: Limits | None = None) -> VoxelDataset:
@@ -277,10 +249,10 @@ def validation_loader(
     size = recipe.data.voxel_size
     dataset = VoxelDataset(scans, voxel_size=size, max_voxels=None, limits=limits, keep_points=True)
     sampler = EpochSampler(len(scans), shuffle=False, rank=rank, replicas=replicas)
-    return _loader(dataset, [[key] for key in sampler], min(recipe.data.workers, 1), False, stop)
+    return loader_of(dataset, [[key] for key in sampler], min(recipe.data.workers, 1), False, stop)
 
 
-class _Loader(DataLoader[Sample]):
+class _Loader(DataLoader[Any]):
     """A loader whose waiting for a batch is ended by a signal."""
 
     stop: StopSignals | None = None
@@ -290,18 +262,23 @@ class _Loader(DataLoader[Sample]):
         return batches if self.stop is None else self.stop.guarded(batches)
 
 
-def _loader(
-    dataset: VoxelDataset,
+def loader_of(
+    dataset: Dataset[Any],
     batches: Sampler[list[Key]] | list[list[Key]],
     workers: int,
     pin_memory: bool,
     stop: StopSignals | None,
-) -> DataLoader[Sample]:
+    join: Callable[[Sequence[Any]], Any] = collate,
+) -> DataLoader[Any]:
+    """Returns a loader of batches, each with the samples of the given keys, by so many worker processes.
+
+    join: of samples to a batch
+    """
     loader = _Loader(
         dataset,
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=join,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
         worker_init_fn=partial(_begin_worker, os.getpid()),
@@ -322,7 +299,7 @@ def class_counts(scans: ScanDataset, at_most: int) -> npt.NDArray[np.int64]:
     return counts[: len(scans.label_map.classes)]
 
 
-def sensor_of(scans: ScanDataset, at_most: int = _INTENSITY_SCANS) -> tuple[TrainingIntensity | None, float]:
+def sensor_of(scans: Source[_HasPoints], at_most: int = _INTENSITY_SCANS) -> tuple[TrainingIntensity | None, float]:
     """Returns what up to `at_most` evenly spread scans say of their sensor, before augmentation.
 
     Median and 95th percentile of the intensities, None where these scans have no points; and the height above the
@@ -341,7 +318,7 @@ def sensor_of(scans: ScanDataset, at_most: int = _INTENSITY_SCANS) -> tuple[Trai
     return found, round(ground.height, 2)
 
 
-def complaints(scans: ScanDataset) -> list[str]:
+def complaints(scans: Source[Any]) -> list[str]:
     """Returns what about the scans is unlike those that networks know, a line each.
 
     Another scale of the intensities is none: the network learns it.
@@ -354,7 +331,7 @@ def complaints(scans: ScanDataset) -> list[str]:
     ]
 
 
-def _some(scans: ScanDataset, at_most: int) -> Iterator[LabelledScan]:
+def _some(scans: Source[Scan], at_most: int) -> Iterator[Scan]:
     """Yields up to `at_most` evenly spread scans, but none that cannot be read."""
     rows = np.linspace(0, len(scans) - 1, min(at_most, len(scans))).round().astype(int)
     for index in np.unique(rows).tolist():

@@ -17,14 +17,15 @@ from torch.utils.data import DataLoader
 
 from spvnas_ros.nets.spec import NUM_STAGES, POINT_LEVELS
 from spvnas_ros.nets.unet import PointVoxelUNet
-from spvnas_ros.offline.evaluation.metrics import Confusion, Score, confusion_matrix, score
+from spvnas_ros.offline.evaluation.metrics import Confusion, confusion_matrix, score
 from spvnas_ros.offline.training.batch import Batch, Sample
 from spvnas_ros.offline.training.progress_line import ProgressLine
 from spvnas_ros.offline.training.stop_signals import Stopped, StopSignals
-from spvnas_ros.offline.training.task import SegmentationTask, TrainingError
+from spvnas_ros.offline.training.task import RecipeTask, TrainingError
 from spvnas_ros.segment.progress import Skipped
 from spvnas_ros.sparse.on_cpu import build_training_levels
 from spvnas_ros.zoo.checkpoint import Facts, save_checkpoint
+from spvnas_ros.zoo.detector_checkpoint import DetectorFacts
 
 LOG, CHECKPOINT, LAST, BEST = "log.jsonl", "last.ckpt", "last.safetensors", "best.safetensors"
 VALIDATION, RECALL = "validation", "recall in boxes of the validation"
@@ -55,6 +56,29 @@ class Plan:
         return step % every == 0 or step == self.steps
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What a validation says of a network.
+
+    line:   for the log
+    figure: in the terminal, such as mIoU
+    name:   of the score in the network's facts
+    value:  the score by which the best network is chosen; None where nothing could be scored
+    """
+
+    line: Mapping[str, Any]
+    figure: str
+    name: str
+    value: float | None
+
+
+OnSkip = Callable[[Sequence[Skipped]], None]
+Exam = Callable[[Trainer, RecipeTask, "DataLoader[Any]", OnSkip], Verdict]
+"""Scores a task's best network on a loader's scans, over all processes; is told of scans that cannot be scored."""
+Keep = Callable[[Path, Any, Any], None]
+"""Writes a network with its facts to a path."""
+
+
 class Recorder(Callback):
     """Validates, logs, saves, and stops in time. It does all of this after a step, so that a checkpoint belongs to one
     step.
@@ -62,7 +86,8 @@ class Recorder(Callback):
     out:        the run's folder
     facts:      of the networks it keeps
     validation: makes the loader of this process's scans; None = no validation
-    boxes_only: only points in boxes have a truth in validation, so that recall counts instead of IoU
+    exam:       scores a network in validation
+    keep:       writes a network to a file
     stop:       is asked after each step whether a signal ends the run
 
     skipped: scans that cannot be used, by name, and why
@@ -72,22 +97,22 @@ class Recorder(Callback):
         self,
         out: Path,
         plan: Plan,
-        facts: Facts,
-        validation: Callable[[int, int], DataLoader[Sample]] | None,
+        facts: Facts | DetectorFacts,
+        validation: Callable[[int, int], DataLoader[Any]] | None,
         progress: ProgressLine,
         *,
-        half: bool = False,
-        boxes_only: bool = False,
+        exam: Exam,
+        keep: Keep,
         stop: StopSignals | None = None,
     ) -> None:
-        self.out, self.plan, self.facts, self.half = out, plan, facts, half
+        self.out, self.plan, self.facts = out, plan, facts
         self.best: float | None = None
         self.skipped: dict[str, str] = {}
-        self._boxes_only = boxes_only
+        self._exam, self._write = exam, keep
         self._stop = stop or StopSignals()
         self._unvalidated: int | None = None
         self._validation = validation
-        self._loader: DataLoader[Sample] | None = None
+        self._loader: DataLoader[Any] | None = None
         self._progress = progress
         self._begun = monotonic()
 
@@ -113,7 +138,7 @@ class Recorder(Callback):
             self._progress.start(trainer.global_step)
         self.make_up(trainer, pl_module)
 
-    def make_up(self, trainer: Trainer, task: SegmentationTask) -> None:
+    def make_up(self, trainer: Trainer, task: RecipeTask) -> None:
         """Validates where a signal has ended the validation of this step."""
         if self._unvalidated != trainer.global_step:
             return
@@ -135,11 +160,11 @@ class Recorder(Callback):
         batch_idx: int,  # noqa: ARG002
     ) -> None:
         """Logs, validates, saves and stops, in this order, where each is due after this step."""
-        assert isinstance(pl_module, SegmentationTask)
+        assert isinstance(pl_module, RecipeTask)
         step, plan = trainer.global_step, self.plan
         self._note(trainer, batch.skipped, step)
         if plan.due(plan.log_every, step):
-            self._log_loss(trainer, pl_module, outputs["loss"], step)
+            self._log_loss(trainer, pl_module, outputs, step)
         if plan.due(plan.validate_every, step):
             self._validate(trainer, pl_module, step)
         spent = self._spent(trainer) and step < plan.steps
@@ -167,54 +192,45 @@ class Recorder(Callback):
             self.skipped[each.name] = each.reason
             self._record(trainer, {"step": step, "skipped": each.name, "reason": each.reason})
 
-    def _log_loss(self, trainer: Trainer, task: SegmentationTask, loss: torch.Tensor, step: int) -> None:
-        value = float(trainer.strategy.reduce(loss.detach().clone(), reduce_op="mean"))
+    def _log_loss(self, trainer: Trainer, task: RecipeTask, outputs: Mapping[str, Any], step: int) -> None:
+        value = float(trainer.strategy.reduce(outputs["loss"].detach().clone(), reduce_op="mean"))
         if not np.isfinite(value):
             raise TrainingError(
                 f"the loss is {value} after step {step}; lower optimiser.learning_rate, set optimiser.clip=10, or "
                 "train with trainer.precision=32-true"
             )
-        self._record(trainer, {"step": step, "loss": value, "learning_rate": task.rate(step - 1)})
+        parts = {name: float(part) for name, part in outputs.get("parts", {}).items()}
+        self._record(trainer, {"step": step, "loss": value} | parts | {"learning_rate": task.rate(step - 1)})
         if trainer.is_global_zero:
             self._progress.update(step, value)
 
-    def _validate(self, trainer: Trainer, task: SegmentationTask, step: int) -> None:
-        found = None
+    def _validate(self, trainer: Trainer, task: RecipeTask, step: int) -> None:
+        verdict = None
         self._unvalidated = step
         if self._loader is not None:
             skipped: list[Skipped] = []
-            with trainer.precision_plugin.forward_context():
-                counts = confusion_of(task.best_net, self._loader, task.device, skipped.extend)
+            verdict = self._exam(trainer, task, self._loader, skipped.extend)
             task.net.train()
             self._note(trainer, _from_all(trainer, skipped), step)
-            total = trainer.strategy.reduce(torch.from_numpy(counts).to(task.device), reduce_op="sum")
-            found = score(total.cpu().numpy(), self.facts.classes, boxes_only=self._boxes_only)
-            line = {"step": step, "miou": found.miou, "accuracy": found.accuracy, "iou": found.iou}
-            if self._boxes_only:
-                line = {"step": step, "recall_in_boxes": found.mean_recall, "recall": found.recall}
-            self._record(trainer, line)
+            self._record(trainer, {"step": step, **verdict.line})
         if trainer.is_global_zero:
-            self._keep(task.best_net, step, found)
+            self._keep(task.best_net, step, verdict)
         self._unvalidated = None
 
-    def _keep(self, net: PointVoxelUNet, step: int, found: Score | None) -> None:
+    def _keep(self, net: Any, step: int, verdict: Verdict | None) -> None:
         assert self.facts.training is not None
-        name, value = VALIDATION, found.miou if found else None
-        if found and self._boxes_only:
-            name, value = RECALL, found.mean_recall
-        scores = {} if value is None else {name: value}
+        value = verdict.value if verdict else None
+        scores = {} if verdict is None or value is None else {verdict.name: value}
         record = replace(self.facts.training, steps=step, scores=scores)
         facts = replace(self.facts, training=record)
-        plain = PointVoxelUNet(net.spec)
-        plain.load_state_dict(net.state_dict())
-        save_checkpoint(self.out / LAST, plain, facts, half=self.half)
+        self._write(self.out / LAST, net, facts)
         # Without validation the last network is kept; where nothing could be scored, the first, until one is.
-        better = found is None if value is None else self.best is None or value >= self.best
+        better = verdict is None if value is None else self.best is None or value >= self.best
         if better or not (self.out / BEST).exists():
             self.best = value
-            save_checkpoint(self.out / BEST, plain, facts, half=self.half)
-        if found is not None:
-            self._progress.scored(step, "recall in boxes" if self._boxes_only else "mIoU", value, self.best)
+            self._write(self.out / BEST, net, facts)
+        if verdict is not None:
+            self._progress.scored(step, verdict.figure, value, self.best)
 
     def _save(self, trainer: Trainer) -> None:
         part = self.out / f".{CHECKPOINT}.part"
@@ -233,10 +249,38 @@ class Recorder(Callback):
         with (self.out / LOG).open("a") as file:
             file.write(json.dumps(line) + "\n")
         numbers = {key: value for key, value in line.items() if isinstance(value, float)}
-        for kind in ("iou", "recall"):
+        for kind in ("iou", "recall", "ap"):
             numbers |= {f"{kind}/{name}": value for name, value in line.get(kind, {}).items() if value is not None}
         for logger in trainer.loggers:
             logger.log_metrics(numbers, step=line["step"])
+
+
+def label_exam(classes: Sequence[str], *, boxes_only: bool) -> Exam:
+    """Returns the exam of networks that label points: the mIoU.
+
+    boxes_only: only points in boxes have a truth, so that recall counts instead of IoU
+    """
+
+    def exam(trainer: Trainer, task: RecipeTask, loader: DataLoader[Sample], on_skip: OnSkip) -> Verdict:
+        with trainer.precision_plugin.forward_context():
+            counts = confusion_of(task.best_net, loader, task.device, on_skip)
+        total = trainer.strategy.reduce(torch.from_numpy(counts).to(task.device), reduce_op="sum")
+        found = score(total.cpu().numpy(), classes, boxes_only=boxes_only)
+        if boxes_only:
+            line = {"recall_in_boxes": found.mean_recall, "recall": found.recall}
+            return Verdict(line, "recall in boxes", RECALL, found.mean_recall)
+        return Verdict(
+            {"miou": found.miou, "accuracy": found.accuracy, "iou": found.iou}, "mIoU", VALIDATION, found.miou
+        )
+
+    return exam
+
+
+def keep_labels(path: Path, net: PointVoxelUNet, facts: Facts, *, half: bool = False) -> None:
+    """Writes a network that labels points, without what training alone has."""
+    plain = PointVoxelUNet(net.spec)
+    plain.load_state_dict(net.state_dict())
+    save_checkpoint(path, plain, facts, half=half)
 
 
 @torch.no_grad()

@@ -29,8 +29,12 @@ class SimulatedFolder:
         return all(is_finished(self.plan, number, self.path) for number in range(self.scenes))
 
 
-def folders(config: SimulateConfig) -> Iterator[SimulatedFolder]:
-    """Yields the folders that a recipe asks for. Raises ValueError for an unknown sensor."""
+def folders(config: SimulateConfig, *, boxes: bool = False) -> Iterator[SimulatedFolder]:
+    """Yields the folders that a recipe asks for; with boxes where it trains a detector.
+
+    Raises ValueError for an unknown sensor.
+    """
+    formats = ("semantic-kitti", "boxes") if boxes else ("semantic-kitti",)
     for sensor in config.sensors:
         for scenes, name, validates in (
             (config.scenes, "train", False),
@@ -38,16 +42,16 @@ def folders(config: SimulateConfig) -> Iterator[SimulatedFolder]:
         ):
             seed = 2 * config.seed + validates
             if scenes:
-                plan = Plan(sensor, config.scans, config.interval, seed)
+                plan = Plan(sensor, config.scans, config.interval, seed, formats=formats)
                 yield SimulatedFolder(Path(config.folder) / sensor / name, plan, scenes, validates)
 
 
-def make_missing(config: SimulateConfig, say: Callable[[str], None]) -> None:
+def make_missing(config: SimulateConfig, say: Callable[[str], None], *, boxes: bool = False) -> None:
     """Simulates the missing drives and shows progress; `say` gets a line for each folder.
 
     Raises SimulationError and OSError as `spvnas simulate` does.
     """
-    for folder in folders(config):
+    for folder in folders(config, boxes=boxes):
         if not folder.finished:
             say(f"simulating {folder.scenes * folder.plan.scans_per_scene} scans into {folder.path}")
             run(folder.plan, folder.scenes, folder.path, default_processes())

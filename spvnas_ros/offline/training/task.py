@@ -1,4 +1,4 @@
-"""Defines the network's training steps as a Lightning module."""
+"""Defines the training steps of networks as Lightning modules: what all have in common, and those for labels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
@@ -16,7 +16,7 @@ from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.offline.training.batch import Batch
 from spvnas_ros.offline.training.config import Recipe
 from spvnas_ros.offline.training.losses import cross_entropy_sum, lovasz_softmax
-from spvnas_ros.offline.training.schedules import build_optimiser, rate_factor
+from spvnas_ros.offline.training.schedules import build_optimiser, momentum, rate_factor
 from spvnas_ros.offline.training.shared_norm import share_norms
 
 _SEED_STRIDE = 1_000_003
@@ -26,30 +26,25 @@ class TrainingError(UserError):
     """Raised where a training cannot go on. The message gives the reason and says what to do."""
 
 
-class SegmentationTask(LightningModule):
+class RecipeTask(LightningModule):
     """The training steps of a recipe on a network.
 
-    steps:         of the whole training; the learning rate depends on it
-    class_weights: float32 `[C]`, None = 1
+    steps: of the whole training; the learning rate depends on it
 
     Random numbers inside the network are seeded from the recipe's seed, the step and the process. So a run that is
     resumed from a checkpoint takes the same steps as an uninterrupted one.
     """
 
-    def __init__(self, recipe: Recipe, spec: NetSpec, steps: int, class_weights: Tensor | None = None) -> None:
+    def __init__(self, recipe: Recipe, net: nn.Module, steps: int) -> None:
         super().__init__()
         self.recipe, self.steps = recipe, steps
-        self.net = PointVoxelUNet(spec)
-        self.class_weights: Tensor | None
-        self.register_buffer("class_weights", class_weights)
+        self.net: Any = net
         self.average: AveragedModel | None = None
 
     @property
-    def best_net(self) -> PointVoxelUNet:
+    def best_net(self) -> Any:
         """The network to validate and to keep: the one with averaged weights, where the recipe has an average."""
-        net = self.net if self.average is None else self.average.module
-        assert isinstance(net, PointVoxelUNet)
-        return net
+        return self.net if self.average is None else self.average.module
 
     def configure_model(self) -> None:
         """Adds the average of the weights and the shared BatchNorms that the recipe asks for.
@@ -71,29 +66,14 @@ class SegmentationTask(LightningModule):
         """Returns the learning rate of a step; the first step is 0."""
         return self.recipe.optimiser.learning_rate * rate_factor(self.recipe.schedule, step, self.steps)
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
-        """Seeds the random numbers of this step."""
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+        """Seeds the random numbers of this step, and sets its momentum."""
+        recipe = self.recipe
+        for group in self.trainer.optimizers[0].param_groups if recipe.schedule.kind == "one-cycle" else ():
+            now = momentum(recipe.schedule, recipe.optimiser.momentum, self.global_step, self.steps)
+            group |= {"betas": (now, group["betas"][1])} if "betas" in group else {"momentum": now}
         step = self.recipe.seed * _SEED_STRIDE + self.global_step
         torch.manual_seed(step * self.trainer.world_size + self.global_rank)
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
-        """Returns the loss of this process's batch, see `loss`."""
-        return self.loss(self.net(batch.coords, batch.feats).float(), batch.labels)
-
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Returns the recipe's loss of logits `[M, C]` and labels int64 `[M]`, 255 = left out.
-
-        The cross-entropy is scaled so that its average over the processes is the mean over the voxels of all processes.
-        The Lovász loss is not a mean over voxels, so each process has its own.
-        """
-        total, count = cross_entropy_sum(logits, labels, self.class_weights)
-        if self.trainer.world_size > 1:
-            torch.distributed.all_reduce(count)
-            count = count / self.trainer.world_size
-        loss = total / count.clamp(min=1e-6)
-        if self.recipe.loss.lovasz:
-            loss = loss + self.recipe.loss.lovasz * lovasz_softmax(logits, labels)
-        return loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Takes a step of the optimiser and updates the average of the weights."""
@@ -116,7 +96,38 @@ class SegmentationTask(LightningModule):
             )
 
 
-def averaged(net: PointVoxelUNet, decay: float) -> AveragedModel:
+class SegmentationTask(RecipeTask):
+    """The training steps of a recipe on a network that labels points.
+
+    class_weights: float32 `[C]`, None = 1
+    """
+
+    def __init__(self, recipe: Recipe, spec: NetSpec, steps: int, class_weights: Tensor | None = None) -> None:
+        super().__init__(recipe, PointVoxelUNet(spec), steps)
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", class_weights)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
+        """Returns the loss of this process's batch, see `loss`."""
+        return self.loss(self.net(batch.coords, batch.feats).float(), batch.labels)
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Returns the recipe's loss of logits `[M, C]` and labels int64 `[M]`, 255 = left out.
+
+        The cross-entropy is scaled so that its average over the processes is the mean over the voxels of all processes.
+        The Lovász loss is not a mean over voxels, so each process has its own.
+        """
+        total, count = cross_entropy_sum(logits, labels, self.class_weights)
+        if self.trainer.world_size > 1:
+            torch.distributed.all_reduce(count)
+            count = count / self.trainer.world_size
+        loss = total / count.clamp(min=1e-6)
+        if self.recipe.loss.lovasz:
+            loss = loss + self.recipe.loss.lovasz * lovasz_softmax(logits, labels)
+        return loss
+
+
+def averaged(net: nn.Module, decay: float) -> AveragedModel:
     """Returns a copy of the network that holds the exponential moving average of its parameters and statistics.
 
     decay: share of the average that is kept at each step; after n steps at most (1 + n) / (10 + n), so that the random

@@ -28,7 +28,7 @@ from spvnas_ros.recordings.bags import BagReader
 from spvnas_ros.recordings.scans import read_scan
 
 _ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-_ALL = "semantic-kitti,kitti,bag"
+_ALL = "semantic-kitti,kitti,bag,boxes"
 _SMALL = ("--sensor", "vlp16", "--scenes", "2", "--scans-per-scene", "2", "--seed", "5", "--kind", "highway")
 
 

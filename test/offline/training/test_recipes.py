@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import yaml
 import places
 from spvnas_ros.nets.spec import NetSpec, SpecError
 from spvnas_ros.offline.augment import Augmentation
+from spvnas_ros.offline.augment.boxed_compose import BoxedAugmentation
 from spvnas_ros.offline.training.config import ConfigError, load_recipe
 from training_runs import STEPS
 
@@ -20,8 +22,20 @@ RECIPES = sorted(places.RECIPES.glob("*.yaml"))
 def test_every_recipe_of_the_project_can_be_used(path: Path) -> None:
     recipe = load_recipe(path)
     assert recipe.name == path.stem
+    if recipe.detector:
+        BoxedAugmentation.from_config(recipe.augment)
+        assert recipe.detector.spec().point_branch == ("spv" in path.stem)
+        return
     Augmentation.from_config(recipe.augment)
     recipe.net.spec(19)
+
+
+@pytest.mark.parametrize("name", ["second_kitti", "sim_second_tiny"])
+def test_both_detectors_are_trained_alike(name: str) -> None:
+    """So that what differs between them is the point branch alone."""
+    plain, spv = (load_recipe(places.RECIPES / f"{each}.yaml") for each in (name, name.replace("second", "spv_second")))
+    assert plain.detector is not None
+    assert replace(plain, name="", detector=replace(plain.detector, point_branch=True)) == replace(spv, name="")
 
 
 def test_a_recipe_says_all_that_is_wrong_with_it(tmp_path: Path) -> None:

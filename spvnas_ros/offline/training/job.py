@@ -1,0 +1,319 @@
+"""What differs between the trainings of a network that labels points and of one that finds boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from spvnas_ros.errors import UserError
+from spvnas_ros.offline.augment.boxed_compose import BoxedAugmentation
+from spvnas_ros.offline.augment.boxed_objects import Database, build_database
+from spvnas_ros.offline.datasets.boxed import BoxedScan, join_boxed, open_boxed
+from spvnas_ros.offline.datasets.joined import Several, Source
+from spvnas_ros.offline.datasets.scan import DatasetError
+from spvnas_ros.offline.training.box_task import BoxTask, box_exam, keep_boxes
+from spvnas_ros.offline.training.boxed_batch import BoxedSamples, collate_boxed
+from spvnas_ros.offline.training.config import ConfigError, Recipe
+from spvnas_ros.offline.training.data import (
+    StepSampler,
+    check_training,
+    check_validation,
+    class_counts,
+    complaints,
+    loader_of,
+    open_training,
+    open_validation,
+    sensor_of,
+    training_loader,
+    validation_loader,
+)
+from spvnas_ros.offline.training.losses import inverse_sqrt_weights
+from spvnas_ros.offline.training.recorder import Exam, Keep, keep_labels, label_exam
+from spvnas_ros.offline.training.simulated import folders
+from spvnas_ros.offline.training.start import Start, spec_of
+from spvnas_ros.offline.training.stop_signals import StopSignals
+from spvnas_ros.offline.training.task import RecipeTask, SegmentationTask
+from spvnas_ros.perception import limits_of
+from spvnas_ros.zoo.checkpoint import Facts, TrainingRecord
+from spvnas_ros.zoo.detector_checkpoint import DetectorFacts
+
+
+class Job(Protocol):
+    """A training: its data, its network, its loaders, and how the network is scored and kept."""
+
+    @property
+    def scans(self) -> Source[Any]: ...
+
+    @property
+    def validation(self) -> Source[Any] | None: ...
+
+    def check(self, replicas: int) -> None:
+        """Raises DatasetError where nothing can be learnt, or nothing scored."""
+        ...
+
+    def complaints(self) -> list[str]:
+        """Returns what about the data may be wrong, a line each."""
+        ...
+
+    def task(self, steps: int) -> RecipeTask: ...
+
+    def facts(self, task: RecipeTask) -> Facts | DetectorFacts: ...
+
+    def exam(self) -> Exam: ...
+
+    def keep(self) -> Keep: ...
+
+    def training_loader(
+        self,
+        steps: int,
+        facts: Any,
+        *,
+        start: Callable[[], int],
+        rank: int,
+        replicas: int,
+        pin_memory: bool,
+        stop: StopSignals,
+    ) -> DataLoader[Any]: ...
+
+    def validation_loader(self, facts: Any, stop: StopSignals) -> Callable[[int, int], DataLoader[Any]] | None: ...
+
+
+class LabelJob:
+    """The training of a network that labels points. Raises DatasetError where the recipe's data cannot be opened."""
+
+    def __init__(self, recipe: Recipe, start: Start | None) -> None:
+        self.recipe, self.start = recipe, start
+        self.scans, self.validation = open_training(recipe.data), open_validation(recipe.data)
+
+    def check(self, replicas: int) -> None:
+        """Raises DatasetError where no scan can be learnt from, or none scored."""
+        check_training(self.recipe, self.scans, replicas)
+        if self.validation:
+            check_validation(self.validation)
+
+    def complaints(self) -> list[str]:
+        """Returns what about the scans is unlike those that networks know."""
+        return complaints(self.scans)
+
+    def task(self, steps: int) -> SegmentationTask:
+        """Returns the steps of the training, on the network to begin with."""
+        spec = spec_of(self.recipe, self.start, self.scans.label_map)
+        task = SegmentationTask(self.recipe, spec, steps, self._class_weights())
+        if self.start:
+            task.net.load_state_dict(self.start.net.state_dict())
+        return task
+
+    def _class_weights(self) -> Tensor | None:
+        loss = self.recipe.loss
+        if loss.class_weights == "none":
+            return None
+        return torch.from_numpy(inverse_sqrt_weights(class_counts(self.scans, loss.class_weight_scans)))
+
+    def facts(self, task: RecipeTask) -> Facts:
+        """Returns the facts about the network to come."""
+        recipe, start, label_map = self.recipe, self.start, self.scans.label_map
+        provenance, record = _provenance(recipe), _record(recipe, len(self.scans))
+        if start:
+            provenance += f", {start.story}"
+            record = replace(record, start=start.name, start_sha256=start.sha256)
+        intensity, height = sensor_of(self.scans)
+        return Facts(
+            spec=task.net.spec,
+            name=recipe.name,
+            label_map=label_map.name,
+            classes=label_map.classes,
+            palette=label_map.palette,
+            voxel_size=recipe.data.voxel_size,
+            point_range=start.facts.point_range if start else None,
+            provenance=provenance,
+            training=record,
+            training_intensity=intensity,
+            sensor_height=height,
+        )
+
+    def exam(self) -> Exam:
+        """Returns the exam of the validation."""
+        boxes_only = self.validation is not None and self.validation.boxes_only
+        return label_exam(self.scans.label_map.classes, boxes_only=boxes_only)
+
+    def keep(self) -> Keep:
+        """Returns what writes the network."""
+        return partial(keep_labels, half=self.recipe.trainer.half)
+
+    def training_loader(self, steps: int, facts: Facts, **options: Any) -> DataLoader[Any]:
+        """Returns the loader of the steps' batches."""
+        return training_loader(self.recipe, self.scans, steps, limits=limits_of(facts), **options)
+
+    def validation_loader(self, facts: Facts, stop: StopSignals) -> Callable[[int, int], DataLoader[Any]] | None:
+        """Returns what makes the loader of a process's scans; None where there are none."""
+        if not self.validation:
+            return None
+        return partial(validation_loader, self.recipe, self.validation, limits=limits_of(facts), stop=stop)
+
+
+class BoxJob:
+    """The training of a detector. Raises DatasetError where the recipe's data cannot be opened, and ConfigError where
+    several processes shall train it.
+    """
+
+    def __init__(self, recipe: Recipe, replicas: int) -> None:
+        assert recipe.detector is not None
+        if replicas > 1:
+            raise ConfigError(f"a detector is trained by one process, found {replicas}; start it without torchrun")
+        self.recipe, self.detector = recipe, recipe.detector
+        self.spec, self.kinds = recipe.detector.spec(), recipe.detector.classes_of_kinds()
+        self.augmentation = BoxedAugmentation.from_config(recipe.augment)
+        config = recipe.data
+        simulated = {
+            validates: [folder.path for folder in folders(config.simulate, boxes=True) if folder.validates == validates]
+            for validates in (False, True)
+        }
+        train = self._open(config.train, config.sequences) + self._open(simulated[False], ())
+        if not train:
+            raise DatasetError("the recipe names no scans to train on; add data.train=FOLDER")
+        validation = self._open(config.validation, config.validation_sequences) + self._open(simulated[True], ())
+        self.scans: Several[BoxedScan] = join_boxed(train)
+        self.validation = join_boxed(validation).spread(config.validation_scans) if validation else None
+
+    def _open(self, sources: Sequence[str | Path], sequences: Sequence[str]) -> list[Source[BoxedScan]]:
+        config = self.recipe.data
+        return [
+            open_boxed(
+                source,
+                label_map=config.label_map or "semantic-kitti",
+                sequences=sequences or None,
+                intensity=config.intensity or None,
+                intensity_field=config.intensity_field or None,
+            )
+            for source in sources
+        ]
+
+    def check(self, replicas: int) -> None:  # noqa: ARG002
+        """Raises DatasetError where no scan has a box of the detector's classes in its range that could be learnt, or
+        scored.
+        """
+        for scans, verb, key in ((self.scans, "learnt", "train"), (self.validation, "scored", "validation")):
+            if scans is not None and not any(self._has_boxes(scans, index) for index in range(len(scans))):
+                raise DatasetError(
+                    f"none of {len(scans)} scan(s) has a box of {', '.join(self.spec.head.names)} within the "
+                    f"detector's range that could be {verb} (data.{key}, detector.classes, detector.min_points)"
+                )
+
+    def _has_boxes(self, scans: Source[BoxedScan], index: int) -> bool:
+        try:
+            return bool(self._samples(scans)[index].seen.any())
+        except UserError:
+            return False
+
+    def _samples(self, scans: Source[BoxedScan]) -> BoxedSamples:
+        return BoxedSamples(scans, self.spec, self.kinds, min_points=self.detector.min_points)
+
+    @cached_property
+    def database(self) -> Database | None:
+        """The objects to put into other scans; None where the recipe asks for none."""
+        if self.augmentation.least is None:
+            return None
+        return build_database(self._readable(), self.augmentation.least)
+
+    def _readable(self) -> Any:
+        samples = self._samples(self.scans)
+        for index in range(len(self.scans)):
+            try:
+                yield samples.read(index)
+            except DatasetError:
+                continue
+
+    def complaints(self) -> list[str]:
+        """Returns what about the scans is unlike those that networks know, and which objects they lack."""
+        lines = complaints(self.scans)
+        there = () if self.database is None else tuple(self.database.rows)
+        if missing := [kind for kind in self.augmentation.kinds if kind not in there]:
+            lines.append(
+                f"augment.sample_objects wants {', '.join(missing)}, of which the training scans have no object with "
+                f"points enough; they have {', '.join(there) or 'none at all'}"
+            )
+        return lines
+
+    def task(self, steps: int) -> BoxTask:
+        """Returns the steps of the training, on a network with random weights."""
+        return BoxTask(self.recipe, self.spec, steps)
+
+    def facts(self, task: RecipeTask) -> DetectorFacts:
+        """Returns the facts about the detector to come."""
+        return DetectorFacts(
+            spec=task.net.spec,
+            name=self.recipe.name,
+            provenance=_provenance(self.recipe),
+            training=_record(self.recipe, len(self.scans)),
+            sensor_height=sensor_of(self.scans)[1],
+        )
+
+    def exam(self) -> Exam:
+        """Returns the exam of the validation."""
+        return box_exam(self.spec.head.names)
+
+    def keep(self) -> Keep:
+        """Returns what writes the detector."""
+        return partial(keep_boxes, half=self.recipe.trainer.half)
+
+    def training_loader(
+        self,
+        steps: int,
+        facts: DetectorFacts,  # noqa: ARG002
+        *,
+        start: Callable[[], int],
+        rank: int,
+        replicas: int,
+        pin_memory: bool,
+        stop: StopSignals,
+    ) -> DataLoader[Any]:
+        """Returns the loader of the steps' batches."""
+        recipe = self.recipe
+        samples = BoxedSamples(
+            self.scans,
+            self.spec,
+            self.kinds,
+            self.augmentation,
+            database=self.database,
+            min_points=self.detector.min_points,
+            seed=recipe.seed,
+        )
+        size, batch = len(self.scans), recipe.trainer.batch_size
+        sampler = StepSampler(size, batch, steps, seed=recipe.seed, start=start, rank=rank, replicas=replicas)
+        return loader_of(samples, sampler, recipe.data.workers, pin_memory, stop, collate_boxed)
+
+    def validation_loader(
+        self,
+        facts: DetectorFacts,  # noqa: ARG002
+        stop: StopSignals,
+    ) -> Callable[[int, int], DataLoader[Any]] | None:
+        """Returns what makes the loader of the scans; None where there are none."""
+        if self.validation is None:
+            return None
+        samples, workers = self._samples(self.validation), min(self.recipe.data.workers, 1)
+        batches = [[(0, index)] for index in range(len(self.validation))]
+        return lambda _rank, _replicas: loader_of(samples, batches, workers, False, stop, collate_boxed)
+
+
+def job_of(recipe: Recipe, start: Start | None, replicas: int) -> Job:
+    """Returns the training that a recipe asks for. Raises the errors of both."""
+    return BoxJob(recipe, replicas) if recipe.detector else LabelJob(recipe, start)
+
+
+def _provenance(recipe: Recipe) -> str:
+    return f"trained with spvnas train, recipe {recipe.name}"
+
+
+def _record(recipe: Recipe, scans: int) -> TrainingRecord:
+    simulate, sources = recipe.data.simulate, [*recipe.data.train]
+    if simulate.scenes:
+        seed = next(folders(simulate)).plan.seed  # as in `spvnas simulate`, so that nobody scores on these streets
+        sources.append(f"{simulate.scenes} simulated streets, seed {seed}, by {', '.join(simulate.sensors)}")
+    return TrainingRecord(recipe.name, recipe.seed, 0, f"{scans} scans: {'; '.join(sources)}")
