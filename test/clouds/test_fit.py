@@ -100,7 +100,6 @@ def test_what_fits_is_not_worth_a_word(street: np.ndarray) -> None:
         assert said_of(scaled(street, 1, scale)) == []
     assert said([]) == []
     assert said([record_of(street[:50])]) == [], "too few points to tell"
-    assert said([record_of(street * 0)]) == []
 
 
 @pytest.mark.parametrize("name", ["a map", "300 m", "30 km", "10 m", "up", "on the ground", "tilted", "rolled"])
@@ -177,3 +176,34 @@ def test_simulated_drives_fit(tmp_path: Path, sensor: str, kind: str) -> None:
     list(simulate(make_plan(sensor, 2, 4.0, 24, kind, "bag"), 1, tmp_path / "drive"))
     with open_source(next((tmp_path / "drive/bags").iterdir())) as source:
         assert said(source.look(), source.sensor) == []
+
+
+@pytest.mark.parametrize("mount", ["z=1,yaw=30", "z=0.4"])
+def test_a_mount_that_is_not_needed_is_to_be_left_out(street: np.ndarray, mount: str) -> None:
+    (line,) = said_of(street, mount=mount)
+    assert line.startswith("ground: ")
+    assert line.endswith("; leave the mount out")
+
+
+@pytest.mark.parametrize("value", [np.nan, 0.0])
+def test_clouds_of_which_nothing_was_measured_are_told(street: np.ndarray, value: float) -> None:
+    points = street.copy()
+    points[:, :3] = value
+    assert said_of(points) == [
+        "points: none was measured: all are NaN, or at 0, 0, 0; is the sensor covered, or its range limited?"
+    ]
+
+
+def test_intensities_that_say_nothing_get_no_impossible_advice(street: np.ndarray) -> None:
+    points = street.copy()
+    points[:, 3] = np.arange(len(points)) % 50 == 0
+    (line,) = said_of(points)
+    assert "nearly all of them are 0" in line
+    assert "such as" not in line
+
+
+def test_an_intensity_that_is_no_number_is_told_once(street: np.ndarray) -> None:
+    points = street.copy()
+    points[:, 3] = np.nan
+    (line,) = said_of(points)
+    assert line.startswith("intensity: 100% of the points have none (NaN)")

@@ -342,3 +342,35 @@ def test_the_training_data_is_the_yardstick() -> None:
         assert "95th percentile" in found
         assert float(advice.split()[-1]) == pytest.approx(p95 * divisor / 0.5, rel=0.05)
     assert "all of them are 0" in str(IntensitySpread(0, 0, 0).complaint(trained))
+
+
+@pytest.mark.parametrize("count", [4096 * 4 + 7, 100_003])
+def test_values_that_alternate_with_none_are_seen_all_the_same(count: int) -> None:
+    values = np.linspace(1, 250.5, count)
+    values[::2] = np.nan
+    rule = settled(cloud(values.astype(np.float32)))
+    assert (rule.field, str(rule.scale)) == ("intensity", "divided by 255")
+    assert rule.read(cloud(values.astype(np.float32)))[1] == np.float32(values[1].astype(np.float32) / 255)
+
+
+def test_a_field_of_another_layout_keeps_a_scale_of_its_own_and_is_told() -> None:
+    bright, unit = np.linspace(0, 255, 500).astype(np.float32), np.linspace(0, 0.99, 500).astype(np.float32)
+    with_reflectance, plain = cloud(bright, name="reflectance"), cloud(unit)
+    rule = settled(with_reflectance, plain)
+    np.testing.assert_allclose(rule.read(with_reflectance), bright / 255, rtol=1e-6)
+    np.testing.assert_array_equal(rule.read(plain), unit)
+    assert (
+        "from field 'reflectance', divided by 255, in other clouds from 'intensity', taken as it is" in rule.describe()
+    )
+
+
+def test_signed_bytes_hold_no_more_than_127() -> None:
+    values = np.arange(128).astype(np.int8)
+    np.testing.assert_allclose(settled(cloud(values, "i1")).read(cloud(values, "i1")), values / 127, rtol=1e-6)
+
+
+def test_a_field_without_any_number_is_named() -> None:
+    nothing = cloud(np.full(300, np.nan, np.float32))
+    rule = settled(nothing)
+    assert np.isnan(rule.read(nothing)).all()
+    assert "field 'intensity' holds no number" in rule.describe()

@@ -236,3 +236,9 @@ def test_real_scans_stand_as_their_sensor_did(shared: Path) -> None:
         found = find_sensor(scan[:, :3] + UTM)
         assert found is not None
         assert np.hypot(found[0] - UTM[0], found[1] - UTM[1]) < 9
+
+
+@pytest.mark.parametrize("text", ["z=1e300", "z=-2000", "pitch=181"])
+def test_a_mount_beyond_the_earth_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="must be a number of"):
+        parse_mount(text)

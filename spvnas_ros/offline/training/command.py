@@ -115,6 +115,10 @@ def _run(
     replicas = _from_environment("WORLD_SIZE", 1)
     job = job_of(recipe, beginning, replicas)
     scans = job.scans
+    if _is_first() and not quiet:
+        # Before the check: what makes clouds useless, such as a map's coordinates, is told first.
+        for remark in job.remarks():
+            print(remark, file=sys.stderr, flush=True)
     job.check(replicas)
     parts = (("train", scans), ("validation", job.validation))
     data = {name: part.inventory() for name, part in parts if part and _is_first()}
@@ -133,8 +137,6 @@ def _run(
         for source in (*recipe.data.train, *recipe.data.validation):
             if warning := prelabelled(Path(source)):
                 progress.say(warning)
-        for complaint in job.complaints() if _is_first() and not quiet else ():
-            progress.say(f"warning: {complaint}")
         progress.say(f"{recipe.name}: {len(scans)} scans, {steps} steps of {recipe.trainer.batch_size}, into {out}")
         facts = job.facts(task)
         recorder = Recorder(

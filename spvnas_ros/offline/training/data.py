@@ -18,7 +18,7 @@ from spvnas_ros.clouds.fit import Known, concerns, look_at_all
 from spvnas_ros.clouds.intensity import TrainingIntensity
 from spvnas_ros.clouds.mount import SAME_HEIGHT, SENSOR_HEIGHT, PlaceRule, find_ground, typical_ground
 from spvnas_ros.errors import UserError
-from spvnas_ros.frame import UNLABELLED, Points
+from spvnas_ros.frame import NONE_UNUSABLE, UNLABELLED, Points
 from spvnas_ros.labels import LabelMap
 from spvnas_ros.offline.augment import Augmentation
 from spvnas_ros.offline.datasets import (
@@ -318,17 +318,27 @@ def sensor_of(scans: Source[_HasPoints], at_most: int = _INTENSITY_SCANS) -> tup
     return found, round(ground.height, 2)
 
 
-def complaints(scans: Source[Any]) -> list[str]:
-    """Returns what about the scans is unlike those that networks know, a line each.
+def remarks(scans: Source[Any], sensor_height: float | None) -> list[str]:
+    """Returns what is done to the clouds, what is left out of those looked at, and what about them is unlike those that
+    networks know, a line each.
 
-    Another scale of the intensities is none: the network learns it.
+    sensor_height: of the network to begin from, metres; None for a new one, which learns any height
+
+    Another scale of the intensities is no fault either: the network learns it.
     """
-    known = Known(uses_intensity=False)
-    return [
-        str(concern)
-        for looked in scans.look()
-        for concern in concerns(look_at_all(looked.clouds, looked.sensor, known.limits), looked.sensor, known)
-    ]
+    known = Known(uses_intensity=False, sensor_height=SENSOR_HEIGHT if sensor_height is None else sensor_height)
+    lines = []
+    for looked in scans.look():
+        looks = look_at_all(looked.clouds, looked.sensor, known.limits)
+        unusable = sum((look.unusable for look in looks), NONE_UNUSABLE)
+        left_out = f"; not seen by the network, of {len(looks)} clouds looked at: {unusable}" if unusable.total else ""
+        lines.append(f"{looked.sensor.describe()}{left_out}")
+        lines += [
+            f"warning: {concern}"
+            for concern in concerns(looks, looked.sensor, known)
+            if sensor_height is not None or concern.about != "ground"
+        ]
+    return list(dict.fromkeys(lines))
 
 
 def _some(scans: Source[Scan], at_most: int) -> Iterator[Scan]:

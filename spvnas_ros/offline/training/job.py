@@ -26,10 +26,10 @@ from spvnas_ros.offline.training.data import (
     check_training,
     check_validation,
     class_counts,
-    complaints,
     loader_of,
     open_training,
     open_validation,
+    remarks,
     sensor_of,
     training_loader,
     validation_loader,
@@ -58,8 +58,8 @@ class Job(Protocol):
         """Raises DatasetError where nothing can be learnt, or nothing scored."""
         ...
 
-    def complaints(self) -> list[str]:
-        """Returns what about the data may be wrong, a line each."""
+    def remarks(self) -> list[str]:
+        """Returns what is done to the data and what about them may be wrong, a line each."""
         ...
 
     def task(self, steps: int) -> RecipeTask: ...
@@ -98,9 +98,9 @@ class LabelJob:
         if self.validation:
             check_validation(self.validation)
 
-    def complaints(self) -> list[str]:
-        """Returns what about the scans is unlike those that networks know."""
-        return complaints(self.scans)
+    def remarks(self) -> list[str]:
+        """Returns what is done to the scans, and what about them is unlike those that networks know."""
+        return remarks(self.scans, self.start.facts.sensor_height if self.start else None)
 
     def task(self, steps: int) -> SegmentationTask:
         """Returns the steps of the training, on the network to begin with."""
@@ -230,14 +230,16 @@ class BoxJob:
             except DatasetError:
                 continue
 
-    def complaints(self) -> list[str]:
-        """Returns what about the scans is unlike those that networks know, and which objects they lack."""
-        lines = complaints(self.scans)
+    def remarks(self) -> list[str]:
+        """Returns what is done to the scans, what about them is unlike those that networks know, and which objects they
+        lack.
+        """
+        lines = remarks(self.scans, None)
         there = () if self.database is None else tuple(self.database.rows)
         if missing := [kind for kind in self.augmentation.kinds if kind not in there]:
             lines.append(
-                f"augment.sample_objects wants {', '.join(missing)}, of which the training scans have no object with "
-                f"points enough; they have {', '.join(there) or 'none at all'}"
+                f"warning: augment.sample_objects wants {', '.join(missing)}, of which the training scans have no object "
+                f"with points enough; they have {', '.join(there) or 'none at all'}"
             )
         return lines
 

@@ -79,3 +79,27 @@ def test_the_scale_is_said_and_one_bright_value_does_not_change_it(ros: str) -> 
         asking.ask(with_data(odd, values.tobytes()))
         assert process.stop() == 0
     assert process.output.count("intensity from field") == 1
+
+
+def test_clouds_without_a_point_tell_nothing_and_are_told_when_there_are_no_others(ros: str) -> None:
+    listener = Listener()
+    with spinning(listener), segmenter_with(ros, "counting") as process, exchange(ros) as asking:
+        for number in range(LOOKED_AT + 1):
+            asking.ask(cloud(0, stamp=number + 1))
+            covered = np.full((300, 4), np.nan, np.float32)
+            asking.ask(with_data(cloud(300, stamp=100 + number), covered.tobytes()))
+        assert eventually(lambda: listener.message == "not looked at yet")
+        for number in range(LOOKED_AT):
+            asking.ask(street(number, up=1.2))
+        process.wait_for(r"ground: it lies 0\.\d+ m below the origin")
+        assert process.stop() == 0
+
+
+def test_a_covered_sensor_is_told(ros: str) -> None:
+    with segmenter_with(ros, "counting") as process, exchange(ros) as asking:
+        for number in range(25):
+            covered = np.full((300, 4), np.nan, np.float32)
+            asking.ask(with_data(cloud(300, stamp=1 + number), covered.tobytes()))
+        process.wait_for("points: none was measured")
+        assert process.stop() == 0
+    assert process.output.count("points: none was measured") == 1
