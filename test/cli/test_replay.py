@@ -21,6 +21,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed; pip install 'spvnas
 from ros_harness import Process, private_domain
 from spvnas_ros import Perception
 from spvnas_ros.cli import app
+from spvnas_ros.engine.sample_street import street_scan
 from spvnas_ros.recordings.bags import BagReader, BagWriter, PointCloud2, cloud_message, encode
 from spvnas_ros.ros.replay.replay_statistics import NodeCounts, Passage, age_ms, evaluate, latencies_ms
 from spvnas_ros.ros.replay.through_node import restamped
@@ -84,6 +85,34 @@ def test_a_bag_plays_through_the_live_node_and_every_cloud_is_accounted_for(
     again = invoke(bag, "-w", weights, "-o", out)
     assert again.exit_code == 1
     assert "would be replaced; name another folder, or replace with --force" in again.stderr
+
+
+def test_a_bag_of_another_place_and_field_is_told_of_and_brought_where_the_network_knows_it(
+    weights: Path, tmp_path: Path
+) -> None:
+    perception, at = Perception.load(weights), np.array([500.0, -200.0, 8.0])
+    with BagWriter(tmp_path / "map") as writer:
+        for number in range(4):
+            points = street_scan(number, 32, 300)[0]
+            record = np.zeros(len(points), [(name, "<f8") for name in ("x", "y", "z", "echo")] + [("truth", "u1")])
+            for column, name in enumerate(("x", "y", "z", "echo")):
+                record[name] = points[:, column]
+            record["truth"] = perception(points).labels
+            for column, name in enumerate("xyz"):
+                record[name] += at[column]
+            stamp = START + number * PERIOD
+            writer.write("/points", encode(cloud_message(record, stamp, "lidar")), stamp)
+    options = ["-w", weights, "--truth", "truth", "--device", "cpu", "--force", "-o", tmp_path / "out"]
+    with private_domain():
+        told = invoke(tmp_path / "map", *options)
+        mended = invoke(
+            tmp_path / "map", *options, "--origin", "500,-200,8", "--intensity-field", "echo", "--mount", "yaw=0"
+        )
+    assert "warning: place: the sensor seems to be at 50" in told.stderr
+    assert "no field is known to hold it (fields: x, y, z, echo, truth)" in told.stderr
+    assert "warning" not in mended.stderr
+    # The truth is the network's own labels at home; float64 coordinates come back to within a millimetre.
+    assert json.loads((tmp_path / "out/report.json").read_text())["accuracy"] > 0.999
 
 
 def test_ctrl_c_ends_player_and_node_and_leaves_no_report(bag: Path, weights: Path, tmp_path: Path) -> None:

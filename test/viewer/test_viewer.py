@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
+import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -286,3 +288,30 @@ def test_rviz_looks_at_the_nodes_topics() -> None:
     assert list(topics.values()) == absolute
     assert displays["Coloured points"]["Color Transformer"] == "RGB8"
     assert [name for name, display in displays.items() if display["Enabled"]] == ["Grid", "Coloured points", "TF"]
+
+
+def test_clouds_that_the_network_does_not_know_are_told_of_before_the_page_opens(tmp_path: Path, weights: Path) -> None:
+    pytest.importorskip("viser", reason="viser is not installed: pip install 'spvnas_ros[view]'")
+    points = street_scan(0, 32, 400)[0]
+    points[:, 2] += 1.2
+    (tmp_path / "scans").mkdir()
+    points.tofile(tmp_path / "scans/0.bin")
+
+    def said(*options: str) -> str:
+        command = [sys.executable, "-m", "spvnas_ros.cli", "view", str(tmp_path / "scans"), "-w", str(weights)]
+        served = subprocess.Popen(
+            [*command, "--port", "0", *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        assert served.stdout is not None
+        lines: list[str] = []
+        while not lines or "(Ctrl-C ends)" not in lines[-1]:
+            line = served.stdout.readline()
+            assert line, lines
+            lines.append(line)
+        served.send_signal(signal.SIGINT)
+        assert served.wait(60) == 0
+        return "".join(lines)
+
+    assert "warning: ground: it lies 0." in said()
+    assert "warning" not in said("--quiet")
+    assert "warning" not in said("--mount", "auto")
