@@ -238,8 +238,8 @@ class BoxJob:
         there = () if self.database is None else tuple(self.database.rows)
         if missing := [kind for kind in self.augmentation.kinds if kind not in there]:
             lines.append(
-                f"warning: augment.sample_objects wants {', '.join(missing)}, of which the training scans have no object "
-                f"with points enough; they have {', '.join(there) or 'none at all'}"
+                f"warning: augment.sample_objects wants {', '.join(missing)}, of which the training scans have no "
+                f"object with points enough; they have {', '.join(there) or 'none at all'}"
             )
         return lines
 
