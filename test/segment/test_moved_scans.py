@@ -51,7 +51,7 @@ def miou(
         points = np.fromfile(scan, np.float32).reshape(-1, 4).astype(np.float64)
         np.save(folder / "scan.npy", np.column_stack((move(points[:, :3]), points[:, 3])))
         with open_source(folder / "scan.npy", place=PlaceRule.parse(origin, mount)) as source:
-            said.append([concern.about for concern in first_look(source, network.facts)])
+            said.append([concern.about for concern in first_look(source.look(), source.sensor, network.facts)])
             labels = network(next(iter(source)).load().points).labels
         truth = np.fromfile(scan.parents[1] / "labels" / f"{scan.stem}.label", np.uint32)
         counts += confusion_matrix(SEMANTIC_KITTI.encode(truth), labels, CLASSES)
@@ -79,7 +79,7 @@ def test_the_automatic_place_keeps_the_score_and_without_it_there_is_a_warning(
         points = np.fromfile(scan, np.float32).reshape(-1, 4).astype(np.float64)
         np.save(tmp_path / "scan.npy", np.column_stack((move(points[:, :3]), points[:, 3])))
         with open_source(tmp_path / "scan.npy") as source:
-            assert [concern.about for concern in first_look(source, network.facts)] == [about]
+            assert [concern.about for concern in first_look(source.look(), source.sensor, network.facts)] == [about]
 
 
 def test_without_it_the_score_falls(network: Perception, chosen: list[Path], unmoved: float, tmp_path: Path) -> None:
