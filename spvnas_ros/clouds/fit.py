@@ -37,6 +37,8 @@ _HEIGHT_OFF = 0.6
 _TILTED_DEGREES = 4.5
 _AWAY, _FAR_AWAY = 4.0, 9.5
 """Metres from the middle of the cloud to its origin: suspicious, and beyond what scenes do to it."""
+_COARSE = 0.02
+"""Metres: a rounding that a network sees."""
 _BENEATH = 1.5
 """Metres around the origin: no sensor on a vehicle sees the ground there."""
 _BENEATH_POINTS = 10
@@ -98,6 +100,7 @@ class Look:
     ground:    the plane of the ground around the sensor, as the network is given it; None where none is seen
     unmoved:   the same plane before the mount is applied
     reach:     metres from the sensor within which 95 % of the points lie; NaN without points
+    rounding:  metres to which float32 coordinates of this size are rounded; 0 for other types
     intensity: a sample of the intensities, scaled but not clipped, of points that the network sees
     """
 
@@ -109,6 +112,7 @@ class Look:
     ground: Ground | None
     unmoved: Ground | None
     reach: float
+    rounding: float
     intensity: npt.NDArray[np.float32]
 
 
@@ -133,7 +137,9 @@ def look_at(cloud: Record, sensor: Sensor, limits: Limits, points: Points | None
     lit = points[:, 3] if cleaned.kept is None else points[cleaned.kept, 3]
     intensity = lit[:: max(1, len(lit) // 2000)].copy()
     below = _beneath(seen, ground)
-    return Look(len(points), cleaned.unusable, _pile(found), centre, below, ground, unmoved, reach, intensity)
+    return Look(
+        len(points), cleaned.unusable, _pile(found), centre, below, ground, unmoved, reach, _rounding(cloud), intensity
+    )
 
 
 def look_at_all(clouds: Sequence[Record], sensor: Sensor, limits: Limits) -> list[Look]:
@@ -161,6 +167,12 @@ def concerns(looks: Sequence[Look], sensor: Sensor, known: Known) -> list[Concer
 def _of_place(looks: Sequence[Look], sensor: Sensor, known: Known) -> Iterator[Concern]:
     reach = float(np.nanmedian([look.reach for look in looks]))
     away = _away(looks)
+    if (rounding := max(look.rounding for look in looks)) > _COARSE:
+        yield Concern(
+            "place",
+            f"coordinates are float32 and so large that they are rounded to {rounding:.2g} m",
+            "shapes are lost already; record them as float64, or relative to a place near by",
+        )
     ground = typical_ground([look.ground for look in looks if look.ground and look.ground.share > GROUND_SHARE])
     if reach > _HUGE_SCENE:
         yield Concern(
@@ -170,7 +182,7 @@ def _of_place(looks: Sequence[Look], sensor: Sensor, known: Known) -> Iterator[C
         where = "where it was said to be" if sensor.place.origin else "at the origin"
         yield Concern(
             "place",
-            f"the sensor seems to be at {away[0]:.1f}, {away[1]:.1f}, not {where}",
+            f"the sensor seems to be at {away[0]:.1f}, {away[1]:.1f}, {away[2]:.1f}, not {where}",
             "give its place with origin (x,y,z or auto; mount auto for the height), or the sensor's frame with "
             "target_frame",
         )
@@ -199,7 +211,8 @@ def _away(looks: Sequence[Look]) -> Vector3 | None:
     distances = [float(np.hypot(x, y)) for x, y, _ in places]
     distance = float(np.median(distances))
     beneath = np.mean([look.beneath for look in looks]) > 0.5
-    if distance > _FAR_AWAY or (distance > _AWAY and beneath):
+    height = abs(float(np.median([z for _, _, z in places])))
+    if max(distance, height) > _FAR_AWAY or (distance > _AWAY and beneath):
         return places[int(np.argsort(distances)[len(distances) // 2])]
     return None
 
@@ -252,6 +265,18 @@ def _pile(positions: npt.NDArray[np.float64]) -> tuple[Vector3, int]:
         return (0.0, 0.0, 0.0), 0
     (x, y, z), count = counts.most_common(1)[0]
     return (x, y, z), int((positions == np.array((x, y, z))).all(axis=1).sum()) if count > 1 else 0
+
+
+def _rounding(cloud: Record) -> float:
+    """Returns the distance of neighbouring float32 numbers at the cloud's coordinates."""
+    steps = [0.0]
+    for name in "xyz":
+        if cloud.dtype[name].kind == "f" and cloud.dtype[name].itemsize == 4 and len(cloud):
+            some = np.abs(cloud[name][:: len(cloud) // _SOME | 1])
+            some = some[np.isfinite(some)]
+            if len(some):
+                steps.append(float(np.spacing(np.float32(np.median(some)))))
+    return max(steps)
 
 
 def _beneath(points: Points, ground: Ground | None) -> bool:

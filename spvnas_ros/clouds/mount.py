@@ -215,11 +215,13 @@ def _angles(normal: Positions) -> tuple[float, float]:
     return math.degrees(roll), math.degrees(pitch)
 
 
-def find_sensor(positions: Positions) -> Vector3 | None:
+def find_sensor(positions: Positions, height: float = SENSOR_HEIGHT) -> Vector3 | None:
     """Finds where the sensor is in positions `[N, 3]`, finite ones: amid the densest part; None without points.
 
+    height: of the sensor above the ground, metres
+
     Only a sensor that looks all around is in its middle. x and y are right within about 2 m on streets; z is the height
-    of the ground there and `SENSOR_HEIGHT`, which a `Mount` corrects.
+    of the ground there and the sensor's above it.
     """
     if not len(positions):
         return None
@@ -236,7 +238,7 @@ def find_sensor(positions: Positions) -> Vector3 | None:
     x, y = (float(value) for value in middle[:2] + centre)
     around = positions - np.array((x, y, float(middle[2])))
     ground = find_ground(around)
-    z = float(middle[2]) - ground.height + SENSOR_HEIGHT if ground else float(middle[2])
+    z = float(middle[2]) - ground.height + height if ground else float(middle[2])
     return x, y, z
 
 
@@ -274,7 +276,10 @@ class PlaceRule:
         seen = [find_ground(cloud - np.array(self.origin_of(cloud))) for cloud in clouds]
         ground = typical_ground([each for each in seen if each is not None and each.share > GROUND_SHARE])
         if ground is None:
-            raise UserError("mount is auto, but the clouds show no ground around the sensor; give it: z=..,pitch=..")
+            raise UserError(
+                "mount is auto, but the clouds show no ground around the sensor; give it: z=..,pitch=.., and for "
+                "clouds of a map give origin, too"
+            )
         return replace(self, mount=ground.mount(self.sensor_height))
 
     def of(self, positions: Positions) -> Placement:
@@ -289,7 +294,9 @@ class PlaceRule:
         if self.origin is None:
             return 0.0, 0.0, 0.0
         there = np.isfinite(positions).all(axis=1) & (positions != 0).any(axis=1)
-        return find_sensor(positions[there]) or (0.0, 0.0, 0.0)
+        # A mount that says how high the sensor is speaks of the place that is found, too.
+        known = self.mount.z if isinstance(self.mount, Mount) else None
+        return find_sensor(positions[there], self.sensor_height if known is None else known) or (0.0, 0.0, 0.0)
 
     def describe(self) -> str:
         """Says in half a sentence what is done to the coordinates; "" where nothing is."""

@@ -207,3 +207,21 @@ def test_an_intensity_that_is_no_number_is_told_once(street: np.ndarray) -> None
     points[:, 3] = np.nan
     (line,) = said_of(points)
     assert line.startswith("intensity: 100% of the points have none (NaN)")
+
+
+def test_coordinates_that_float32_has_rounded_already_are_told(street: np.ndarray) -> None:
+    away = record_of(moved(street, UTM))
+    rounded = away.astype([(name, "f4") for name in away.dtype.names or ()])
+    lines = said([rounded], Sensor(place=PlaceRule.parse("458000,5428000,120", None)))
+    assert any("float32 and so large that they are rounded to 0.5 m" in line for line in lines)
+
+
+def test_a_place_that_is_wrong_in_height_alone_is_told(street: np.ndarray) -> None:
+    (line,) = said_of(moved(street, UTM), origin="458000,5428000,0")
+    assert "place: the sensor seems to be at" in line
+    assert "not where it was said to be" in line
+
+
+def test_a_known_height_holds_for_the_place_that_is_found(street: np.ndarray) -> None:
+    low = moved(street, (UTM[0], UTM[1], UTM[2] + 1.13))
+    assert said_of(low, origin="auto", mount="z=0.6") == []
