@@ -175,8 +175,11 @@ def test_an_overlap_is_a_share_whatever_the_boxes(a: np.ndarray, b: np.ndarray) 
             found = overlap(a, b, over_first=over_first)
             assert (found >= 0).all()
             assert (found <= 1).all()
-    solid = a[0, 3] * a[0, 4] > 0
-    assert bev_overlap(a, b)[0, 0] == (1 if solid else 0)
+    # What is thinner than any object has an area that rounding may take away.
+    if min(a[0, 3:5]) > 1e-3:
+        assert bev_overlap(a, b)[0, 0] == 1
+    if min(a[0, 3:5]) == 0:
+        assert bev_overlap(a, b)[0, 0] == 0
 
 
 @pytest.mark.parametrize(
