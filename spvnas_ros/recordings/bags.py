@@ -64,7 +64,7 @@ class RecordedCloud:
 
     def decode(self) -> PointCloud2:
         """Returns the deserialised message. Raises BagError where the bytes are not a PointCloud2."""
-        with _named("a recorded message is damaged"):
+        with named("a recorded message is damaged"):
             message = typestore().deserialize_cdr(self.raw, CLOUD_TYPE)
         assert isinstance(message, PointCloud2)
         return message
@@ -129,7 +129,7 @@ class BagReader:
 
     def __init__(self, path: str | Path, topic: str | None = None) -> None:
         self.path = Path(path)
-        with _named(f"{self.path} cannot be read as a rosbag2"):
+        with named(f"{self.path} cannot be read as a rosbag2"):
             self._reader = Reader(self.path)
             self._reader.open()
         try:
@@ -161,7 +161,7 @@ class BagReader:
         """
         messages = self._reader.messages(self._connections, start=stamp)
         while True:
-            with _named(f"{self.path} is damaged"):
+            with named(f"{self.path} is damaged"):
                 message = next(messages, None)
             if message is None:
                 return
@@ -199,7 +199,7 @@ class BagWriter:
         self._connections: dict[str, Connection] = {}
         # The files inside a bag carry the bag's name, so the bag lies inside a temporary folder with its final name.
         self._temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.part")
-        with _named(f"{self.path} cannot be written"), ExitStack() as undo:
+        with named(f"{self.path} cannot be written"), ExitStack() as undo:
             undo.callback(shutil.rmtree, self._temporary, ignore_errors=True)
             self._temporary.mkdir(parents=True)
             self._writer = Writer(
@@ -213,14 +213,14 @@ class BagWriter:
 
         Raises BagError where the bag cannot be written, or where the type is none of `message_types`.
         """
-        with _named(f"{self.path} cannot be written"):
+        with named(f"{self.path} cannot be written"):
             if topic not in self._connections:
                 self._connections[topic] = self._writer.add_connection(topic, msgtype, typestore=typestore())
             self._writer.write(self._connections[topic], stamp, raw)
 
     def close(self) -> None:
         """Finishes the bag and gives it its name. A bag that `force` replaces stays in place until then."""
-        with _named(f"{self.path} cannot be written"):
+        with named(f"{self.path} cannot be written"):
             try:
                 self._writer.close()
                 check_free(self.path, force=self._force)
@@ -284,7 +284,7 @@ def _choose_topic(path: Path, connections: list[Connection], wanted: str | None)
 
 
 @contextmanager
-def _named(what: str) -> Iterator[None]:
+def named(what: str) -> Iterator[None]:
     """Turns every exception of rosbags and its storages (a dozen types, for bad bytes) into a BagError."""
     try:
         yield

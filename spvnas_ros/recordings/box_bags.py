@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from rosbags.rosbag2 import Reader
 
 from spvnas_ros.boxes.conversions import from_nuscenes, to_nuscenes
 from spvnas_ros.boxes.overlap import BoxError, checked
-from spvnas_ros.recordings.bags import BagError
+from spvnas_ros.recordings.bags import BagError, named
 from spvnas_ros.recordings.message_types import DETECTIONS_TYPE, typestore
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def boxes_topic(path: Path, wanted: str | None, option: str) -> str:
 
     Raises BagError where the bag cannot be read, and where it has no such topic or several.
     """
-    with _named(f"{path} cannot be read as a rosbag2"), Reader(path) as reader:
+    with named(f"{path} cannot be read as a rosbag2"), Reader(path) as reader:
         return _choose(path, reader.connections, wanted, option)
 
 
@@ -60,7 +59,7 @@ def read_boxes(path: Path, topic: str) -> list[RecordedBoxes]:
     Raises BagError where the bag cannot be read, and for a message that is damaged, has an object without a class,
     sizes that are negative or numbers that are not finite; it names topic and stamp.
     """
-    with _named(f"{path} cannot be read as a rosbag2"), Reader(path) as reader:
+    with named(f"{path} cannot be read as a rosbag2"), Reader(path) as reader:
         connections = [each for each in reader.connections if each.topic == topic]
         return [_decoded(f"{path}, {topic}", bytes(raw)) for _, _, raw in reader.messages(connections)]
 
@@ -92,7 +91,7 @@ def encode_boxes(boxes: RecordedBoxes) -> bytes:
 
 
 def _decoded(where: str, raw: bytes) -> RecordedBoxes:
-    with _named(f"{where}: a recorded message is damaged"):
+    with named(f"{where}: a recorded message is damaged"):
         message: Any = typestore().deserialize_cdr(raw, DETECTIONS_TYPE)
     stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
     where = f"{where}, stamp {in_seconds(stamp)}"
@@ -139,14 +138,3 @@ def _choose(path: Path, connections: Sequence[Connection], wanted: str | None, o
     if topic not in topics:
         raise BagError(f"{path} has no boxes on {topic}; found {', '.join(topics)}")
     return topic
-
-
-@contextmanager
-def _named(what: str) -> Iterator[None]:
-    """Turns every exception of rosbags and its storages (a dozen types, for bad bytes) into a BagError."""
-    try:
-        yield
-    except BagError:
-        raise
-    except Exception as error:
-        raise BagError(f"{what}: {str(error) or type(error).__name__}") from error

@@ -402,8 +402,13 @@ def meta_net(spec: NetSpec) -> PointVoxelUNet:
 
     Raises SpecError where no tensor could have these widths.
     """
+    return without_memory(lambda: PointVoxelUNet(spec), f"no network can be built from {spec}")
+
+
+def without_memory(build: Callable[[], _T], failure: str) -> _T:
+    """Returns what `build` builds, with shapes but no memory. Raises SpecError, which begins with `failure`."""
     try:
         with torch.device("meta"):
-            return PointVoxelUNet(spec)
+            return build()
     except (RuntimeError, TypeError, OverflowError) as error:
-        raise SpecError(f"no network can be built from {spec}: {error}") from error
+        raise SpecError(f"{failure}: {error}") from error

@@ -8,8 +8,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import torch
-
 from spvnas_ros.clouds.mount import SENSOR_HEIGHT
 from spvnas_ros.nets.box_spec import DetectorSpec
 from spvnas_ros.nets.second import Second
@@ -22,6 +20,7 @@ from spvnas_ros.zoo.checkpoint import (
     fill,
     read_checkpoint,
     training_record,
+    without_memory,
     write_checkpoint,
 )
 
@@ -97,11 +96,7 @@ def meta_detector(spec: DetectorSpec) -> Second:
 
     Raises SpecError where no tensor could have these widths.
     """
-    try:
-        with torch.device("meta"):
-            return Second(spec)
-    except (RuntimeError, TypeError, OverflowError) as error:
-        raise SpecError(f"no detector can be built from {spec}: {error}") from error
+    return without_memory(lambda: Second(spec), f"no detector can be built from {spec}")
 
 
 def _facts(document: Mapping[str, Any]) -> DetectorFacts:

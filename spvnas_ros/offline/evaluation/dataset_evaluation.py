@@ -44,6 +44,7 @@ def evaluate(
     weights: str = "",
     truth: str | None = None,
     beams: int | None = None,
+    sensor: str = "",
     pictures: bool = False,
     on_scan: Callable[[Skipped | None], None] = lambda _: None,
     stopped: Callable[[], bool] = lambda: False,
@@ -51,7 +52,7 @@ def evaluate(
     """Label all scans of a data set and compare.
 
     tta: average the probabilities of the 36 views of `tta_views`
-    source, topic, weights, truth, beams: for the report
+    source, topic, weights, truth, beams, sensor: for the report
     pictures: say in the report which scans to draw beside it
 
     stopped: is asked before each scan; True ends the evaluation
@@ -118,14 +119,9 @@ def evaluate(
         skipped=tuple(skipped),
         pictures=tuple(choose(values, ACCURACY)) if pictures else (),
         unusable=unusable.counts(),
-        sensor=sensor_words(dataset),
+        sensor=sensor,
         **scored(tally),
     )
-
-
-def sensor_words(dataset: ScanDataset) -> str:
-    """Returns what is done to the clouds of a data set, such as intensity field, scale and mount, in words."""
-    return "; ".join(dict.fromkeys(looked.sensor.describe() for looked in dataset.look()))
 
 
 def look(perception: Perception, scan: LabelledScan, views: Sequence[View]) -> Segmentation:
@@ -195,8 +191,10 @@ def run(
         raise DatasetError(f"{out} is a file, expected a folder for the report")
     if warning := prelabelled(source):
         print(warning, file=sys.stderr)
-    for looked in dataset.look() if not quiet else ():
-        tell(first_look(looked.clouds, looked.sensor, perception.facts))
+    looks = dataset.look()
+    for looked in looks:
+        tell(first_look(looked.clouds, looked.sensor, perception.facts), quiet=quiet)
+    sensor = "; ".join(dict.fromkeys(looked.sensor.describe() for looked in looks))
     if beams is not None:
         dataset = Thinned(dataset, beams)
     truth = str(field) if field else None
@@ -211,6 +209,7 @@ def run(
                 weights=Path(weights).name,
                 truth=truth,
                 beams=beams,
+                sensor=sensor,
                 pictures=out is not None,
                 on_scan=on_scan,
                 stopped=stopped.is_set,

@@ -10,7 +10,8 @@ run that is resumed at some step gets the same batches as an uninterrupted one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,9 @@ from spvnas_ros.nets.spec import NUM_STAGES
 from spvnas_ros.offline.augment import Augmentation
 from spvnas_ros.offline.datasets.scan import DatasetError, LabelledScan, ScanDataset
 from spvnas_ros.segment.progress import Skipped
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 VOXELS = 80_000
 """Number of voxels that the published recipes keep of a training scan."""
@@ -54,8 +58,24 @@ class Sample:
     skipped: tuple[Skipped, ...] = ()
 
 
+class Tensors:
+    """A data class with tensors, which moves to other memory as a whole."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """Returns the batch on another device."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """Returns the batch in page-locked memory; the DataLoader calls this."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self, move: Callable[[Tensor], Tensor]) -> Self:
+        moved = {name: move(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return type(self)(**vars(self) | moved)
+
+
 @dataclass(frozen=True)
-class Batch:
+class Batch(Tensors):
     """Several scans as voxels: the network's input, and the true labels.
 
     coords: int32 `[M, 4]` (batch, x, y, z), counted from each scan's own lower corner
@@ -84,19 +104,6 @@ class Batch:
     def __len__(self) -> int:
         """Returns the number of scans."""
         return len(self.names)
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """Returns the batch on another device."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> Batch:
-        """Returns the batch in page-locked memory; the DataLoader calls this."""
-        return self._map(lambda tensor: tensor.pin_memory())
-
-    def _map(self, move: Callable[[Tensor], Tensor]) -> Batch:
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved |= {name: move(value) for name, value in moved.items() if isinstance(value, Tensor)}
-        return Batch(**moved)
 
 
 def _cleaned(scan: LabelledScan, limits: Limits) -> LabelledScan:

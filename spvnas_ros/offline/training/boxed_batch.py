@@ -5,9 +5,8 @@ As in `batch`, all random numbers of a sample come from (seed, epoch, index).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +22,7 @@ from spvnas_ros.offline.augment.boxed_compose import BoxedAugmentation
 from spvnas_ros.offline.augment.boxed_objects import Database
 from spvnas_ros.offline.datasets.boxed import BoxedDataset, BoxedScan
 from spvnas_ros.offline.datasets.scan import DatasetError
+from spvnas_ros.offline.training.batch import Tensors
 from spvnas_ros.segment.progress import Skipped
 from spvnas_ros.sparse.sites import mean_voxels
 
@@ -50,7 +50,7 @@ class BoxedSample:
 
 
 @dataclass(frozen=True)
-class BoxedBatch:
+class BoxedBatch(Tensors):
     """Several scans as voxels, with their boxes.
 
     coords: int64 `[M, 4]` (batch, x, y, z)
@@ -72,19 +72,6 @@ class BoxedBatch:
     def __len__(self) -> int:
         """Returns the number of scans."""
         return len(self.sizes)
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> BoxedBatch:
-        """Returns the batch on another device."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> BoxedBatch:
-        """Returns the batch in page-locked memory; the DataLoader calls this."""
-        return self._map(lambda tensor: tensor.pin_memory())
-
-    def _map(self, move: Callable[[Tensor], Tensor]) -> BoxedBatch:
-        moved: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved |= {name: move(value) for name, value in moved.items() if isinstance(value, Tensor)}
-        return BoxedBatch(**moved)
 
 
 class BoxedSamples(Dataset[BoxedSample]):

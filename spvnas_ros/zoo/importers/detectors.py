@@ -27,7 +27,7 @@ from spvnas_ros.zoo.importers.detector_layouts import (
     flat_kernel,
 )
 from spvnas_ros.zoo.importers.projects import State, convert, import_checkpoint, read_weights
-from spvnas_ros.zoo.importers.wrappers import with_counters
+from spvnas_ros.zoo.importers.wrappers import filled, with_counters
 
 _ENOUGH = 20
 """How many of a project's names a file must have to be one of its detectors."""
@@ -129,14 +129,8 @@ def _fill(state: State, layout: DetectorLayout, notes: list[str]) -> Second:
         {key: tuple(value.shape) for key, value in state.items()},
     ):
         raise CheckpointError(f"it does not hold exactly the tensors of the SECOND that it should be:{lines}")
-    loaded = {}
-    for key, like in expected.items():
-        value = state[theirs[key]]
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise CheckpointError(f"{theirs[key]} has values that are not finite")
-        loaded[key] = value.to(like.dtype, copy=True, memory_format=torch.contiguous_format)
-    net.load_state_dict(loaded, assign=True)
-    return net.eval()
+    filled(net, theirs, state)
+    return net
 
 
 def _with_flat_kernels(

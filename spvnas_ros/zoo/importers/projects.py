@@ -19,7 +19,7 @@ from spvnas_ros.zoo.checkpoint import CheckpointError, Facts, meta_net, mismatch
 from spvnas_ros.zoo.importers.inert_pickle import Inert
 from spvnas_ros.zoo.importers.layouts import LAYOUTS, MIT_HAN_LAB, Layout, MissingLayer, spec_of
 from spvnas_ros.zoo.importers.torch_file import read_torch_file
-from spvnas_ros.zoo.importers.wrappers import ENTRIES, is_trainers, unwrap, with_counters, without_prefix
+from spvnas_ros.zoo.importers.wrappers import ENTRIES, filled, is_trainers, unwrap, with_counters, without_prefix
 
 KINDS = ("spvcnn", "minkunet")
 """The kinds that files of mit-han-lab may need to be told apart by. An SPVNAS network is known by its names."""
@@ -211,14 +211,8 @@ def _fill(spec: NetSpec, state: State, names: Mapping[str, str], notes: list[str
             f"the network tells {spec.num_classes} classes apart, whose names the file does not hold; "
             f"only networks with the {len(SEMANTIC_KITTI.classes)} classes of SemanticKITTI are imported"
         )
-    loaded = {}
-    for key, like in expected.items():
-        value = state[theirs[key]]
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise CheckpointError(f"{theirs[key]} has values that are not finite")
-        loaded[key] = value.to(like.dtype, copy=True, memory_format=torch.contiguous_format)
-    net.load_state_dict(loaded, assign=True)
-    return net.eval()
+    filled(net, theirs, state)
+    return net
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:

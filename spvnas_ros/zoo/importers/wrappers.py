@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from spvnas_ros.zoo.checkpoint import CheckpointError
 from spvnas_ros.zoo.importers.detector_layouts import DETECTOR_LAYOUTS
 from spvnas_ros.zoo.importers.layouts import LAYOUTS
 
@@ -131,3 +132,20 @@ def with_counters(state: State, expected: Mapping[str, torch.Tensor]) -> tuple[d
     return dict(state) | counters, [
         f"{len(missing)} counters {_COUNTER} are not there and set to 0; no label needs them"
     ]
+
+
+def filled(net: torch.nn.Module, theirs: Mapping[str, str], state: State) -> None:
+    """Puts the tensors of a file into a network without memory behind it, and makes it ready for inference.
+
+    theirs: the file's name of each of the network's tensors
+
+    Raises CheckpointError for values that are not finite.
+    """
+    loaded = {}
+    for key, like in net.state_dict().items():
+        value = state[theirs[key]]
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise CheckpointError(f"{theirs[key]} has values that are not finite")
+        loaded[key] = value.to(like.dtype, copy=True, memory_format=torch.contiguous_format)
+    net.load_state_dict(loaded, assign=True)
+    net.eval()

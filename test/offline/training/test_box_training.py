@@ -30,6 +30,7 @@ from spvnas_ros.offline.training.config import ConfigError, Recipe, ScheduleConf
 from spvnas_ros.offline.training.schedules import momentum, rate_factor
 from spvnas_ros.recordings.object_tables import Objects, write_objects
 from spvnas_ros.zoo.detector_checkpoint import load_detector
+from training_runs import KILLED
 
 STEPS = 6
 
@@ -91,24 +92,6 @@ def samples_of(recipe: Recipe, *, training: bool = True) -> BoxedSamples:
 
 def log_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-
-
-KILLED = """
-import os, signal, sys
-import torch
-from pathlib import Path
-from spvnas_ros.offline.training import command
-
-class Recorder(command.Recorder):
-    def on_train_batch_end(self, trainer, *others):
-        super().on_train_batch_end(trainer, *others)
-        if trainer.global_step == 5:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-torch.set_num_threads(1)
-command.Recorder = Recorder
-command.run(Path(sys.argv[1]), [], Path(sys.argv[2]))
-"""
 
 
 def test_a_killed_training_of_boxes_goes_on_as_if_nothing_had_happened(path: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from spvnas_ros.offline.training.config import ConfigError
 from spvnas_ros.offline.training.task import TrainingError
 from spvnas_ros.perception import Perception
 from spvnas_ros.zoo.checkpoint import load_checkpoint
-from training_runs import STEPS
+from training_runs import KILLED, STEPS
 
 REACH = 8.0
 """Metres: what is learned by heart is small enough for a test, and still holds 11 classes."""
@@ -37,24 +37,6 @@ def log_of(folder: Path) -> list[dict[str, Any]]:
 
 def losses_of(folder: Path) -> list[tuple[int, float]]:
     return [(line["step"], line["loss"]) for line in log_of(folder) if "loss" in line]
-
-
-KILLED = """
-import os, signal, sys
-import torch
-from pathlib import Path
-from spvnas_ros.offline.training import command
-
-class Recorder(command.Recorder):
-    def on_train_batch_end(self, trainer, *others):
-        super().on_train_batch_end(trainer, *others)
-        if trainer.global_step == 5:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-torch.set_num_threads(1)
-command.Recorder = Recorder
-command.run(Path(sys.argv[1]), [], Path(sys.argv[2]))
-"""
 
 
 @pytest.fixture
