@@ -1,4 +1,4 @@
-"""`BoxHeadSpec` and `DetectorSpec`: the descriptions of box heads and of detectors, as values.
+"""`BoxHeadSpec`, `BoxBranchSpec` and `DetectorSpec`: the descriptions of box heads and of detectors, as values.
 
 SECOND and SPV-SECOND share one skeleton: a sparse encoder over voxels, a network over the bird's-eye view, and an
 anchor head. They differ in whether a point branch runs beside the voxels. References: Yan et al., "SECOND: Sparsely
@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from spvnas_ros.nets.spec import SpecError
+from spvnas_ros.nets.spec_error import SpecError
 from spvnas_ros.sparse.sites import Triple, Window, grid_shape
 
 CONVENTIONS = ("openpcdet", "mmdet3d")
@@ -21,6 +21,11 @@ CONVENTIONS = ("openpcdet", "mmdet3d")
 
 FAMILIES = ("second", "spv_second")
 KITTI_RANGE = (0.0, -40.0, -3.0, 70.4, 40.0, 1.0)
+
+_COARSEST = 4
+"""The coarsest level of a network that labels points."""
+_MOST_ROWS = 255
+"""Kernel rows of a column that the compiled convolutions can number."""
 
 _HALVING = Window((3, 3, 3), (2, 2, 2), (1, 1, 1))
 STEPS = (_HALVING, _HALVING, Window((3, 3, 3), (2, 2, 2), (1, 1, 0)), Window((1, 1, 3), (1, 1, 2), (0, 0, 0)))
@@ -185,13 +190,7 @@ class DetectorSpec:
     momentum: float = 0.01
 
     def __post_init__(self) -> None:
-        limits = self.point_range
-        if not (
-            len(limits) == 6
-            and all(map(math.isfinite, limits))
-            and all(a < b for a, b in zip(limits[:3], limits[3:], strict=True))
-        ):
-            raise SpecError(f"point_range must be x, y, z minimum, then x, y, z maximum in metres, found {limits}")
+        _check_range(self.point_range)
         if len(self.voxel_size) != 3 or not all(math.isfinite(v) and v > 0 for v in self.voxel_size):
             raise SpecError(f"voxel_size must be three positive numbers of metres, found {self.voxel_size}")
         if self.max_points < 1 or len(self.max_voxels) != 2 or min(self.max_voxels) < 1:
@@ -203,8 +202,7 @@ class DetectorSpec:
             raise SpecError(f"in_channels must be at least 3 (x, y, z), found {self.in_channels}")
         if len(self.stages) != len(STEPS) or not all(self.stages):
             raise SpecError(f"a detector has {len(STEPS)} stages with a convolution at least, found {self.stages}")
-        if not self.bev or min(min(b.layers for b in self.bev), min(b.stride - 1 for b in self.bev)) < 0:
-            raise SpecError(f"the bird's-eye view needs blocks with strides from 1 on, found {self.bev}")
+        _check_blocks(self.bev)
         if min(self.widths()) < 1:
             raise SpecError(f"every width must be at least 1, found {sorted(set(self.widths()))}")
         self._check_cells()
@@ -303,6 +301,130 @@ class DetectorSpec:
             raise SpecError(f"not the description of a detector: {error}") from error
 
 
+@dataclass(frozen=True)
+class BoxBranchSpec:
+    """The description of the branch that finds boxes in the features of a network that labels points.
+
+    The voxels of one level are summed up in columns, each height with a kernel of its own; the columns are the
+    bird's-eye view.
+
+    level:       of the features that it takes: the voxels there are `2**level` finest voxels wide; 0 to 4
+    merged:      edge of a column, in voxels of that level
+    point_range: x, y, z minimum, then maximum, metres: where boxes are found
+    voxel_size:  edge of the finest voxel, metres
+    width:       of the columns' features
+    bev:         the blocks over the bird's-eye view
+    head:        the box head
+    eps, momentum: of every BatchNorm
+    """
+
+    level: int
+    merged: int
+    point_range: tuple[float, ...]
+    voxel_size: float
+    width: int
+    bev: tuple[BevBlock, ...]
+    head: BoxHeadSpec
+    eps: float = 1e-3
+    momentum: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check_range(self.point_range)
+        if not (math.isfinite(self.voxel_size) and self.voxel_size > 0):
+            raise SpecError(f"voxel_size must be a positive number of metres, found {self.voxel_size}")
+        if not 0 <= self.level <= _COARSEST or self.merged < 1:
+            raise SpecError(
+                f"level must be 0 to {_COARSEST} and merged at least 1, found {self.level} and {self.merged}"
+            )
+        _check_blocks(self.bev)
+        if min(self.width, *(min(block.width, block.up) for block in self.bev)) < 1:
+            raise SpecError(f"every width of the box branch must be at least 1, found {self.width} and {self.bev}")
+        x, y, z = self.cells
+        if self.volume > _MOST_ROWS or z < 1:
+            raise SpecError(
+                f"a column of {self.merged} x {self.merged} x {z} voxels is too large or empty: its kernel has "
+                f"{self.volume} rows, expected 1 to {_MOST_ROWS}; choose a coarser level or a lower range"
+            )
+        step = self.merged * math.prod(block.stride for block in self.bev)
+        edge = self.voxel_size * 2**self.level
+        for axis, count in zip("xy", (x, y), strict=True):
+            low, high = (self.point_range["xyz".index(axis) + end] for end in (0, 3))
+            if count % step or abs(count * edge - (high - low)) > 0.01 * edge:
+                raise SpecError(
+                    f"the range along {axis} is {high - low:g} m, expected a multiple of {step * edge:g} m (columns of "
+                    f"{self.merged * edge:g} m, and the strides of the bird's-eye view)"
+                )
+
+    @property
+    def cells(self) -> Triple:
+        """The voxels of the level along x, y and z of the range."""
+        return grid_shape(self.point_range, (self.voxel_size * 2**self.level,) * 3)
+
+    @property
+    def volume(self) -> int:
+        """The number of kernel rows of a column; x runs fastest, then y."""
+        return self.merged**2 * self.cells[2]
+
+    @property
+    def columns(self) -> tuple[int, int]:
+        """The cells of the bird's-eye view along x and y."""
+        x, y, _ = self.cells
+        return x // self.merged, y // self.merged
+
+    @property
+    def head_cells(self) -> tuple[int, int]:
+        """The cells of the head's map along x and y."""
+        x, y = self.columns
+        return x // self.bev[0].stride, y // self.bev[0].stride
+
+    @classmethod
+    def around(
+        cls,
+        voxel_size: float,
+        classes: Sequence[BoxClass],
+        *,
+        width: int = 32,
+        reach: float = 51.2,
+        bottom: float = -3.2,
+        top: float = 3.2,
+        level: int = 2,
+        merged: int = 1,
+        layers: int = 3,
+        momentum: float = 0.1,
+    ) -> BoxBranchSpec:
+        """Returns a branch that finds boxes all around the vehicle.
+
+        reach:       how far along x and y, metres
+        bottom, top: the heights that are looked at, metres in the sensor's frame
+        layers:      of each of the two blocks of the bird's-eye view, at full and at half resolution
+
+        Raises SpecError where these do not fit each other.
+        """
+        return cls(
+            level=level,
+            merged=merged,
+            point_range=(-reach, -reach, bottom, reach, reach, top),
+            voxel_size=voxel_size,
+            width=width,
+            bev=(BevBlock(width, layers - 1, 1, 2 * width), BevBlock(2 * width, layers - 1, 2, 2 * width)),
+            head=replace(kitti_head("openpcdet"), classes=tuple(classes)),
+            momentum=momentum,
+        )
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> BoxBranchSpec:
+        """Returns the spec that `asdict` wrote. Raises SpecError where the data does not describe a box branch."""
+        try:
+            fields = dict(data) | {
+                "point_range": _floats(data["point_range"]),
+                "bev": tuple(BevBlock(**block) for block in data["bev"]),
+                "head": BoxHeadSpec.from_dict(data["head"]),
+            }
+            return cls(**fields)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise SpecError(f"not the description of a box branch: {error}") from error
+
+
 def kitti_head(convention: str) -> BoxHeadSpec:
     """Returns the box head of SECOND for KITTI's three classes, "openpcdet" or "mmdet3d"."""
     theirs = convention == "openpcdet"
@@ -322,6 +444,20 @@ def kitti_head(convention: str) -> BoxHeadSpec:
         box_deviation=0.001 if theirs else 0.01,
         selection=Selection(0.1, 4096, 0.01, False, 500) if theirs else Selection(0.1, 100, 0.01, True, 50),
     )
+
+
+def _check_range(limits: Sequence[float]) -> None:
+    if not (
+        len(limits) == 6
+        and all(map(math.isfinite, limits))
+        and all(a < b for a, b in zip(limits[:3], limits[3:], strict=True))
+    ):
+        raise SpecError(f"point_range must be x, y, z minimum, then x, y, z maximum in metres, found {limits}")
+
+
+def _check_blocks(blocks: Sequence[BevBlock]) -> None:
+    if not blocks or min(min(b.layers for b in blocks), min(b.stride - 1 for b in blocks)) < 0:
+        raise SpecError(f"the bird's-eye view needs blocks with strides from 1 on, found {blocks}")
 
 
 def _floats(values: Sequence[float]) -> Any:

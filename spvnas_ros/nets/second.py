@@ -15,7 +15,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from spvnas_ros.nets.box_spec import STEPS, BevBlock, DetectorSpec
+from spvnas_ros.nets.bev import BevNetwork
+from spvnas_ros.nets.box_spec import STEPS, DetectorSpec
 from spvnas_ros.nets.heads import BoxHead, HeadOutput
 from spvnas_ros.sparse.backend import map_for
 from spvnas_ros.sparse.kernel_map import KernelMap, neighbour_map
@@ -129,55 +130,6 @@ class SparseEncoder(nn.Module):
         return own + between.to_points(voxels), voxels + between.to_voxels(own)
 
 
-class PlaneConvNorm(nn.Module):
-    """A convolution over the bird's-eye view without bias, BatchNorm and ReLU."""
-
-    def __init__(self, conv: nn.Conv2d | nn.ConvTranspose2d, spec: DetectorSpec) -> None:
-        super().__init__()
-        self.conv = conv
-        self.norm = nn.BatchNorm2d(conv.out_channels, spec.eps, spec.momentum)
-
-    def forward(self, feats: Tensor) -> Tensor:
-        out: Tensor = self.norm(self.conv(feats))
-        return out.relu_()
-
-
-class BevStage(nn.Module):
-    """A block over the bird's-eye view: `(features, what it hands to the head)`."""
-
-    def __init__(self, in_channels: int, block: BevBlock, upsampling: int, spec: DetectorSpec) -> None:
-        super().__init__()
-        first = nn.Conv2d(in_channels, block.width, 3, block.stride, 1, bias=False)
-        others = (nn.Conv2d(block.width, block.width, 3, 1, 1, bias=False) for _ in range(block.layers))
-        self.layers = nn.ModuleList(PlaneConvNorm(conv, spec) for conv in (first, *others))
-        up = nn.ConvTranspose2d(block.width, block.up, upsampling, upsampling, bias=False)
-        self.up = PlaneConvNorm(up, spec)
-
-    def forward(self, feats: Tensor) -> tuple[Tensor, Tensor]:
-        for layer in self.layers:
-            feats = layer(feats)
-        return feats, self.up(feats)
-
-
-class BevNetwork(nn.Module):
-    """The network over the bird's-eye view. Every block's features come back to the first one's resolution."""
-
-    def __init__(self, in_channels: int, spec: DetectorSpec) -> None:
-        super().__init__()
-        widths = [in_channels, *(block.width for block in spec.bev)]
-        self.stages, upsampling = nn.ModuleList(), 1
-        for i, block in enumerate(spec.bev):
-            upsampling *= block.stride if i else 1
-            self.stages.append(BevStage(widths[i], block, upsampling, spec))
-
-    def forward(self, feats: Tensor) -> Tensor:
-        ups = []
-        for stage in self.stages:
-            feats, up = stage(feats)
-            ups.append(up)
-        return torch.cat(ups, dim=1)
-
-
 def birds_eye_view(feats: Tensor, sites: Sites, frames: int) -> Tensor:
     """Returns sites' features `[n, C]` laid out flat, `[frames, C * Z, Y, X]`, zeros where there is no site.
 
@@ -197,7 +149,7 @@ class Second(nn.Module):
         super().__init__()
         self.spec = spec
         self.encoder = SparseEncoder(spec)
-        self.bev = BevNetwork(spec.out * spec.shapes()[-1][2], spec)
+        self.bev = BevNetwork(spec.out * spec.shapes()[-1][2], spec.bev, spec.eps, spec.momentum)
         self.head = BoxHead(spec.head, sum(block.up for block in spec.bev))
 
     def voxels(self, clouds: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from spvnas_ros.errors import UserError
+from spvnas_ros.nets.box_spec import BoxBranchSpec
+from spvnas_ros.nets.spec_error import SpecError
 
 BASE_WIDTHS = (32, 32, 64, 128, 256, 256, 128, 96, 96)
 """Output widths at width ratio 1: stem, four encoder stages, four decoder stages."""
@@ -25,10 +26,6 @@ MAX_CLASSES = 255
 """Labels are uint8, and 255 means unlabelled."""
 
 _WIDTH_RATIOS = {16: 0.5, 20: 0.64, 32: 1.0}
-
-
-class SpecError(UserError):
-    """The error for a description that does not describe a network of this family."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +64,7 @@ class NetSpec:
     encoder:      four stages, each halving the resolution
     decoder:      four stages, each doubling it; block 0 sees the transition concatenated with the encoder's features
     point_branch: whether the fine point branch runs beside the voxels (SPVConv)
+    boxes:        the branch that finds boxes in the features; None where the network labels points only
     """
 
     family: str
@@ -76,6 +74,7 @@ class NetSpec:
     point_branch: bool
     num_classes: int = 19
     in_channels: int = 4
+    boxes: BoxBranchSpec | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_classes <= MAX_CLASSES:
@@ -101,6 +100,10 @@ class NetSpec:
                     width = block.out
         if min(self.widths()) < 1:
             raise SpecError(f"every width must be at least 1, found {sorted(set(self.widths()))}")
+
+    def level_width(self, level: int) -> int:
+        """Returns the width of the features at a level, 4 after the encoder and 3 to 0 after the decoder's stages."""
+        return self.encoder[-1].out if level == NUM_STAGES else self.decoder[NUM_STAGES - 1 - level].out
 
     def skip_width(self, decoder_stage: int) -> int:
         """Returns the width of the encoder features that are concatenated in decoder stage 0..3."""
@@ -218,7 +221,10 @@ class NetSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the spec as dictionaries, lists and numbers that JSON can hold."""
-        return asdict(self)
+        document = asdict(self)
+        if self.boxes is None:
+            del document["boxes"]  # programs that know no boxes read the rest
+        return document
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> NetSpec:
@@ -232,6 +238,7 @@ class NetSpec:
                 "stem": tuple(data["stem"]),
                 "encoder": stages(data["encoder"]),
                 "decoder": stages(data["decoder"]),
+                "boxes": None if data.get("boxes") is None else BoxBranchSpec.from_dict(data["boxes"]),
             }
             return cls(**fields)
         except (KeyError, TypeError) as error:

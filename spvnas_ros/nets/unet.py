@@ -1,14 +1,20 @@
 """The one network: SPVCNN, MinkUNet and every SPVNAS subnet are a `PointVoxelUNet` of some `NetSpec`.
 
+With a box branch it finds boxes in the features of the same pass.
+
 Reference: Tang et al., "Searching Efficient 3D Architectures with Sparse Point-Voxel Convolution", ECCV 2020, figure 2.
 The order of operations is that of `core/models/semantic_kitti/spvcnn.py` in mit-han-lab/spvnas.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
+from spvnas_ros.nets.box_branch import BoxBranch, columns_of, scan_corners
+from spvnas_ros.nets.heads import HeadOutput
 from spvnas_ros.nets.spec import NUM_STAGES, POINT_LEVELS, BlockSpec, NetSpec, StageSpec
 from spvnas_ros.sparse.backend import levels_for
 from spvnas_ros.sparse.kernel_map import KernelMap, Levels
@@ -69,8 +75,22 @@ class PointFusion(nn.Module):
         return out
 
 
+@dataclass(frozen=True)
+class LabelsAndBoxes:
+    """What a network with a box branch says of a batch.
+
+    logits: float32 `[N, num_classes]`, scores of the classes of every voxel, in the caller's order
+    boxes:  what is said of every anchor
+    shifts: float32 `[frames, 3]`, metres by which each frame's anchors are moved, see `box_branch`
+    """
+
+    logits: Tensor
+    boxes: HeadOutput
+    shifts: Tensor
+
+
 class PointVoxelUNet(nn.Module):
-    """A sparse U-Net over voxels, with a fine branch over points where the spec has one.
+    """A sparse U-Net over voxels, with a fine branch over points and a branch for boxes where the spec has them.
 
     The points of the fine branch are the occupied voxels themselves, as in the published models.
     """
@@ -93,6 +113,7 @@ class PointVoxelUNet(nn.Module):
             self.points.extend(PointFusion(widths[i], widths[i + 1]) for i in range(3))
         self.classifier = nn.Linear(decoder_in[-1], spec.num_classes)
         self.dropout = nn.Dropout(DROPOUT)
+        self.boxes = None if spec.boxes is None else BoxBranch(spec.boxes, spec.level_width(spec.boxes.level))
 
     def forward(self, coords: Tensor, feats: Tensor, levels: Levels | None = None) -> Tensor:
         """Returns the class scores (logits) float32 `[N, num_classes]` of a batch of voxels, in the caller's order.
@@ -104,16 +125,43 @@ class PointVoxelUNet(nn.Module):
         levels = levels_for(coords, feats, NUM_STAGES, POINT_LEVELS) if levels is None else levels
         if len(feats) == 0:
             return feats.new_zeros((0, self.spec.num_classes))
-        logits = self._run(levels, feats[levels.order])
+        logits, _ = self._run(levels, feats[levels.order])
         return torch.empty_like(logits).index_copy(0, levels.order, logits)
 
-    def _run(self, levels: Levels, feats: Tensor) -> Tensor:
+    def labels_and_boxes(
+        self, coords: Tensor, feats: Tensor, frames: int, levels: Levels | None = None, corners: Tensor | None = None
+    ) -> LabelsAndBoxes:
+        """Returns the class scores of a batch of voxels and what the box branch says of its anchors, from one pass.
+
+        frames:  number of scans in the batch; some may have no voxel
+        corners: int64 `[frames, 3]`, the voxel from which each scan's voxels are counted, if it is known; else it is
+                 found from the features, which then are float32 and the coordinates of points in those voxels
+
+        Other arguments as in `forward`. Raises ValueError where the spec has no box branch.
+        """
+        branch, spec = self.boxes, self.spec.boxes
+        if branch is None or spec is None:
+            raise ValueError("the network has no box branch; its spec has boxes = None")
+        levels = levels_for(coords, feats, NUM_STAGES, POINT_LEVELS) if levels is None else levels
+        corners = scan_corners(coords, feats, spec.voxel_size, frames) if corners is None else corners
+        columns = columns_of(spec, levels.levels[spec.level], corners)
+        if len(feats) == 0:
+            none = feats.new_zeros((0, self.spec.level_width(spec.level)))
+            return LabelsAndBoxes(self.forward(coords, feats, levels), branch(none, columns, frames), columns.shifts)
+        logits, seen = self._run(levels, feats[levels.order])
+        logits = torch.empty_like(logits).index_copy(0, levels.order, logits)
+        return LabelsAndBoxes(logits, branch(seen, columns, frames), columns.shifts)
+
+    def _run(self, levels: Levels, feats: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the class scores, and the features that the box branch takes, which is empty where there is none."""
+        taken = -1 if self.spec.boxes is None else self.spec.boxes.level
         for layer in self.stem:
             feats = layer(feats, levels.neighbours[0])
         skips = [feats]
         for i, stage in enumerate(self.encoder):
             skips.append(stage(skips[-1], levels.halvings[i], levels.neighbours[i + 1]))
         points, voxels = self._fuse(0, levels, skips[0], skips.pop())
+        seen = voxels if taken == NUM_STAGES else voxels.new_zeros((0, 0))
         for i, stage in enumerate(self.decoder):
             level = 3 - i
             voxels = stage(voxels, levels.halvings[level].transposed(), levels.neighbours[level], skips[level])
@@ -121,8 +169,9 @@ class PointVoxelUNet(nn.Module):
                 points, voxels = self._fuse(1, levels, points, voxels)
             elif i == 3:
                 points, voxels = self._fuse(2, levels, points, voxels)
-        out: Tensor = self.classifier(points if self.spec.point_branch else voxels)
-        return out
+            if level == taken:
+                seen = points if level == 0 and self.spec.point_branch else voxels
+        return self.classifier(points if self.spec.point_branch else voxels), seen
 
     def _fuse(self, index: int, levels: Levels, points: Tensor, voxels: Tensor) -> tuple[Tensor, Tensor]:
         """Adds the voxel features to the points' own, and returns the points and their mean in each voxel.

@@ -23,7 +23,8 @@ from spvnas_ros.clouds.intensity import TrainingIntensity
 from spvnas_ros.clouds.mount import SENSOR_HEIGHT
 from spvnas_ros.errors import UserError
 from spvnas_ros.labels import SEMANTIC_KITTI
-from spvnas_ros.nets.spec import NetSpec, SpecError, StageSpec
+from spvnas_ros.nets.spec import NetSpec, StageSpec
+from spvnas_ros.nets.spec_error import SpecError
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.recordings.files import replacing
 

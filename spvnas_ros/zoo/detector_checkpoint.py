@@ -11,7 +11,7 @@ from typing import Any
 from spvnas_ros.clouds.mount import SENSOR_HEIGHT
 from spvnas_ros.nets.box_spec import DetectorSpec
 from spvnas_ros.nets.second import Second
-from spvnas_ros.nets.spec import SpecError
+from spvnas_ros.nets.spec_error import SpecError
 from spvnas_ros.zoo.checkpoint import (
     BOXES,
     CheckpointError,

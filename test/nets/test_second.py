@@ -16,7 +16,7 @@ from spvnas_ros.nets.box_spec import CONVENTIONS, DetectorSpec
 from spvnas_ros.nets.box_targets import Targets, assign_targets, box_losses
 from spvnas_ros.nets.heads import anchor_boxes
 from spvnas_ros.nets.second import Second, encoder_sites
-from spvnas_ros.nets.spec import SpecError
+from spvnas_ros.nets.spec_error import SpecError
 from spvnas_ros.sparse.sites import mean_voxels
 
 NAME = f"openpcdet_second_w4_{golden.FRAME}"

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 import golden
-from spvnas_ros.nets.spec import NetSpec, SpecError
+from spvnas_ros.nets.spec import NetSpec
+from spvnas_ros.nets.spec_error import SpecError
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.sparse import build_levels
 

@@ -19,7 +19,8 @@ from spvnas_ros.clouds.point_cloud2 import LABEL_FIELD
 from spvnas_ros.errors import UserError
 from spvnas_ros.labels import SEMANTIC_KITTI
 from spvnas_ros.nets.box_spec import KITTI_RANGE, BoxClass, DetectorSpec
-from spvnas_ros.nets.spec import NetSpec, SpecError
+from spvnas_ros.nets.spec import NetSpec
+from spvnas_ros.nets.spec_error import SpecError
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 

@@ -12,7 +12,7 @@ import torch
 from spvnas_ros.nets.box_spec import BoxHeadSpec, DetectorSpec
 from spvnas_ros.nets.heads import CODE, DIRECTIONS
 from spvnas_ros.nets.second import Second
-from spvnas_ros.nets.spec import SpecError
+from spvnas_ros.nets.spec_error import SpecError
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.recordings.files import sha256_of
 from spvnas_ros.zoo.cards import DETECTOR_DATA_TERMS, DetectorCard, detector_card_of_sha256

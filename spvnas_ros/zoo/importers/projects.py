@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from spvnas_ros.labels import SEMANTIC_KITTI
-from spvnas_ros.nets.spec import NetSpec, SpecError
+from spvnas_ros.nets.spec import NetSpec
+from spvnas_ros.nets.spec_error import SpecError
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.recordings.files import sha256_of
 from spvnas_ros.zoo.cards import DATA_TERMS, Card, card_of_sha256

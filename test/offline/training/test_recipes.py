@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 import places
-from spvnas_ros.nets.spec import NetSpec, SpecError
+from spvnas_ros.nets.spec import NetSpec
+from spvnas_ros.nets.spec_error import SpecError
 from spvnas_ros.offline.augment import Augmentation
 from spvnas_ros.offline.augment.boxed_compose import BoxedAugmentation
 from spvnas_ros.offline.training.config import ConfigError, load_recipe
