@@ -383,20 +383,22 @@ class BoxBranchSpec:
         voxel_size: float,
         classes: Sequence[BoxClass],
         *,
-        width: int = 32,
+        width: int = 16,
         reach: float = 51.2,
         bottom: float = -3.2,
         top: float = 3.2,
         level: int = 2,
         merged: int = 1,
-        layers: int = 3,
         momentum: float = 0.1,
     ) -> BoxBranchSpec:
         """Returns a branch that finds boxes all around the vehicle.
 
+        The bird's-eye view has three blocks, each half as fine and twice as wide as the one before. What little is
+        done at full resolution costs most, so the first block is the shortest.
+
+        width:       of the columns' features and of the first block
         reach:       how far along x and y, metres
         bottom, top: the heights that are looked at, metres in the sensor's frame
-        layers:      of each of the two blocks of the bird's-eye view, at full and at half resolution
 
         Raises SpecError where these do not fit each other.
         """
@@ -406,7 +408,11 @@ class BoxBranchSpec:
             point_range=(-reach, -reach, bottom, reach, reach, top),
             voxel_size=voxel_size,
             width=width,
-            bev=(BevBlock(width, layers - 1, 1, 2 * width), BevBlock(2 * width, layers - 1, 2, 2 * width)),
+            bev=(
+                BevBlock(width, 1, 1, width),
+                BevBlock(2 * width, 2, 2, width),
+                BevBlock(4 * width, 3, 2, width),
+            ),
             head=replace(kitti_head("openpcdet"), classes=tuple(classes)),
             momentum=momentum,
         )

@@ -31,14 +31,15 @@ from spvnas_ros.recordings.files import replacing
 FORMAT = "spvnas_ros"
 """The metadata key that marks a `.safetensors` file as ours. `save_checkpoint` writes the JSON document there."""
 
-VERSION = 3
+VERSION = 4
 """The newest format this program reads. Version 2 may store float32 tensors as float16. Version 3 holds a detector of
-boxes (`detector_checkpoint`). A file says 1 where it does not need more, so that older programs read it. A field that a
-version may leave out has a default in `Facts`."""
+boxes (`detector_checkpoint`), version 4 a network that gives labels and boxes. A file says 1 where it does not need
+more, so that older programs read it. A field that a version may leave out has a default in `Facts`."""
 
 LABELS, BOXES = "labels", "boxes"
 """What a file's network gives. A file that does not say it gives labels."""
 
+_WITH_BOXES = 4
 _MAX_LISTED = 12
 _MALFORMED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 _T = TypeVar("_T")
@@ -120,6 +121,11 @@ class Facts:
             raise CheckpointError(f"voxel_size must be a positive number of metres, found {self.voxel_size}")
         if not math.isfinite(self.sensor_height):
             raise CheckpointError(f"sensor_height must be a number of metres, found {self.sensor_height}")
+        if self.spec.boxes and not math.isclose(self.spec.boxes.voxel_size, self.voxel_size):
+            raise CheckpointError(
+                f"voxel_size is {self.voxel_size} m, but the network's box branch is for voxels of "
+                f"{self.spec.boxes.voxel_size} m"
+            )
         limits = self.point_range
         if limits is not None and not (
             len(limits) == 6 and all(a < b for a, b in zip(limits[:3], limits[3:], strict=True))
@@ -144,7 +150,9 @@ def save_checkpoint(path: str | Path, net: PointVoxelUNet, facts: Facts, *, half
     path = Path(path)
     if facts.spec != net.spec:
         raise CheckpointError(f"the facts describe another network: {facts.spec}, expected {net.spec}")
-    write_checkpoint(path, net, {"version": 2 if half else 1} | asdict(facts), half=half)
+    version = _WITH_BOXES if facts.spec.boxes else 2 if half else 1
+    document = {"version": version} | asdict(facts) | {"spec": facts.spec.to_dict()}
+    write_checkpoint(path, net, document, half=half)
 
 
 def write_checkpoint(path: Path, net: torch.nn.Module, facts: Mapping[str, Any], *, half: bool) -> None:

@@ -90,8 +90,10 @@ def sample_objects(
     min_points: an object has so many points at least
 
     Points of the scan that lie in the box of a new object go. Objects and other points of the scan stay, in order, and
-    the new ones come behind them.
+    the new ones come behind them. A scan whose objects nobody knows stays as it is: new ones would stand in others.
     """
+    if not scan.boxed:
+        return scan
     wanted = _amounts("counts", counts)
     boxes, taken = scan.objects.boxes, list[int]()
     for kind, count in wanted.items():
@@ -156,7 +158,7 @@ def object_noise(
         new = draws[int(alone.argmax())]
         points[own, :3] = _carried(scan.points[own, :3], boxes[row], new)
         boxes[row] = new
-    return BoxedScan(scan.name, points, scan.objects.with_boxes(boxes), scan.labels)
+    return replace(scan, points=points, objects=scan.objects.with_boxes(boxes))
 
 
 def _carried(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
@@ -37,4 +39,4 @@ def _changed(scan: BoxedScan, matrix: npt.NDArray[np.float64]) -> BoxedScan:
     boxes[:, :3] = boxes[:, :3] @ matrix.T
     boxes[:, 3:6] *= np.cbrt(abs(np.linalg.det(matrix)))
     boxes[:, 6] = wrapped(np.arctan2(front[:, 1], front[:, 0]))
-    return BoxedScan(scan.name, moved(scan.points, matrix), scan.objects.with_boxes(boxes), scan.labels)
+    return replace(scan, points=moved(scan.points, matrix), objects=scan.objects.with_boxes(boxes))

@@ -34,6 +34,7 @@ from spvnas_ros.offline.datasets.scan import (
     Inventory,
     Labels,
     Looked,
+    ScanDataset,
     checksums_of,
     find_label_map,
 )
@@ -62,6 +63,7 @@ class BoxedScan:
     points:  float32 `[N, 4]`: x forward, y left, z up in metres in the sensor's frame, and intensity in 0..1
     objects: in the same frame
     labels:  uint8 `[N]`, class index, 255 = unlabelled; None where the data have none
+    boxed:   whether the data have boxes; where they have none, nobody knows what objects there are
 
     Raises ValueError where points and labels differ in length.
     """
@@ -70,6 +72,7 @@ class BoxedScan:
     points: Points
     objects: Objects
     labels: Labels | None = None
+    boxed: bool = True
 
     def __post_init__(self) -> None:
         if self.labels is not None and len(self.labels) != len(self.points):
@@ -167,6 +170,39 @@ class BoxedDrives:
         except ObjectTableError as error:
             raise DatasetError(str(error)) from error
         return BoxedScan(scan.name, scan.points, objects, scan.labels)
+
+
+@dataclass(frozen=True)
+class Unboxed:
+    """Labelled scans without boxes, as scans whose objects nobody knows."""
+
+    scans: ScanDataset
+
+    def name(self, index: int) -> str:
+        """Returns the name of a scan."""
+        return self.scans.name(index)
+
+    def look(self) -> list[Looked]:
+        """Returns some scans as they are in the files."""
+        return self.scans.look()
+
+    def inventory(self) -> Inventory:
+        """Returns sizes of the scans, sizes and checksums of labels."""
+        return self.scans.inventory()
+
+    def __len__(self) -> int:
+        return len(self.scans)
+
+    def __getitem__(self, index: int) -> BoxedScan:
+        scan = self.scans[index]
+        return BoxedScan(scan.name, scan.points, Objects.none(), scan.labels, boxed=False)
+
+
+def has_boxes(path: Path) -> bool:
+    """Tells whether `open_boxed` is for a path: KITTI's object set, or a simulated drive with boxes."""
+    if not path.is_dir():
+        return False
+    return (path / _TABLES).is_dir() if is_semantic_kitti(path) else is_kitti(path)
 
 
 def open_boxed(

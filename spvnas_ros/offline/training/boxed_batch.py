@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,8 @@ from spvnas_ros.sparse.sites import mean_voxels
 
 _SAMPLE = 1
 """Stream of random numbers for a sample; see `batch`."""
+
+Sample = TypeVar("Sample")
 
 
 @dataclass(frozen=True)
@@ -74,16 +77,101 @@ class BoxedBatch(Tensors):
         return len(self.sizes)
 
 
-class BoxedSamples(Dataset[BoxedSample]):
-    """The scans of a data set, augmented and voxelised as samples for the DataLoader.
+class ObjectSamples(Dataset[Sample]):
+    """The scans of a data set, augmented and turned into samples for the DataLoader by `_voxelised`.
 
     scans:        source of the scans
-    spec:         of the detector
+    point_range:  x, y, z minimum, then maximum, metres: objects whose middle lies elsewhere, seen from above, are none
     kinds:        class index of each of the data's words, in lower case; other objects are background
+    limits:       which points the network can use, and its brightest intensity
     augmentation: None for validation: whole scans in their own order, and no scan stands in for another
     database:     objects for the augmentation
     min_points:   an object with fewer points is not seen
     seed:         of all random numbers
+    """
+
+    def __init__(
+        self,
+        scans: BoxedDataset,
+        point_range: Sequence[float],
+        kinds: Mapping[str, int],
+        limits: Limits,
+        augmentation: BoxedAugmentation | None = None,
+        *,
+        database: Database | None = None,
+        min_points: int = 0,
+        seed: int = 0,
+    ) -> None:
+        self.scans, self.point_range, self.kinds, self.limits = scans, tuple(point_range), dict(kinds), limits
+        self.augmentation, self.database = augmentation, database
+        self.min_points, self.seed = min_points, seed
+
+    def __len__(self) -> int:
+        return len(self.scans)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+        """Returns sample `index` of epoch 0, or sample `(epoch, index)`: always the same one, in every process.
+
+        Raises DatasetError where no scan can be used, not this one nor any other.
+        """
+        epoch, index = (0, key) if isinstance(key, int) else key
+        rng = np.random.default_rng((self.seed, _SAMPLE, epoch, index))
+        skipped: list[Skipped] = []
+        for number in self._from(index):
+            try:
+                sample: Any = self._sample(number, rng)
+                whole: Sample = replace(sample, skipped=tuple(skipped))
+                return whole
+            except DatasetError as error:
+                skipped.append(Skipped(self.scans.name(number), str(error)))
+                if self.augmentation is None:
+                    return self._empty(skipped[0])
+        raise DatasetError(
+            f"none of {len(skipped)} scan(s) can be learnt from; the first is {skipped[0].name}: {skipped[0].reason}"
+        )
+
+    def _from(self, index: int) -> Iterator[int]:
+        """Yields all numbers of scans from `index` on, around the end."""
+        return (number % len(self.scans) for number in range(index, index + len(self.scans)))
+
+    def _sample(self, index: int, rng: np.random.Generator) -> Sample:
+        scan = self.read(index)
+        if self.augmentation is not None:
+            scan = self.augmentation(scan, rng, self.database)
+            if not len(scan):
+                raise DatasetError("augmentation leaves no point of it")
+        return self._voxelised(scan, rng)
+
+    def _voxelised(self, scan: BoxedScan, rng: np.random.Generator) -> Sample:
+        """Returns the sample of an augmented scan. Raises DatasetError where there is nothing to learn from it."""
+        raise NotImplementedError
+
+    def _empty(self, skipped: Skipped) -> Sample:
+        """Returns the sample of a scan that cannot be scored."""
+        raise NotImplementedError
+
+    def read(self, index: int) -> BoxedScan:
+        """Returns the points of a scan that a network can use, with its boxes. Raises DatasetError where there are
+        none.
+        """
+        scan = self.scans[index]
+        cleaned = clean(scan.points, self.limits)
+        scan = scan if cleaned.kept is None else scan.take(cleaned.kept)
+        if not len(scan):
+            raise DatasetError("it has no point that a network can use")
+        return scan.with_points(cleaned.points)
+
+    def truth(self, scan: BoxedScan) -> Boxes:
+        """Returns the objects of the network's classes whose middle lies in its range, seen from above."""
+        low, high = np.array(self.point_range[:2]), np.array(self.point_range[3:5])
+        classes = np.array([self.kinds.get(kind.lower(), -1) for kind in scan.objects.kinds], np.int64)
+        boxes = scan.objects.boxes
+        kept = (classes >= 0) & ((boxes[:, :2] >= low) & (boxes[:, :2] <= high)).all(1) & (boxes[:, 3:6] > 0).all(1)
+        return Boxes(boxes[kept], np.ones(int(kept.sum()), np.float32), classes[kept].astype(np.uint8))
+
+
+class BoxedSamples(ObjectSamples[BoxedSample]):
+    """The samples of a detector. Arguments are those of `ObjectSamples`, and the detector's spec.
 
     A scan that cannot be read, or of which no voxel or a single coarse one is in the range, cannot be used; a scan
     without boxes can.
@@ -100,41 +188,14 @@ class BoxedSamples(Dataset[BoxedSample]):
         min_points: int = 0,
         seed: int = 0,
     ) -> None:
-        self.scans, self.spec, self.kinds = scans, spec, dict(kinds)
-        self.augmentation, self.database = augmentation, database
-        self.min_points, self.seed = min_points, seed
-        self.limits = Limits(key_window(min(spec.voxel_size)))
-
-    def __len__(self) -> int:
-        return len(self.scans)
-
-    def __getitem__(self, key: int | tuple[int, int]) -> BoxedSample:
-        """Returns sample `index` of epoch 0, or sample `(epoch, index)`: always the same one, in every process.
-
-        Raises DatasetError where no scan can be used, not this one nor any other.
-        """
-        epoch, index = (0, key) if isinstance(key, int) else key
-        rng = np.random.default_rng((self.seed, _SAMPLE, epoch, index))
-        skipped: list[Skipped] = []
-        for number in self._from(index):
-            try:
-                return replace(self._sample(number, rng), skipped=tuple(skipped))
-            except DatasetError as error:
-                skipped.append(Skipped(self.scans.name(number), str(error)))
-                if self.augmentation is None:
-                    return self._empty(skipped[0])
-        raise DatasetError(
-            f"none of {len(skipped)} scan(s) can be learnt from; the first is {skipped[0].name}: {skipped[0].reason}"
+        limits = Limits(key_window(min(spec.voxel_size)))
+        super().__init__(
+            scans, spec.point_range, kinds, limits, augmentation, database=database, min_points=min_points, seed=seed
         )
+        self.spec = spec
 
-    def _from(self, index: int) -> Iterator[int]:
-        """Yields all numbers of scans from `index` on, around the end."""
-        return (number % len(self.scans) for number in range(index, index + len(self.scans)))
-
-    def _sample(self, index: int, rng: np.random.Generator) -> BoxedSample:
-        scan = self.read(index)
+    def _voxelised(self, scan: BoxedScan, rng: np.random.Generator) -> BoxedSample:
         if self.augmentation is not None:
-            scan = self.augmentation(scan, rng, self.database)
             # The first points of a voxel and the first voxels of a scan count.
             scan = scan.take(rng.permutation(len(scan)))
         spec, limit = self.spec, self.spec.max_voxels[0 if self.augmentation is not None else 1]
@@ -147,25 +208,6 @@ class BoxedSamples(Dataset[BoxedSample]):
         truth = self.truth(scan)
         seen = counts_inside(scan.points, truth.boxes) >= self.min_points
         return BoxedSample(scan.name, voxels.coords, voxels.feats, truth, seen)
-
-    def read(self, index: int) -> BoxedScan:
-        """Returns the points of a scan that a network can use, with its boxes. Raises DatasetError where there are
-        none.
-        """
-        scan = self.scans[index]
-        cleaned = clean(scan.points, self.limits)
-        scan = scan if cleaned.kept is None else scan.take(cleaned.kept)
-        if not len(scan):
-            raise DatasetError("it has no point that a network can use")
-        return scan.with_points(cleaned.points)
-
-    def truth(self, scan: BoxedScan) -> Boxes:
-        """Returns the objects of the network's classes whose middle lies in its range, seen from above."""
-        low, high = np.array(self.spec.point_range[:2]), np.array(self.spec.point_range[3:5])
-        classes = np.array([self.kinds.get(kind.lower(), -1) for kind in scan.objects.kinds], np.int64)
-        boxes = scan.objects.boxes
-        kept = (classes >= 0) & ((boxes[:, :2] >= low) & (boxes[:, :2] <= high)).all(1) & (boxes[:, 3:6] > 0).all(1)
-        return Boxes(boxes[kept], np.ones(int(kept.sum()), np.float32), classes[kept].astype(np.uint8))
 
     def _empty(self, skipped: Skipped) -> BoxedSample:
         none = torch.zeros((0, 3), dtype=torch.long), torch.zeros((0, self.spec.in_channels))

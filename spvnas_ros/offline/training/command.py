@@ -240,7 +240,7 @@ def _flat(document: Any, prefix: str = "") -> dict[str, Any]:
 def _prepare_data(recipe: Recipe) -> None:
     if _from_environment("WORLD_SIZE", 1) == 1:
         say = Console(stderr=True, soft_wrap=True, markup=False).print
-        make_missing(recipe.data.simulate, say, boxes=recipe.detector is not None)
+        make_missing(recipe.data.simulate, say, boxes=bool(recipe.detector or recipe.boxes))
     elif missing := [folder.path for folder in folders(recipe.data.simulate) if not folder.finished]:
         raise DatasetError(
             f"{missing[0]} is not complete; start the recipe once without torchrun, which simulates what is missing"

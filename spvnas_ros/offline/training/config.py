@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass
 from spvnas_ros.clouds.point_cloud2 import LABEL_FIELD
 from spvnas_ros.errors import UserError
 from spvnas_ros.labels import SEMANTIC_KITTI
-from spvnas_ros.nets.box_spec import KITTI_RANGE, BoxClass, DetectorSpec
+from spvnas_ros.nets.box_spec import KITTI_RANGE, BoxBranchSpec, BoxClass, DetectorSpec
 from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.nets.spec_error import SpecError
 
@@ -75,6 +75,10 @@ class BoxClassConfig:
     negative: Share = 0.45
     kinds: Names = ()
 
+    def anchors(self) -> BoxClass:
+        """Returns the class and its anchors."""
+        return BoxClass(self.name, self.size, self.bottom, self.positive, self.negative)
+
 
 @dataclass(frozen=True, config=_STRICT)
 class DetectorConfig:
@@ -108,8 +112,7 @@ class DetectorConfig:
         )
         head = spec.head
         if self.classes:
-            known = (BoxClass(c.name, c.size, c.bottom, c.positive, c.negative) for c in self.classes)
-            head = replace(head, classes=tuple(known))
+            head = replace(head, classes=tuple(each.anchors() for each in self.classes))
         return replace(spec, max_voxels=self.max_voxels, head=head, momentum=self.norm_momentum)
 
     def classes_of_kinds(self) -> dict[str, int]:
@@ -117,7 +120,52 @@ class DetectorConfig:
         if not self.classes:
             names = enumerate(self.spec().head.names)
             return {word: index for index, name in names for word in (name.lower(), _SIMULATED[name])}
-        return {word.lower(): index for index, each in enumerate(self.classes) for word in (each.name, *each.kinds)}
+        return _classes_of_kinds(self.classes)
+
+
+@dataclass(frozen=True, config=_STRICT)
+class BoxBranchConfig:
+    """A branch for boxes on the network that labels points, see `BoxBranchSpec.around`. Both are learnt at once.
+
+    classes:    with anchors and the data's words, as in `DetectorConfig`
+    min_points: objects with fewer points in their box are not learnt, and in validation neither right nor wrong
+    label_weight, box_weight: of the losses of the two tasks
+    norm_momentum: of every BatchNorm of the branch
+    """
+
+    classes: Annotated[tuple[BoxClassConfig, ...], Field(min_length=1)]
+    width: AtLeastOne = 16
+    reach: Positive = 51.2
+    bottom: float = -3.2
+    top: float = 3.2
+    level: Annotated[int, Field(ge=0, le=4)] = 2
+    merged: AtLeastOne = 1
+    min_points: Count = 0
+    label_weight: Annotated[float, Field(ge=0)] = 1.0
+    box_weight: Annotated[float, Field(ge=0)] = 1.0
+    norm_momentum: Annotated[float, Field(gt=0, le=1)] = 0.1
+
+    def spec(self, voxel_size: float) -> BoxBranchSpec:
+        """Returns the branch's description for voxels of this edge, metres. Raises SpecError where none fits."""
+        return BoxBranchSpec.around(
+            voxel_size,
+            [each.anchors() for each in self.classes],
+            width=self.width,
+            reach=self.reach,
+            bottom=self.bottom,
+            top=self.top,
+            level=self.level,
+            merged=self.merged,
+            momentum=self.norm_momentum,
+        )
+
+    def classes_of_kinds(self) -> dict[str, int]:
+        """Returns the class index of each of the data's words, in lower case."""
+        return _classes_of_kinds(self.classes)
+
+
+def _classes_of_kinds(classes: Sequence[BoxClassConfig]) -> dict[str, int]:
+    return {word.lower(): index for index, each in enumerate(classes) for word in (each.name, *each.kinds)}
 
 
 _SIMULATED = {"Car": "car", "Pedestrian": "person", "Cyclist": "bicyclist"}
@@ -267,6 +315,7 @@ class Recipe:
 
     detector:     trains a network that finds boxes; None: one that labels points. With it, `BoxedAugmentation` reads
                   `augment`, and what is about labels alone must be left out
+    boxes:        a branch for boxes on the network that labels points; then, too, `BoxedAugmentation` reads `augment`
     start:        weights to begin from: a .safetensors file, a fetched model's name, or `default`; "" = random weights
     start_sha256: sha256 of the start's weights, as `spvnas inspect` shows it; other weights are refused; "" = any
     """
@@ -277,6 +326,7 @@ class Recipe:
     start_sha256: str = ""
     net: NetConfig = NetConfig()
     detector: DetectorConfig | None = None
+    boxes: BoxBranchConfig | None = None
     data: DataConfig = DataConfig()
     augment: dict[str, Any] = Field(default_factory=dict)
     loss: LossConfig = LossConfig()
@@ -323,13 +373,15 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise ConfigError(f"{path} cannot be used:{_lines(error)}") from error
     if recipe.detector:
         _check_detector(path, recipe, recipe.detector)
+    if recipe.boxes:
+        _check_names(path, "boxes", [each.name for each in recipe.boxes.classes])
     return recipe if recipe.start else recipe.settled()
 
 
 def _check_detector(path: Path, recipe: Recipe, detector: DetectorConfig) -> None:
     """Raises ConfigError where the recipe of a detector sets what only networks for labels have."""
     plain = Recipe(recipe.name)
-    whole = ("start", "start_sha256", "net", "loss")
+    whole = ("start", "start_sha256", "net", "loss", "boxes")
     ignored = [key for key in whole if getattr(recipe, key) != getattr(plain, key)]
     of_labels = ("voxel_size", "max_voxels", "topic", "labels_field", "label_ids", "network_labels", "origin", "mount")
     ignored += [f"data.{key}" for key in of_labels if getattr(recipe.data, key) != getattr(plain.data, key)]
@@ -339,11 +391,16 @@ def _check_detector(path: Path, recipe: Recipe, detector: DetectorConfig) -> Non
             "that label points; leave that out (voxels and range of a detector are in `detector`)"
         )
     try:
-        names = [each.lower() for each in detector.spec().head.names]
+        names = detector.spec().head.names
     except SpecError as error:
         raise ConfigError(f"{path}: detector: {error}") from error
-    if len(set(names)) < len(names):
-        raise ConfigError(f"{path}: detector.classes names a class twice: {', '.join(names)}")
+    _check_names(path, "detector", names)
+
+
+def _check_names(path: Path, part: str, names: Sequence[str]) -> None:
+    """Raises ConfigError where a class has no name of its own."""
+    if len({name.lower() for name in names}) < len(names):
+        raise ConfigError(f"{path}: {part}.classes names a class twice: {', '.join(names)}")
 
 
 def _apply(document: dict[str, Any], override: str) -> None:

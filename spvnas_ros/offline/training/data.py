@@ -81,7 +81,7 @@ class Joined(Several[LabelledScan]):
 def open_training(config: DataConfig) -> Joined:
     """Opens the scans to train on. Raises DatasetError where there are none, or where a source is no data set."""
     _check_choice(config)
-    parts = _open(config.train, config.sequences, config) + _open_simulated(config, validates=False)
+    parts = open_sources(config.train, config.sequences, config) + _open_simulated(config, validates=False)
     if not any(map(len, parts)):
         raise DatasetError("the recipe names no scans to train on; add data.train=FOLDER")
     return Joined(parts)
@@ -91,7 +91,9 @@ def open_validation(config: DataConfig) -> Joined | None:
     """Opens the scans to validate on; returns None where the recipe names none. Raises DatasetError like
     `open_training`.
     """
-    parts = _open(config.validation, config.validation_sequences, config) + _open_simulated(config, validates=True)
+    parts = open_sources(config.validation, config.validation_sequences, config) + _open_simulated(
+        config, validates=True
+    )
     return Joined(parts).spread(config.validation_scans) if any(map(len, parts)) else None
 
 
@@ -108,7 +110,8 @@ def _check_choice(config: DataConfig) -> None:
             )
 
 
-def _open(sources: Sequence[str], sequences: Sequence[str], config: DataConfig) -> list[ScanDataset]:
+def open_sources(sources: Sequence[str], sequences: Sequence[str], config: DataConfig) -> list[ScanDataset]:
+    """Opens sources of labelled scans with the options of a recipe. Raises DatasetError where one is no data set."""
     field = LabelField(config.labels_field, config.label_ids, config.network_labels)
     parts = []
     for path in map(Path, sources):

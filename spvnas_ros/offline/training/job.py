@@ -1,4 +1,6 @@
-"""What differs between the trainings of a network that labels points and of one that finds boxes."""
+"""What differs between the trainings of a network that labels points and of one that finds boxes; `joint_job` has those
+that do both.
+"""
 
 from __future__ import annotations
 
@@ -34,14 +36,16 @@ from spvnas_ros.offline.training.data import (
     training_loader,
     validation_loader,
 )
+from spvnas_ros.offline.training.joint_job import JointJob
 from spvnas_ros.offline.training.losses import inverse_sqrt_weights
 from spvnas_ros.offline.training.recorder import Exam, Keep, keep_labels, label_exam
 from spvnas_ros.offline.training.simulated import folders
 from spvnas_ros.offline.training.start import Start, spec_of
 from spvnas_ros.offline.training.stop_signals import StopSignals
+from spvnas_ros.offline.training.story import provenance_of, record_of
 from spvnas_ros.offline.training.task import RecipeTask, SegmentationTask
 from spvnas_ros.perception import limits_of
-from spvnas_ros.zoo.checkpoint import Facts, TrainingRecord
+from spvnas_ros.zoo.checkpoint import Facts
 from spvnas_ros.zoo.detector_checkpoint import DetectorFacts
 
 
@@ -119,7 +123,7 @@ class LabelJob:
     def facts(self, task: RecipeTask) -> Facts:
         """Returns the facts about the network to come."""
         recipe, start, label_map = self.recipe, self.start, self.scans.label_map
-        provenance, record = _provenance(recipe), _record(recipe, len(self.scans))
+        provenance, record = provenance_of(recipe), record_of(recipe, len(self.scans))
         if start:
             provenance += f", {start.story}"
             record = replace(record, start=start.name, start_sha256=start.sha256)
@@ -252,8 +256,8 @@ class BoxJob:
         return DetectorFacts(
             spec=task.net.spec,
             name=self.recipe.name,
-            provenance=_provenance(self.recipe),
-            training=_record(self.recipe, len(self.scans)),
+            provenance=provenance_of(self.recipe),
+            training=record_of(self.recipe, len(self.scans)),
             sensor_height=sensor_of(self.scans)[1],
         )
 
@@ -306,16 +310,6 @@ class BoxJob:
 
 def job_of(recipe: Recipe, start: Start | None, replicas: int) -> Job:
     """Returns the training that a recipe asks for. Raises the errors of both."""
-    return BoxJob(recipe, replicas) if recipe.detector else LabelJob(recipe, start)
-
-
-def _provenance(recipe: Recipe) -> str:
-    return f"trained with spvnas train, recipe {recipe.name}"
-
-
-def _record(recipe: Recipe, scans: int) -> TrainingRecord:
-    simulate, sources = recipe.data.simulate, [*recipe.data.train]
-    if simulate.scenes:
-        seed = next(folders(simulate)).plan.seed  # as in `spvnas simulate`, so that nobody scores on these streets
-        sources.append(f"{simulate.scenes} simulated streets, seed {seed}, by {', '.join(simulate.sensors)}")
-    return TrainingRecord(recipe.name, recipe.seed, 0, f"{scans} scans: {'; '.join(sources)}")
+    if recipe.detector:
+        return BoxJob(recipe, replicas)
+    return JointJob(recipe, start) if recipe.boxes else LabelJob(recipe, start)

@@ -1,0 +1,135 @@
+"""The training steps of networks that give labels and boxes, and how they are scored in validation."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from spvnas_ros.nets.box_branch import branch_anchors, shifted
+from spvnas_ros.nets.box_targets import assign_targets, box_losses
+from spvnas_ros.nets.detections import detections
+from spvnas_ros.nets.heads import HeadOutput
+from spvnas_ros.nets.spec import NUM_STAGES, POINT_LEVELS, NetSpec
+from spvnas_ros.nets.unet import PointVoxelUNet
+from spvnas_ros.offline.evaluation.box_ap import BoxFrame, average_precisions
+from spvnas_ros.offline.evaluation.metrics import Confusion, confusion_matrix, score
+from spvnas_ros.offline.training.box_task import CRITERIA, verdict_of
+from spvnas_ros.offline.training.config import BoxBranchConfig, Recipe
+from spvnas_ros.offline.training.joint_batch import JointBatch, JointSample
+from spvnas_ros.offline.training.recorder import Exam, OnSkip, Verdict
+from spvnas_ros.offline.training.task import RecipeTask, SegmentationTask
+from spvnas_ros.sparse.on_cpu import build_training_levels
+
+SCORE: Final = "mean of mIoU and mAP of the validation"
+
+
+class JointTask(SegmentationTask):
+    """The training steps of a recipe on a network with a box branch: the losses of both tasks, with their weights.
+
+    Scans without labels have no part in the one, scans whose objects nobody knows none in the other.
+    """
+
+    def __init__(self, recipe: Recipe, spec: NetSpec, steps: int, class_weights: Tensor | None = None) -> None:
+        assert spec.boxes is not None
+        assert recipe.boxes is not None
+        super().__init__(recipe, spec, steps, class_weights)
+        self.head, self.weights = spec.boxes.head, recipe.boxes
+        self.anchors: Tensor
+        self.register_buffer("anchors", branch_anchors(spec.boxes), persistent=False)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:  # noqa: ARG002
+        """Returns the loss of a `JointBatch` and its parts."""
+        found = self.net.labels_and_boxes(batch.coords, batch.feats, len(batch))
+        labels = self.weights.label_weight * self.loss(found.logits.float(), batch.labels)
+        parts = self._box_losses(batch, found.boxes, found.shifts)
+        weighted = {name: self.weights.box_weight * part for name, part in parts.items()}
+        logged = {"labels": labels, **weighted}
+        return {
+            "loss": labels + sum(weighted.values()),
+            "parts": {f"loss_{name}": part.detach() for name, part in logged.items()},
+        }
+
+    def _box_losses(self, batch: JointBatch, said: HeadOutput, shifts: Tensor) -> dict[str, Tensor]:
+        known = torch.nonzero(batch.boxed).squeeze(1)
+        output = HeadOutput(*(part[known].float() for part in (said.classes, said.boxes, said.directions)))
+        if not len(known):
+            # Every parameter has a part in the loss of every process.
+            names = ("classes", "boxes", "directions")
+            return {name: 0 * getattr(said, name).float().sum() for name in names}
+        boxes, classes = (torch.split(each, list(batch.sizes)) for each in (batch.boxes, batch.classes))
+        targets = [
+            assign_targets(self.head, shifted(self.anchors, shifts[row]), boxes[row], classes[row])
+            for row in known.tolist()
+        ]
+        losses = box_losses(self.head, output, targets)
+        return {"classes": losses.classes, "boxes": losses.boxes, "directions": losses.directions}
+
+
+def joint_exam(classes: tuple[str, ...], config: BoxBranchConfig) -> Exam:
+    """Returns the exam of networks that give both: mIoU of the labels, average precision of the boxes.
+
+    classes: of the labels
+    """
+    names = tuple(each.name for each in config.classes)
+
+    def exam(trainer: Trainer, task: RecipeTask, loader: DataLoader[JointSample], on_skip: OnSkip) -> Verdict:
+        assert isinstance(task, JointTask)
+        with trainer.precision_plugin.forward_context():
+            confusion, frames = answers_of(task.best_net, task.anchors, loader, on_skip)
+        total = trainer.strategy.reduce(torch.from_numpy(confusion).to(task.device), reduce_op="sum")
+        labels = score(total.cpu().numpy(), classes)
+        boxes = verdict_of(average_precisions(_of_all(trainer, frames), names, CRITERIA), names)
+        known = [value for value in (labels.miou, boxes.value) if value is not None]
+        line = {"miou": labels.miou, "accuracy": labels.accuracy, "iou": labels.iou} | dict(boxes.line)
+        return Verdict(line, "mean of mIoU and mAP", SCORE, float(np.mean(known)) if known else None)
+
+    return exam
+
+
+def _of_all(trainer: Trainer, frames: list[BoxFrame]) -> list[BoxFrame]:
+    """Returns the frames of all processes, in all of them."""
+    if trainer.world_size == 1:
+        return frames
+    gathered: list[list[BoxFrame]] = [[] for _ in range(trainer.world_size)]
+    torch.distributed.all_gather_object(gathered, frames)
+    return [each for part in gathered for each in part]
+
+
+@torch.no_grad()
+def answers_of(
+    net: PointVoxelUNet, anchors: Tensor, loader: DataLoader[JointSample], on_skip: OnSkip
+) -> tuple[Confusion, list[BoxFrame]]:
+    """Returns the confusion `[C, C + 1]` on the points of a loader's scans, and the boxes there and those found in the
+    scans whose objects are known. Leaves the network in eval mode.
+    """
+    net.eval()
+    assert net.spec.boxes is not None
+    classes = net.spec.num_classes
+    confusion, frames = np.zeros((classes, classes + 1), np.int64), []
+    batch: JointBatch
+    for batch in loader:
+        on_skip(batch.skipped)
+        if not len(batch.coords):
+            continue
+        # As in `confusion_of`: the compiled path is several times faster.
+        on_cpu = anchors.device.type == "cpu"
+        levels = build_training_levels(batch.coords, NUM_STAGES, POINT_LEVELS) if on_cpu else None
+        there = batch.to(anchors.device)
+        said = net.labels_and_boxes(there.coords, there.feats, len(batch), levels)
+        labels = said.logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
+        begin = 0
+        for row, sample in enumerate(batch.samples):
+            assert sample.inverse is not None
+            assert sample.point_labels is not None
+            own, begin = labels[begin : begin + len(sample.cells)], begin + len(sample.cells)
+            confusion += confusion_matrix(sample.point_labels, own[sample.inverse], classes)
+            if sample.boxed:
+                output = HeadOutput(*(part[row : row + 1].float() for part in vars(said.boxes).values()))
+                (found,) = detections(net.spec.boxes.head, output, shifted(anchors, said.shifts[row]))
+                frames.append(BoxFrame(sample.name, sample.truth, found, ignored=~sample.seen))
+    return confusion, frames
