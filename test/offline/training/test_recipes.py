@@ -27,6 +27,10 @@ def test_every_recipe_of_the_project_can_be_used(path: Path) -> None:
         BoxedAugmentation.from_config(recipe.augment)
         assert recipe.detector.spec().point_branch == ("spv" in path.stem)
         return
+    if recipe.boxes:
+        BoxedAugmentation.from_config(recipe.augment)
+        assert recipe.boxes.spec(recipe.data.voxel_size).columns[0] > 0
+        return
     Augmentation.from_config(recipe.augment)
     recipe.net.spec(19)
 
