@@ -71,12 +71,14 @@ class Segmentation:
     confidence:  float32 `[N]`, softmax probability of the label, 0 where unlabelled
     scores:      float32 `[N, C]` softmax probabilities, rows of zeros where unlabelled; None if not asked for
     unusable:    the points that the network did not see
+    boxes:       the objects in the cloud; None where nothing looked for them
     """
 
     labels: npt.NDArray[np.uint8]
     confidence: npt.NDArray[np.float32]
     scores: npt.NDArray[np.float32] | None = None
     unusable: Unusable = NONE_UNUSABLE
+    boxes: Boxes | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -94,7 +96,7 @@ class Segmentation:
         if self.scores is not None:
             scores = np.zeros((len(where), self.scores.shape[1]), np.float32)
             scores[where] = self.scores
-        return Segmentation(labels, confidence, scores, self.unusable + unusable)
+        return Segmentation(labels, confidence, scores, self.unusable + unusable, self.boxes)
 
     def __repr__(self) -> str:
         labelled = self.labels[self.labels != UNLABELLED]

@@ -1,4 +1,4 @@
-"""The one public door: points in, labels out."""
+"""The one public door: points in, labels out, and boxes where the network finds them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MOSTLY = 0.2
 
 
 class Perception:
-    """A trained network, ready to label clouds.
+    """A trained network, ready to label clouds, and to find the boxes of objects where it has a box branch.
 
     Attributes:
         facts: what the weights say of themselves (classes, palette, voxel size, intensity rule, ...)
@@ -64,12 +64,18 @@ class Perception:
             raise CheckpointError(f"the facts describe another network: {facts.spec}, expected {net.spec}")
         return cls(build_engine(net, facts.voxel_size, device=device, engine=engine), facts)
 
-    def __call__(self, points: Points, scores: bool = False) -> Segmentation:
+    @property
+    def box_names(self) -> tuple[str, ...]:
+        """The classes of its boxes, in index order; none without a box branch."""
+        return self.facts.spec.boxes.head.names if self.facts.spec.boxes else ()
+
+    def __call__(self, points: Points, scores: bool = False, boxes: bool = True) -> Segmentation:
         """Label every point.
 
         points: float32 `[N, 4]` (other numbers are converted), x, y, z in metres and intensity in 0..1; NaN and
                 infinite values are allowed
         scores: also return the probabilities of all classes
+        boxes:  also find boxes, in `Segmentation.boxes`, where the network has a box branch
 
         Points that the network cannot use get label 255 and confidence 0, and `Segmentation.unusable` counts them:
         those that are not finite, at the origin, farther than voxels can be numbered (6.5 km at 5 cm), without an
@@ -92,7 +98,7 @@ class Perception:
                 "scale them to 0..1 (spvnas_ros.clouds.intensity.Intensity does it)",
                 stacklevel=2,
             )
-        result = self.engine.segment(cleaned.points, scores)
+        result = self.engine.segment(cleaned.points, scores, boxes and bool(self.box_names))
         return result if cleaned.kept is None else result.among(cleaned.kept, cleaned.unusable)
 
 

@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 ENGINES = ("auto", "cpu", "cuda", "torch", "spconv", "spconv-triton", "torchsparse")
 """The last three run the same weights through other libraries (`engine.peers`), where those are installed."""
 
+_FIND_BOXES = ("auto", "cpu", "torch")
+"""The engines that run a network's box branch; "auto" is the reference on CUDA then."""
+
 OLDEST_CAPABILITY = (7, 5)
 """Compute capability of the oldest GPUs that the CUDA engine's kernels are compiled for in the tests."""
 
@@ -45,10 +48,11 @@ class Engine(Protocol):
     device: str
     in_channels: int
 
-    def segment(self, points: Points, scores: bool) -> Segmentation:
+    def segment(self, points: Points, scores: bool, boxes: bool = False) -> Segmentation:
         """Labels a cloud of finite points float32 `[N, in_channels]`; N may be 0.
 
         scores: whether the result holds the probabilities of all classes
+        boxes:  whether it holds the objects that the network's box branch finds; no branch finds none
 
         Raises KeyRangeError for a cloud that spans more voxels than can be keyed.
         """
@@ -79,11 +83,16 @@ def build_engine(
     place = resolve_device("cpu" if engine == "cpu" and device == "auto" else device)
     if engine == "cpu" and place.type != "cpu":
         raise UserError(f"engine 'cpu' runs on the CPU, but device {device!r} was asked for; use engine 'torch' there")
+    if net.spec.boxes and engine not in _FIND_BOXES:
+        raise UserError(
+            f"engine {engine!r} gives labels alone so far, and the network gives boxes, too; "
+            f"use one of {', '.join(_FIND_BOXES)}"
+        )
     if engine == "cuda":
         return cuda_engine(net, voxel_size, place, sample)
-    if engine == "auto" and place.type == "cuda":
+    if engine == "auto" and place.type == "cuda" and not net.spec.boxes:
         return gpu_engine(net, voxel_size, place, sample)
-    if engine == "torch":
+    if engine == "torch" or (engine == "auto" and place.type == "cuda"):
         from spvnas_ros.engine.reference import ReferenceEngine
 
         return ReferenceEngine(net, voxel_size, place)

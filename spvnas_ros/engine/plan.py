@@ -119,16 +119,21 @@ class Plan:
     """Steps in order, and the slots that they write and read.
 
     The last step's output holds the logits of the finest voxels. The engine fills the slot `INPUT`.
+
+    taken: slot of the features that the box branch takes, which live to the end; None without one
     """
 
     steps: tuple[Step, ...]
     slots: tuple[Slot, ...]
     num_classes: int
+    taken: int | None = None
 
     def lifetimes(self) -> list[tuple[int, int]]:
         """Returns (index of the step that writes it, index of the last step that reads it) for every slot."""
         first = {INPUT: 0} | {step.out: index for index, step in enumerate(self.steps)}
         last = first | {slot: index for index, step in enumerate(self.steps) for slot in step.reads}
+        if self.taken is not None:
+            last[self.taken] = len(self.steps) - 1
         return [(first[slot], last[slot]) for slot in range(len(self.slots))]
 
 
@@ -209,6 +214,7 @@ class _Planner:
         points = skips[0]
         if spec.point_branch:
             points, voxels = self._fuse(net, 0, points, voxels)
+        at_levels = {NUM_STAGES: voxels}
         for i, stage in enumerate(_children(net.decoder, Stage)):
             level = NUM_STAGES - 1 - i
             voxels = self._conv(f"decoder.{i}.transition", stage.transition, "doubling", level, (voxels,))
@@ -218,11 +224,13 @@ class _Planner:
                 inputs = (voxels,)
             if spec.point_branch and level in POINT_LEVELS:
                 points, voxels = self._fuse(net, POINT_LEVELS.index(level), points, voxels)
+            at_levels[level] = points if level == 0 and spec.point_branch else voxels
         last = points if spec.point_branch else voxels
         kernel, bias = _array(net.classifier.weight.T)[None], _array(net.classifier.bias)
         out = self._slot(0, spec.num_classes)
         self.steps.append(Convolution("classifier", "pointwise", 0, (Source(last, kernel),), bias, False, out))
-        return Plan(tuple(self.steps), tuple(self.slots), spec.num_classes)
+        taken = at_levels[spec.boxes.level] if spec.boxes else None
+        return Plan(tuple(self.steps), tuple(self.slots), spec.num_classes, taken)
 
     def _slot(self, level: int, width: int) -> int:
         self.slots.append(Slot(level, width))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import torch
 
 from spvnas_ros.engine.laps import Laps
-from spvnas_ros.frame import Points, Segmentation
-from spvnas_ros.nets.unet import PointVoxelUNet
+from spvnas_ros.frame import Boxes, Points, Segmentation
+from spvnas_ros.nets.box_branch import branch_anchors, scan_corners, shifted
+from spvnas_ros.nets.detections import detections
+from spvnas_ros.nets.heads import HeadOutput
+from spvnas_ros.nets.unet import LabelsAndBoxes, PointVoxelUNet
 from spvnas_ros.sparse.coords import quantize
 from spvnas_ros.sparse.kernel_map import build_levels
 
@@ -28,15 +32,17 @@ class ReferenceEngine:
         self._net = copy.deepcopy(net).to(device, dtype).eval()
         self._voxel_size = voxel_size
 
-    def segment(self, points: Points, scores: bool) -> Segmentation:
+    def segment(self, points: Points, scores: bool, boxes: bool = False) -> Segmentation:
         """Labels a cloud of finite points, as `Engine.segment` says."""
-        return self.segment_timed(points, scores)[0]
+        return self.segment_timed(points, scores, boxes)[0]
 
     @torch.inference_mode()
-    def segment_timed(self, points: Points, scores: bool = False) -> tuple[Segmentation, dict[str, float]]:
+    def segment_timed(
+        self, points: Points, scores: bool = False, boxes: bool = False
+    ) -> tuple[Segmentation, dict[str, float]]:
         """Labels a cloud as `segment` does, and returns the seconds of each stage too.
 
-        The stages are voxels, geometry, network and labels.
+        The stages are voxels, geometry, network, labels and, if they are asked for, boxes.
         """
         laps = Laps(self._device)
         cloud = torch.from_numpy(points).to(self._device)
@@ -44,7 +50,12 @@ class ReferenceEngine:
         laps.lap("voxels")
         levels = build_levels(voxels.coords)
         laps.lap("geometry")
-        logits = self._net(voxels.coords, cloud[voxels.first].to(self._dtype), levels)
+        feats = cloud[voxels.first]
+        said = None
+        if boxes and (branch := self._net.spec.boxes):
+            corners = scan_corners(voxels.coords, feats, branch.voxel_size, 1)
+            said = self._net.labels_and_boxes(voxels.coords, feats.to(self._dtype), 1, levels, corners)
+        logits = self._net(voxels.coords, feats.to(self._dtype), levels) if said is None else said.logits
         laps.lap("network")
         probabilities = logits.float().softmax(dim=1)
         confidence, labels = probabilities.max(dim=1)
@@ -54,4 +65,15 @@ class ReferenceEngine:
             probabilities[voxels.inverse].cpu().numpy() if scores else None,
         )
         laps.lap("labels")
+        if said is not None:
+            result = replace(result, boxes=self._boxes(said))
+            laps.lap("boxes")
         return result, laps.seconds()
+
+    def _boxes(self, said: LabelsAndBoxes) -> Boxes:
+        branch = self._net.spec.boxes
+        assert branch is not None
+        anchors = shifted(branch_anchors(branch).to(self._device), said.shifts[0])
+        output = HeadOutput(said.boxes.classes.float(), said.boxes.boxes.float(), said.boxes.directions.float())
+        (found,) = detections(branch.head, output, anchors)
+        return found

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import numpy as np
 import numpy.typing as npt
 
+from spvnas_ros.engine.box_finder import BoxFinder
 from spvnas_ros.engine.plan import INPUT, Convolution, PointFusion, PointMean, Source, Step, build_plan, place_slots
-from spvnas_ros.frame import Points, Segmentation
+from spvnas_ros.frame import Boxes, Points, Segmentation
 from spvnas_ros.kernels.cpu import convolve as kernels
 from spvnas_ros.kernels.cpu.convolve import SHAPE, Pairs, Term, aligned, pack_kernel
 from spvnas_ros.kernels.cpu.geometry import Geometry, LevelGeometry, build_geometry
@@ -59,31 +60,49 @@ class CpuEngine:
         self._voxel_size = voxel_size
         self._arena = aligned(0)
         self._lock = threading.Lock()
+        self._finder = BoxFinder(net) if net.spec.boxes else None
         self._warm_up()
 
-    def segment(self, points: Points, scores: bool) -> Segmentation:
+    def segment(self, points: Points, scores: bool, boxes: bool = False) -> Segmentation:
         """Labels a cloud of finite points, as `Engine.segment` says."""
-        return self.segment_timed(points, scores)[0]
+        return self.segment_timed(points, scores, boxes)[0]
 
-    def segment_timed(self, points: Points, scores: bool = False) -> tuple[Segmentation, dict[str, float]]:
+    def segment_timed(
+        self, points: Points, scores: bool = False, boxes: bool = False
+    ) -> tuple[Segmentation, dict[str, float]]:
         """Labels a cloud as `segment` does, and returns the seconds of each stage too.
 
-        The stages are voxels, geometry, every step of the plan by name, and labels.
+        The stages are voxels, geometry, every step of the plan by name, labels and, if they are asked for, boxes.
         """
+        finder = self._finder if boxes else None
         if len(points) == 0:
             none = np.zeros((0, self._plan.num_classes), np.float32) if scores else None
-            return Segmentation(np.zeros(0, np.uint8), np.zeros(0, np.float32), none), {}
+            found = Boxes.none() if finder else None
+            return Segmentation(np.zeros(0, np.uint8), np.zeros(0, np.float32), none, boxes=found), {}
         with self._lock:
             clock = _Clock()
             cloud = voxels_of_points(points, self._voxel_size)
             clock.lap("voxels")
-            logits = self._run(cloud, points, clock)
+            geometry, slots = self._run(cloud, points, clock)
+            logits = slots[self._plan.steps[-1].out]
             labels, confidence = np.empty(len(cloud.keys), np.uint8), np.empty(len(cloud.keys), np.float32)
             self.team.run(classify, 4096, len(cloud.keys), self._plan.num_classes, logits, labels, confidence)
             probabilities = logits[cloud.inverse, : self._plan.num_classes] if scores else None
             result = Segmentation(labels[cloud.inverse], confidence[cloud.inverse], probabilities)
             clock.lap("labels")
+            if finder:
+                result = replace(result, boxes=self._boxes(finder, cloud, points, geometry, slots))
+                clock.lap("boxes")
         return result, clock.laps
+
+    def _boxes(self, finder: BoxFinder, cloud: Cloud, points: Points, geometry: Geometry, slots: list[Array]) -> Boxes:
+        assert self._plan.taken is not None
+        size, width = geometry.levels[finder.level].size, self._plan.slots[self._plan.taken].width
+        cells = geometry.cells[geometry.levels[finder.level].starts[:size]] >> finder.level
+        # Rounded as the voxels were, see `quantize`.
+        nearest = np.round(points[cloud.first[0], :3].astype(np.float32) / np.float32(self._voxel_size))
+        corner = nearest.astype(np.int64) - geometry.cells[0]
+        return finder.of_arrays(slots[self._plan.taken][:size, :width], cells, corner)
 
     def logits(self, coords: npt.NDArray[np.integer], feats: Array) -> Array:
         """Returns the class scores float32 `[N, num_classes]` of distinct voxels, as `PointVoxelUNet.forward` does.
@@ -102,14 +121,16 @@ class CpuEngine:
             cloud = voxels_of_coords(coords)
             if len(cloud.keys) != len(coords):
                 raise ValueError("coords holds the same voxel more than once; quantize the points first")
-            logits = self._run(cloud, np.ascontiguousarray(feats, np.float32), _Clock())
+            _, slots = self._run(cloud, np.ascontiguousarray(feats, np.float32), _Clock())
+            logits = slots[self._plan.steps[-1].out]
             out: Array = logits[cloud.inverse, : self._plan.num_classes]
         return out
 
-    def _run(self, cloud: Cloud, rows: Array, clock: _Clock) -> Array:
-        """Returns the padded logits of a cloud's voxels, in their order.
+    def _run(self, cloud: Cloud, rows: Array, clock: _Clock) -> tuple[Geometry, list[Array]]:
+        """Returns the geometry of a cloud, and the slots after the last step: the padded logits of its voxels, in their
+        order, and the features that the box branch takes.
 
-        The logits live in the arena until the next frame.
+        They live in the arena until the next frame.
         """
         geometry = build_geometry(self.team, cloud.keys, NUM_STAGES, POINT_LEVELS)
         clock.lap("geometry")
@@ -118,7 +139,7 @@ class CpuEngine:
         for step, packed in zip(self._plan.steps, self._packed, strict=True):
             self._execute(step, packed, geometry, slots)
             clock.lap(step.name)
-        return slots[self._plan.steps[-1].out]
+        return geometry, slots
 
     def _slots(self, geometry: Geometry) -> list[Array]:
         """Returns the feature array `[n + spare, padded width]` of every slot, sharing memory where lifetimes allow it.

@@ -95,7 +95,7 @@ class PeerEngine:
         self._last_read = [last for _, last in self._plan.lifetimes()]
         self._weights = {step.out: self._load(step) for step in self._plan.steps if not isinstance(step, PointMean)}
 
-    def segment(self, points: Points, scores: bool) -> Segmentation:
+    def segment(self, points: Points, scores: bool, boxes: bool = False) -> Segmentation:  # noqa: ARG002
         """Labels a cloud of finite points, as `Engine.segment` says."""
         return self.segment_timed(points, scores)[0]
 

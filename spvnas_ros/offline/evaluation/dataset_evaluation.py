@@ -83,7 +83,7 @@ def evaluate(
             if not len(scan):
                 raise DatasetError("it has no point that could be labelled")
             if not ms:
-                perception(scan.points)  # the first call pays for memory and compiled kernels
+                perception(scan.points, boxes=False)  # the first call pays for memory and compiled kernels
             begun = perf_counter()
             result = look(perception, scan, views)
         except (DatasetError, KeyRangeError) as error:
@@ -127,10 +127,10 @@ def evaluate(
 def look(perception: Perception, scan: LabelledScan, views: Sequence[View]) -> Segmentation:
     """Label a scan, looked at in one way or in several."""
     if len(views) == 1:
-        return perception(views[0](scan.points))
+        return perception(views[0](scan.points), boxes=False)
     parts = []
     for view in views:
-        scores = perception(view(scan.points), scores=True).scores
+        scores = perception(view(scan.points), scores=True, boxes=False).scores
         assert scores is not None
         parts.append(scores)
     return averaged(parts)

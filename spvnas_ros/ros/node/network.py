@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -61,7 +62,7 @@ def load_network(weights: str, device: str, engine: str, palette: str = SPVNAS) 
     perception = Perception.load(path, device, engine)
     facts = perception.facts
     return Network(
-        perception,
+        partial(perception, boxes=False),  # no topic publishes them yet
         name=facts.name or path.stem,
         sha256=facts.weights_sha256 or "",
         engine=perception.engine.name,

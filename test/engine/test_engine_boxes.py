@@ -1,0 +1,89 @@
+"""Boxes from the pass that labels: the engines agree with the network, and nothing is done for nobody."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from spvnas_ros.engine import build_engine
+from spvnas_ros.errors import UserError
+from spvnas_ros.frame import Points
+from spvnas_ros.nets.box_spec import BoxBranchSpec, BoxClass
+from spvnas_ros.nets.spec import NetSpec
+from spvnas_ros.nets.unet import PointVoxelUNet
+from spvnas_ros.perception import Perception
+from spvnas_ros.recordings.scans import read_scan
+from spvnas_ros.zoo.checkpoint import Facts
+
+EDGE = 0.2
+CLASSES = (
+    BoxClass("car", (4.3, 2.0, 1.6), -1.75, 0.5, 0.35),
+    BoxClass("person", (0.7, 0.7, 1.75), -1.65, 0.4, 0.25),
+)
+
+
+def network(level: int, point_branch: bool = True) -> PointVoxelUNet:
+    """A network whose scores are spread enough that some boxes come out, and none at the very limit."""
+    torch.manual_seed(1)
+    plain = NetSpec.of((4, 4, 6, 8, 8, 8, 8, 6, 4), (1,) * 8, point_branch=point_branch)
+    branch = BoxBranchSpec.around(EDGE, CLASSES, width=4, reach=25.6, level=level, merged=2 if level < 2 else 1)
+    net = PointVoxelUNet(replace(plain, boxes=branch)).eval()
+    assert net.boxes is not None
+    with torch.no_grad():
+        net.boxes.head.classes.weight.mul_(200)
+        net.boxes.head.classes.bias.fill_(-3.0)
+    return net
+
+
+def facts(net: PointVoxelUNet) -> Facts:
+    return Facts(spec=net.spec, voxel_size=EDGE)
+
+
+@pytest.fixture(scope="module")
+def scan(shared: Path) -> Points:
+    return read_scan(shared / "data" / "kitti" / "training" / "velodyne" / "000000.bin")
+
+
+@pytest.mark.parametrize(("level", "point_branch"), [(1, True), (2, True), (2, False), (3, True), (4, True)])
+def test_the_engine_finds_the_boxes_of_the_network(scan: Points, level: int, point_branch: bool) -> None:
+    net = network(level, point_branch)
+    reference, fast = (Perception.from_net(net, facts(net), device="cpu", engine=e)(scan) for e in ("torch", "cpu"))
+    assert reference.boxes is not None
+    assert fast.boxes is not None
+    assert len(fast.boxes) == len(reference.boxes) > 0
+    np.testing.assert_array_equal(fast.boxes.classes, reference.boxes.classes)
+    np.testing.assert_allclose(fast.boxes.scores, reference.boxes.scores, atol=1e-4)
+    np.testing.assert_allclose(fast.boxes.boxes, reference.boxes.boxes, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("engine", ["torch", "cpu"])
+def test_points_that_no_network_sees_change_no_box(scan: Points, engine: str) -> None:
+    net = network(2)
+    perception = Perception.from_net(net, facts(net), device="cpu", engine=engine)
+    assert perception.box_names == ("car", "person")
+    spoilt = np.concatenate([scan[:100], np.full((5, 4), np.nan, np.float32), np.zeros((3, 4), np.float32), scan[100:]])
+    clean, found = perception(scan).boxes, perception(spoilt).boxes
+    assert clean is not None
+    assert found is not None
+    np.testing.assert_array_equal(found.boxes, clean.boxes)
+    np.testing.assert_array_equal(found.scores, clean.scores)
+    nothing = perception(np.zeros((0, 4), np.float32)).boxes
+    assert nothing is not None
+    assert perception(scan, boxes=False).boxes is None
+
+
+@pytest.mark.parametrize("engine", ["torch", "cpu"])
+def test_a_network_without_a_branch_finds_none(scan: Points, engine: str) -> None:
+    net = PointVoxelUNet(replace(network(2).spec, boxes=None)).eval()
+    perception = Perception.from_net(net, facts(net), device="cpu", engine=engine)
+    assert perception.box_names == ()
+    assert perception(scan).boxes is None
+
+
+def test_engines_that_find_no_boxes_say_so() -> None:
+    with pytest.raises(UserError, match=r"engine 'spconv' gives labels alone so far.*auto, cpu, torch"):
+        build_engine(network(2), EDGE, device="cpu", engine="spconv")
