@@ -375,6 +375,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         _check_detector(path, recipe, recipe.detector)
     if recipe.boxes:
         _check_names(path, "boxes", [each.name for each in recipe.boxes.classes])
+        if recipe.data.origin or recipe.data.mount:
+            raise ConfigError(f"{path} trains on boxes, which data.origin and data.mount do not move; leave them out")
     return recipe if recipe.start else recipe.settled()
 
 
