@@ -45,14 +45,15 @@ def candidates(head: BoxHeadSpec, output: HeadOutput, anchors: Tensor, frame: in
     Boxes whose code means no finite box are left out.
     """
     rule, scores = head.selection, torch.sigmoid(output.classes[frame].detach())
-    best, classes = scores.max(dim=1)
-    rows = torch.argsort(best, descending=True, stable=True)[: rule.anchors].sort().values
+    best = scores.amax(dim=1)
+    # Few of the anchors score enough, and sorting all of them would take longer than the network above.
+    rows = torch.nonzero(best >= rule.score).squeeze(1)
+    rows = rows[torch.argsort(best[rows], descending=True, stable=True)[: rule.anchors].sort().values]
     if rule.per_class:
         found, classes = torch.nonzero(scores[rows] > rule.score, as_tuple=True)
         rows = rows[found]
     else:
-        rows = rows[best[rows] >= rule.score]
-        classes = classes[rows]
+        classes = scores[rows].argmax(dim=1)
     boxes = decode_boxes(output.boxes[frame].detach()[rows], anchors[rows])
     turned = output.directions[frame].detach()[rows].argmax(dim=1)
     boxes[:, 6] = directed(boxes[:, 6], turned, head.direction_offset)
