@@ -1,7 +1,8 @@
 """The cost of a network on a scan: parameters and multiply-accumulates, counted as the SPVNAS paper counts them.
 
 A convolution costs kernel-map pairs x Cin x Cout, and a linear layer costs rows x Cin x Cout. Normalisation, activation
-and interpolation are free. The count depends on the scan, because the pairs do.
+and interpolation are free. The count depends on the scan, because the pairs do. The dense convolutions of a box branch
+cost the same on every scan.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from itertools import pairwise
 
 import torch
 
+from spvnas_ros.nets.box_spec import BoxBranchSpec
+from spvnas_ros.nets.heads import CODE, DIRECTIONS
 from spvnas_ros.nets.spec import NUM_STAGES, BlockSpec, NetSpec
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.sparse.kernel_map import Levels
@@ -35,7 +38,7 @@ class StageCost:
 def stage_costs(spec: NetSpec, levels: Levels) -> list[StageCost]:
     """Returns the cost of every stage on the scans whose geometry is `levels`.
 
-    The order is stem, encoder, decoder, point branch, classifier.
+    The order is stem, encoder, decoder, point branch, classifier, box branch.
     """
     parameters = _stage_parameters(spec)
     rows = [len(level) for level in levels.levels]
@@ -59,7 +62,25 @@ def stage_costs(spec: NetSpec, levels: Levels) -> list[StageCost]:
         macs = rows[0] * sum(a * b for a, b in pairwise(widths))
         costs.append(_cost("points", 0, rows, widths[-1], parameters, macs))
     costs.append(_cost("classifier", 0, rows, spec.num_classes, parameters, rows[0] * width * spec.num_classes))
+    if branch := spec.boxes:
+        level = branch.level
+        macs = rows[level] * spec.level_width(level) * branch.width + _bev_macs(branch)  # each voxel is in one column
+        costs.append(_cost("boxes", level, rows, branch.width, parameters, macs))
     return costs
+
+
+def _bev_macs(branch: BoxBranchSpec) -> int:
+    x, y = branch.columns
+    macs, cells, width = 0, x * y, branch.width
+    finest = cells // branch.bev[0].stride ** 2
+    for block in branch.bev:
+        cells //= block.stride**2
+        macs += 9 * cells * (width * block.width + block.layers * block.width**2)
+        macs += finest * block.width * block.up  # the upsampling's stride is its kernel, so each cell has one pair
+        width = block.width
+    up = sum(block.up for block in branch.bev)
+    outputs = branch.head.anchors_per_cell * (len(branch.head.classes) + CODE + DIRECTIONS)
+    return macs + finest * up * outputs
 
 
 def count_macs(spec: NetSpec, levels: Levels) -> int:

@@ -8,12 +8,16 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
+from spvnas_ros.nets.box_spec import BoxBranchSpec
 from spvnas_ros.nets.cost import StageCost, count_parameters, stage_costs
 from spvnas_ros.recordings.scans import read_scan
 from spvnas_ros.sparse.coords import quantize
 from spvnas_ros.sparse.kernel_map import build_levels
 from spvnas_ros.zoo.checkpoint import BOXES, Facts, TrainingRecord, gives, load_checkpoint
 from spvnas_ros.zoo.detector_checkpoint import DetectorFacts, load_detector
+
+_NAMED = ("recall", "mAP", "mean of")
+"""How the names of scores begin that are no mIoU."""
 
 
 def describe(weights: Path, scan: Path | None = None) -> Iterator[Table]:
@@ -54,6 +58,7 @@ def _facts_table(weights: Path, facts: Facts) -> Table:
         ("intensity", _intensity(facts)),
         ("classes", f"{len(facts.classes)}: {', '.join(facts.classes)}"),
         ("label map", facts.label_map),
+        *((("boxes", _branch(spec.boxes)),) if spec.boxes else ()),
         ("score", score if facts.trained else "untrained: its labels mean nothing"),
         ("training", _training(facts.training)),
         ("provenance", facts.provenance or "-"),
@@ -91,6 +96,15 @@ def _detector_table(weights: Path, facts: DetectorFacts, parameters: int) -> Tab
     return table
 
 
+def _branch(branch: BoxBranchSpec) -> str:
+    cell = branch.voxel_size * 2**branch.level * branch.merged
+    limits = " ".join(f"{v:g}" for v in branch.point_range)
+    return (
+        f"{len(branch.head.classes)}: {', '.join(branch.head.names)}; within {limits} m, from the features at stride "
+        f"{2**branch.level}, in columns of {cell:g} m"
+    )
+
+
 def _intensity(facts: Facts) -> str:
     if (trained := facts.training_intensity) is None:
         return facts.intensity
@@ -101,7 +115,7 @@ def _training(record: TrainingRecord | None) -> str:
     if record is None:
         return "not by this program, or not recorded"
     scores = "".join(
-        f"; {what} {score:.1%}" if what.startswith("recall") else f"; mIoU {score:.1%} in {what}"
+        f"; {what} {score:.1%}" if what.startswith(_NAMED) else f"; mIoU {score:.1%} in {what}"
         for what, score in record.scores.items()
     )
     return f"recipe {record.recipe}, seed {record.seed}, {record.steps} steps on {record.data}{scores}"

@@ -16,6 +16,7 @@ from spvnas_ros.frame import Boxes
 from spvnas_ros.nets.box_branch import branch_anchors, columns_of, scan_corners, shifted
 from spvnas_ros.nets.box_spec import BoxBranchSpec, BoxClass
 from spvnas_ros.nets.box_targets import assign_targets, box_losses
+from spvnas_ros.nets.cost import stage_costs
 from spvnas_ros.nets.detections import detections
 from spvnas_ros.nets.heads import HeadOutput
 from spvnas_ros.nets.spec import NetSpec
@@ -236,3 +237,27 @@ def test_the_description_travels_with_the_weights(tmp_path: Path) -> None:
     assert "boxes" not in replace(net.spec, boxes=None).to_dict()
     with pytest.raises(CheckpointError, match=r"box branch is for voxels of 0\.2 m"):
         replace(facts, voxel_size=0.1)
+
+
+def test_the_dense_layers_cost_what_they_multiply() -> None:
+    net, points = network(small()), cloud(8)
+    seen = []
+
+    def count(layer: torch.nn.Module, inputs: tuple[torch.Tensor], out: torch.Tensor) -> None:
+        per_output = inputs[0].shape[1] * layer.kernel_size[0] ** 2  # type: ignore[index, operator]
+        if isinstance(layer, torch.nn.ConvTranspose2d):
+            per_output = inputs[0].shape[1]  # each output meets one input
+        seen.append(out.numel() * per_output)
+
+    for module in net.modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
+            module.register_forward_hook(count)  # type: ignore[arg-type]
+    levels = build_levels(quantize(points, EDGE).coords)
+    voxels = quantize(points, EDGE)
+    with torch.no_grad():
+        net.labels_and_boxes(voxels.coords, points[voxels.first], 1, levels)
+    assert net.spec.boxes is not None
+    (boxes,) = (each for each in stage_costs(net.spec, levels) if each.name == "boxes")
+    assert boxes.macs - len(levels.levels[2]) * net.spec.level_width(2) * net.spec.boxes.width == sum(seen)
+    assert net.boxes is not None
+    assert boxes.parameters == sum(parameter.numel() for parameter in net.boxes.parameters())
