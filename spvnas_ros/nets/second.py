@@ -212,9 +212,7 @@ class Second(nn.Module):
             if cloud.ndim != 2 or cloud.shape[1] != self.spec.in_channels:
                 raise ValueError(f"a cloud must be [N, {self.spec.in_channels}], found shape {list(cloud.shape)}")
         limit = self.spec.max_voxels[0 if self.training else 1]
-        means = [
-            means_for(c, self.spec.point_range, self.spec.voxel_size, self.spec.max_points, limit) for c in clouds
-        ]
+        means = [means_for(c, self.spec.point_range, self.spec.voxel_size, self.spec.max_points, limit) for c in clouds]
         coords = [torch.cat([torch.full_like(m.coords[:, :1], i), m.coords], dim=1) for i, m in enumerate(means)]
         return torch.cat(coords), torch.cat([m.feats for m in means])
 
