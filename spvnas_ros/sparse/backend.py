@@ -47,6 +47,20 @@ def levels_for(coords: Tensor, feats: Tensor, depth: int, point_levels: Collecti
     return build_levels(coords, depth)
 
 
+def map_for(kernel_map: KernelMap, feats: Tensor) -> KernelMap:
+    """Returns the map with a compiled convolution over the same pairs, where there is one.
+
+    feats: `[N, C]`, features of the type and on the device of those that will be convolved
+
+    A detector's maps are few, and its convolutions many: their tiles pay even in a single pass.
+    """
+    if len(kernel_map) and _on_cpu(feats):
+        from spvnas_ros.sparse import sites_on_cpu
+
+        return sites_on_cpu.with_tiles(kernel_map)
+    return kernel_map
+
+
 def sites_for(coords: Tensor, shape: Triple) -> tuple[Sites, Tensor]:
     """Returns what `sites.sort_sites` does, by compiled loops where there are some."""
     if coords.device.type == "cpu":
@@ -57,12 +71,7 @@ def sites_for(coords: Tensor, shape: Triple) -> tuple[Sites, Tensor]:
 
 
 def spread_for(sites: Sites, window: Window, feats: Tensor) -> tuple[Sites, KernelMap]:
-    """Returns what `sites.spread` does, with a compiled convolution over the same pairs in the map, where there is one.
-
-    feats: `[N, C]`, features of the type and on the device of those that will be convolved
-
-    A detector's maps are few, and its convolutions many: their tiles pay even in a single pass.
-    """
+    """Returns what `sites.spread` does, with a compiled convolution in the map as in `map_for`."""
     if _on_cpu(feats):
         from spvnas_ros.sparse import sites_on_cpu
 
@@ -71,7 +80,7 @@ def spread_for(sites: Sites, window: Window, feats: Tensor) -> tuple[Sites, Kern
 
 
 def neighbours_for(level: Level, feats: Tensor) -> KernelMap:
-    """Returns what `kernel_map.neighbour_map` does, with a compiled convolution in the map as in `spread_for`."""
+    """Returns what `kernel_map.neighbour_map` does, with a compiled convolution in the map as in `map_for`."""
     if _on_cpu(feats):
         from spvnas_ros.sparse import sites_on_cpu
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spvnas_ros.kernels.cpu import bounded_grid
 from spvnas_ros.kernels.cpu.first_points import mean_cells
-from spvnas_ros.kernels.cpu.octree import build_octree
+from spvnas_ros.kernels.cpu.octree import Neighbours, build_octree
 from spvnas_ros.kernels.grid import MAX_EXTENT
 from spvnas_ros.sparse import sites as plain
 from spvnas_ros.sparse.coords import Level
@@ -54,6 +54,20 @@ def neighbours(level: Level) -> KernelMap:
     _, _, (found,) = build_octree(team(), level.keys.numpy(), 0)
     in_rows, out_rows, sizes = bounded_grid.mirrored_pairs(found)
     return site_map(in_rows, out_rows, sizes, (found,))
+
+
+def with_tiles(kernel_map: KernelMap) -> KernelMap:
+    """Returns the map of the same pairs with a compiled convolution. Each kernel row leads to an output once at most.
+
+    kernel_map: in main memory, with at least one pair
+    """
+    in_rows, out_rows, sizes = kernel_map.in_rows.numpy(), kernel_map.out_rows.numpy(), np.array(kernel_map.sizes)
+    kernel_rows = np.repeat(np.arange(len(sizes), dtype=np.uint8), sizes)
+    sides: Sequence[Neighbours] = (
+        bounded_grid.compress(kernel_rows, in_rows, out_rows, kernel_map.num_out),
+        bounded_grid.compress(kernel_rows, out_rows, in_rows, kernel_map.num_in),
+    )
+    return site_map(in_rows, out_rows, sizes, sides)
 
 
 def site_exchange(points: Level, path: Sequence[Sites]) -> PlainExchange:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +12,7 @@ from torch import Tensor
 from spvnas_ros.nets.box_spec import KITTI_RANGE, STEPS, DetectorSpec
 from spvnas_ros.nets.second import encoder_sites
 from spvnas_ros.sparse import sites_on_cpu
-from spvnas_ros.sparse.backend import means_for, neighbours_for, sites_for, spread_for
+from spvnas_ros.sparse.backend import map_for, means_for, neighbours_for, sites_for, spread_for
 from spvnas_ros.sparse.kernel_map import KernelMap, neighbour_map
 from spvnas_ros.sparse.ops import PlainExchange
 from spvnas_ros.sparse.sites import (
@@ -136,6 +137,19 @@ def test_means_of_any_cloud(seed: int, count: int, channels: int) -> None:
     for max_voxels in (1, 20, 1000):
         assert_same_means(*means(torch.from_numpy(points), max_voxels=max_voxels, **grid))
     assert_same_means(*means(torch.from_numpy(points[::2]), max_voxels=1000, **grid))  # rows of a larger array
+
+
+@pytest.mark.parametrize("window", [*STEPS, *ODD_WINDOWS])
+def test_tiles_are_those_of_the_pairs_alone(window: Window) -> None:
+    coords = (torch.rand(2, 30, 20, 11, generator=torch.Generator().manual_seed(0)) < 0.05).nonzero()
+    sites, _ = sites_for(coords, (30, 20, 11))
+    feats = torch.zeros(1)
+    _, found = spread_for(sites, window, feats)
+    again = map_for(spread(sites, window)[1], feats)
+    for side in ("forward", "backward"):
+        ours, theirs = (getattr(each.convolver, side).pairs for each in (found, again))
+        for name in ("starts", "ins", "outs"):
+            assert np.array_equal(getattr(ours, name), getattr(theirs, name))
 
 
 def test_double_precision_goes_the_plain_way() -> None:

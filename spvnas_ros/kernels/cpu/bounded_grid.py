@@ -218,6 +218,26 @@ def mirrored_pairs(neighbours):
 
 
 @njit(cache=True, nogil=True)
+def compress(kernel_rows, others, owners, count):
+    """Returns pairs by owner, as compressed rows; an owner's pairs stay in their order.
+
+    kernel_rows: uint8 `[P]`; others, owners: int64 `[P]`, the rows of the two sides; count: of owners
+    """
+    total = owners.shape[0]
+    starts = np.zeros(count + 1, np.int32)
+    for p in range(total):
+        starts[owners[p] + 1] += 1
+    for i in range(count):
+        starts[i + 1] += starts[i]
+    place, new_rows, rows = starts.copy(), np.empty(total, np.uint8), np.empty(total, np.int32)
+    for p in range(total):
+        q = place[owners[p]]
+        new_rows[q], rows[q] = kernel_rows[p], others[p]
+        place[owners[p]] = q + 1
+    return Neighbours(starts, new_rows, rows)
+
+
+@njit(cache=True, nogil=True)
 def slot_of(key, bits):
     """Returns where an open hash table of `2**bits` places begins to look for a key."""
     return np.int64(np.uint64(key * _FIBONACCI) >> np.uint64(64 - bits))
