@@ -113,7 +113,7 @@ def _run(
     _check_folder(out, recipe, resume=resume)
     _prepare_data(recipe)
     replicas = _from_environment("WORLD_SIZE", 1)
-    job = job_of(recipe, beginning, replicas)
+    job = job_of(recipe, beginning)
     scans = job.scans
     if _is_first() and not quiet:
         # Before the check: what makes clouds useless, such as a map's coordinates, is told first.
@@ -241,7 +241,11 @@ def _prepare_data(recipe: Recipe) -> None:
     if _from_environment("WORLD_SIZE", 1) == 1:
         say = Console(stderr=True, soft_wrap=True, markup=False).print
         make_missing(recipe.data.simulate, say, boxes=recipe.detector is not None)
-    elif missing := [folder.path for folder in folders(recipe.data.simulate) if not folder.finished]:
+    elif missing := [
+        folder.path
+        for folder in folders(recipe.data.simulate, boxes=recipe.detector is not None)
+        if not folder.finished
+    ]:
         raise DatasetError(
             f"{missing[0]} is not complete; start the recipe once without torchrun, which simulates what is missing"
         )

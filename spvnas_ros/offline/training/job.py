@@ -18,9 +18,10 @@ from spvnas_ros.offline.augment.boxed_objects import Database, build_database
 from spvnas_ros.offline.datasets.boxed import BoxedScan, join_boxed, open_boxed
 from spvnas_ros.offline.datasets.joined import Several, Source
 from spvnas_ros.offline.datasets.scan import DatasetError
+from spvnas_ros.offline.training.batch import EpochSampler
 from spvnas_ros.offline.training.box_task import BoxTask, box_exam, keep_boxes
 from spvnas_ros.offline.training.boxed_batch import BoxedSamples, collate_boxed
-from spvnas_ros.offline.training.config import ConfigError, Recipe
+from spvnas_ros.offline.training.config import Recipe
 from spvnas_ros.offline.training.data import (
     StepSampler,
     check_training,
@@ -159,14 +160,10 @@ class LabelJob:
 
 
 class BoxJob:
-    """The training of a detector. Raises DatasetError where the recipe's data cannot be opened, and ConfigError where
-    several processes shall train it.
-    """
+    """The training of a detector. Raises DatasetError where the recipe's data cannot be opened."""
 
-    def __init__(self, recipe: Recipe, replicas: int) -> None:
+    def __init__(self, recipe: Recipe) -> None:
         assert recipe.detector is not None
-        if replicas > 1:
-            raise ConfigError(f"a detector is trained by one process, found {replicas}; start it without torchrun")
         self.recipe, self.detector = recipe, recipe.detector
         self.spec, self.kinds = recipe.detector.spec(), recipe.detector.classes_of_kinds()
         self.augmentation = BoxedAugmentation.from_config(recipe.augment)
@@ -300,13 +297,18 @@ class BoxJob:
         if self.validation is None:
             return None
         samples, workers = self._samples(self.validation), min(self.recipe.data.workers, 1)
-        batches = [[(0, index)] for index in range(len(self.validation))]
-        return lambda _rank, _replicas: loader_of(samples, batches, workers, False, stop, collate_boxed)
+        size = len(self.validation)
+
+        def loader(rank: int, replicas: int) -> DataLoader[Any]:
+            sampler = EpochSampler(size, shuffle=False, rank=rank, replicas=replicas)
+            return loader_of(samples, [[key] for key in sampler], workers, False, stop, collate_boxed)
+
+        return loader
 
 
-def job_of(recipe: Recipe, start: Start | None, replicas: int) -> Job:
+def job_of(recipe: Recipe, start: Start | None) -> Job:
     """Returns the training that a recipe asks for. Raises the errors of both."""
-    return BoxJob(recipe, replicas) if recipe.detector else LabelJob(recipe, start)
+    return BoxJob(recipe) if recipe.detector else LabelJob(recipe, start)
 
 
 def _provenance(recipe: Recipe) -> str:
