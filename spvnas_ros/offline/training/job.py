@@ -38,7 +38,7 @@ from spvnas_ros.offline.training.data import (
 from spvnas_ros.offline.training.losses import inverse_sqrt_weights
 from spvnas_ros.offline.training.recorder import Exam, Keep, keep_labels, label_exam
 from spvnas_ros.offline.training.simulated import folders
-from spvnas_ros.offline.training.start import Start, spec_of
+from spvnas_ros.offline.training.start import DetectorStart, Start, spec_of
 from spvnas_ros.offline.training.stop_signals import StopSignals
 from spvnas_ros.offline.training.task import RecipeTask, SegmentationTask
 from spvnas_ros.perception import limits_of
@@ -120,10 +120,7 @@ class LabelJob:
     def facts(self, task: RecipeTask) -> Facts:
         """Returns the facts about the network to come."""
         recipe, start, label_map = self.recipe, self.start, self.scans.label_map
-        provenance, record = _provenance(recipe), _record(recipe, len(self.scans))
-        if start:
-            provenance += f", {start.story}"
-            record = replace(record, start=start.name, start_sha256=start.sha256)
+        provenance, record = _begun(start, _provenance(recipe), _record(recipe, len(self.scans)))
         intensity, height = sensor_of(self.scans)
         return Facts(
             spec=task.net.spec,
@@ -162,10 +159,11 @@ class LabelJob:
 class BoxJob:
     """The training of a detector. Raises DatasetError where the recipe's data cannot be opened."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, start: DetectorStart | None) -> None:
         assert recipe.detector is not None
-        self.recipe, self.detector = recipe, recipe.detector
-        self.spec, self.kinds = recipe.detector.spec(), recipe.detector.classes_of_kinds()
+        self.recipe, self.detector, self.start = recipe, recipe.detector, start
+        self.spec = start.spec if start else recipe.detector.spec()
+        self.kinds = recipe.detector.classes_of_kinds()
         self.augmentation = BoxedAugmentation.from_config(recipe.augment)
         config = recipe.data
         simulated = {
@@ -231,7 +229,9 @@ class BoxJob:
         """Returns what is done to the scans, what about them is unlike those that networks know, and which objects they
         lack.
         """
-        lines = remarks(self.scans, None)
+        lines = remarks(self.scans, self.start.facts.sensor_height if self.start else None)
+        if self.start and (remark := self.start.remark()):
+            lines.append(remark)
         there = () if self.database is None else tuple(self.database.rows)
         if missing := [kind for kind in self.augmentation.kinds if kind not in there]:
             lines.append(
@@ -241,16 +241,20 @@ class BoxJob:
         return lines
 
     def task(self, steps: int) -> BoxTask:
-        """Returns the steps of the training, on a network with random weights."""
-        return BoxTask(self.recipe, self.spec, steps)
+        """Returns the steps of the training, on the detector to begin with."""
+        task = BoxTask(self.recipe, self.spec, steps)
+        if self.start:
+            self.start.fill(task.net)
+        return task
 
     def facts(self, task: RecipeTask) -> DetectorFacts:
         """Returns the facts about the detector to come."""
+        provenance, record = _begun(self.start, _provenance(self.recipe), _record(self.recipe, len(self.scans)))
         return DetectorFacts(
             spec=task.net.spec,
             name=self.recipe.name,
-            provenance=_provenance(self.recipe),
-            training=_record(self.recipe, len(self.scans)),
+            provenance=provenance,
+            training=record,
             sensor_height=sensor_of(self.scans)[1],
         )
 
@@ -306,9 +310,22 @@ class BoxJob:
         return loader
 
 
-def job_of(recipe: Recipe, start: Start | None) -> Job:
-    """Returns the training that a recipe asks for. Raises the errors of both."""
-    return BoxJob(recipe) if recipe.detector else LabelJob(recipe, start)
+def job_of(recipe: Recipe, start: Start | DetectorStart | None) -> Job:
+    """Returns the training that a recipe asks for, from the start that `start.begin` found for it. Raises the errors of
+    both.
+    """
+    if recipe.detector:
+        assert not isinstance(start, Start)
+        return BoxJob(recipe, start)
+    assert not isinstance(start, DetectorStart)
+    return LabelJob(recipe, start)
+
+
+def _begun(start: Start | DetectorStart | None, provenance: str, record: TrainingRecord) -> tuple[str, TrainingRecord]:
+    """Returns provenance and record with what the training began from."""
+    if start is None:
+        return provenance, record
+    return f"{provenance}, {start.story}", replace(record, start=start.name, start_sha256=start.sha256)
 
 
 def _provenance(recipe: Recipe) -> str:

@@ -294,7 +294,7 @@ def test_objects_that_nobody_can_sample_are_told(
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("start=default", "trains a detector, and start is of networks that label points; leave that out"),
+        ("net.width=16", "trains a detector, and net is of networks that label points; leave that out"),
         ("data.voxel_size=0.1", "and data.voxel_size is of networks"),
         ("data.mount=auto", "and data.mount is of networks"),
         ("detector.width=0", "detector.width: found 0, expected"),
