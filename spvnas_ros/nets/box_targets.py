@@ -120,8 +120,18 @@ def _match(head: BoxHeadSpec, each: BoxClass, anchors: Tensor, boxes: Tensor) ->
     return state, box
 
 
-def box_losses(head: BoxHeadSpec, output: HeadOutput, targets: Sequence[Targets]) -> Losses:
+def positives_of(targets: Sequence[Targets]) -> Tensor:
+    """Returns how many anchors of each frame have a box, at least 1 each: int64 `[frames]`."""
+    return torch.stack([each.positive.sum() for each in targets]).clamp(min=1)
+
+
+def box_losses(
+    head: BoxHeadSpec, output: HeadOutput, targets: Sequence[Targets], divisor: Tensor | None = None
+) -> Losses:
     """Returns the losses of a batch, one entry of `targets` a frame.
+
+    divisor: by what a head divides that is normalised over the batch, where others have parts of it; None: the sum of
+             `positives_of` these targets
 
     Classes have a focal loss over all anchors that are not ignored. Boxes have a smooth L1 loss, with the sine of the
     difference for the yaw, and directions a cross-entropy, both over anchors that have a box. A batch without any box
@@ -129,8 +139,11 @@ def box_losses(head: BoxHeadSpec, output: HeadOutput, targets: Sequence[Targets]
     """
     classes = torch.stack([t.classes for t in targets])
     positive = classes >= 0
-    counts = positive.sum(dim=1).clamp(min=1)
-    share = 1 / (counts * len(targets)) if head.normalised == "frame" else 1 / counts.sum().expand(len(targets))
+    counts = positives_of(targets)
+    if head.normalised == "frame":
+        share = 1 / (counts * len(targets))
+    else:
+        share = 1 / (counts.sum() if divisor is None else divisor).expand(len(targets))
     wanted = functional.one_hot(classes.clamp(min=0), len(head.classes)).to(output.classes) * positive[..., None]
     focal = _focal(output.classes, wanted).sum(dim=2) * (classes != IGNORED)
     codes = torch.stack([t.boxes for t in targets])[positive]

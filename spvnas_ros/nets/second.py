@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from spvnas_ros.nets.bev import BevNetwork
 from spvnas_ros.nets.box_spec import STEPS, DetectorSpec
 from spvnas_ros.nets.heads import BoxHead, HeadOutput
-from spvnas_ros.sparse.backend import map_for
-from spvnas_ros.sparse.kernel_map import KernelMap, neighbour_map
+from spvnas_ros.sparse.backend import exchange_for, means_for, neighbours_for, sites_for, spread_for
+from spvnas_ros.sparse.kernel_map import KernelMap
 from spvnas_ros.sparse.modules import ConvNorm
 from spvnas_ros.sparse.ops import PlainExchange
-from spvnas_ros.sparse.sites import Sites, mean_voxels, site_exchange, sort_sites, spread
+from spvnas_ros.sparse.sites import Sites
 
 
 @dataclass(frozen=True)
@@ -50,18 +50,18 @@ def encoder_sites(spec: DetectorSpec, coords: Tensor, feats: Tensor) -> EncoderS
     coords: integer `[N, 4]` (batch, x, y, z) in voxels from the range's lower corner, every row once
     feats:  `[N, C]`, the features that will be convolved
 
-    Raises the errors of `sort_sites`.
+    Raises the errors of `sites.sort_sites`.
     """
-    finest, order = sort_sites(coords, spec.shapes()[0])
+    finest, order = sites_for(coords, spec.shapes()[0])
     sites, steps = [finest], []
     for window in STEPS:
-        grown, step = spread(sites[-1], window)
+        grown, step = spread_for(sites[-1], window, feats)
         sites.append(grown)
-        steps.append(map_for(step, feats))
-    neighbours = tuple(map_for(neighbour_map(each.level), feats) for each in sites[:-1])
+        steps.append(step)
+    neighbours = tuple(neighbours_for(each.level, feats) for each in sites[:-1])
     exchanges: tuple[PlainExchange, ...] = ()
     if spec.point_branch:
-        exchanges = tuple(site_exchange(finest.level, sites[: i + 1]) for i in range(len(sites)))
+        exchanges = tuple(exchange_for(finest.level, sites[: i + 1]) for i in range(len(sites)))
     return EncoderSites(tuple(sites), neighbours, tuple(steps), exchanges, order)
 
 
@@ -164,9 +164,7 @@ class Second(nn.Module):
             if cloud.ndim != 2 or cloud.shape[1] != self.spec.in_channels:
                 raise ValueError(f"a cloud must be [N, {self.spec.in_channels}], found shape {list(cloud.shape)}")
         limit = self.spec.max_voxels[0 if self.training else 1]
-        means = [
-            mean_voxels(c, self.spec.point_range, self.spec.voxel_size, self.spec.max_points, limit) for c in clouds
-        ]
+        means = [means_for(c, self.spec.point_range, self.spec.voxel_size, self.spec.max_points, limit) for c in clouds]
         coords = [torch.cat([torch.full_like(m.coords[:, :1], i), m.coords], dim=1) for i, m in enumerate(means)]
         return torch.cat(coords), torch.cat([m.feats for m in means])
 

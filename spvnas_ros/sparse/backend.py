@@ -1,14 +1,26 @@
-"""The choice of the kernels that a network in training runs on."""
+"""The choice of the kernels that a network runs on, and that find its geometry."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
-from spvnas_ros.sparse.kernel_map import KernelMap, Levels, build_levels
+from spvnas_ros.sparse.coords import Level
+from spvnas_ros.sparse.kernel_map import KernelMap, Levels, build_levels, neighbour_map
+from spvnas_ros.sparse.ops import PlainExchange
+from spvnas_ros.sparse.sites import (
+    MeanVoxels,
+    Sites,
+    Triple,
+    Window,
+    mean_voxels,
+    site_exchange,
+    sort_sites,
+    spread,
+)
 
 
 def levels_for(coords: Tensor, feats: Tensor, depth: int, point_levels: Collection[int]) -> Levels:
@@ -40,11 +52,61 @@ def map_for(kernel_map: KernelMap, feats: Tensor) -> KernelMap:
 
     feats: `[N, C]`, features of the type and on the device of those that will be convolved
 
-    A detector's maps are few, and its convolutions many: their tiles pay even in a single pass (KITTI, full width:
-    0.05 s to prepare, 0.3 s saved).
+    A detector's maps are few, and its convolutions many: their tiles pay even in a single pass.
     """
-    if feats.device.type == "cpu" and feats.dtype == torch.float32 and len(kernel_map):
-        from spvnas_ros.sparse import on_cpu
+    if len(kernel_map) and _on_cpu(feats):
+        from spvnas_ros.sparse import sites_on_cpu
 
-        return on_cpu.with_tiles(kernel_map)
+        return sites_on_cpu.with_tiles(kernel_map)
     return kernel_map
+
+
+def sites_for(coords: Tensor, shape: Triple) -> tuple[Sites, Tensor]:
+    """Returns what `sites.sort_sites` does, by compiled loops where there are some."""
+    if coords.device.type == "cpu":
+        from spvnas_ros.sparse import sites_on_cpu
+
+        return sites_on_cpu.sort_sites(coords, shape)
+    return sort_sites(coords, shape)
+
+
+def spread_for(sites: Sites, window: Window, feats: Tensor) -> tuple[Sites, KernelMap]:
+    """Returns what `sites.spread` does, with a compiled convolution in the map as in `map_for`."""
+    if _on_cpu(feats):
+        from spvnas_ros.sparse import sites_on_cpu
+
+        return sites_on_cpu.spread(sites, window)
+    return spread(sites, window)
+
+
+def neighbours_for(level: Level, feats: Tensor) -> KernelMap:
+    """Returns what `kernel_map.neighbour_map` does, with a compiled convolution in the map as in `map_for`."""
+    if _on_cpu(feats):
+        from spvnas_ros.sparse import sites_on_cpu
+
+        return sites_on_cpu.neighbours(level)
+    return neighbour_map(level)
+
+
+def exchange_for(points: Level, path: Sequence[Sites]) -> PlainExchange:
+    """Returns what `sites.site_exchange` does, by compiled loops where there are some."""
+    if points.keys.device.type == "cpu":
+        from spvnas_ros.sparse import sites_on_cpu
+
+        return sites_on_cpu.site_exchange(points, path)
+    return site_exchange(points, path)
+
+
+def means_for(
+    points: Tensor, point_range: Sequence[float], size: Sequence[float], max_points: int, max_voxels: int
+) -> MeanVoxels:
+    """Returns what `sites.mean_voxels` does, by compiled loops where there are some."""
+    if _on_cpu(points):
+        from spvnas_ros.sparse import sites_on_cpu
+
+        return sites_on_cpu.mean_voxels(points, point_range, size, max_points, max_voxels)
+    return mean_voxels(points, point_range, size, max_points, max_voxels)
+
+
+def _on_cpu(feats: Tensor) -> bool:
+    return feats.device.type == "cpu" and feats.dtype == torch.float32

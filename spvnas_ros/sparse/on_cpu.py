@@ -45,8 +45,13 @@ def fits(*tensors: Tensor) -> bool:
 
 
 @functools.cache
-def _team(threads: int) -> Team:
+def _team_of(threads: int) -> Team:
     return Team(threads)
+
+
+def team() -> Team:
+    """Returns as many threads as torch may use now."""
+    return _team_of(torch.get_num_threads())
 
 
 @dataclass(frozen=True)
@@ -123,17 +128,16 @@ class _Convolution(Function):
     def forward(ctx: Any, feats: Tensor, kernel: Tensor, tiled: TiledConvolution) -> Tensor:
         ctx.save_for_backward(feats, kernel)
         ctx.tiled = tiled
-        team = _team(torch.get_num_threads())
-        return tiled.forward.run(team, feats.detach().contiguous(), kernel.detach().contiguous(), transposed=False)
+        return tiled.forward.run(team(), feats.detach().contiguous(), kernel.detach().contiguous(), transposed=False)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         feats, kernel = (t.detach().contiguous() for t in ctx.saved_tensors)
         grad = grads[0].contiguous()
-        team, tiled = _team(torch.get_num_threads()), ctx.tiled
-        grad_feats = tiled.backward.run(team, grad, kernel, transposed=True) if ctx.needs_input_grad[0] else None
-        grad_kernel = tiled.kernel_gradient(team, feats, grad, kernel) if ctx.needs_input_grad[1] else None
+        threads, tiled = team(), ctx.tiled
+        grad_feats = tiled.backward.run(threads, grad, kernel, transposed=True) if ctx.needs_input_grad[0] else None
+        grad_kernel = tiled.kernel_gradient(threads, feats, grad, kernel) if ctx.needs_input_grad[1] else None
         return grad_feats, grad_kernel, None
 
 
@@ -151,9 +155,7 @@ class _Mix(Function):
 
 def _mix(mixture: Mixture, feats: Tensor) -> Tensor:
     out = torch.empty((len(mixture.starts) - 1, feats.shape[1]))
-    _team(torch.get_num_threads()).run(
-        gradients.mix_rows, _EXCHANGE_ROWS, mixture, feats.contiguous().numpy(), out.numpy()
-    )
+    team().run(gradients.mix_rows, _EXCHANGE_ROWS, mixture, feats.contiguous().numpy(), out.numpy())
     return out
 
 
@@ -217,46 +219,38 @@ def build_training_levels(coords: Tensor, depth: int, point_levels: Collection[i
     cloud = voxels_of_coords(array, depth)
     if len(cloud.keys) != len(array):
         raise ValueError("coords holds the same voxel more than once; quantize the points first")
-    team = _team(torch.get_num_threads())
-    keys, families, neighbours = build_octree(team, cloud.keys, depth)
+    threads = team()
+    keys, families, neighbours = build_octree(threads, cloud.keys, depth)
     levels = _levels(coords, cloud.keys, families)
     stages = range(depth)
-    around = team.map(lambda i: _neighbour_map(neighbours[i], TILE_ROWS[i]), range(depth + 1))
-    halvings = team.map(lambda i: _halving_map(keys[i], families[i], TILE_ROWS[i : i + 2]), stages)
+    around = threads.map(lambda i: _neighbour_map(neighbours[i], TILE_ROWS[i]), range(depth + 1))
+    halvings = threads.map(lambda i: _halving_map(keys[i], families[i], TILE_ROWS[i : i + 2]), stages)
     parents = tuple(torch.from_numpy(family.parents).long() for family in families)
     order = torch.from_numpy(cloud.first).long()
     plain = Levels(levels, parents, tuple(around), tuple(halvings), order)
     cells = cells_of(cloud.keys)
     coarse = [level for level in point_levels if level > 0]
-    mixed = team.map(lambda level: _exchange(plain, level, cells, neighbours[level]), coarse)
+    mixed = threads.map(lambda level: _exchange(plain, level, cells, neighbours[level]), coarse)
     exchanges: dict[int, Exchange] = {0: SamePlace(), **dict(zip(coarse, mixed, strict=True))}
     return dataclasses.replace(plain, exchanges=exchanges)
 
 
-def with_tiles(kernel_map: KernelMap) -> KernelMap:
-    """Returns the map of the same pairs with a compiled convolution. Each kernel row leads to an output once at most.
+def site_map(in_rows: np.ndarray, out_rows: np.ndarray, sizes: np.ndarray, sides: Sequence[Neighbours]) -> KernelMap:
+    """Returns the map of these pairs, with a compiled convolution where there are any.
 
-    kernel_map: in main memory, with at least one pair
+    in_rows, out_rows: int64 `[P]`, by kernel row; each kernel row leads to an output once at most
+    sizes: int64 `[K]`, pairs of each kernel row
+    sides: the pairs as compressed rows of the outputs, then of the inputs; the outputs' alone where the map is its own
+           mirror: a pair at row k is one at row K - 1 - k with the roles exchanged
     """
-    volume = len(kernel_map.sizes)
-    kernel_rows = np.repeat(np.arange(volume, dtype=np.uint8), kernel_map.sizes)
-    ends = (kernel_map.in_rows.numpy(), kernel_map.num_in), (kernel_map.out_rows.numpy(), kernel_map.num_out)
-    forward, backward = (
-        Gather(tile_pairs(*_compressed(kernel_rows, *there, *here), volume, _SITE_ROWS, padding=0), False, here[1])
-        for there, here in (ends, ends[::-1])
-    )
-    tiled = TiledConvolution(forward, backward, ends[0][0], ends[1][0], _tasks(np.array(kernel_map.sizes)))
-    return dataclasses.replace(kernel_map, convolver=tiled)
-
-
-def _compressed(
-    kernel_rows: np.ndarray, in_rows: np.ndarray, _: int, out_rows: np.ndarray, num_out: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the pairs by output row: first pair of each, kernel rows and input rows."""
-    order = np.argsort(out_rows, kind="stable")
-    starts = np.zeros(num_out + 1, np.int32)
-    np.cumsum(np.bincount(out_rows, minlength=num_out), out=starts[1:])
-    return starts, kernel_rows[order], in_rows[order].astype(np.int32)
+    volume, nums = len(sizes), [len(side.starts) - 1 for side in sides]
+    rows = torch.from_numpy(in_rows), torch.from_numpy(out_rows), tuple(sizes.tolist())
+    if not len(in_rows):
+        return KernelMap(*rows, nums[-1], nums[0])
+    tiles = [tile_pairs(*side, volume, _SITE_ROWS, padding=0) for side in sides]
+    gathers = Gather(tiles[0], False, nums[0]), Gather(tiles[-1], len(sides) == 1, nums[-1])
+    tiled = TiledConvolution(*gathers, in_rows, out_rows, _tasks(sizes))
+    return KernelMap(*rows, nums[-1], nums[0], tiled)
 
 
 def _levels(coords: Tensor, keys: np.ndarray, families: Sequence[Family]) -> tuple[Level, ...]:

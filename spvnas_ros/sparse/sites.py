@@ -104,12 +104,12 @@ def spread(sites: Sites, window: Window) -> tuple[Sites, KernelMap]:
     unique, out_rows = torch.unique(torch.cat(keys), return_inverse=True)
     level = Level.from_keys(unique, torch.zeros(4, dtype=torch.long, device=device))
     sizes = tuple(len(rows) for rows in in_rows)
-    scale, offset = _placed(sites, window)
-    grown = Sites(level, shape, scale, offset)
+    grown = Sites(level, shape, *placed(sites, window))
     return grown, KernelMap(torch.cat(in_rows), out_rows, sizes, len(sites), len(level))
 
 
-def _placed(sites: Sites, window: Window) -> tuple[Triple, tuple[float, float, float]]:
+def placed(sites: Sites, window: Window) -> tuple[Triple, tuple[float, float, float]]:
+    """Returns the scale and the offset of the sites that a window makes of others."""
     x, y, z = (a * s for a, s in zip(sites.scale, window.stride, strict=True))
     u, v, w = (
         start + a * ((k - 1) / 2 - p)

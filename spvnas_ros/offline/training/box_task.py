@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
 from spvnas_ros.nets.box_spec import DetectorSpec
-from spvnas_ros.nets.box_targets import assign_targets, box_losses
+from spvnas_ros.nets.box_targets import assign_targets, box_losses, positives_of
 from spvnas_ros.nets.detections import detections
 from spvnas_ros.nets.heads import HeadOutput, anchor_boxes
 from spvnas_ros.nets.second import Second
@@ -39,13 +40,22 @@ class BoxTask(RecipeTask):
         self.register_buffer("anchors", anchors, persistent=False)
 
     def training_step(self, batch: BoxedBatch, batch_idx: int) -> dict[str, Any]:  # noqa: ARG002
-        """Returns the loss of a batch and its parts."""
+        """Returns the loss of this process's batch and its parts.
+
+        They are scaled so that their averages over the processes are those of the whole batch: every process has as
+        many frames, and where the head divides by the positive anchors of all frames, it does by those of all
+        processes.
+        """
         head = self.net.spec.head
         said = self.net(batch.coords, batch.feats, len(batch))
         output = HeadOutput(said.classes.float(), said.boxes.float(), said.directions.float())
         boxes, classes = (torch.split(each, list(batch.sizes)) for each in (batch.boxes, batch.classes))
         targets = [assign_targets(head, self.anchors, *each) for each in zip(boxes, classes, strict=True)]
-        losses = box_losses(head, output, targets)
+        divisor = positives_of(targets).sum()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(divisor)
+            divisor = divisor / torch.distributed.get_world_size()
+        losses = box_losses(head, output, targets, divisor)
         parts = {f"loss_{name}": getattr(losses, name).detach() for name in ("classes", "boxes", "directions")}
         return {"loss": losses.total, "parts": parts}
 
@@ -56,22 +66,37 @@ def box_exam(names: tuple[str, ...]) -> Exam:
     def exam(trainer: Trainer, task: RecipeTask, loader: DataLoader[BoxedSample], on_skip: OnSkip) -> Verdict:
         assert isinstance(task, BoxTask)
         with trainer.precision_plugin.forward_context():
-            frames = frames_of(task.best_net, task.anchors, loader, on_skip)
+            mine = frames_of(task.best_net, task.anchors, loader, on_skip)
+        frames = [frame for frame in of_all(trainer, mine) if frame is not None]
         return verdict_of(average_precisions(frames, names, CRITERIA), names)
 
     return exam
 
 
+def of_all(trainer: Trainer, mine: list[BoxFrame | None]) -> list[BoxFrame | None]:
+    """Returns the frames of all processes in the data's order, in all of them: equal scores are ranked by it."""
+    if trainer.world_size == 1:
+        return mine
+    parts: list[list[BoxFrame | None]] = [[] for _ in range(trainer.world_size)]
+    torch.distributed.all_gather_object(parts, mine)
+    return [frame for row in zip_longest(*parts) for frame in row]
+
+
 @torch.no_grad()
-def frames_of(net: Second, anchors: torch.Tensor, loader: DataLoader[BoxedSample], on_skip: OnSkip) -> list[BoxFrame]:
-    """Returns what is there and what a detector finds in a loader's scans, and leaves it in eval mode."""
+def frames_of(
+    net: Second, anchors: torch.Tensor, loader: DataLoader[BoxedSample], on_skip: OnSkip
+) -> list[BoxFrame | None]:
+    """Returns what is there and what a detector finds in each of a loader's scans, None where a scan cannot be scored,
+    and leaves the detector in eval mode.
+    """
     net.eval()
-    frames = []
+    frames: list[BoxFrame | None] = []
     batch: BoxedBatch
     for batch in loader:
         on_skip(batch.skipped)
         there = batch.to(anchors.device)
         if not len(there.coords):
+            frames += [None] * len(batch)
             continue
         found = detections(net.spec.head, net(there.coords, there.feats, len(batch)), anchors)
         pairs = zip(batch.samples, found, strict=True)

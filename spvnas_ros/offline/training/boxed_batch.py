@@ -25,7 +25,7 @@ from spvnas_ros.offline.datasets.boxed import BoxedDataset, BoxedScan
 from spvnas_ros.offline.datasets.scan import DatasetError
 from spvnas_ros.offline.training.batch import Tensors
 from spvnas_ros.segment.progress import Skipped
-from spvnas_ros.sparse.sites import mean_voxels
+from spvnas_ros.sparse.backend import means_for
 
 _SAMPLE = 1
 """Stream of random numbers for a sample; see `batch`."""
@@ -200,7 +200,7 @@ class BoxedSamples(ObjectSamples[BoxedSample]):
             scan = scan.take(rng.permutation(len(scan)))
         spec, limit = self.spec, self.spec.max_voxels[0 if self.augmentation is not None else 1]
         points = torch.from_numpy(np.ascontiguousarray(scan.points[:, : spec.in_channels]))
-        voxels = mean_voxels(points, spec.point_range, spec.voxel_size, spec.max_points, limit)
+        voxels = means_for(points, spec.point_range, spec.voxel_size, spec.max_points, limit)
         if not _fit(voxels.coords):
             raise DatasetError(
                 f"{len(voxels.coords)} voxels of it are in the detector's range, in less than two coarse cells"
@@ -219,7 +219,8 @@ def _fit(coords: Tensor) -> bool:
     scale = 1
     for window in STEPS:
         scale *= window.stride[0]
-    return len(torch.unique(torch.div(coords[:, :2], scale, rounding_mode="floor"), dim=0)) > 1
+    cells = torch.div(coords[:, :2], scale, rounding_mode="floor")
+    return bool((cells[1:] != cells[:1]).any())
 
 
 def collate_boxed(samples: Sequence[BoxedSample]) -> BoxedBatch:

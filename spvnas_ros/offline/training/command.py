@@ -113,7 +113,7 @@ def _run(
     _check_folder(out, recipe, resume=resume)
     _prepare_data(recipe)
     replicas = _from_environment("WORLD_SIZE", 1)
-    job = job_of(recipe, beginning, replicas)
+    job = job_of(recipe, beginning)
     scans = job.scans
     if _is_first() and not quiet:
         # Before the check: what makes clouds useless, such as a map's coordinates, is told first.
@@ -238,10 +238,11 @@ def _flat(document: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _prepare_data(recipe: Recipe) -> None:
+    boxes = bool(recipe.detector or recipe.boxes)
     if _from_environment("WORLD_SIZE", 1) == 1:
         say = Console(stderr=True, soft_wrap=True, markup=False).print
-        make_missing(recipe.data.simulate, say, boxes=bool(recipe.detector or recipe.boxes))
-    elif missing := [folder.path for folder in folders(recipe.data.simulate) if not folder.finished]:
+        make_missing(recipe.data.simulate, say, boxes=boxes)
+    elif missing := [folder.path for folder in folders(recipe.data.simulate, boxes=boxes) if not folder.finished]:
         raise DatasetError(
             f"{missing[0]} is not complete; start the recipe once without torchrun, which simulates what is missing"
         )

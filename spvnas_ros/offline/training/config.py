@@ -79,10 +79,18 @@ class BoxClassConfig:
         """Returns the class and its anchors."""
         return BoxClass(self.name, self.size, self.bottom, self.positive, self.negative)
 
+    @classmethod
+    def of(cls, known: BoxClass) -> BoxClassConfig:
+        """Returns the config of a class; KITTI's three also have the word that simulated drives use."""
+        kinds = (_SIMULATED[known.name],) if known.name in _SIMULATED else ()
+        return cls(known.name, known.size, known.bottom, known.positive, known.negative, kinds)
+
 
 @dataclass(frozen=True, config=_STRICT)
 class DetectorConfig:
     """A detector of boxes: SECOND, or SPV-SECOND with `point_branch`. A recipe with one trains it, and no `net`.
+
+    With a `start`, what is left at its default is the start's; see `start.begin` for what must agree.
 
     convention, width, point_range, voxel_size: see `DetectorSpec.second`
     max_voxels: voxels of a scan while training, and else
@@ -383,7 +391,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 def _check_detector(path: Path, recipe: Recipe, detector: DetectorConfig) -> None:
     """Raises ConfigError where the recipe of a detector sets what only networks for labels have."""
     plain = Recipe(recipe.name)
-    whole = ("start", "start_sha256", "net", "loss", "boxes")
+    whole = ("net", "loss", "boxes")
     ignored = [key for key in whole if getattr(recipe, key) != getattr(plain, key)]
     of_labels = ("voxel_size", "max_voxels", "topic", "labels_field", "label_ids", "network_labels", "origin", "mount")
     ignored += [f"data.{key}" for key in of_labels if getattr(recipe.data, key) != getattr(plain.data, key)]

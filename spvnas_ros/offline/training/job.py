@@ -5,7 +5,6 @@ that do both.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,9 +19,10 @@ from spvnas_ros.offline.augment.boxed_objects import Database, build_database
 from spvnas_ros.offline.datasets.boxed import BoxedScan, join_boxed, open_boxed
 from spvnas_ros.offline.datasets.joined import Several, Source
 from spvnas_ros.offline.datasets.scan import DatasetError
+from spvnas_ros.offline.training.batch import EpochSampler
 from spvnas_ros.offline.training.box_task import BoxTask, box_exam, keep_boxes
 from spvnas_ros.offline.training.boxed_batch import BoxedSamples, collate_boxed
-from spvnas_ros.offline.training.config import ConfigError, Recipe
+from spvnas_ros.offline.training.config import Recipe
 from spvnas_ros.offline.training.data import (
     StepSampler,
     check_training,
@@ -40,9 +40,9 @@ from spvnas_ros.offline.training.joint_job import JointJob
 from spvnas_ros.offline.training.losses import inverse_sqrt_weights
 from spvnas_ros.offline.training.recorder import Exam, Keep, keep_labels, label_exam
 from spvnas_ros.offline.training.simulated import folders
-from spvnas_ros.offline.training.start import Start, spec_of
+from spvnas_ros.offline.training.start import DetectorStart, Start, spec_of
 from spvnas_ros.offline.training.stop_signals import StopSignals
-from spvnas_ros.offline.training.story import provenance_of, record_of
+from spvnas_ros.offline.training.story import begun, provenance_of, record_of
 from spvnas_ros.offline.training.task import RecipeTask, SegmentationTask
 from spvnas_ros.perception import limits_of
 from spvnas_ros.zoo.checkpoint import Facts
@@ -123,10 +123,7 @@ class LabelJob:
     def facts(self, task: RecipeTask) -> Facts:
         """Returns the facts about the network to come."""
         recipe, start, label_map = self.recipe, self.start, self.scans.label_map
-        provenance, record = provenance_of(recipe), record_of(recipe, len(self.scans))
-        if start:
-            provenance += f", {start.story}"
-            record = replace(record, start=start.name, start_sha256=start.sha256)
+        provenance, record = begun(start, provenance_of(recipe), record_of(recipe, len(self.scans)))
         intensity, height = sensor_of(self.scans)
         return Facts(
             spec=task.net.spec,
@@ -163,16 +160,13 @@ class LabelJob:
 
 
 class BoxJob:
-    """The training of a detector. Raises DatasetError where the recipe's data cannot be opened, and ConfigError where
-    several processes shall train it.
-    """
+    """The training of a detector. Raises DatasetError where the recipe's data cannot be opened."""
 
-    def __init__(self, recipe: Recipe, replicas: int) -> None:
+    def __init__(self, recipe: Recipe, start: DetectorStart | None) -> None:
         assert recipe.detector is not None
-        if replicas > 1:
-            raise ConfigError(f"a detector is trained by one process, found {replicas}; start it without torchrun")
-        self.recipe, self.detector = recipe, recipe.detector
-        self.spec, self.kinds = recipe.detector.spec(), recipe.detector.classes_of_kinds()
+        self.recipe, self.detector, self.start = recipe, recipe.detector, start
+        self.spec = start.spec if start else recipe.detector.spec()
+        self.kinds = recipe.detector.classes_of_kinds()
         self.augmentation = BoxedAugmentation.from_config(recipe.augment)
         config = recipe.data
         simulated = {
@@ -238,7 +232,9 @@ class BoxJob:
         """Returns what is done to the scans, what about them is unlike those that networks know, and which objects they
         lack.
         """
-        lines = remarks(self.scans, None)
+        lines = remarks(self.scans, self.start.facts.sensor_height if self.start else None)
+        if self.start and (remark := self.start.remark()):
+            lines.append(remark)
         there = () if self.database is None else tuple(self.database.rows)
         if missing := [kind for kind in self.augmentation.kinds if kind not in there]:
             lines.append(
@@ -248,16 +244,20 @@ class BoxJob:
         return lines
 
     def task(self, steps: int) -> BoxTask:
-        """Returns the steps of the training, on a network with random weights."""
-        return BoxTask(self.recipe, self.spec, steps)
+        """Returns the steps of the training, on the detector to begin with."""
+        task = BoxTask(self.recipe, self.spec, steps)
+        if self.start:
+            self.start.fill(task.net)
+        return task
 
     def facts(self, task: RecipeTask) -> DetectorFacts:
         """Returns the facts about the detector to come."""
+        provenance, record = begun(self.start, provenance_of(self.recipe), record_of(self.recipe, len(self.scans)))
         return DetectorFacts(
             spec=task.net.spec,
             name=self.recipe.name,
-            provenance=provenance_of(self.recipe),
-            training=record_of(self.recipe, len(self.scans)),
+            provenance=provenance,
+            training=record,
             sensor_height=sensor_of(self.scans)[1],
         )
 
@@ -304,12 +304,21 @@ class BoxJob:
         if self.validation is None:
             return None
         samples, workers = self._samples(self.validation), min(self.recipe.data.workers, 1)
-        batches = [[(0, index)] for index in range(len(self.validation))]
-        return lambda _rank, _replicas: loader_of(samples, batches, workers, False, stop, collate_boxed)
+        size = len(self.validation)
+
+        def loader(rank: int, replicas: int) -> DataLoader[Any]:
+            sampler = EpochSampler(size, shuffle=False, rank=rank, replicas=replicas)
+            return loader_of(samples, [[key] for key in sampler], workers, False, stop, collate_boxed)
+
+        return loader
 
 
-def job_of(recipe: Recipe, start: Start | None, replicas: int) -> Job:
-    """Returns the training that a recipe asks for. Raises the errors of both."""
+def job_of(recipe: Recipe, start: Start | DetectorStart | None) -> Job:
+    """Returns the training that a recipe asks for, from the start that `start.begin` found for it. Raises the errors of
+    all.
+    """
     if recipe.detector:
-        return BoxJob(recipe, replicas)
+        assert not isinstance(start, Start)
+        return BoxJob(recipe, start)
+    assert not isinstance(start, DetectorStart)
     return JointJob(recipe, start) if recipe.boxes else LabelJob(recipe, start)

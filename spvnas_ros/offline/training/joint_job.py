@@ -33,7 +33,7 @@ from spvnas_ros.offline.training.recorder import Exam, Keep, keep_labels
 from spvnas_ros.offline.training.simulated import folders
 from spvnas_ros.offline.training.start import Start, spec_of
 from spvnas_ros.offline.training.stop_signals import StopSignals
-from spvnas_ros.offline.training.story import provenance_of, record_of
+from spvnas_ros.offline.training.story import begun, provenance_of, record_of
 from spvnas_ros.offline.training.task import RecipeTask
 from spvnas_ros.perception import limits_of
 from spvnas_ros.zoo.checkpoint import Facts
@@ -183,10 +183,7 @@ class JointJob:
     def facts_of(self, spec: NetSpec) -> Facts:
         """Returns the facts that need no look at the scans."""
         recipe, start = self.recipe, self.start
-        provenance, record = provenance_of(recipe), record_of(recipe, len(self.scans))
-        if start:
-            provenance += f", {start.story}"
-            record = replace(record, start=start.name, start_sha256=start.sha256)
+        provenance, record = begun(start, provenance_of(recipe), record_of(recipe, len(self.scans)))
         return Facts(
             spec=spec,
             name=recipe.name,

@@ -18,7 +18,7 @@ from spvnas_ros.nets.spec import NUM_STAGES, POINT_LEVELS, NetSpec
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.offline.evaluation.box_ap import BoxFrame, average_precisions
 from spvnas_ros.offline.evaluation.metrics import Confusion, confusion_matrix, score
-from spvnas_ros.offline.training.box_task import CRITERIA, verdict_of
+from spvnas_ros.offline.training.box_task import CRITERIA, of_all, verdict_of
 from spvnas_ros.offline.training.config import BoxBranchConfig, Recipe
 from spvnas_ros.offline.training.joint_batch import JointBatch, JointSample
 from spvnas_ros.offline.training.recorder import Exam, OnSkip, Verdict
@@ -31,7 +31,8 @@ SCORE: Final = "mean of mIoU and mAP of the validation"
 class JointTask(SegmentationTask):
     """The training steps of a recipe on a network with a box branch: the losses of both tasks, with their weights.
 
-    Scans without labels have no part in the one, scans whose objects nobody knows none in the other.
+    Scans without labels have no part in the one, scans whose objects nobody knows none in the other. Both are scaled so
+    that their averages over the processes are those of the whole batch.
     """
 
     def __init__(self, recipe: Recipe, spec: NetSpec, steps: int, class_weights: Tensor | None = None) -> None:
@@ -57,6 +58,10 @@ class JointTask(SegmentationTask):
     def _box_losses(self, batch: JointBatch, said: HeadOutput, shifts: Tensor) -> dict[str, Tensor]:
         known = torch.nonzero(batch.boxed).squeeze(1)
         output = HeadOutput(*(part[known].float() for part in (said.classes, said.boxes, said.directions)))
+        whole = torch.tensor(float(len(known)), device=shifts.device)
+        if self.trainer.world_size > 1:
+            torch.distributed.all_reduce(whole)
+            whole = whole / self.trainer.world_size
         if not len(known):
             # Every parameter has a part in the loss of every process.
             names = ("classes", "boxes", "directions")
@@ -66,8 +71,8 @@ class JointTask(SegmentationTask):
             assign_targets(self.head, shifted(self.anchors, shifts[row]), boxes[row], classes[row])
             for row in known.tolist()
         ]
-        losses = box_losses(self.head, output, targets)
-        return {"classes": losses.classes, "boxes": losses.boxes, "directions": losses.directions}
+        losses, share = box_losses(self.head, output, targets), len(known) / whole
+        return {name: share * getattr(losses, name) for name in ("classes", "boxes", "directions")}
 
 
 def joint_exam(classes: tuple[str, ...], config: BoxBranchConfig) -> Exam:
@@ -83,38 +88,32 @@ def joint_exam(classes: tuple[str, ...], config: BoxBranchConfig) -> Exam:
             confusion, frames = answers_of(task.best_net, task.anchors, loader, on_skip)
         total = trainer.strategy.reduce(torch.from_numpy(confusion).to(task.device), reduce_op="sum")
         labels = score(total.cpu().numpy(), classes)
-        boxes = verdict_of(average_precisions(_of_all(trainer, frames), names, CRITERIA), names)
-        known = [value for value in (labels.miou, boxes.value) if value is not None]
+        known = [frame for frame in of_all(trainer, frames) if frame is not None]
+        boxes = verdict_of(average_precisions(known, names, CRITERIA), names)
+        values = [value for value in (labels.miou, boxes.value) if value is not None]
         line = {"miou": labels.miou, "accuracy": labels.accuracy, "iou": labels.iou} | dict(boxes.line)
-        return Verdict(line, "mean of mIoU and mAP", SCORE, float(np.mean(known)) if known else None)
+        return Verdict(line, "mean of mIoU and mAP", SCORE, float(np.mean(values)) if values else None)
 
     return exam
-
-
-def _of_all(trainer: Trainer, frames: list[BoxFrame]) -> list[BoxFrame]:
-    """Returns the frames of all processes, in all of them."""
-    if trainer.world_size == 1:
-        return frames
-    gathered: list[list[BoxFrame]] = [[] for _ in range(trainer.world_size)]
-    torch.distributed.all_gather_object(gathered, frames)
-    return [each for part in gathered for each in part]
 
 
 @torch.no_grad()
 def answers_of(
     net: PointVoxelUNet, anchors: Tensor, loader: DataLoader[JointSample], on_skip: OnSkip
-) -> tuple[Confusion, list[BoxFrame]]:
-    """Returns the confusion `[C, C + 1]` on the points of a loader's scans, and the boxes there and those found in the
-    scans whose objects are known. Leaves the network in eval mode.
+) -> tuple[Confusion, list[BoxFrame | None]]:
+    """Returns the confusion `[C, C + 1]` on the points of a loader's scans, and the boxes that are there and that are
+    found in each, None where a scan cannot be scored or nobody knows its objects. Leaves the network in eval mode.
     """
     net.eval()
     assert net.spec.boxes is not None
     classes = net.spec.num_classes
-    confusion, frames = np.zeros((classes, classes + 1), np.int64), []
+    confusion = np.zeros((classes, classes + 1), np.int64)
+    frames: list[BoxFrame | None] = []
     batch: JointBatch
     for batch in loader:
         on_skip(batch.skipped)
         if not len(batch.coords):
+            frames += [None] * len(batch)
             continue
         # As in `confusion_of`: the compiled path is several times faster.
         on_cpu = anchors.device.type == "cpu"
@@ -128,8 +127,9 @@ def answers_of(
             assert sample.point_labels is not None
             own, begin = labels[begin : begin + len(sample.cells)], begin + len(sample.cells)
             confusion += confusion_matrix(sample.point_labels, own[sample.inverse], classes)
+            frames.append(None)
             if sample.boxed:
                 output = HeadOutput(*(part[row : row + 1].float() for part in vars(said.boxes).values()))
                 (found,) = detections(net.spec.boxes.head, output, shifted(anchors, said.shifts[row]))
-                frames.append(BoxFrame(sample.name, sample.truth, found, ignored=~sample.seen))
+                frames[-1] = BoxFrame(sample.name, sample.truth, found, ignored=~sample.seen)
     return confusion, frames

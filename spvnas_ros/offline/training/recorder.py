@@ -193,13 +193,13 @@ class Recorder(Callback):
             self._record(trainer, {"step": step, "skipped": each.name, "reason": each.reason})
 
     def _log_loss(self, trainer: Trainer, task: RecipeTask, outputs: Mapping[str, Any], step: int) -> None:
-        value = float(trainer.strategy.reduce(outputs["loss"].detach().clone(), reduce_op="mean"))
+        value = _mean(trainer, outputs["loss"])
         if not np.isfinite(value):
             raise TrainingError(
                 f"the loss is {value} after step {step}; lower optimiser.learning_rate, set optimiser.clip=10, or "
                 "train with trainer.precision=32-true"
             )
-        parts = {name: float(part) for name, part in outputs.get("parts", {}).items()}
+        parts = {name: _mean(trainer, part) for name, part in outputs.get("parts", {}).items()}
         self._record(trainer, {"step": step, "loss": value} | parts | {"learning_rate": task.rate(step - 1)})
         if trainer.is_global_zero:
             self._progress.update(step, value)
@@ -317,6 +317,11 @@ def _over_all(trainer: Trainer, value: torch.Tensor, operation: Any) -> float:
     if trainer.world_size > 1:
         torch.distributed.all_reduce(value, operation)
     return float(value)
+
+
+def _mean(trainer: Trainer, value: torch.Tensor) -> float:
+    """Returns the mean over all processes."""
+    return float(trainer.strategy.reduce(value.detach().clone(), reduce_op="mean"))
 
 
 def _from_all(trainer: Trainer, skipped: list[Skipped]) -> list[Skipped]:

@@ -12,36 +12,61 @@ class SharedNorm(nn.BatchNorm1d):
 
     def forward(self, feats: Tensor) -> Tensor:
         """Normalises rows `[n, C]`. Every process must call it; each may have another number of rows."""
-        if not (self.training and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1):
-            return super().forward(feats)
-        rows = feats.float()
-        sums = _over_all(torch.cat([rows.sum(0), rows.new_tensor([len(rows)])]))
-        count = sums[-1].detach()
-        mean = sums[:-1] / count
-        centred = rows - mean
-        variance = _over_all((centred**2).sum(0)) / count
-        self._track(mean.detach(), variance.detach() * count / (count - 1).clamp(min=1))
-        scaled = centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias
-        return scaled.to(feats.dtype)
+        return _normalised(self, feats) if _shares(self) else super().forward(feats)
 
-    @torch.no_grad()
-    def _track(self, mean: Tensor, variance: Tensor) -> None:
-        assert self.momentum is not None
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(variance, self.momentum)
-        self.num_batches_tracked += 1
+
+class SharedMapNorm(nn.BatchNorm2d):
+    """A BatchNorm2d with mean and variance over the maps of all processes; with one process, a plain BatchNorm2d."""
+
+    def forward(self, feats: Tensor) -> Tensor:
+        """Normalises maps `[n, C, Y, X]`. Every process must call it."""
+        return _normalised(self, feats) if _shares(self) else super().forward(feats)
+
+
+_SHARED: dict[type[nn.Module], type[SharedNorm | SharedMapNorm]] = {
+    nn.BatchNorm1d: SharedNorm,
+    nn.BatchNorm2d: SharedMapNorm,
+}
+
+
+def _shares(norm: nn.Module) -> bool:
+    return norm.training and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+
+
+def _normalised(norm: SharedNorm | SharedMapNorm, feats: Tensor) -> Tensor:
+    values = feats.float()
+    others = [axis for axis in range(values.ndim) if axis != 1]
+    shape = [1, -1] + [1] * (values.ndim - 2)
+    sums = _over_all(torch.cat([values.sum(others), values.new_tensor([values.numel() / values.shape[1]])]))
+    count = sums[-1].detach()
+    mean = sums[:-1] / count
+    centred = values - mean.view(shape)
+    variance = _over_all((centred**2).sum(others)) / count
+    _track(norm, mean.detach(), variance.detach() * count / (count - 1).clamp(min=1))
+    scaled = centred * torch.rsqrt(variance + norm.eps).view(shape) * norm.weight.view(shape) + norm.bias.view(shape)
+    return scaled.to(feats.dtype)
+
+
+@torch.no_grad()
+def _track(norm: SharedNorm | SharedMapNorm, mean: Tensor, variance: Tensor) -> None:
+    assert norm.momentum is not None
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.num_batches_tracked is not None
+    norm.running_mean.lerp_(mean, norm.momentum)
+    norm.running_var.lerp_(variance, norm.momentum)
+    norm.num_batches_tracked += 1
 
 
 def share_norms(module: nn.Module) -> None:
-    """Replaces every BatchNorm1d in a module by a SharedNorm with the same parameters and statistics."""
+    """Replaces every BatchNorm in a module by a shared one with the same parameters and statistics."""
     for name, child in module.named_children():
-        if type(child) is not nn.BatchNorm1d:
+        kind = _SHARED.get(type(child))
+        if kind is None:
             share_norms(child)
             continue
-        shared = SharedNorm(child.num_features, child.eps, child.momentum)
+        assert isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d)
+        shared = kind(child.num_features, child.eps, child.momentum)
         shared.weight, shared.bias = child.weight, child.bias
         shared.running_mean, shared.running_var = child.running_mean, child.running_var
         shared.num_batches_tracked = child.num_batches_tracked

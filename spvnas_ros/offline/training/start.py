@@ -5,28 +5,30 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from spvnas_ros.labels import LabelMap
+from spvnas_ros.nets.box_spec import CONVENTIONS, BoxClass, DetectorSpec
+from spvnas_ros.nets.second import Second
 from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.nets.unet import PointVoxelUNet
-from spvnas_ros.offline.training.config import ConfigError, NetConfig, Recipe
+from spvnas_ros.offline.training.config import BoxClassConfig, ConfigError, DetectorConfig, NetConfig, Recipe
 from spvnas_ros.zoo.cache import resolve_weights
 from spvnas_ros.zoo.checkpoint import Facts, load_checkpoint
+from spvnas_ros.zoo.detector_checkpoint import DetectorFacts, load_detector
 
 
 @dataclass(frozen=True)
-class Start:
-    """A network to begin from.
+class _Origin:
+    """Where weights come from.
 
     weights: as the recipe names them
     sha256:  of the weights
-    net:     the network, with the blocks that the recipe asks for
     """
 
     weights: str
     sha256: str
-    net: PointVoxelUNet
-    facts: Facts
+    facts: Facts | DetectorFacts
 
     @property
     def name(self) -> str:
@@ -39,22 +41,114 @@ class Start:
         return f"from {self.name} (weights sha256 {self.sha256}; {self.facts.provenance or 'of unknown origin'})"
 
 
-def begin(recipe: Recipe) -> tuple[Recipe, Start | None]:
+@dataclass(frozen=True)
+class Start(_Origin):
+    """A network to begin from, with the blocks that the recipe asks for."""
+
+    facts: Facts
+    net: PointVoxelUNet
+
+
+@dataclass(frozen=True)
+class DetectorStart(_Origin):
+    """A detector to begin from.
+
+    net:  as it is in the file
+    spec: of the detector to train: its own, with the recipe's classes, limits of voxels and momentum
+    """
+
+    facts: DetectorFacts
+    net: Second
+    spec: DetectorSpec
+
+    @property
+    def keeps_head(self) -> bool:
+        """Whether the head is taken over: its classes have the same names and anchors, in the same order.
+
+        What a head has learnt hangs on its anchors; overlaps are of training alone.
+        """
+        ours, theirs = ([_anchors(each) for each in spec.head.classes] for spec in (self.spec, self.net.spec))
+        return ours == theirs
+
+    def remark(self) -> str | None:
+        """Returns what is not taken over, None where all is."""
+        if self.keeps_head:
+            return None
+        theirs, ours = (", ".join(spec.head.names) for spec in (self.net.spec, self.spec))
+        return (
+            f"{self.weights} finds {theirs}, the recipe {ours}, with other names or anchors: everything before the "
+            "head begins with its weights, the head with random ones"
+        )
+
+    def fill(self, net: Second) -> None:
+        """Gives a detector of `spec` the weights that are taken over."""
+        ours, theirs = net.state_dict(), self.net.state_dict()
+        taken = {key: value for key, value in theirs.items() if self.keeps_head or not key.startswith("head.")}
+        net.load_state_dict(ours | taken)
+
+
+def _anchors(known: BoxClass) -> tuple[str, tuple[float, ...], float]:
+    return known.name.lower(), known.size, known.bottom
+
+
+def begin(recipe: Recipe) -> tuple[Recipe, Start | DetectorStart | None]:
     """Returns the recipe, completed from its start, and the start; None where the recipe has none.
+
+    A detector's convention, width, point branch, range and voxel size must be the start's or left at their defaults.
+    Classes, limits of voxels and momentum may be others; those that are left are the start's.
 
     Raises ConfigError where the recipe contradicts the settings that the start was trained with, and FetchError and
     CheckpointError where the start cannot be read.
     """
     if not recipe.start:
         return recipe, None
+    if recipe.detector:
+        return _begin_detector(recipe, recipe.detector)
     net, facts = load_checkpoint(resolve_weights(recipe.start))
     assert facts.weights_sha256 is not None
-    start = Start(recipe.start, facts.weights_sha256, net, facts)
+    start = Start(recipe.start, facts.weights_sha256, facts, net)
     settled = recipe.settled(facts.voxel_size, facts.label_map)
     _check(settled, start)
     if recipe.net != NetConfig():
-        start = replace(start, net=_shallower(net, recipe.net.spec(facts.num_classes), recipe.start))
+        asked = replace(recipe.net.spec(facts.num_classes), boxes=net.spec.boxes)
+        start = replace(start, net=_shallower(net, asked, recipe.start))
     return replace(settled, start_sha256=start.sha256), start
+
+
+def _begin_detector(recipe: Recipe, asked: DetectorConfig) -> tuple[Recipe, DetectorStart]:
+    net, facts = load_detector(resolve_weights(recipe.start))
+    assert facts.weights_sha256 is not None
+    _check_sha(recipe, recipe.start, facts.weights_sha256)
+    spec, plain = net.spec, DetectorConfig()
+    theirs: dict[str, Any] = {
+        "convention": spec.convention if spec.convention in CONVENTIONS else asked.convention,
+        "width": spec.stem,
+        "point_branch": spec.point_branch,
+        "point_range": spec.point_range,
+        "voxel_size": spec.voxel_size,
+    }
+    for key, value in theirs.items():
+        if getattr(asked, key) not in (getattr(plain, key), value):
+            raise ConfigError(
+                f"detector.{key} is {getattr(asked, key)}, but {recipe.start} has {value}; leave it out of a recipe "
+                "with a start"
+            )
+    free: dict[str, Any] = {
+        "max_voxels": spec.max_voxels,
+        "norm_momentum": spec.momentum,
+        "classes": tuple(map(BoxClassConfig.of, spec.head.classes)),
+    }
+    left = {key: value for key, value in free.items() if getattr(asked, key) == getattr(plain, key)}
+    detector = replace(asked, **theirs, **left)
+    known = (BoxClass(c.name, c.size, c.bottom, c.positive, c.negative) for c in detector.classes)
+    trained = replace(
+        spec,
+        max_voxels=detector.max_voxels,
+        momentum=detector.norm_momentum,
+        head=replace(spec.head, classes=tuple(known)),
+    )
+    start = DetectorStart(recipe.start, facts.weights_sha256, facts, net, trained)
+    return replace(recipe.settled(), detector=detector, start_sha256=start.sha256), start
 
 
 def spec_of(recipe: Recipe, start: Start | None, label_map: LabelMap) -> NetSpec:
@@ -73,15 +167,19 @@ def spec_of(recipe: Recipe, start: Start | None, label_map: LabelMap) -> NetSpec
 
 def _check(recipe: Recipe, start: Start) -> None:
     facts, data = start.facts, recipe.data
-    if recipe.start_sha256 not in ("", start.sha256):
-        raise ConfigError(
-            f"the weights of {start.weights} have sha256 {start.sha256}, expected {recipe.start_sha256} "
-            "(start_sha256); bring those back, or begin a new run without start_sha256"
-        )
+    _check_sha(recipe, start.weights, start.sha256)
     if not math.isclose(data.voxel_size, facts.voxel_size):
         raise ConfigError(
             f"data.voxel_size is {data.voxel_size:g} m, but {start.weights} was trained with {facts.voxel_size:g} m; "
             "leave it out of a recipe with a start"
+        )
+
+
+def _check_sha(recipe: Recipe, weights: str, sha256: str) -> None:
+    if recipe.start_sha256 not in ("", sha256):
+        raise ConfigError(
+            f"the weights of {weights} have sha256 {sha256}, expected {recipe.start_sha256} "
+            "(start_sha256); bring those back, or begin a new run without start_sha256"
         )
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from spvnas_ros.offline.training.config import Recipe
 from spvnas_ros.offline.training.simulated import folders
+from spvnas_ros.offline.training.start import DetectorStart, Start
 from spvnas_ros.zoo.checkpoint import TrainingRecord
 
 
@@ -19,3 +22,10 @@ def record_of(recipe: Recipe, scans: int) -> TrainingRecord:
         seed = next(folders(simulate)).plan.seed  # as in `spvnas simulate`, so that nobody scores on these streets
         sources.append(f"{simulate.scenes} simulated streets, seed {seed}, by {', '.join(simulate.sensors)}")
     return TrainingRecord(recipe.name, recipe.seed, 0, f"{scans} scans: {'; '.join(sources)}")
+
+
+def begun(start: Start | DetectorStart | None, provenance: str, record: TrainingRecord) -> tuple[str, TrainingRecord]:
+    """Returns provenance and record with what the training began from."""
+    if start is None:
+        return provenance, record
+    return f"{provenance}, {start.story}", replace(record, start=start.name, start_sha256=start.sha256)

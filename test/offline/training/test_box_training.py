@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -17,7 +18,10 @@ import torch
 import yaml
 
 from spvnas_ros.frame import Boxes
+from spvnas_ros.nets.box_spec import DetectorSpec
+from spvnas_ros.nets.box_targets import assign_targets, box_losses, positives_of
 from spvnas_ros.nets.detections import detect
+from spvnas_ros.nets.heads import HeadOutput, anchor_boxes
 from spvnas_ros.offline.augment.boxed_compose import BoxedAugmentation
 from spvnas_ros.offline.datasets import DatasetError
 from spvnas_ros.offline.datasets.boxed import open_boxed
@@ -147,6 +151,29 @@ def test_a_gradient_reaches_every_parameter(path: Path, convention: str, point_b
         assert torch.isfinite(parameter.grad).all(), name
 
 
+@pytest.mark.parametrize("convention", ["openpcdet", "mmdet3d"])
+def test_the_losses_of_parts_of_a_batch_average_to_those_of_the_whole(path: Path, convention: str) -> None:
+    samples = samples_of(load_recipe(path))
+    spec = DetectorSpec.second(convention, 1, point_range=samples.spec.point_range, voxel_size=(0.4, 0.4, 0.16))
+    anchors = anchor_boxes(spec.head, spec.bev_shape, spec.point_range)
+    truths = [samples[index].truth for index in range(4)]
+    targets = [
+        assign_targets(spec.head, anchors, torch.from_numpy(t.boxes), torch.from_numpy(t.classes.astype(np.int64)))
+        for t in truths
+    ]
+    assert len({int(count) for count in positives_of(targets)}) > 1
+    torch.manual_seed(0)
+    said = [torch.randn(4, len(anchors), n) for n in (3, 7, 2)]
+    whole = box_losses(spec.head, HeadOutput(*said), targets)
+    divisor = positives_of(targets).sum() / 2
+    parts = [
+        box_losses(spec.head, HeadOutput(*(s[i : i + 2] for s in said)), targets[i : i + 2], divisor) for i in (0, 2)
+    ]
+    for name in ("classes", "boxes", "directions"):
+        mean = sum(getattr(part, name) for part in parts) / 2
+        torch.testing.assert_close(mean, getattr(whole, name), rtol=1e-5, atol=0)
+
+
 def test_samples_hang_on_seed_epoch_and_number_alone(path: Path) -> None:
     samples, others = (samples_of(load_recipe(path)) for _ in range(2))
     first, again, later = samples[0, 1], others[0, 1], samples[1, 1]
@@ -267,7 +294,7 @@ def test_objects_that_nobody_can_sample_are_told(
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("start=default", "trains a detector, and start is of networks that label points; leave that out"),
+        ("net.width=16", "trains a detector, and net is of networks that label points; leave that out"),
         ("data.voxel_size=0.1", "and data.voxel_size is of networks"),
         ("data.mount=auto", "and data.mount is of networks"),
         ("detector.width=0", "detector.width: found 0, expected"),
@@ -284,10 +311,21 @@ def test_what_is_wrong_with_a_recipe_of_a_detector_is_said(path: Path, override:
         load_recipe(path, [override])
 
 
-def test_several_processes_are_refused(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="a detector is trained by one process, found 2"):
-        run(path, [], tmp_path / "run")
+def test_two_processes_train_the_detector_that_one_trains(path: Path, tmp_path: Path) -> None:
+    # With mmdet3d the losses are divided by the positive anchors of all frames.
+    overrides = ["trainer.steps=2", "trainer.validate_every=2", "optimiser.kind=sgd", "detector.convention=mmdet3d"]
+    assert run(path, overrides, tmp_path / "one") == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
+    command += ["spvnas_ros.cli", "train", str(path), *overrides, "--out", str(tmp_path / "two")]
+    subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, timeout=300)
+    one, two = (log_of(tmp_path / name) for name in ("one", "two"))
+    assert len(one) == len(two) == 3
+    for ours, theirs in zip(one[:2], two[:2], strict=True):
+        assert theirs == pytest.approx(ours, rel=1e-4)
+    assert one[2]["objects"] == two[2]["objects"]
+    first, second = (load_detector(tmp_path / name / "last.safetensors")[0].state_dict() for name in ("one", "two"))
+    for key, value in first.items():
+        torch.testing.assert_close(second[key], value, rtol=1e-3, atol=1e-5)
 
 
 def test_one_cycle_is_that_of_openpcdet() -> None:
