@@ -203,9 +203,7 @@ def _new_bag(path: Path, storage: str) -> Iterator[Write]:
     # Whether a bag of that name may be replaced was asked before the first frame was labelled.
     with BagWriter(path, storage, force=True) as bag:
 
-        def write(
-            frame: Frame, load: Callable[[], Cloud], result: Segmentation, boxes: PlacedBoxes | None
-        ) -> None:
+        def write(frame: Frame, load: Callable[[], Cloud], result: Segmentation, boxes: PlacedBoxes | None) -> None:
             message = load().message
             assert message is not None
             bag.write(LABELLED_TOPIC, encode(labelled_message(message, result)), frame.stamp)
