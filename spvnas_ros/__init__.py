@@ -16,21 +16,21 @@ from typing import TYPE_CHECKING
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
-    from spvnas_ros.frame import Segmentation
-    from spvnas_ros.perception import Perception
+    from spvnas_ros.frame import Boxes, Segmentation
+    from spvnas_ros.perception import Detector, Perception
 
 __version__ = "0.1.0"
-__all__ = ["Perception", "Segmentation", "__version__"]
+__all__ = ["Boxes", "Detector", "Perception", "Segmentation", "__version__"]
 
 
 def __getattr__(name: str) -> object:
     """Load the public classes when they are first asked for, so that `spvnas --help` stays quick."""
-    if name == "Perception":
-        from spvnas_ros.perception import Perception
+    if name in ("Perception", "Detector"):
+        from spvnas_ros import perception
 
-        return Perception
-    if name == "Segmentation":
-        from spvnas_ros.frame import Segmentation
+        return getattr(perception, name)
+    if name in ("Boxes", "Segmentation"):
+        from spvnas_ros import frame
 
-        return Segmentation
+        return getattr(frame, name)
     raise AttributeError(f"module 'spvnas_ros' has no attribute {name!r}")

@@ -71,7 +71,7 @@ class Segmentation:
     confidence:  float32 `[N]`, softmax probability of the label, 0 where unlabelled
     scores:      float32 `[N, C]` softmax probabilities, rows of zeros where unlabelled; None if not asked for
     unusable:    the points that the network did not see
-    boxes:       the objects in the cloud; None where nothing looked for them
+    boxes:       the objects in the cloud; None where nothing looked for any
     """
 
     labels: npt.NDArray[np.uint8]
@@ -86,7 +86,7 @@ class Segmentation:
     def among(self, where: npt.NDArray[np.bool_], unusable: Unusable) -> Segmentation:
         """Returns the results of a larger cloud, of which `where`, bool `[M]`, selects these points.
 
-        The other points are unlabelled, for the reasons in `unusable`.
+        The other points are unlabelled, for the reasons in `unusable`. The boxes stay.
         """
         labels = np.full(len(where), UNLABELLED, np.uint8)
         confidence = np.zeros(len(where), np.float32)
@@ -103,7 +103,8 @@ class Segmentation:
         share = f", {len(labelled) / len(self):.1%} labelled" if len(self) else ""
         classes = ", ".join(map(str, np.unique(labelled)))
         scores = "no scores" if self.scores is None else f"scores {self.scores.shape}"
-        return f"Segmentation({len(self)} points{share}, classes [{classes}], {scores})"
+        boxes = "" if self.boxes is None else f", {len(self.boxes)} boxes"
+        return f"Segmentation({len(self)} points{share}, classes [{classes}], {scores}{boxes})"
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,21 @@ PALETTES: Final = (SPVNAS, SEMANTIC_KITTI.name)
 UNLABELLED_COLOUR: Final = (96, 104, 118)
 """A grey: points without a class belong to no palette."""
 
+UNKNOWN_BOX: Final = (255, 255, 255)
+"""Boxes of a class that has no colour: white is no class's."""
+
+_BOXES: Final[Mapping[str, str]] = {
+    "pedestrian": "person",
+    "person_sitting": "person",
+    "cyclist": "bicyclist",
+    "van": "other-vehicle",
+    "bus": "other-vehicle",
+    "tram": "other-vehicle",
+    "trailer": "other-vehicle",
+    "construction_vehicle": "other-vehicle",
+}
+"""The class of points whose colour a class of boxes has, where its name, in lower case, is another one."""
+
 # Found by search: near the hues that people know from SemanticKITTI, as far apart as they get in CIEDE2000, and for the
 # first eight, which move, also as people with deuteranopia or protanopia see them (Machado, Oliveira and Fernandes, "A
 # Physiologically-based Model for Simulation of Color Vision Deficiency", 2009). The tests hold them to it.
@@ -78,6 +93,25 @@ def colour_table(classes: Sequence[str], palette: Sequence[Colour], choice: str 
     table = np.full((256, 3), UNLABELLED_COLOUR, np.uint8)
     table[: len(palette)] = shown(classes, palette, choice)
     return table
+
+
+def box_colours(
+    names: Sequence[str], classes: Sequence[str], palette: Sequence[Colour], choice: str = SPVNAS
+) -> tuple[Colour, ...]:
+    """Returns the colours in which boxes of some classes are shown: those of the points of the same objects.
+
+    names:   of the classes of boxes, such as Car or Pedestrian
+    classes, palette, choice: of the points, as in `shown`
+
+    What the points have no class for has SemanticKITTI's, as `choice` shows it, and what is no class of it is white.
+    Raises UserError for another choice.
+    """
+    known = dict(
+        zip(SEMANTIC_KITTI.classes, shown(SEMANTIC_KITTI.classes, SEMANTIC_KITTI.palette, choice), strict=True)
+    )
+    known |= dict(zip(classes, shown(classes, palette, choice), strict=True))
+    lower = {name.lower(): colour for name, colour in known.items()}
+    return tuple(lower.get(_BOXES.get(name.lower(), name.lower()), UNKNOWN_BOX) for name in names)
 
 
 def check(choice: str) -> None:

@@ -1,20 +1,29 @@
-"""The one public door: points in, labels out, and boxes where the network finds them."""
+"""The two public doors: points in, labels (and boxes, where the network finds them) out (`Perception`), and points in,
+boxes out (`Detector`).
+"""
 
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from spvnas_ros.clouds.cleaning import Limits, clean, key_window
+from spvnas_ros.clouds.cleaning import Cleaned, Limits, clean, key_window
 from spvnas_ros.clouds.fit import Known
 from spvnas_ros.clouds.intensity import reference
-from spvnas_ros.engine import Engine, build_engine
-from spvnas_ros.frame import Points, Segmentation
+from spvnas_ros.engine import Engine, build_engine, resolve_device
+from spvnas_ros.errors import UserError
+from spvnas_ros.frame import Boxes, Points, Segmentation
+from spvnas_ros.nets.detections import detections
+from spvnas_ros.nets.heads import anchor_boxes
+from spvnas_ros.nets.second import Second
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.zoo.cache import resolve_weights
-from spvnas_ros.zoo.checkpoint import CheckpointError, Facts, load_checkpoint
+from spvnas_ros.zoo.checkpoint import BOXES, LABELS, CheckpointError, Facts, gives, load_checkpoint
+from spvnas_ros.zoo.detector_checkpoint import DetectorFacts, load_detector
 
 _UNSCALED = 100.0
 """Times the training's 95th percentile."""
@@ -46,9 +55,15 @@ class Perception:
                  comparing (see `spvnas_ros.engine.ENGINES`)
 
         Raises FetchError where there is no such file or fetched model, CheckpointError for a file that is not a
-        checkpoint, ValueError for an unknown engine or device, or a library that is not installed.
+        checkpoint or of a detector, ValueError for an unknown engine or device, or a library that is not installed.
         """
-        net, facts = load_checkpoint(resolve_weights(weights))
+        path = resolve_weights(weights)
+        if gives(path) == BOXES:
+            raise CheckpointError(
+                f"{path} holds a network that gives boxes, expected one that gives labels; `spvnas inspect` shows what "
+                "it is, and `spvnas segment` takes it with --boxes, beside one for the labels"
+            )
+        net, facts = load_checkpoint(path)
         return cls.from_net(net, facts, device=device, engine=engine)
 
     @classmethod
@@ -82,24 +97,98 @@ class Perception:
         intensity, or outside `facts.point_range`. All other labels are as without them. Intensities beyond 0..1 are
         clipped, with a warning where they are many. Raises ValueError for another shape or type.
         """
-        shape = (self.engine.in_channels,)
-        if not isinstance(points, np.ndarray) or points.dtype.kind not in "fiu" or points.shape[1:] != shape:
-            found = f"{points.dtype} {points.shape}" if isinstance(points, np.ndarray) else type(points).__name__
-            raise ValueError(
-                f"points must be a float32 array [N, {self.engine.in_channels}] of x, y, z in metres and intensity "
-                f"in 0..1, found {found}"
-            )
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is unlabelled
-            points = np.require(points, np.float32, ["C", "W"])
-        cleaned = clean(points, self.limits)
-        if cleaned.too_bright > _MOSTLY * len(points):
-            warnings.warn(
-                f"{cleaned.too_bright} of {len(points)} intensities were above {self.limits.brightest:g} and clipped; "
-                "scale them to 0..1 (spvnas_ros.clouds.intensity.Intensity does it)",
-                stacklevel=2,
-            )
+        cleaned = _cleaned(points, self.engine.in_channels, self.limits)
         result = self.engine.segment(cleaned.points, scores, boxes and bool(self.box_names))
         return result if cleaned.kept is None else result.among(cleaned.kept, cleaned.unusable)
+
+
+class Detector:
+    """A trained detector, ready to find objects in clouds.
+
+    Attributes:
+        facts:  what the weights say of themselves (spec, intensity rule, provenance, ...)
+        names:  of the classes, in index order
+        limits: which points it can use
+        device: where it runs, as torch names it
+        min_score: least score of a box that comes out
+    """
+
+    def __init__(
+        self, net: Second, facts: DetectorFacts, *, device: str = "auto", min_score: float | None = None
+    ) -> None:
+        """Takes a detector that is in memory, and moves it. The arguments are those of `load`.
+
+        Raises CheckpointError for facts of another detector, ValueError as `load` does.
+        """
+        if facts.spec != net.spec:
+            raise CheckpointError(f"the facts describe another detector: {facts.spec}, expected {net.spec}")
+        if min_score is not None and not 0 <= min_score <= 1:
+            raise UserError(f"the least score of a box is {min_score}, expected a number in 0..1")
+        place = resolve_device(device)
+        self.facts, self.names, self.device = facts, facts.classes, str(place)
+        self.limits = Limits(key_window(min(facts.spec.voxel_size)), 1.0, facts.spec.point_range)
+        head = facts.spec.head
+        if min_score is not None:
+            head = replace(head, selection=replace(head.selection, score=min_score))
+        self.min_score = head.selection.score
+        self._net, self._head = net.to(place).eval(), head
+        self._anchors = anchor_boxes(head, facts.spec.bev_shape, facts.spec.point_range).to(place)
+
+    @classmethod
+    def load(cls, weights: str | Path, device: str = "auto", *, min_score: float | None = None) -> Detector:
+        """Load a detector in the project's format (see `spvnas train`, `spvnas import`, `spvnas zoo fetch`).
+
+        weights:   path of a `.safetensors` file, or the name of a fetched model (`spvnas zoo list`)
+        device:    "auto" (a CUDA device where there is one), "cpu", "cuda", "cuda:1", ...
+        min_score: least score of a box that comes out, 0..1; None for what the detector's head says
+
+        Raises FetchError where there is no such file or fetched model, CheckpointError for a file that is not a
+        checkpoint or of a network that labels points, ValueError for an unknown device or another score.
+        """
+        path = resolve_weights(weights)
+        if gives(path) == LABELS:
+            raise CheckpointError(
+                f"{path} holds a network that gives labels, expected one that gives boxes (SECOND or SPV-SECOND); "
+                "`spvnas inspect` shows what it is, and `spvnas segment` takes it with --weights"
+            )
+        return cls(*load_detector(path), device=device, min_score=min_score)
+
+    @torch.no_grad()
+    def __call__(self, points: Points) -> Boxes:
+        """Find the objects, the best score first.
+
+        points: float32 `[N, C]` (other numbers are converted), x, y, z in metres and intensity in 0..1; NaN and
+                infinite values are allowed
+
+        The boxes are in the frame of the points. Points that the detector cannot use are left out, those outside its
+        range among them; they change no box. Intensities beyond 0..1 are clipped, with a warning where they are many.
+        Raises ValueError for another shape or type.
+        """
+        cleaned = _cleaned(points, self.facts.spec.in_channels, self.limits)
+        cloud = torch.from_numpy(cleaned.points).to(self.device)
+        coords, feats = self._net.voxels([cloud])
+        if not len(coords):
+            return Boxes.none()
+        return detections(self._head, self._net(coords, feats, 1), self._anchors)[0]
+
+
+def _cleaned(points: Points, channels: int, limits: Limits) -> Cleaned:
+    """Takes what a network of so many channels can use out of a cloud; see `Perception.__call__`."""
+    if not isinstance(points, np.ndarray) or points.dtype.kind not in "fiu" or points.shape[1:] != (channels,):
+        found = f"{points.dtype} {points.shape}" if isinstance(points, np.ndarray) else type(points).__name__
+        raise ValueError(
+            f"points must be a float32 array [N, {channels}] of x, y, z in metres and intensity in 0..1, found {found}"
+        )
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is not seen
+        points = np.require(points, np.float32, ["C", "W"])
+    cleaned = clean(points, limits)
+    if cleaned.too_bright > _MOSTLY * len(points):
+        warnings.warn(
+            f"{cleaned.too_bright} of {len(points)} intensities were above {limits.brightest:g} and clipped; "
+            "scale them to 0..1 (spvnas_ros.clouds.intensity.Intensity does it)",
+            stacklevel=3,
+        )
+    return cleaned
 
 
 def limits_of(facts: Facts) -> Limits:

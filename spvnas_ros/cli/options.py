@@ -46,6 +46,21 @@ PaletteOption = Annotated[
         "Weights with colours of their own keep them."
     ),
 ]
+BoxesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--boxes",
+        metavar="DETECTOR",
+        help="Find objects, too: a detector's .safetensors file or a fetched one's name. Boxes go beside the labels.",
+        show_default="none",
+    ),
+]
+MinScoreOption = Annotated[
+    float | None,
+    typer.Option(
+        "--min-score", min=0, max=1, help="Least score of a box, with --boxes.", show_default="the detector's own"
+    ),
+]
 TopicOption = Annotated[str | None, typer.Option(help="The clouds' topic, where a bag has several.")]
 TruthOption = Annotated[
     str | None,

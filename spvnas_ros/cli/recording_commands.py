@@ -11,12 +11,14 @@ import typer
 from spvnas_ros.cli.errors import readable_errors
 from spvnas_ros.cli.options import (
     SCALES,
+    BoxesOption,
     DeviceOption,
     EngineOption,
     ForceOption,
     IntensityFieldOption,
     IntensityOption,
     LabelIdsOption,
+    MinScoreOption,
     MountOption,
     NetworkLabelsOption,
     OptionalWeightsOption,
@@ -46,6 +48,8 @@ def segment(
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for labels or bag, picture, scores and summary.")],
     weights: WeightsOption = "default",
+    boxes: BoxesOption = None,
+    min_score: MinScoreOption = None,
     truth: TruthOption = None,
     label_ids: LabelIdsOption = "auto",
     network_labels: NetworkLabelsOption = False,
@@ -63,8 +67,12 @@ def segment(
 ) -> None:
     """Label a recording: .label files or a new bag, and a picture; with --truth also scores and a confusion picture.
 
+    With --boxes also the objects of a detector, as JSON, as KITTI's results, or in the bag.
+
     Interrupted or killed, it goes on where it stopped when the same command is given again.
     """
+    if min_score is not None and boxes is None:
+        raise typer.BadParameter("--min-score is that of a detector's boxes: it goes with --boxes")
     from spvnas_ros.segment.command import SegmentRequest, run
 
     asked = SegmentRequest(
@@ -82,6 +90,8 @@ def segment(
         scores,
         force,
         palette,
+        boxes,
+        min_score,
     )
     if where := chosen_truth(truth, label_ids, network_labels):
         from spvnas_ros.offline.evaluation.judge import TruthJudge, print_report

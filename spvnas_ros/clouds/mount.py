@@ -105,6 +105,13 @@ class Placement:
     mount: Mount = Mount()
     sensor_height: float = SENSOR_HEIGHT
 
+    def matrix(self) -> Positions:
+        """Returns what moves positions as a matrix `[4, 4]`, from the cloud's frame to the network's."""
+        matrix = np.eye(4)
+        matrix[:3, :3] = self.mount.rotation()
+        matrix[:3, 3] = self.apply(np.zeros((1, 3)))[0]
+        return matrix
+
     def apply(self, positions: Positions) -> Positions:
         """Moves positions, float64 `[N, 3]`."""
         moved: Positions = positions - np.array(self.origin)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spvnas_ros.clouds.intensity import Intensity
-from spvnas_ros.clouds.mount import AUTO, PlaceRule
+from spvnas_ros.clouds.mount import AUTO, Mount, Placement, PlaceRule
 from spvnas_ros.clouds.point_cloud2 import positions, to_points
 from spvnas_ros.frame import Points
 
@@ -69,6 +69,17 @@ class Sensor:
         if not self.place.moves or not len(cloud) or not has_positions(cloud):
             return to_points(cloud, self.intensity)
         return to_points(cloud, self.intensity, self.place.of(positions(cloud)))
+
+    def placement(self, cloud: Record) -> Placement | None:
+        """Returns what moved a cloud, structured `[N]`, that was read; None where clouds stay where they are."""
+        moved = self.place.moves and len(cloud) and has_positions(cloud)
+        return self.place.of(positions(cloud)) if moved else None
+
+    @property
+    def stands(self) -> bool:
+        """Whether it is known how high clouds are above the ground, so that networks of other heights see others."""
+        mount = self.place.mount
+        return AUTO in (self.asked["origin"], self.asked["mount"]) or (isinstance(mount, Mount) and mount.z is not None)
 
     def describe(self) -> str:
         """Says in half a sentence what is done to the clouds."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,9 @@ from spvnas_ros.recordings.message_types import DETECTIONS_TYPE, typestore
 
 if TYPE_CHECKING:
     from rosbags.interfaces import Connection
+
+BOXES_TOPIC: Final = "/segmenter/output/boxes"
+"""Of the boxes beside labelled clouds."""
 
 _QUATERNION = ("w", "x", "y", "z")
 _LEVEL_WITHIN = 1e-3

@@ -40,6 +40,8 @@ class SegmentRequest:
     quiet:    nothing is said about clouds that do not fit the network
     topic:    of a bag's clouds, where it has several
     palette:  name of the colours in pictures
+    boxes:    the detector whose boxes are written beside the labels, as `weights`; None for none
+    min_score: least score of a box; None for what the detector says
     judge:    makes what the labels are compared with, from the source and what the weights say of themselves
     describe: prints the scores that lie in the folder
     """
@@ -58,6 +60,8 @@ class SegmentRequest:
     scores: bool = False
     force: bool = False
     palette: str = SPVNAS
+    boxes: str | None = None
+    min_score: float | None = None
     judge: Callable[[Source, Facts], Judge] | None = None
     describe: Callable[[Path, Console], None] = lambda *_: None
 
@@ -65,27 +69,39 @@ class SegmentRequest:
 def run(asked: SegmentRequest) -> int:
     """Checks and loads what is named, labels with progress shown, prints the summary. Returns the exit status.
 
-    Raises the errors of `open_source`, `Perception.load`, the judge and `segment`, in this order: input, weights,
-    engine and device, output, truth.
+    Raises the errors of `open_source`, `Perception.load`, `Detector.load`, the judge and `segment`, in this order:
+    input, weights, detector, engine and device, output, truth.
     """
     rule, place = Intensity(asked.intensity, asked.intensity_field), PlaceRule.parse(asked.origin, asked.mount)
     check_palette(asked.palette)
     with open_source(asked.source, intensity=rule, topic=asked.topic, place=place) as source:
         resolve_weights(asked.weights)
+        if asked.boxes is not None:
+            resolve_weights(asked.boxes)
         check_names(asked.device, asked.engine)
         check_folder(asked.out)
 
-        from spvnas_ros.perception import Perception
+        from spvnas_ros.perception import Detector, Perception
         from spvnas_ros.segment.first_look import first_look, tell
         from spvnas_ros.segment.run import SegmentOptions
 
+        detector = None
+        if asked.boxes is not None:
+            detector = Detector.load(asked.boxes, device=asked.device, min_score=asked.min_score)
         perception = Perception.load(asked.weights, device=asked.device, engine=asked.engine)
         judge = asked.judge(source, perception.facts) if asked.judge else None
         source.sensor.suit(perception.facts.sensor_height)
         found = first_look(source.look(), source.sensor, perception.facts)
         tell(found, quiet=asked.quiet)
         options = SegmentOptions(
-            Path(asked.weights).name, asked.scores, asked.force, judge, tuple(map(str, found)), asked.palette
+            Path(asked.weights).name,
+            asked.scores,
+            asked.force,
+            judge,
+            tuple(map(str, found)),
+            asked.palette,
+            detector,
+            Path(asked.boxes or "").name,
         )
         console = Console(soft_wrap=True, highlight=False, markup=False)
         summary = _segment(source, perception, asked.out, options, console)

@@ -2,7 +2,9 @@
 
 OUT/labels/NAME.label   for scans: SemanticKITTI's raw ids, uint32 a point, 0 = unlabelled
 OUT/sequences/NN/predictions/NAME.label   the same for a data set's root, as the benchmark has it
-OUT/bag                 for a bag: a new one of the same storage with the labelled clouds
+OUT/bag                 for a bag: a new one of the same storage with the labelled clouds and, where sought, boxes
+OUT/boxes/NAME.json     with boxes, for scans (see `box_files`); of a data set's root OUT/boxes/NN/NAME.json
+OUT/kitti/NAME.txt      with boxes, for scans of KITTI: its format of results
 OUT/scores/NAME.npy     with `scores`: float32 [N, C], the probabilities of all classes
 OUT/picture.png         the first frame
 OUT/picture_median.png  the median frame, and OUT/picture_worst.png the worst one (see `gallery`)
@@ -14,7 +16,7 @@ OUT/unfinished/         while a run is not finished: the labels so far (see `pre
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
@@ -25,18 +27,22 @@ from spvnas_ros.errors import UserError
 from spvnas_ros.frame import Segmentation
 from spvnas_ros.labels import LABEL_MAPS, LabelMap
 from spvnas_ros.recordings.bags import LABELLED_TOPIC, BagWriter, check_free, encode, labelled_message
+from spvnas_ros.recordings.box_bags import BOXES_TOPIC, encode_boxes
 from spvnas_ros.recordings.files import replacing
+from spvnas_ros.recordings.message_types import DETECTIONS_TYPE
 from spvnas_ros.recordings.scans import Cloud, Frame, Source
+from spvnas_ros.segment.box_files import KittiScan, PlacedBoxes, write_document, write_kitti
 
 LABELS, SEQUENCES, BAG, SCORES = "labels", "sequences", "bag", "scores"
+BOXES, KITTI = "boxes", "kitti"
 PICTURE, SUMMARY = "picture.png", "summary.json"
 PICTURE_MEDIAN, PICTURE_WORST = "picture_median.png", "picture_worst.png"
 REPORT, CONFUSION, UNFINISHED = "report.json", "confusion.png", "unfinished"
 _BESIDE = (PICTURE, PICTURE_MEDIAN, PICTURE_WORST, SUMMARY, REPORT, CONFUSION)
 """The files of a run that lie beside labels, bag and scores."""
 
-Write = Callable[[Frame, Callable[[], Cloud], Segmentation], None]
-"""Takes a frame, a function that reads its cloud, and its labels."""
+Write = Callable[[Frame, Callable[[], Cloud], Segmentation, PlacedBoxes | None], None]
+"""Takes a frame, a function that reads its cloud, its labels, and its boxes; None where nothing looked for any."""
 
 
 class OutputError(UserError):
@@ -55,6 +61,16 @@ def scores_file(out: Path, name: str) -> Path:
     return out / SCORES / f"{name}.npy"
 
 
+def box_file(out: Path, name: str) -> Path:
+    """Returns where the boxes of the scan `name` go."""
+    return out / BOXES / f"{name}.json"
+
+
+def kitti_file(out: Path, name: str) -> Path:
+    """Returns where the boxes of the scan `name` go as KITTI's results."""
+    return out / KITTI / f"{name}.txt"
+
+
 def check_folder(out: Path) -> None:
     """Raises OutputError where `out` is there and no folder."""
     if out.exists() and not out.is_dir():
@@ -62,10 +78,19 @@ def check_folder(out: Path) -> None:
 
 
 def check_free_or_removable(
-    source: Source, out: Path, *, scores: bool, force: bool, results: Collection[Path] = ()
+    source: Source,
+    out: Path,
+    *,
+    scores: bool,
+    force: bool,
+    results: Collection[Path] = (),
+    boxes: bool = False,
+    kitti: Collection[str] = (),
 ) -> None:
     """Checks that the results of a new run over `source` may go to `out`. Changes nothing.
 
+    scores, boxes: whether they are among the results
+    kitti:   names of the scans whose boxes are written as KITTI's results, too
     results: files that an earlier run has left in `out`, which `force` may replace
 
     Raises OutputError where `out` is no folder, has results that this run would replace without `force`, or where
@@ -81,6 +106,7 @@ def check_free_or_removable(
     names = [] if source.kind == "bag" else [frame.name for frame in source]
     files = [out / name for name in _BESIDE]
     files += [*(label_file(out, name) for name in names), *(scores_file(out, name) for name in names if scores)]
+    files += [*(box_file(out, name) for name in names if boxes), *(kitti_file(out, name) for name in kitti)]
     if taken := [file for file in files if file.exists() and file not in mine]:
         others = f" and {len(taken) - 1} more" if len(taken) > 1 else ""
         if force:
@@ -92,7 +118,7 @@ def results_of(out: Path, names: Iterable[str]) -> list[Path]:
     """Returns the files that a run over frames of these names leaves in `out`, but for the bag."""
     files = [out / name for name in _BESIDE]
     for name in names:
-        files += [label_file(out, name), scores_file(out, name)]
+        files += [label_file(out, name), scores_file(out, name), box_file(out, name), kitti_file(out, name)]
     return files
 
 
@@ -122,8 +148,12 @@ def remove_results(results: Iterable[Path], out: Path) -> None:
         shutil.rmtree(out / BAG)
 
 
-def open_sink(source: Source, label_map: str, out: Path) -> AbstractContextManager[Write]:
-    """Returns what takes the labels of the source's frames and writes them in the form that the source has.
+def open_sink(
+    source: Source, label_map: str, out: Path, kitti: Mapping[str, KittiScan] | None = None
+) -> AbstractContextManager[Write]:
+    """Returns what takes labels and boxes of the source's frames and writes them in the form that the source has.
+
+    kitti: the scans whose boxes are written as KITTI's results, too, by name
 
     Raises OutputError where the frames are scans and the label map is unknown: their classes have no raw ids to write.
     """
@@ -134,7 +164,7 @@ def open_sink(source: Source, label_map: str, out: Path) -> AbstractContextManag
             f"the weights name label map {label_map!r}, so their classes have no raw ids to write; "
             f"expected one of {', '.join(LABEL_MAPS)}"
         )
-    return _label_files(out, LABEL_MAPS[label_map])
+    return _files_of_scans(out, LABEL_MAPS[label_map], kitti or {})
 
 
 def save_scores(out: Path, name: str, scores: npt.NDArray[np.float32]) -> None:
@@ -146,16 +176,24 @@ def save_scores(out: Path, name: str, scores: npt.NDArray[np.float32]) -> None:
 
 
 @contextmanager
-def _label_files(out: Path, label_map: LabelMap) -> Iterator[Write]:
-    def write(frame: Frame, _: Callable[[], Cloud], result: Segmentation) -> None:
-        path = label_file(out, frame.name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for half in path.parent.glob(f".{path.name}.*.part"):  # of a run that was killed here
-            half.unlink()
-        with replacing(path) as file:
+def _files_of_scans(out: Path, label_map: LabelMap, kitti: Mapping[str, KittiScan]) -> Iterator[Write]:
+    def write(frame: Frame, _: Callable[[], Cloud], result: Segmentation, boxes: PlacedBoxes | None) -> None:
+        with replacing(_with_folder(label_file(out, frame.name))) as file:
             file.write(label_map.decode(result.labels).astype("<u4").tobytes())
+        if boxes is not None:
+            write_document(_with_folder(box_file(out, frame.name)), frame.name, boxes)
+            if scan := kitti.get(frame.name):
+                write_kitti(_with_folder(kitti_file(out, frame.name)), boxes, scan)
 
     yield write
+
+
+def _with_folder(path: Path) -> Path:
+    """Makes the folder of a file that will be written, and removes what a killed run has left of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for half in path.parent.glob(f".{path.name}.*.part"):
+        half.unlink()
+    return path
 
 
 @contextmanager
@@ -165,10 +203,12 @@ def _new_bag(path: Path, storage: str) -> Iterator[Write]:
     # Whether a bag of that name may be replaced was asked before the first frame was labelled.
     with BagWriter(path, storage, force=True) as bag:
 
-        def write(frame: Frame, load: Callable[[], Cloud], result: Segmentation) -> None:
+        def write(frame: Frame, load: Callable[[], Cloud], result: Segmentation, boxes: PlacedBoxes | None) -> None:
             message = load().message
             assert message is not None
             bag.write(LABELLED_TOPIC, encode(labelled_message(message, result)), frame.stamp)
+            if boxes is not None:
+                bag.write(BOXES_TOPIC, encode_boxes(boxes.recorded(message)), frame.stamp, DETECTIONS_TYPE)
 
         yield write
 

@@ -1,4 +1,4 @@
-"""A labelled scan as a picture: from above and from the driver's seat, in class colours, with a legend.
+"""A labelled scan as a picture: from above and from the driver's seat, in class colours, with boxes and a legend.
 
 Drawn with numpy and Pillow alone: points become small discs in a depth buffer, twice as large as the picture, are
 shaded by how far their surroundings stand out in front of them (eye-dome lighting, Boucheny 2009), and are halved.
@@ -6,6 +6,7 @@ shaded by how far their surroundings stand out in front of them (eye-dome lighti
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from spvnas_ros.frame import UNLABELLED, Points
-from spvnas_ros.palettes import SPVNAS, colour_table
+from spvnas_ros.frame import UNLABELLED, Boxes, Points
+from spvnas_ros.palettes import SPVNAS, Colour, box_colours, colour_table
+from spvnas_ros.segment.box_lines import View, draw_boxes, write_scores
 
 if TYPE_CHECKING:
     from spvnas_ros.zoo.checkpoint import Facts
@@ -61,6 +63,27 @@ Colours = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
+class PicturedBoxes:
+    """Objects to draw, in the frame of the points.
+
+    names:   of the classes, in index order
+    trained: False where the detector has random weights
+    """
+
+    boxes: Boxes
+    names: tuple[str, ...]
+    trained: bool = True
+
+
+@dataclass(frozen=True)
+class _Outlined:
+    """Objects, and the colours of their classes."""
+
+    boxes: Boxes
+    colours: tuple[Colour, ...]
+
+
+@dataclass(frozen=True)
 class _Projected:
     """Points in a view: pixel, nearness order 0 (in front) to 1, radius in pixels, label."""
 
@@ -78,6 +101,7 @@ def save_picture(
     facts: Facts,
     title: str = "",
     palette: str = SPVNAS,
+    boxes: PicturedBoxes | None = None,
 ) -> None:
     """Write a PNG of 1600 x 900 pixels.
 
@@ -86,6 +110,7 @@ def save_picture(
     facts:   of the network: its classes, palette, and whether it is trained
     title:   what the picture shows; without one, the network's name
     palette: name of the colours to show, one of `spvnas_ros.palettes.PALETTES`
+    boxes:   objects, drawn as their outlines with the front filled, and the score where there is room
 
     Raises ValueError where points and labels are not as many or for another palette, OSError where `path` cannot be
     written.
@@ -97,10 +122,19 @@ def save_picture(
     seen, seen_labels = points[visible], labels[visible]
     picture = Image.new("RGB", SIZE, BACKGROUND)
     reach = _reach(seen)
-    _paste_top_view(picture, seen, seen_labels, colours, reach)
-    _paste_driver_view(picture, seen, seen_labels, colours, reach)
-    _write_header(picture, title or facts.name, len(points), facts.trained)
-    _write_legend(picture, labels, facts, colours)
+    names = boxes.names if boxes else ()
+    outlined = _Outlined(
+        boxes.boxes if boxes else Boxes.none(), box_colours(names, facts.classes, facts.palette, palette)
+    )
+    _paste_top_view(picture, seen, seen_labels, colours, reach, outlined)
+    _paste_driver_view(picture, seen, seen_labels, colours, reach, outlined)
+    warnings = ["untrained network: labels mean nothing"] if not facts.trained else []
+    if boxes is not None and not boxes.trained:
+        warnings.append("untrained detector: boxes mean nothing")
+    _write_header(picture, title or facts.name, len(points), "; ".join(warnings))
+    _write_legend(picture, labels, facts, colours, rows_below=0 if boxes is None else 1)
+    if boxes is not None:
+        _write_boxes(picture, boxes, outlined.colours)
     # The noise of a scan hardly compresses; a higher level takes longer and saves little.
     picture.save(path, "PNG", compress_level=4)
 
@@ -114,7 +148,12 @@ def _reach(points: Points) -> float:
 
 
 def _paste_top_view(
-    picture: Image.Image, points: Points, labels: npt.NDArray[np.uint8], colours: Colours, reach: float
+    picture: Image.Image,
+    points: Points,
+    labels: npt.NDArray[np.uint8],
+    colours: Colours,
+    reach: float,
+    objects: _Outlined,
 ) -> None:
     size = _TOP_VIEW * _SCALE
     per_metre = size / (2 * reach)
@@ -124,56 +163,68 @@ def _paste_top_view(
     for distance in rings:
         near, far = size / 2 - distance * per_metre, size / 2 + distance * per_metre
         draw.ellipse((near, near, far, far), outline=LINES, width=_SCALE)
-    x, y, z = points[:, 0], points[:, 1], points[:, 2]
+    z = points[:, 2]
     # Percentiles: a bird or a reflection would flatten everything else.
     low, high = np.percentile(z, (1, 99)) if len(z) else (0.0, 1.0)
+    view = View(np.array([[0, -per_metre, 0, size / 2], [-per_metre, 0, 0, size / 2], [0, 0, 0, 1.0]]), (size, size))
+    seen = view.project(points[:, :3])
     projected = _Projected(
-        (size / 2 - y * per_metre).astype(np.int64),
-        (size / 2 - x * per_metre).astype(np.int64),
+        seen[:, 0].astype(np.int64),
+        seen[:, 1].astype(np.int64),
         np.clip((high - z) / max(high - low, 1e-3), 0, 1).astype(np.float32),
         np.full(len(points), round(2.2 * _sparsity(len(points)))),
         labels,
     )
     _draw_points(canvas, projected, colours, strength=1.6, fade=0.2)
+    draw_boxes(canvas, view, objects.boxes, objects.colours, 4)
     _draw_sensor(draw, size / 2, size / 100)
     corner = (MARGIN, _HEADER + MARGIN // 2)
     _paste(picture, canvas, corner)
-    labels_draw = ImageDraw.Draw(picture)
+    labels_draw, written = ImageDraw.Draw(picture), []
     for distance in rings[:-1]:
         at = corner[1] + _TOP_VIEW / 2 - distance * per_metre / _SCALE
-        labels_draw.text(
-            (corner[0] + _TOP_VIEW / 2 + 6, at),
-            f"{distance:.0f} m",
-            TEXT,
-            font(13),
-            "lm",
-            stroke_width=2,
-            stroke_fill=PANEL,
-        )
+        where, text = (corner[0] + _TOP_VIEW / 2 + 6, at), f"{distance:.0f} m"
+        labels_draw.text(where, text, TEXT, font(13), "lm", stroke_width=2, stroke_fill=PANEL)
+        written.append(labels_draw.textbbox(where, text, font(13), "lm"))
+    write_scores(picture, corner, view, objects.boxes, objects.colours, font(11), _SCALE, written)
 
 
 def _paste_driver_view(
-    picture: Image.Image, points: Points, labels: npt.NDArray[np.uint8], colours: Colours, reach: float
+    picture: Image.Image,
+    points: Points,
+    labels: npt.NDArray[np.uint8],
+    colours: Colours,
+    reach: float,
+    objects: _Outlined,
 ) -> None:
     left = 2 * MARGIN + _TOP_VIEW
     width, height = (SIZE[0] - MARGIN - left) * _SCALE, _DRIVER_HEIGHT * _SCALE
     canvas = Image.new("RGB", (width, height), PANEL)
-    x, y, z = (points[:, axis] - _CAMERA[axis] * reach for axis in range(3))
-    forward = x * np.cos(_PITCH) - z * np.sin(_PITCH)
-    up = x * np.sin(_PITCH) + z * np.cos(_PITCH)
-    near = np.flatnonzero((forward > _NEAREST) & (forward < _FARTHEST))
-    forward, up, y = forward[near], up[near], y[near]
-    focal = width / 2 / _HALF_WIDTH
+    view = _driver_view(reach, width, height)
+    seen = view.project(points[:, :3])
+    near = np.flatnonzero((seen[:, 2] > _NEAREST) & (seen[:, 2] < _FARTHEST))
+    column, row, forward = seen[near].T
     radius = np.clip(34.0 / forward, 2.4, 4.5) * _sparsity(len(points))
     projected = _Projected(
-        (width / 2 - y / forward * focal).astype(np.int64),
-        (height * _HORIZON - up / forward * focal).astype(np.int64),
+        (column / forward).astype(np.int64),
+        (row / forward).astype(np.int64),
         (np.log(forward / _NEAREST) / np.log(_FARTHEST / _NEAREST)).astype(np.float32),
         np.rint(radius).astype(np.int64),
         labels[near],
     )
     _draw_points(canvas, projected, colours, strength=9.0, fade=0.35)
-    _paste(picture, canvas, (left, _HEADER + MARGIN // 2))
+    draw_boxes(canvas, view, objects.boxes, objects.colours, 4)
+    corner = (left, _HEADER + MARGIN // 2)
+    _paste(picture, canvas, corner)
+    write_scores(picture, corner, view, objects.boxes, objects.colours, font(13), _SCALE)
+
+
+def _driver_view(reach: float, width: int, height: int) -> View:
+    focal = width / 2 / _HALF_WIDTH
+    cos, sin = np.cos(_PITCH), np.sin(_PITCH)
+    forward, left, up = np.array([[cos, 0, -sin], [0, 1, 0], [sin, 0, cos]])
+    turned = np.array([width / 2 * forward - focal * left, height * _HORIZON * forward - focal * up, forward])
+    return View(np.c_[turned, -turned @ np.array(_CAMERA) * reach], (width, height), _NEAREST, _FARTHEST)
 
 
 def _sparsity(count: int) -> float:
@@ -237,17 +288,19 @@ def _paste(picture: Image.Image, canvas: Image.Image, corner: tuple[int, int]) -
     picture.paste(canvas.reduce(_SCALE), corner)
 
 
-def _write_header(picture: Image.Image, title: str, count: int, trained: bool) -> None:
+def _write_header(picture: Image.Image, title: str, count: int, warning: str) -> None:
     draw = ImageDraw.Draw(picture)
     draw.text((MARGIN, _HEADER / 2 + 4), title, TEXT, font(26), "lm")
     facts = f"{count:,} points".replace(",", " ")
     draw.text((SIZE[0] - MARGIN, _HEADER / 2 + 4), facts, FAINT, font(20), "rm")
-    if not trained:
+    if warning:
         middle = SIZE[0] - MARGIN - draw.textlength(facts, font(20)) - 24
-        draw.text((middle, _HEADER / 2 + 4), "untrained network: labels mean nothing", WARNING, font(20), "rm")
+        draw.text((middle, _HEADER / 2 + 4), warning, WARNING, font(20), "rm")
 
 
-def _write_legend(picture: Image.Image, labels: npt.NDArray[np.uint8], facts: Facts, colours: Colours) -> None:
+def _write_legend(
+    picture: Image.Image, labels: npt.NDArray[np.uint8], facts: Facts, colours: Colours, rows_below: int
+) -> None:
     draw = ImageDraw.Draw(picture)
     left, top = 2 * MARGIN + _TOP_VIEW, _HEADER + 3 * MARGIN // 2 + _DRIVER_HEIGHT
     width = SIZE[0] - MARGIN - left
@@ -260,12 +313,33 @@ def _write_legend(picture: Image.Image, labels: npt.NDArray[np.uint8], facts: Fa
         draw.rectangle((start, top, left + width - 1, top + _BAR_HEIGHT - 1), fill=_rgb(colours[index]))
         shown += int(counts[index])
     top += _BAR_HEIGHT + MARGIN // 2
-    column, rows = (width + MARGIN) // 2, min((SIZE[1] - MARGIN - top) // _LEGEND_ROW, -(-len(present) // 2))
+    column, room = (width + MARGIN) // 2, (SIZE[1] - MARGIN - top) // _LEGEND_ROW - rows_below
+    rows = min(room, -(-len(present) // 2))
     for place, index in enumerate(present[: 2 * rows]):
         x, y = left + column * (place // rows), top + _LEGEND_ROW * (place % rows) + _LEGEND_ROW // 2
         draw.rounded_rectangle((x, y - 9, x + 18, y + 9), 5, fill=_rgb(colours[index]))
         draw.text((x + 30, y), _class_name(facts, index), TEXT, font(18), "lm")
         draw.text((x + column - MARGIN, y), _percent(int(counts[index]), len(labels)), FAINT, font(18), "rm")
+
+
+def _write_boxes(picture: Image.Image, boxes: PicturedBoxes, colours: Sequence[Colour]) -> None:
+    """A line at the bottom of the legend: how many boxes of each class there are."""
+    draw = ImageDraw.Draw(picture)
+    left, right, y = 2 * MARGIN + _TOP_VIEW, SIZE[0] - MARGIN, SIZE[1] - MARGIN - _LEGEND_ROW // 2
+    draw.line((left, y - 22, right, y - 22), LINES)
+    counts = np.bincount(boxes.boxes.classes, minlength=256).tolist()
+    entries = [(f"{name} {counts[i]}", colours[i]) for i, name in enumerate(boxes.names) if counts[i]]
+    x = left
+    if not entries:
+        draw.text((x, y), "no boxes", FAINT, font(18), "lm")
+    for number, (text, colour) in enumerate(entries):
+        width = 30 + draw.textlength(text, font(18)) + MARGIN
+        if x + width > right:
+            draw.text((x, y), f"and {len(entries) - number} more classes", FAINT, font(18), "lm")
+            return
+        draw.rounded_rectangle((x, y - 9, x + 18, y + 9), 2, outline=colour, width=3)
+        draw.text((x + 30, y), text, TEXT, font(18), "lm")
+        x += int(width)
 
 
 def _percent(part: int, whole: int) -> str:

@@ -1,4 +1,4 @@
-"""The labels of a run that is not finished, on disk: one file a frame, each whole or not there.
+"""The labels and boxes of a run that is not finished, on disk: one file a frame, each whole or not there.
 
 A bag's storage after a power cut is not ours to mend (sqlite3 rolls back, mcap has lost its index), so nothing is
 appended to half a bag. Instead the labels of each frame are kept in a small file of their own, and frames that have
@@ -19,7 +19,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from spvnas_ros.frame import Segmentation, Unusable
+from spvnas_ros.frame import Boxes, Segmentation, Unusable
 from spvnas_ros.recordings.files import replacing
 from spvnas_ros.segment.output import OutputError
 
@@ -31,10 +31,14 @@ RUN = "run.json"
 
 @dataclass(frozen=True)
 class Prediction:
-    """The labels of a frame, and the milliseconds the network took."""
+    """The labels of a frame and its boxes, where something looked for any, in the frame in which the network saw it.
+
+    ms, boxes_ms: milliseconds that the network took, and the detector beside it
+    """
 
     segmentation: Segmentation
     ms: float
+    boxes_ms: float = 0.0
 
 
 class Predictions:
@@ -122,6 +126,9 @@ class Predictions:
             }
             if result.scores is not None:
                 arrays["scores"] = result.scores
+            if (boxes := result.boxes) is not None:
+                arrays |= {"boxes": boxes.boxes, "box_scores": boxes.scores, "box_classes": boxes.classes}
+                arrays["boxes_ms"] = np.float64(prediction.boxes_ms)
             np.savez(file, allow_pickle=False, **arrays)
 
     def _begin(self) -> None:
@@ -143,13 +150,16 @@ class Predictions:
             with np.load(self._file(name)) as file:
                 labels, confidence, ms = file["labels"], file["confidence"], float(file["ms"])
                 unusable = Unusable(*file["unusable"].tolist())
-                scores = file.get("scores")
+                scores, boxes, boxes_ms = file.get("scores"), None, 0.0
+                if "boxes" in file:
+                    boxes = Boxes(file["boxes"], file["box_scores"], file["box_classes"])
+                    boxes_ms = float(file["boxes_ms"])
         except (OSError, ValueError, KeyError, EOFError, BadZipFile):
             return None
         shape = labels.shape if points is None else (points,)
         if labels.shape != shape or confidence.shape != shape:
             return None
-        return Prediction(Segmentation(labels, confidence, scores, unusable), ms)
+        return Prediction(Segmentation(labels, confidence, scores, unusable, boxes), ms, boxes_ms)
 
     def count(self) -> int:
         """Returns how many frames have labels."""

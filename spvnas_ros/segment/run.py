@@ -1,8 +1,9 @@
 """Labels a whole recording, frame by frame, into a folder (see `output`): what `spvnas segment` does.
 
-First every frame is labelled and its labels are kept in a file of their own; then the results are written in one go.
-A run that was interrupted or killed goes on when the same command is given again, and labels no frame twice. Weights,
-engine, device, intensity rule, truth and source must be those the run was begun with; anything else is an error.
+First every frame is labelled, its objects are found where a detector is given, and both are kept in a file of their
+own; then the results are written in one go. A run that was interrupted or killed goes on when the same command is given
+again, and labels no frame twice. Weights, detector, engine, device, intensity rule, truth and source must be those the
+run was begun with; anything else is an error.
 
 Nothing is written, and with `force` nothing is removed, before a frame has been labelled. So a run that labels none
 leaves everything as it was.
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -21,13 +22,16 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from spvnas_ros.boxes.overlap import BoxError
 from spvnas_ros.clouds.point_cloud2 import PointCloudError
-from spvnas_ros.frame import NONE_UNUSABLE, Segmentation
+from spvnas_ros.errors import UserError
+from spvnas_ros.frame import NONE_UNUSABLE, Boxes, Points, Segmentation
 from spvnas_ros.kernels.grid import KeyRangeError
 from spvnas_ros.palettes import SPVNAS
 from spvnas_ros.recordings.bags import BagError
 from spvnas_ros.recordings.scans import Cloud, Frame, ScanError, Source
-from spvnas_ros.segment.gallery import ACCURACY, CONFIDENCE, FIRST, Pictured, choose, mean_confidence
+from spvnas_ros.segment.box_files import calibration_files, kitti_scans, placed
+from spvnas_ros.segment.gallery import ACCURACY, CONFIDENCE, FIRST, choose, mean_confidence
 from spvnas_ros.segment.output import (
     PICTURE,
     SUMMARY,
@@ -41,17 +45,19 @@ from spvnas_ros.segment.output import (
     results_of,
     save_scores,
 )
-from spvnas_ros.segment.picture import save_picture
+from spvnas_ros.segment.picture import PicturedBoxes, save_picture
 from spvnas_ros.segment.predictions import RUN, Prediction, Predictions
 from spvnas_ros.segment.progress import OnFrame, Skipped
 from spvnas_ros.segment.summary import RunFacts, Summary
 
 if TYPE_CHECKING:
-    from spvnas_ros.perception import Perception
+    from spvnas_ros.perception import Detector, Perception
     from spvnas_ros.zoo.checkpoint import Facts
 
-FRAME_ERRORS = (ScanError, PointCloudError, KeyRangeError)
+FRAME_ERRORS = (ScanError, PointCloudError, KeyRangeError, BoxError)
 """What is wrong with one frame and says nothing of the next."""
+_CHANNELS = 4
+"""Values of a point, as `Points` has them."""
 
 
 class Interrupted(Exception):
@@ -97,6 +103,8 @@ class SegmentOptions:
     judge:     what the labels are compared with; None for nothing
     concerns:  what was said about the recording, for the summary
     palette:   name of the colours in pictures
+    detector:  what finds objects beside the labels; None where nothing does, or the network itself
+    boxes:     name of its weights, for the summary
     """
 
     weights: str = ""
@@ -105,6 +113,8 @@ class SegmentOptions:
     judge: Judge | None = None
     concerns: tuple[str, ...] = ()
     palette: str = SPVNAS
+    detector: Detector | None = None
+    boxes: str = ""
 
 
 def segment(
@@ -123,13 +133,16 @@ def segment(
     on_written: is called after each frame whose results were written
     stopped:    is asked before each frame; True ends the run
 
-    Raises Interrupted where it was stopped, OutputError where other results are in the way, and BagError or OSError
-    where results cannot be written; a new bag is then not there at all, and the labels are kept.
+    Raises Interrupted where it was stopped, OutputError where other results are in the way, UserError where network and
+    detector do not go together, KittiFileError for a calibration that is none, and BagError or OSError where results
+    cannot be written; a new bag is then not there at all, and the labels are kept.
     """
     options = options or SegmentOptions()
     source.sensor.suit(perception.facts.sensor_height)
+    names = _box_names(perception, options.detector)
     run = _facts(source, perception, options)
-    sink = open_sink(source, perception.facts.label_map, out)
+    kitti = kitti_scans(source) if names else {}
+    sink = open_sink(source, perception.facts.label_map, out, kitti)
     check_folder(out)
     with Predictions(out / UNFINISHED, vars(run), restart=options.force) as predictions:
         earlier = _earlier_results(out, predictions)
@@ -137,12 +150,17 @@ def segment(
             check_truth_apart(options.judge.files, out)
         if not predictions.begun:
             # An unfinished run has asked before, and what lies there now may be its own.
-            check_free_or_removable(source, out, scores=options.scores, force=options.force, results=earlier)
-        skipped = _label(source, perception, predictions, options.scores, on_frame, stopped)
+            check_free_or_removable(
+                source, out, scores=options.scores, force=options.force, results=earlier, boxes=bool(names), kitti=kitti
+            )
+        skipped = _label(source, perception, options, predictions, on_frame, stopped)
         summary = Summary(
             run, perception.facts.name, options.weights, perception.facts.label_map, perception.facts.trained,
-            skipped=skipped,
+            skipped=skipped, boxes=dict.fromkeys(names, 0),
         )  # fmt: skip
+        if names:
+            summary.detector = _detector_name(perception, options)
+            summary.detector_trained = options.detector is None or options.detector.facts.trained
         sensor = source.sensor
         summary.intensity_from, summary.intensity_scale = sensor.intensity.field, str(sensor.intensity.scale or "")
         summary.sensor_words, summary.concerns = sensor.describe(), list(options.concerns)
@@ -156,24 +174,31 @@ def segment(
         with sink as write:
             for frame, load, prediction in _labelled(source, predictions, skipped, stopped):
                 result = prediction.segmentation
-                write(frame, load, result)
+                boxes = None if result.boxes is None else placed(result.boxes, names, load(), source.sensor)
+                write(frame, load, result, boxes)
                 if result.scores is not None:
                     save_scores(out, frame.name, result.scores)
                 value = options.judge.add(frame, load(), result) if options.judge else mean_confidence(result)
                 values.append((frame.name, value))
                 if not summary.frames:
                     title = f"{source.path.name or source.path}, {frame.name}"
-                    save_picture(out / PICTURE, load().points, result.labels, perception.facts, title, options.palette)
+                    _save_picture(out / PICTURE, load().points, result, perception.facts, title, summary)
                 summary.frames += 1
                 summary.names.append(frame.name)
                 summary.points += len(result)
                 unusable += result.unusable
                 summary.ms.append(prediction.ms)
+                if boxes is not None:
+                    summary.kitti_frames += frame.name in kitti
+                    for kind in boxes.kinds:
+                        summary.boxes[kind] += 1
+                if options.detector:
+                    summary.boxes_ms.append(prediction.boxes_ms)
                 counts += np.bincount(result.labels, minlength=256)
                 on_written(None)
         summary.unusable, summary.unusable_words = unusable.counts(), str(unusable)
         summary.pictures = choose(values, ACCURACY if options.judge else CONFIDENCE)
-        _save_pictures(source, perception.facts, predictions, summary.pictures, out, options.palette)
+        _save_pictures(source, perception.facts, predictions, summary, out)
         order = np.argsort(-counts[: len(classes)], kind="stable")
         summary.classes = {classes[i]: int(counts[i]) for i in order if counts[i]}
         if options.judge:
@@ -183,11 +208,36 @@ def segment(
         return summary
 
 
-def _save_pictures(
-    source: Source, facts: Facts, predictions: Predictions, pictures: Sequence[Pictured], out: Path, palette: str
-) -> None:
+def _box_names(perception: Perception, detector: Detector | None) -> tuple[str, ...]:
+    """Returns the classes of the boxes that a run finds; () where nothing looks for any."""
+    if detector is None:
+        return perception.box_names
+    if perception.box_names:
+        raise UserError(
+            f"the weights find boxes themselves ({', '.join(perception.box_names)}), and so would the detector; "
+            "leave out --boxes, or name other weights"
+        )
+    if (channels := detector.facts.spec.in_channels) != _CHANNELS:
+        raise UserError(f"the detector takes {channels} values a point, expected x, y, z and intensity")
+    return detector.names
+
+
+def _detector_name(perception: Perception, options: SegmentOptions) -> str:
+    if options.detector is None:
+        return perception.facts.name or options.weights or "the network"
+    return options.detector.facts.name or options.boxes or "the detector"
+
+
+def _save_picture(path: Path, points: Points, result: Segmentation, facts: Facts, title: str, summary: Summary) -> None:
+    boxes = None
+    if result.boxes is not None:
+        boxes = PicturedBoxes(result.boxes, tuple(summary.boxes), summary.detector_trained)
+    save_picture(path, points, result.labels, facts, title, summary.run.palette, boxes)
+
+
+def _save_pictures(source: Source, facts: Facts, predictions: Predictions, summary: Summary, out: Path) -> None:
     """Draws the frames that were chosen when all were known; the first one has its picture already."""
-    missing = [picture for picture in pictures if picture.shows != FIRST]
+    missing = [picture for picture in summary.pictures if picture.shows != FIRST]
     frames = frames_until_damage(source, lambda *_: None)
     while missing and (frame := next(frames, None)):
         if of_frame := [picture for picture in missing if picture.frame == frame.name]:
@@ -195,7 +245,7 @@ def _save_pictures(
             assert prediction is not None
             for picture in of_frame:
                 title = picture.title(source.path.name or str(source.path))
-                save_picture(out / picture.file, points, prediction.segmentation.labels, facts, title, palette)
+                _save_picture(out / picture.file, points, prediction.segmentation, facts, title, summary)
                 missing.remove(picture)
 
 
@@ -223,12 +273,14 @@ def finished(source: Source, perception: Perception, out: Path, options: Segment
 
 
 def _facts(source: Source, perception: Perception, options: SegmentOptions) -> RunFacts:
+    detector = options.detector
+    calibrations = calibration_files(source).values() if _box_names(perception, detector) else ()
     return RunFacts(
         source=str(source.path.resolve()),
         kind=source.kind,
         topic=source.topic,
         frames_in_source=len(source),
-        files_sha256=_fingerprint([*source.files, *(options.judge.files if options.judge else ())]),
+        files_sha256=_fingerprint([*source.files, *(options.judge.files if options.judge else ()), *calibrations]),
         weights_sha256=perception.facts.weights_sha256,
         engine=perception.engine.name,
         device=str(perception.engine.device),
@@ -236,6 +288,8 @@ def _facts(source: Source, perception: Perception, options: SegmentOptions) -> R
         scores=options.scores,
         truth=options.judge.truth if options.judge else None,
         palette=options.palette,
+        detector_sha256=detector.facts.weights_sha256 if detector else None,
+        min_score=detector.min_score if detector else None,
     )
 
 
@@ -258,12 +312,13 @@ def _earlier_results(out: Path, predictions: Predictions) -> list[Path]:
 def _label(
     source: Source,
     perception: Perception,
+    options: SegmentOptions,
     predictions: Predictions,
-    scores: bool,
     on_frame: OnFrame,
     stopped: Callable[[], bool],
 ) -> list[Skipped]:
     """Labels what is not labelled yet; returns the frames that cannot be."""
+    scores, detector = options.scores, options.detector
     skipped: list[Skipped] = []
     warm = False
 
@@ -280,15 +335,35 @@ def _label(
                 if not warm:
                     # The first call of a process pays for memory and compiled kernels: it is not what is measured.
                     perception(points, scores)
+                    if detector:
+                        _detected(points, perception, detector, source)
                     warm = True
                 begun = perf_counter()
                 result = perception(points, scores)
-                predictions.keep(frame.name, Prediction(result, (perf_counter() - begun) * 1e3))
+                prediction = Prediction(result, (perf_counter() - begun) * 1e3)
+                if detector:
+                    begun = perf_counter()
+                    result = replace(result, boxes=_detected(points, perception, detector, source))
+                    prediction = Prediction(result, prediction.ms, (perf_counter() - begun) * 1e3)
+                predictions.keep(frame.name, prediction)
         except FRAME_ERRORS as error:
             skip(frame.name, error)
             continue
         on_frame(None)
     return skipped
+
+
+def _detected(points: Points, perception: Perception, detector: Detector, source: Source) -> Boxes:
+    """Finds the objects in points that are where the labelling network knows them; the boxes are there, too.
+
+    Where it is known how high the points are above the ground, the detector sees them at the height of its own training
+    sensor.
+    """
+    lift = perception.facts.sensor_height - detector.facts.sensor_height if source.sensor.stands else 0.0
+    if not lift:
+        return detector(points)
+    found = detector(points + np.array([0, 0, lift, 0], np.float32))
+    return replace(found, boxes=found.boxes - np.array([0, 0, lift, 0, 0, 0, 0], np.float32))
 
 
 def _labelled(

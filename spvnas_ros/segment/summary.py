@@ -13,7 +13,18 @@ import numpy as np
 from spvnas_ros.palettes import SPVNAS
 from spvnas_ros.recordings.files import replacing
 from spvnas_ros.segment.gallery import FIRST, Pictured
-from spvnas_ros.segment.output import BAG, CONFUSION, LABELS, PICTURE, REPORT, SEQUENCES, SUMMARY, OutputError
+from spvnas_ros.segment.output import (
+    BAG,
+    BOXES,
+    CONFUSION,
+    KITTI,
+    LABELS,
+    PICTURE,
+    REPORT,
+    SEQUENCES,
+    SUMMARY,
+    OutputError,
+)
 from spvnas_ros.segment.progress import Skipped
 
 _TOP_CLASSES = 5
@@ -30,6 +41,8 @@ class RunFacts:
     scores:         whether the probabilities of all classes are kept
     truth:          what the labels are compared with, in words; None for nothing
     palette:        name of the colours in pictures
+    detector_sha256: of the weights that boxes come from; None without a detector, or for one that was never saved
+    min_score:      least score of a box; None without a detector
     """
 
     source: str
@@ -47,6 +60,8 @@ class RunFacts:
     scores: bool
     truth: str | None
     palette: str = SPVNAS
+    detector_sha256: str | None = None
+    min_score: float | None = None
 
 
 @dataclass
@@ -64,6 +79,11 @@ class Summary:
     unusable:           points that got no label, by reason
     pictures:           which frames are shown, and why those
     truth_place:        where the truth lies: `folder`, or `field` of the frames and `ids`, "raw" or "class"
+    detector:           name of what the boxes come from; "" where nothing looked for any
+    detector_trained:   False for random weights
+    boxes:              how many there are, by class name; {} where nothing looked for any
+    boxes_ms:           milliseconds the detector took for each frame, beside `ms`; [] without one
+    kitti_frames:       how many frames have their boxes as KITTI's results, too
     """
 
     run: RunFacts
@@ -85,6 +105,11 @@ class Summary:
     skipped: list[Skipped] = field(default_factory=list)
     pictures: list[Pictured] = field(default_factory=list)
     truth_place: dict[str, str] = field(default_factory=dict)
+    detector: str = ""
+    detector_trained: bool = True
+    boxes: dict[str, int] = field(default_factory=dict)
+    boxes_ms: list[float] = field(default_factory=list)
+    kitti_frames: int = 0
 
     @property
     def complete(self) -> bool:
@@ -146,19 +171,30 @@ def _lines(summary: Summary, out: Path, kind: str) -> Iterator[str]:
         yield ", ".join(shares[:_TOP_CLASSES]) + (f", {rest} more classes" if rest > 0 else "")
     if summary.unusable_words:
         yield f"Without a label: {summary.unusable_words}."
+    if summary.detector:
+        yield _boxes(summary)
     labels = {"bag": BAG, "dataset": SEQUENCES}.get(kind, LABELS)
     scored = (REPORT, CONFUSION) if facts.truth else ()
-    yield ", ".join(str(out / name) for name in (labels, PICTURE, *scored, SUMMARY))
+    boxes = (BOXES, *((KITTI,) if summary.kitti_frames else ())) if summary.detector and kind != "bag" else ()
+    yield ", ".join(str(out / name) for name in (labels, *boxes, PICTURE, *scored, SUMMARY))
     if others := [str(out / str(picture)) for picture in summary.pictures if picture.shows != FIRST]:
         yield "; ".join(others)
     if not summary.trained:
         yield "These weights are untrained: the labels mean nothing."
+    if not summary.detector_trained:
+        yield "This detector is untrained: the boxes mean nothing."
     if summary.skipped:
         first = summary.skipped[0]
         yield (
             f"{len(summary.skipped)} frame(s) could not be labelled, the first is {first.name}: {first.reason} "
             f"(all: {out / SUMMARY})"
         )
+
+
+def _boxes(summary: Summary) -> str:
+    found = ", ".join(f"{count:,} {name}" for name, count in summary.boxes.items() if count) or "none"
+    took = f": {np.percentile(summary.boxes_ms, 50):.1f} ms a frame (p50)" if summary.boxes_ms else ""
+    return f"Boxes by {summary.detector}{took}: {found}"
 
 
 def _nothing(summary: Summary) -> str:
