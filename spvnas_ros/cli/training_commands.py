@@ -39,9 +39,10 @@ def evaluate(
     boxes: Annotated[
         Path | None,
         typer.Option(
-            metavar="RESULTS",
-            help="Score boxes instead, without a network: a folder of KITTI's result files (.txt) against label_2 in "
-            "DATA, or a bag with Detection3DArray messages (--topic) against those of the bag DATA (--truth).",
+            metavar="RESULTS|WEIGHTS",
+            help="Score boxes instead: those of a network (file or name) on KITTI's object set or a simulated drive "
+            "with boxes; or without one a folder of KITTI's result files (.txt) against label_2 in DATA, or a bag with "
+            "Detection3DArray messages (--topic) against those of the bag DATA (--truth).",
             show_default=False,
         ),
     ] = None,
@@ -107,7 +108,18 @@ def evaluate(
         _only_with_boxes(context)
         from spvnas_ros.offline.evaluation.box_evaluation import run_boxes
 
-        raise typer.Exit(run_boxes(data, boxes, truth=truth, topic=topic, out=out, as_json=as_json))
+        raise typer.Exit(
+            run_boxes(
+                data,
+                boxes,
+                truth=truth,
+                topic=topic,
+                sequences=sequences,
+                device=device,
+                out=out,
+                as_json=as_json,
+            )
+        )
     from spvnas_ros.offline.evaluation.dataset_evaluation import run
 
     status = run(
@@ -137,7 +149,7 @@ def _only_with_boxes(context: typer.Context) -> None:
     """Raises BadParameter for options that say something about a network or scans, of which there are none."""
     for parameter in context.command.params:
         name = parameter.name or ""
-        if name in ("data", "boxes", "truth", "topic", "as_json", "out", "quiet"):
+        if name in ("data", "boxes", "truth", "topic", "as_json", "out", "quiet", "sequences", "device"):
             continue
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":

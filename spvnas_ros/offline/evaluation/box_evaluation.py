@@ -133,22 +133,34 @@ def run_boxes(
     *,
     truth: str | None = None,
     topic: str | None = None,
+    sequences: str | None = None,
+    device: str = "auto",
     out: Path | None = None,
     as_json: bool = False,
 ) -> int:
-    """Compares folders of KITTI's files, or bags, as a command: prints tables, or with `as_json` the report as one JSON
-    object and nothing else.
+    """Compares folders of KITTI's files, or bags, or what a network finds, as a command: prints tables, or with
+    `as_json` the report as one JSON object and nothing else.
 
-    predictions: may be a folder that `spvnas segment --boxes` filled, too
+    predictions: may be a folder that `spvnas segment --boxes` filled, or a network, too
     truth, topic: of bags, see `evaluate_bags`
+    sequences, device: of a network, see `evaluate_network`
     out: a folder for report.json and curves.png
 
     Returns the exit status: 0; 1 where there is no figure.
     """
     if out and out.exists() and not out.is_dir():
         raise BoxesError(f"{out} is a file, expected a folder for the report")
+    network = is_network(predictions)
+    if not network and (sequences is not None or device != "auto"):
+        raise BoxesError(f"{predictions} is no network; --sequences and --device go with a network's boxes")
     predictions = _of_a_run(predictions)
-    if is_bag(source):
+    if network:
+        if truth or topic:
+            raise BoxesError("--truth and --topic are of bags, and a network is scored on scans with boxes")
+        from spvnas_ros.offline.evaluation.box_network import network_report  # torch takes seconds
+
+        report = network_report(source, predictions, sequences=sequences, device=device)
+    elif is_bag(source):
         if not is_bag(predictions):
             raise BoxesError(f"{source} is a bag and {predictions} is none, expected a bag with the results")
         if source.resolve() == predictions.resolve() and truth is not None and truth == topic:
@@ -173,6 +185,11 @@ def run_boxes(
         if out:
             console.print(f"{out / REPORT}, {out / CURVES}")
     return 0 if report.scored else 1
+
+
+def is_network(predictions: Path) -> bool:
+    """Tells whether what is to be scored is a network and not its boxes: a file of weights, or a fetched one's name."""
+    return predictions.suffix == ".safetensors" or (len(predictions.parts) == 1 and not predictions.exists())
 
 
 def _of_a_run(predictions: Path) -> Path:

@@ -21,7 +21,7 @@ from spvnas_ros.segment.output import REPORT
 class BoxReport:
     """How good the boxes in files of results are.
 
-    source, predictions: the folders, or bags, of the truth and of the results
+    source, predictions: the folders, or bags, of the truth and of the results, or the name of a network
     frames:              that have results; only these are evaluated
     without_results:     frames of the truth that have none
     kitti:               KITTI's table; empty for bags
