@@ -180,19 +180,13 @@ def _paste_top_view(
     _draw_sensor(draw, size / 2, size / 100)
     corner = (MARGIN, _HEADER + MARGIN // 2)
     _paste(picture, canvas, corner)
-    labels_draw = ImageDraw.Draw(picture)
+    labels_draw, written = ImageDraw.Draw(picture), []
     for distance in rings[:-1]:
         at = corner[1] + _TOP_VIEW / 2 - distance * per_metre / _SCALE
-        labels_draw.text(
-            (corner[0] + _TOP_VIEW / 2 + 6, at),
-            f"{distance:.0f} m",
-            TEXT,
-            font(13),
-            "lm",
-            stroke_width=2,
-            stroke_fill=PANEL,
-        )
-    write_scores(picture, corner, view, objects.boxes, objects.colours, font(11), _SCALE)
+        where, text = (corner[0] + _TOP_VIEW / 2 + 6, at), f"{distance:.0f} m"
+        labels_draw.text(where, text, TEXT, font(13), "lm", stroke_width=2, stroke_fill=PANEL)
+        written.append(labels_draw.textbbox(where, text, font(13), "lm"))
+    write_scores(picture, corner, view, objects.boxes, objects.colours, font(11), _SCALE, written)
 
 
 def _paste_driver_view(

@@ -22,6 +22,7 @@ class Counting:
 
     def __init__(self, perception: Perception) -> None:
         self._perception, self.facts, self.engine = perception, perception.facts, perception.engine
+        self.box_names = perception.box_names
         self.calls: list[int] = []
 
     def __call__(self, points: np.ndarray, scores: bool = False) -> Segmentation:
