@@ -14,6 +14,7 @@ import spvnas_ros  # sets how idle OpenMP threads wait, before anything loads to
 # isort: split
 import on_device  # noqa: F401  # loads torch, and decides how Triton runs before anything loads that
 from places import REPOSITORY
+from tiny_detectors import write_detector
 
 # A machine may be busy with something else at any moment: how long an example takes says nothing of the code.
 settings.register_profile("untimed", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -55,3 +56,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def perception(weights: Path) -> spvnas_ros.Perception:
     """The tiny network, ready to label."""
     return spvnas_ros.Perception.load(weights, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def detector_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny detector that nobody trained and that finds 12 boxes all around in any cloud."""
+    return write_detector(tmp_path_factory.mktemp("detector") / "boxes.safetensors")

@@ -114,13 +114,13 @@ def calibration_files(source: Source) -> dict[str, Path]:
     """
     if source.kind == "bag":
         return {}
-    files = ((frame.name, file) for frame, file in zip(source, source.files, strict=True))
-    beside = {name: file.parent.parent / "calib" / f"{file.stem}.txt" for name, file in files if _in_velodyne(file)}
+    files = ((frame.name, file.absolute()) for frame, file in zip(source, source.files, strict=True))
+    beside = {
+        name: file.parent.parent / "calib" / f"{file.stem}.txt"
+        for name, file in files
+        if file.parent.name == "velodyne"
+    }
     return {name: file for name, file in beside.items() if file.is_file()}
-
-
-def _in_velodyne(scan: Path) -> bool:
-    return scan.resolve().parent.name == "velodyne" or scan.parent.name == "velodyne"
 
 
 def kitti_scans(source: Source) -> dict[str, KittiScan]:

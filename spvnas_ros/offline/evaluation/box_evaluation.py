@@ -20,7 +20,7 @@ from spvnas_ros.offline.evaluation.kitti import OFFICIAL, KittiConfig, KittiFram
 from spvnas_ros.offline.evaluation.kitti.kitti_algorithm import share_unlabelled
 from spvnas_ros.recordings.box_bags import RecordedBoxes, boxes_topic, in_seconds, read_boxes
 from spvnas_ros.recordings.kitti_objects import KittiObjects, read_objects
-from spvnas_ros.segment.output import REPORT
+from spvnas_ros.segment.output import BAG, KITTI, REPORT, SUMMARY
 
 _MOST_CLASSES = 255
 CURVES = "curves.png"
@@ -139,6 +139,7 @@ def run_boxes(
     """Compares folders of KITTI's files, or bags, as a command: prints tables, or with `as_json` the report as one JSON
     object and nothing else.
 
+    predictions: may be a folder that `spvnas segment --boxes` filled, too
     truth, topic: of bags, see `evaluate_bags`
     out: a folder for report.json and curves.png
 
@@ -146,6 +147,7 @@ def run_boxes(
     """
     if out and out.exists() and not out.is_dir():
         raise BoxesError(f"{out} is a file, expected a folder for the report")
+    predictions = _of_a_run(predictions)
     if is_bag(source):
         if not is_bag(predictions):
             raise BoxesError(f"{source} is a bag and {predictions} is none, expected a bag with the results")
@@ -171,6 +173,18 @@ def run_boxes(
         if out:
             console.print(f"{out / REPORT}, {out / CURVES}")
     return 0 if report.scored else 1
+
+
+def _of_a_run(predictions: Path) -> Path:
+    """Returns where a run of `spvnas segment` has left its boxes; the path itself where it is no run's folder."""
+    if not (predictions / SUMMARY).is_file():
+        return predictions
+    if found := next((place for place in (predictions / BAG, predictions / KITTI) if place.is_dir()), None):
+        return found
+    raise BoxesError(
+        f"{predictions} holds a run of `spvnas segment` that has left no boxes to score: it needs --boxes, and a bag or "
+        "scans of KITTI (velodyne/NAME.bin with calib/NAME.txt beside it)"
+    )
 
 
 def _labels(source: Path) -> Path:

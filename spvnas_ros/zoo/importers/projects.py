@@ -27,6 +27,17 @@ KINDS = ("spvcnn", "minkunet")
 State = Mapping[str, torch.Tensor]
 
 _SUPERNET_MARK = "downsample.0.feature.layers.0.net.layers.0.net.conv.kernel"
+_OWN = {
+    "encoder.stem.conv.kernel": (
+        ". These are this program's own names for SECOND, whose spec is not in the file: take the best.safetensors that "
+        "`spvnas train` leaves, or write one with spvnas_ros.zoo.detector_checkpoint.save_detector"
+    ),
+    "stem.0.conv.kernel": (
+        ". These are this program's own names, and the network's spec is not in the file: take the best.safetensors that "
+        "`spvnas train` leaves, or write one with spvnas_ros.zoo.checkpoint.save_checkpoint"
+    ),
+}
+"""What to do with a state of a network of this package, by the end of a name that it has."""
 _VOXEL_SIZE = 0.05
 _PARAMETER_TOLERANCE = 0.03
 """How far a network may be from its card's parameter count. Some counts are published with one decimal of a million."""
@@ -127,9 +138,11 @@ def _recognise(state: State) -> Layout:
     scores = {layout: len(layout.names().keys() & state.keys()) for layout in LAYOUTS}
     layout = max(LAYOUTS, key=lambda candidate: (candidate.marker in state, scores[candidate]))
     if not scores[layout]:
+        own = next((hint for key, hint in _OWN.items() if any(name.endswith(key) for name in state)), "")
         raise CheckpointError(
             "not a network of this family: none of its tensors has a name that SPVCNN, MinkUNet or SPVNAS of "
-            f"mit-han-lab or mmdetection3d use; it has {[key[:60] for key in list(state)[:4]]}"
+            "mit-han-lab or mmdetection3d, or SECOND of OpenPCDet or mmdetection3d use; it has "
+            f"{[key[:60] for key in list(state)[:4]]}{own}"
         )
     return layout
 
