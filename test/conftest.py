@@ -60,5 +60,5 @@ def perception(weights: Path) -> spvnas_ros.Perception:
 
 @pytest.fixture(scope="session")
 def detector_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny detector that nobody trained and that finds 12 boxes all around in any cloud."""
+    """A tiny detector that nobody trained and that finds 40 boxes all around in any cloud."""
     return write_detector(tmp_path_factory.mktemp("detector") / "boxes.safetensors")

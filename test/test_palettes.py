@@ -9,7 +9,7 @@ import pytest
 
 from spvnas_ros.errors import UserError
 from spvnas_ros.labels import MIT_HAN_LAB, SEMANTIC_KITTI
-from spvnas_ros.palettes import PALETTES, UNLABELLED_COLOUR, colour_table, shown
+from spvnas_ros.palettes import PALETTES, UNKNOWN_BOX, UNLABELLED_COLOUR, box_colours, colour_table, shown
 from spvnas_ros.segment.picture import BACKGROUND, PANEL
 
 coloraide = pytest.importorskip("coloraide", reason="coloraide is not installed: pip install coloraide")
@@ -90,3 +90,19 @@ def test_what_is_no_class_is_grey() -> None:
 def test_another_palette_is_refused_with_the_names_there_are() -> None:
     with pytest.raises(UserError, match="unknown palette 'kitti', expected one of spvnas, semantic-kitti"):
         shown(CLASSES, SEMANTIC_KITTI.palette, "kitti")
+
+
+def test_boxes_have_the_colour_of_the_points_of_the_same_objects() -> None:
+    own = SEMANTIC_KITTI.palette
+    names = ("Car", "person", "Pedestrian", "Cyclist", "Van", "wheelbarrow")
+    words = ("car", "person", "person", "bicyclist", "other-vehicle")
+    assert box_colours(names, CLASSES, own) == (*(COLOURS[word] for word in words), UNKNOWN_BOX)
+    theirs = tuple(own[CLASSES.index(word)] for word in words)
+    assert box_colours(names, CLASSES, own, "semantic-kitti") == (*theirs, UNKNOWN_BOX)
+    assert box_colours(names, ("Car", "Wheelbarrow"), ((1, 2, 3), (4, 5, 6)))[::5] == ((1, 2, 3), (4, 5, 6))
+    assert box_colours(("Cyclist",), ("cat",), ((1, 2, 3),)) == (COLOURS["bicyclist"],)
+
+
+def test_a_box_of_no_known_class_is_like_no_other_and_seen_before_the_background() -> None:
+    for colour in (*COLOURS.values(), UNLABELLED_COLOUR, BACKGROUND, PANEL):
+        assert apart(seen(UNKNOWN_BOX), seen(colour)) > APART

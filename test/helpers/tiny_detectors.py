@@ -12,7 +12,7 @@ from spvnas_ros.nets.box_spec import DetectorSpec, Selection
 from spvnas_ros.nets.second import Second
 from spvnas_ros.zoo.detector_checkpoint import DetectorFacts, save_detector
 
-FOUND = 12
+FOUND = 40
 """Boxes that come out of a cloud, at most."""
 NAMES = ("Car", "Pedestrian", "Cyclist")
 
@@ -23,7 +23,7 @@ def tiny_detector(seed: int = 0) -> Second:
     spec = DetectorSpec.second(
         "openpcdet", 2, point_range=(-25.6, -25.6, -3, 25.6, 25.6, 1), voxel_size=(0.2, 0.2, 0.16)
     )
-    net = Second(replace(spec, head=replace(spec.head, selection=Selection(0.0, 100, 0.01, False, FOUND))))
+    net = Second(replace(spec, head=replace(spec.head, selection=Selection(0.0, 1000, 0.01, False, FOUND))))
     # Without the statistics of some cloud, features fade on their way.
     norms = [module for module in net.modules() if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d)]
     for norm in norms:

@@ -13,7 +13,8 @@ from spvnas_ros.labels import SEMANTIC_KITTI
 from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.palettes import shown
 from spvnas_ros.recordings.scans import read_scan
-from spvnas_ros.segment.picture import SIZE, save_picture
+from spvnas_ros.segment.box_lines import View, draw_boxes
+from spvnas_ros.segment.picture import SIZE, PicturedBoxes, save_picture
 from spvnas_ros.zoo.checkpoint import Facts
 
 COLOURS = shown(SEMANTIC_KITTI.classes, SEMANTIC_KITTI.palette)
@@ -123,3 +124,82 @@ def test_a_real_scan_is_drawn_in_half_a_second(shared: Path, tmp_path: Path) -> 
     assert seconds < 0.8  # measured 0.3; this leaves room for a busy machine
     coloured = np.ptp(pixels[TOP_VIEW], axis=-1) > 60
     assert 0.05 < coloured.mean() < 0.6
+
+
+def objects(*rows: tuple[float, ...], kinds: tuple[int, ...] = (), trained: bool = True) -> PicturedBoxes:
+    boxes = np.array(rows, np.float32).reshape(-1, 7)
+    classes = np.array(kinds or [0] * len(rows), np.uint8)
+    return PicturedBoxes(Boxes(boxes, np.full(len(rows), 0.5, np.float32), classes), ("Car", "wheelbarrow"), trained)
+
+
+def boxed(path: Path, boxes: PicturedBoxes | None, points: np.ndarray | None = None) -> np.ndarray:
+    """With points without a class, at the reach of the top view, so that all colours are those of boxes."""
+    scene = blob(45, 0, 0, 40) if points is None else points
+    save_picture(path / "p.png", scene.astype(np.float32), np.full(len(scene), 255, np.uint8), FACTS, "", boxes=boxes)
+    with Image.open(path / "p.png") as image:
+        return np.asarray(image).astype(int)
+
+
+def test_a_box_is_drawn_where_its_points_are_in_both_views(tmp_path: Path) -> None:
+    pixels = boxed(tmp_path, objects((20, 6, -1, 4, 2, 1.5, 0.3)))
+    middle = 788 / 2
+    above, ahead = where(pixels[TOP_VIEW], CAR), where(pixels[DRIVER_VIEW], CAR)
+    np.testing.assert_allclose(above, (middle - 20 * middle / 50, middle - 6 * middle / 50), atol=5)
+    points = picture(tmp_path, blob(20, 6, -1), np.repeat(CAR, 400))
+    np.testing.assert_allclose(ahead, where(points[DRIVER_VIEW], CAR), atol=12)
+
+
+def test_the_arrow_on_the_roof_points_to_the_front(tmp_path: Path) -> None:
+    """Along x, which is up: the filled half of a box is the front one; turned round it is the other."""
+    for yaw, sign in ((0.0, -1), (np.pi, 1)):
+        pixels = boxed(tmp_path, objects((20, 0, -1, 12, 6, 1.5, yaw)))[TOP_VIEW]
+        row = round(788 / 2 - 20 * 788 / 100)
+        column = 788 // 2 + 6
+        inside = slice(-40, 41)
+        colour = pixels[row + inside.start : row + inside.stop, column].sum(axis=-1)
+        front, rear = (colour[41 + 4 : 41 + 16], colour[41 - 16 : 41 - 4])[:: sign], None
+        assert front[0].mean() > front[1].mean() + 60, yaw
+        del rear
+
+
+def test_what_is_behind_the_camera_or_far_outside_is_not_drawn_and_what_crosses_it_is_cut(tmp_path: Path) -> None:
+    nothing = boxed(tmp_path, objects())
+    for row in ((-20, 0, 0, 4, 2, 2, 0), (3000, 0, 0, 4, 2, 2, 0), (20, 0, 0, np.inf, 1, 1, 0), (1e8, 0, 0, 1, 1, 1, 0)):
+        behind = boxed(tmp_path, objects(row))
+        np.testing.assert_array_equal(behind[DRIVER_VIEW], nothing[DRIVER_VIEW])
+    np.testing.assert_array_equal(behind[TOP_VIEW], nothing[TOP_VIEW])
+    across = boxed(tmp_path, objects((0, 2, -1, 30, 2, 1.5, 0)))[DRIVER_VIEW]
+    left = where(across, CAR)
+    assert left[1] < 370  # the camera is within its length: nothing of it is mirrored to the right
+    assert not (np.abs(across[:, 420:] - nothing[DRIVER_VIEW][:, 420:]) > 8).any()
+    everywhere = boxed(tmp_path, objects((0, 0, 0, 5000, 5000, 5000, 0.4)))
+    assert everywhere.shape == nothing.shape
+
+
+@given(st.lists(st.tuples(*[st.floats(-1e9, 1e9, width=32)] * 3, *[st.floats(0, 1e9, width=32)] * 3,
+                          st.floats(-4, 4, width=32)), max_size=4))  # fmt: skip
+@settings(max_examples=15)
+def test_any_box_can_be_drawn(rows: list[tuple[float, ...]]) -> None:
+    view = View(np.array([[10, -20, 0, 5.0], [10, 0, -20, 3], [1, 0, 0, 1]]), (40, 30), 1, 120)
+    draw_boxes(Image.new("RGB", (40, 30)), view, objects(*rows).boxes, ((1, 2, 3),) * 2, 2)
+
+
+def test_the_legend_counts_boxes_by_class_and_names_an_untrained_detector(tmp_path: Path) -> None:
+    row = (20, 0, 0, 4, 2, 2, 0)
+    line = (slice(840, 880), slice(836, 1576))
+    without, none, both = (
+        boxed(tmp_path, each)[line] for each in (None, objects(), objects(row, row, kinds=(0, 1), trained=False))
+    )
+    assert without.max() < 40
+    assert none.max() > 100
+    shown = {tuple(colour) for colour in both.reshape(-1, 3)}
+    assert {COLOURS[CAR], UNKNOWN_BOX} <= shown
+    header = boxed(tmp_path, objects(row, trained=False))[:64]
+    assert ((header[..., 0] > 200) & (header[..., 2] < 120)).sum() > 500
+
+
+def test_scores_are_written_beside_boxes_that_do_not_crowd(tmp_path: Path) -> None:
+    alone = boxed(tmp_path, objects((20, 0, -1, 4, 2, 1.5, 0)))[DRIVER_VIEW]
+    twice = boxed(tmp_path, objects((20, 0, -1, 4, 2, 1.5, 0), (20, 0.01, -1, 4, 2, 1.5, 0)))[DRIVER_VIEW]
+    text = lambda pixels: (pixels.min(axis=-1) > 150).sum()  # noqa: E731
+    assert 20 < text(alone) <= text(twice) < 1.5 * text(alone)

@@ -182,8 +182,8 @@ def _of_a_run(predictions: Path) -> Path:
     if found := next((place for place in (predictions / BAG, predictions / KITTI) if place.is_dir()), None):
         return found
     raise BoxesError(
-        f"{predictions} holds a run of `spvnas segment` that has left no boxes to score: it needs --boxes, and a bag or "
-        "scans of KITTI (velodyne/NAME.bin with calib/NAME.txt beside it)"
+        f"{predictions} holds a run of `spvnas segment` that has left no boxes to score: it needs --boxes, and a bag "
+        "or scans of KITTI (velodyne/NAME.bin with calib/NAME.txt beside it)"
     )
 
 

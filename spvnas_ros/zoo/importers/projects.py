@@ -29,12 +29,12 @@ State = Mapping[str, torch.Tensor]
 _SUPERNET_MARK = "downsample.0.feature.layers.0.net.layers.0.net.conv.kernel"
 _OWN = {
     "encoder.stem.conv.kernel": (
-        ". These are this program's own names for SECOND, whose spec is not in the file: take the best.safetensors that "
-        "`spvnas train` leaves, or write one with spvnas_ros.zoo.detector_checkpoint.save_detector"
+        ". These are this program's own names for SECOND, whose spec is not in the file: take the best.safetensors "
+        "that `spvnas train` leaves, or write one with spvnas_ros.zoo.detector_checkpoint.save_detector"
     ),
     "stem.0.conv.kernel": (
-        ". These are this program's own names, and the network's spec is not in the file: take the best.safetensors that "
-        "`spvnas train` leaves, or write one with spvnas_ros.zoo.checkpoint.save_checkpoint"
+        ". These are this program's own names, and the network's spec is not in the file: take the best.safetensors "
+        "that `spvnas train` leaves, or write one with spvnas_ros.zoo.checkpoint.save_checkpoint"
     ),
 }
 """What to do with a state of a network of this package, by the end of a name that it has."""

@@ -10,7 +10,10 @@ import pytest
 import torch
 
 from published_files import recorded_state, save
+from spvnas_ros.nets.box_spec import DetectorSpec
+from spvnas_ros.nets.second import Second
 from spvnas_ros.nets.spec import NetSpec
+from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.zoo.checkpoint import CheckpointError
 from spvnas_ros.zoo.importers.projects import import_checkpoint
 
@@ -59,7 +62,9 @@ def test_files_with_something_else_in_them_are_refused(golden: Path, tmp_path: P
     expanded = state | {"classifier.0.weight": torch.zeros(1).expand(1 << 20, 1 << 20)}
     other_classes = state | {"classifier.0.weight": torch.zeros(10, 12), "classifier.0.bias": torch.zeros(10)}
     cases: list[tuple[Any, str]] = [
-        ({"model": {"conv1.weight": torch.zeros(3)}}, "not a network of this family"),
+        ({"model": {"conv1.weight": torch.zeros(3)}}, "or SECOND of OpenPCDet or mmdetection3d use; it has ['conv1"),
+        (Second(DetectorSpec.second("openpcdet", 1)).state_dict(), "own names for SECOND, whose spec is not in the file"),
+        (PointVoxelUNet(NetSpec.spvcnn(4)).state_dict(), "own names, and the network's spec is not in the file"),
         ({"model": {"a": torch.zeros(3), "b": [1]}}, "entry 'b' is a list, expected a tensor"),
         ({"weights": 3, "epoch": 2}, "holds the entries"),
         ([torch.zeros(3)], "expected a dictionary of tensors"),
