@@ -63,7 +63,10 @@ def test_files_with_something_else_in_them_are_refused(golden: Path, tmp_path: P
     other_classes = state | {"classifier.0.weight": torch.zeros(10, 12), "classifier.0.bias": torch.zeros(10)}
     cases: list[tuple[Any, str]] = [
         ({"model": {"conv1.weight": torch.zeros(3)}}, "or SECOND of OpenPCDet or mmdetection3d use; it has ['conv1"),
-        (Second(DetectorSpec.second("openpcdet", 1)).state_dict(), "own names for SECOND, whose spec is not in the file"),
+        (
+            Second(DetectorSpec.second("openpcdet", 1)).state_dict(),
+            "own names for SECOND, whose spec is not in the file",
+        ),
         (PointVoxelUNet(NetSpec.spvcnn(4)).state_dict(), "own names, and the network's spec is not in the file"),
         ({"model": {"a": torch.zeros(3), "b": [1]}}, "entry 'b' is a list, expected a tensor"),
         ({"weights": 3, "epoch": 2}, "holds the entries"),
