@@ -215,7 +215,7 @@ def _new_bag(path: Path, storage: str) -> Iterator[Write]:
 
 def _check_removable(source: Source, out: Path) -> None:
     place = source.path.resolve()
-    if any(place.is_relative_to((out / name).resolve()) for name in (LABELS, BAG, SCORES, BOXES)):
+    if any(place.is_relative_to((out / name).resolve()) for name in (LABELS, BAG, SCORES)):
         raise OutputError(f"{source.path} is the input, and --force would remove it; name another folder than {out}")
     sequence = (out / "velodyne").is_dir() and (out / LABELS).is_dir()
     root = any(out.glob(f"{SEQUENCES}/*/velodyne")) and any(out.glob(f"{SEQUENCES}/*/predictions"))

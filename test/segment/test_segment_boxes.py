@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.lib.recfunctions import unstructured_to_structured
+from PIL import Image
 
 from segment_results import FRAMES, PICTURES, content, document_in, files_in, write_bag
 from spvnas_cli import segmented, spvnas
@@ -28,7 +29,7 @@ from spvnas_ros.perception import Detector, Perception
 from spvnas_ros.recordings.box_bags import BOXES_TOPIC, boxes_topic, read_boxes
 from spvnas_ros.recordings.kitti_objects import DONT_CARE, lidar_boxes, read_calibration, read_objects
 from spvnas_ros.recordings.scans import Cloud, open_source, read_scan
-from spvnas_ros.segment.box_files import KittiScan, PlacedBoxes, kitti_kind, placed, write_kitti
+from spvnas_ros.segment.box_files import KittiScan, PlacedBoxes, kitti_kind, kitti_scans, placed, write_kitti
 from spvnas_ros.segment.output import OutputError
 from spvnas_ros.segment.run import Interrupted, SegmentOptions, segment
 from tiny_detectors import FOUND, NAMES, tiny_detector, write_detector
@@ -284,6 +285,14 @@ def test_boxes_of_the_labelling_network_itself_are_written_too(
     assert (summary.detector, summary.boxes, summary.boxes_ms) == ("tiny", {"cone": 0, "wheelbarrow": 2}, [])
     assert document_in(tmp_path / "out", "boxes/000000.json")["boxes"][0]["class"] == "wheelbarrow"
     assert read_objects(tmp_path / "out/kitti/000000.txt", scored=True).kinds == ("Misc",)
+
+
+def test_the_picture_says_how_large_it_is_and_else_it_is_kittis_usual_one(kitti: Path) -> None:
+    (kitti / "image_2").mkdir()
+    Image.new("RGB", (1224, 370)).save(kitti / "image_2/000000.png")
+    (kitti / "image_2/000001.png").write_bytes(b"no picture")
+    with open_source(kitti) as source:
+        assert [scan.picture for scan in kitti_scans(source).values()] == [(1224, 370), (1242, 375)]
 
 
 @pytest.mark.parametrize(
