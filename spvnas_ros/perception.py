@@ -61,8 +61,8 @@ class Perception:
         path = resolve_weights(weights)
         if gives(path) == BOXES:
             raise CheckpointError(
-                f"{path} holds a detector of boxes, expected a network that labels points; `spvnas segment` takes it "
-                "beside one, with --boxes"
+                f"{path} holds a network that gives boxes, expected one that gives labels; `spvnas inspect` shows what "
+                "it is, and `spvnas segment` takes it with --boxes, beside one for the labels"
             )
         net, facts = load_checkpoint(path)
         return cls.from_net(net, facts, device=device, engine=engine)
@@ -143,8 +143,8 @@ class Detector:
         path = resolve_weights(weights)
         if gives(path) == LABELS:
             raise CheckpointError(
-                f"{path} holds a network that labels points, expected a detector of boxes (SECOND or SPV-SECOND); "
-                "`spvnas segment` takes it with --weights"
+                f"{path} holds a network that gives labels, expected one that gives boxes (SECOND or SPV-SECOND); "
+                "`spvnas inspect` shows what it is, and `spvnas segment` takes it with --weights"
             )
         return cls(*load_detector(path), device=device, min_score=min_score)
 

@@ -81,9 +81,9 @@ def test_other_points_are_refused(detector: Detector, points: np.ndarray) -> Non
 
 
 def test_files_and_facts_of_other_networks_are_refused(weights: Path, detector_weights: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"labels points, expected a detector .* takes it with --weights"):
+    with pytest.raises(CheckpointError, match=r"gives labels, expected one that gives boxes .* with --weights"):
         Detector.load(weights)
-    with pytest.raises(CheckpointError, match=r"a detector of boxes, expected .* beside one, with --boxes"):
+    with pytest.raises(CheckpointError, match=r"gives boxes, expected one that gives labels; .* takes it with --boxes"):
         Perception.load(detector_weights)
     with pytest.raises(CheckpointError, match="facts describe another detector"):
         Detector(tiny_detector(), DetectorFacts(load_detector(detector_weights)[0].spec.second("mmdet3d")))

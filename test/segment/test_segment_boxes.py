@@ -315,9 +315,9 @@ def test_a_calibration_that_is_none_ends_the_run_before_anything_is_labelled(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--boxes", "WEIGHTS"), "labels points, expected a detector of boxes"),
+        (("--boxes", "WEIGHTS"), "gives labels, expected one that gives boxes (SECOND or SPV-SECOND)"),
         (("--boxes", "nowhere.safetensors"), "there is no file nowhere.safetensors"),
-        (("-w", "DETECTOR"), "holds a detector of boxes, expected a network that labels points"),
+        (("-w", "DETECTOR"), "holds a network that gives boxes, expected one that gives labels"),
         (("--min-score", "0.5"), "it goes with --boxes"),
     ],
 )
