@@ -32,7 +32,7 @@ def test_a_real_frame_with_sampled_pedestrians_is_learnt(shared: Path, tmp_path:
     for path in frames.rglob("*.*"):
         if path.stem != "000000":
             path.unlink()
-    near = ["detector.width=4", "detector.point_range=[0, -12.8, -3, 25.6, 12.8, 1]", "optimiser.learning_rate=0.01"]
+    near = ["detector.width=4", "detector.point_range=[0, -12, -3, 24, 12, 1]", "optimiser.learning_rate=0.01"]
     brief = [f"trainer.steps={STEPS}", f"trainer.validate_every={STEPS}", "trainer.batch_size=1"]
     data = [f"data.train={frames}", f"data.validation={frames}"]
     assert run(RECIPES / "kitti_by_heart.yaml", [*near, *brief, *data], tmp_path / "run", quiet=True) == 0
