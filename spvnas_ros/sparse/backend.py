@@ -101,7 +101,7 @@ def means_for(
     points: Tensor, point_range: Sequence[float], size: Sequence[float], max_points: int, max_voxels: int
 ) -> MeanVoxels:
     """Returns what `sites.mean_voxels` does, by compiled loops where there are some."""
-    if _on_cpu(points):
+    if _on_cpu(points) and not points.requires_grad:
         from spvnas_ros.sparse import sites_on_cpu
 
         return sites_on_cpu.mean_voxels(points, point_range, size, max_points, max_voxels)
