@@ -82,6 +82,8 @@ class Level:
 
     def find(self, coords: Tensor) -> Tensor:
         """Returns the rows int64 `[N]` of the voxels at `coords` `[N, 4]` (any integers), -1 where there is none."""
+        if not len(self):
+            return coords.new_full((len(coords),), -1, dtype=torch.long)
         coords = coords - self.origin
         inside = ((coords[:, 1:] >= 0) & (coords[:, 1:] < MAX_EXTENT)).all(dim=1)
         keys = encode(torch.where(inside[:, None], coords, 0))
