@@ -69,7 +69,8 @@ def segment(
 
     With --boxes also the objects of a detector, as JSON, as KITTI's results, or in the bag.
 
-    Interrupted or killed, it goes on where it stopped when the same command is given again.
+    Interrupted or killed, it goes on where it stopped when the same command is given again. Exit status 1: frames were
+    left out, or no point could be labelled.
     """
     if min_score is not None and boxes is None:
         raise typer.BadParameter("--min-score is that of a detector's boxes: it goes with --boxes")

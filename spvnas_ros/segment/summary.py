@@ -113,8 +113,8 @@ class Summary:
 
     @property
     def complete(self) -> bool:
-        """Whether there were frames, and all of them were labelled."""
-        return self.frames > 0 and not self.skipped
+        """Whether there were frames, all of them were labelled, and of their points, if there are any, one at least."""
+        return self.frames > 0 and not self.skipped and bool(self.classes or not self.points)
 
     def percentile(self, percent: float) -> float | None:
         """Returns a percentile of the milliseconds a frame; None without frames."""
