@@ -34,7 +34,7 @@ def _shares(norm: nn.Module) -> bool:
 
 
 def _normalised(norm: SharedNorm | SharedMapNorm, feats: Tensor) -> Tensor:
-    values = feats.float()
+    values = feats.to(torch.promote_types(feats.dtype, torch.float32))
     others = [axis for axis in range(values.ndim) if axis != 1]
     shape = [1, -1] + [1] * (values.ndim - 2)
     sums = _over_all(torch.cat([values.sum(others), values.new_tensor([values.numel() / values.shape[1]])]))
