@@ -37,6 +37,7 @@ setup(
         "numba>=0.60",
         "safetensors>=0.4",
         "rosbags>=0.11",
+        "mcap>=1.2",
         "typer>=0.12",
         "rich>=13",
         "pillow>=10.1",
@@ -54,6 +55,8 @@ setup(
             "ros-std-srvs",
             "ros-rosgraph-msgs",
         ],
+        # foxglove.PointCloud in MCAP files
+        "foxglove": ["protobuf>=4.25", "flatbuffers>=23.5"],
         # `spvnas simulate`: ray casting.
         "simulate": ["embreex>=2.17.7"],
         # `spvnas view`; the browser's page is inside the package, nothing is fetched when it is used.
@@ -71,6 +74,10 @@ setup(
             "coloraide>=4",  # how far colours are apart, and how people with deuteranopia see them
             "playwright>=1.40",  # drives a Chromium that is installed already
             "pyyaml>=6",
+            "protobuf>=4.25",
+            "flatbuffers>=23.5",
+            "foxglove-sdk>=0.14",  # writes recordings as Foxglove does
+            "foxglove-schemas-flatbuffer>=0.3",
             "lightning>=2.4",
             "tensorboard>=2.14",
             "pydantic>=2.7",

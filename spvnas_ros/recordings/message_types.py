@@ -1,4 +1,4 @@
-"""The message types that bags are read and written with: ROS 2's common ones, and vision_msgs' 3D detections."""
+"""The message types that bags are read and written with: the common ones, and vision_msgs' 3D detections."""
 
 from __future__ import annotations
 
@@ -32,3 +32,9 @@ def typestore() -> Typestore:
     for name, definition in _VISION.items():
         store.register(get_types_from_msg(definition, f"vision_msgs/msg/{name}"))
     return store
+
+
+@cache
+def ros1_typestore() -> Typestore:
+    """Returns the types of ROS 1."""
+    return get_typestore(Stores.ROS1_NOETIC)

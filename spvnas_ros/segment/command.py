@@ -83,9 +83,14 @@ def run(asked: SegmentRequest) -> int:
         judge = asked.judge(source, perception.facts) if asked.judge else None
         source.sensor.suit(perception.facts.sensor_height)
         found = first_look(source.look(), source.sensor, perception.facts)
-        tell(found, quiet=asked.quiet)
+        tell([*source.remarks, *found], quiet=asked.quiet)
         options = SegmentOptions(
-            Path(asked.weights).name, asked.scores, asked.force, judge, tuple(map(str, found)), asked.palette
+            Path(asked.weights).name,
+            asked.scores,
+            asked.force,
+            judge,
+            (*source.remarks, *map(str, found)),
+            asked.palette,
         )
         console = Console(soft_wrap=True, highlight=False, markup=False)
         summary = _segment(source, perception, asked.out, options, console)

@@ -17,8 +17,10 @@ FORMATS = {each.name: each for each in (kitti_bin.FORMAT, npy.FORMAT, pcd.FORMAT
 
 SUFFIXES = tuple(each.suffix for each in FORMATS.values())
 _VELODYNE = "velodyne"
-_BAGS = {"db3": rb"SQLite format 3\0", "mcap": rb"\x89MCAP0\r\n", "ros1": rb"#ROSBAG V"}
-_MAGIC = {name: each.magic for name, each in FORMATS.items() if each.magic} | _BAGS
+BAGS = {"db3": rb"SQLite format 3\0", "mcap": rb"\x89MCAP0\r\n", "ros1": rb"#ROSBAG V"}
+BAG_SUFFIXES = (".mcap", ".db3", ".bag")
+METADATA = "metadata.yaml"
+_MAGIC = {name: each.magic for name, each in FORMATS.items() if each.magic} | BAGS
 _MAGIC_LENGTH = 4096
 
 
@@ -33,7 +35,7 @@ def kind_of(path: Path) -> str | None:
     for name, magic in _MAGIC.items():
         if re.match(magic, first):
             return name
-    by_suffix = {each.suffix: name for name, each in FORMATS.items()} | {".db3": "db3", ".mcap": "mcap"}
+    by_suffix = {each.suffix: name for name, each in FORMATS.items()} | {".db3": "db3", ".mcap": "mcap", ".bag": "ros1"}
     return by_suffix.get(path.suffix.lower())
 
 
@@ -108,7 +110,7 @@ def _read(path: Path) -> Record:
     kind = kind_of(path)
     if kind in FORMATS:
         return FORMATS[kind].read(path)
-    if kind in _BAGS:
+    if kind in BAGS:
         raise ScanError("it is a bag, expected one scan; open it with open_source")
     raise ScanError(f"its format is not known; expected {', '.join(SUFFIXES)} or a rosbag2 (.mcap, .db3)")
 

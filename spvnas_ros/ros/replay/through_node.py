@@ -149,7 +149,7 @@ class _Driver(Node):
                 first, began, wall = recorded.stamp, time.monotonic_ns() + _LEAD_NS, time.time_ns() + _LEAD_NS
             offset = round((recorded.stamp - first) / rate)
             stamp = max(stamp + 1, wall + offset)
-            cloud = restamped(recorded.raw, stamp)
+            cloud = restamped(recorded.cdr, stamp)
             self._wait(lambda: False, (began + offset - time.monotonic_ns()) / 1e9)
             sent = time.monotonic_ns()
             self._late = max(self._late, sent - began - offset)

@@ -1,0 +1,58 @@
+"""Lists the kinds of messages that hold a cloud, and how each is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from rosbags.typesys.stores.ros2_humble import builtin_interfaces__msg__Time as Time
+from rosbags.typesys.stores.ros2_humble import sensor_msgs__msg__PointCloud2 as PointCloud2
+from rosbags.typesys.stores.ros2_humble import sensor_msgs__msg__PointField as PointField
+from rosbags.typesys.stores.ros2_humble import std_msgs__msg__Header as Header
+
+from spvnas_ros.recordings.containers.container import Channel
+from spvnas_ros.recordings.message_kinds import foxglove_clouds
+from spvnas_ros.recordings.message_kinds.decoded import DecodedCloud, Decoder
+from spvnas_ros.recordings.message_types import ros1_typestore, typestore
+
+CLOUD_TYPE: Final = "sensor_msgs/msg/PointCloud2"
+
+
+def decode_cdr(raw: bytes) -> DecodedCloud:
+    """Decodes a PointCloud2 as ROS 2 has it. Raises what rosbags raises for other bytes."""
+    message = typestore().deserialize_cdr(raw, CLOUD_TYPE)
+    assert isinstance(message, PointCloud2)
+    return DecodedCloud(message)
+
+
+def decode_ros1(raw: bytes) -> DecodedCloud:
+    """Decodes a PointCloud2 as ROS 1 has it. Raises what rosbags raises for other bytes."""
+    old: Any = ros1_typestore().deserialize_ros1(raw, CLOUD_TYPE)
+    header = Header(Time(old.header.stamp.sec, old.header.stamp.nanosec), old.header.frame_id)
+    fields = [PointField(each.name, each.offset, each.datatype, each.count) for each in old.fields]
+    return DecodedCloud(
+        PointCloud2(header, old.height, old.width, fields, old.is_bigendian, old.point_step, old.row_step, old.data,
+                    old.is_dense)
+    )  # fmt: skip
+
+
+_KINDS: Final[Mapping[tuple[str, str], Callable[[], Decoder]]] = {
+    (CLOUD_TYPE, "cdr"): lambda: decode_cdr,
+    (CLOUD_TYPE, "ros1"): lambda: decode_ros1,
+    ("foxglove.PointCloud", "protobuf"): foxglove_clouds.from_protobuf,
+    ("foxglove.PointCloud", "json"): foxglove_clouds.from_json,
+    ("foxglove.PointCloud", "flatbuffer"): foxglove_clouds.from_flatbuffer,
+}
+"""By the type and the encoding of a channel: what returns the decoder, and needs the libraries."""
+
+TYPES: Final = tuple(dict.fromkeys(kind for kind, _ in _KINDS))
+
+
+def holds_clouds(channel: Channel) -> bool:
+    """Whether the messages of a channel can be decoded."""
+    return (channel.type, channel.encoding) in _KINDS
+
+
+def decoder_of(channel: Channel) -> Decoder:
+    """Returns what decodes a channel's messages. Raises MissingLibraryError, and KeyError where nothing does."""
+    return _KINDS[channel.type, channel.encoding]()
