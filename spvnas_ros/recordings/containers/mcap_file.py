@@ -19,7 +19,7 @@ from mcap.records import Channel as ChannelRecord
 from mcap.records import Chunk, ChunkIndex, Footer, Header, Message, Schema, Statistics
 
 from spvnas_ros.recordings.containers.container import BagError, Channel, Recorded, ros_type
-from spvnas_ros.recordings.containers.unpacked import MOST_BYTES, unzip
+from spvnas_ros.recordings.containers.unpacked import MOST_BYTES, plain, unzip
 
 _MAGIC: Final = b"\x89MCAP0\r\n"
 _FRAME: Final = 9
@@ -128,7 +128,8 @@ class McapFile:
         )
         for stamp, _, message in heapq.merge(*blocks, key=lambda entry: entry[:2]):
             if message is not None:
-                yield wanted[message.channel_id], stamp, message.data
+                channel = wanted[message.channel_id]
+                yield channel, stamp, plain(message.data) if channel.encoding == "cdr" else message.data
 
     def _block(
         self, block: _Block, wanted: Mapping[int, Channel], earliest: int

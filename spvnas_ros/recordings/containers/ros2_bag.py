@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from copy import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from rosbags.rosbag2 import Reader
 
 from spvnas_ros.recordings.containers.container import Channel, Recorded, ros_type
-from spvnas_ros.recordings.containers.unpacked import ZSTD_MAGIC, unzip
+from spvnas_ros.recordings.containers.unpacked import plain
 
 if TYPE_CHECKING:
     from rosbags.interfaces import Connection, ConnectionExtRosbag2
@@ -33,8 +33,11 @@ class Ros2Bag:
         files = path.iterdir() if path.is_dir() else (path,)
         # The files of a compressed bag end in .mcap.zstd.
         self.storage = "mcap" if any(".mcap" in file.suffixes for file in files) else "sqlite3"
-        filled = self._reader.message_count > 0
-        self.span = (self._reader.start_time, self._reader.end_time - 1) if filled else (0, 0)
+        # The files know better than metadata.yaml, which a recorder writes before its last file ends.
+        parts = [each.metadata for each in self._parts() or (self._reader.storage,) if each.metadata.message_count]
+        self.span = (
+            (min(each.start_time for each in parts), max(each.end_time for each in parts) - 1) if parts else (0, 0)
+        )
 
     def messages(self, channels: Collection[Channel], since: int | None = None) -> Iterator[Recorded]:
         """Yields messages, as `Container.messages` does."""
@@ -43,10 +46,13 @@ class Ros2Bag:
         for connection, stamp, raw in heapq.merge(*self._files(wanted, since), key=lambda message: message[1]):
             yield known[id(connection)], stamp, plain(bytes(raw))
 
+    def _parts(self) -> Sequence[Any]:
+        """Returns rosbags' readers of the files of a folder; none for a file by itself."""
+        return getattr(self._reader.storage, "storages", ())
+
     def _files(self, wanted: list[Connection], since: int | None) -> list[Iterator[tuple[Connection, int, bytes]]]:
         """Returns the messages of each file: within one they come by time, but rosbags chains the files."""
-        storage = self._reader.storage
-        parts = getattr(storage, "storages", ())
+        storage, parts = self._reader.storage, self._parts()
         if len(parts) < 2:
             return [self._reader.messages(wanted, start=since)]
         alone: list[Iterator[tuple[Connection, int, bytes]]] = []
@@ -59,11 +65,6 @@ class Ros2Bag:
     def close(self) -> None:
         """Closes the files."""
         self._reader.close()
-
-
-def plain(raw: bytes) -> bytes:
-    """Returns a CDR message as it is, or what a zstd frame in its place holds: CDR begins with 0 0 or 0 1."""
-    return unzip(raw) if raw.startswith(ZSTD_MAGIC) else raw
 
 
 def _channel(number: int, connection: Connection) -> Channel:

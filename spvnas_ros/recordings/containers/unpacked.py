@@ -9,7 +9,7 @@ import zstandard
 MOST_BYTES: Final = 1 << 30
 """Of a chunk or a message; a cloud of ten million points with 64 bytes each is smaller."""
 
-ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
+_ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 
 
 _PIECE: Final = 1 << 16
@@ -36,3 +36,12 @@ def unzip(data: bytes, most: int = MOST_BYTES) -> bytes:
         if decompressor.eof:
             return b"".join(parts)
     raise zstandard.ZstdError("zstd data is cut off")
+
+
+def plain(raw: bytes) -> bytes:
+    """Returns a CDR message as it is, or what a zstd frame in its place holds: CDR begins with 0 0 or 0 1.
+
+    A file out of a bag that was compressed by message holds such frames, and nothing in the file says so. Raises as
+    `unzip` does.
+    """
+    return unzip(raw) if raw.startswith(_ZSTD_MAGIC) else raw
