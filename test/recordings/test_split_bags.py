@@ -63,10 +63,10 @@ def test_files_of_several_kinds_in_a_folder_are_one_recording(tmp_path: Path) ->
 def test_a_split_bag_whose_last_file_was_cut_off_is_read_up_to_there(tmp_path: Path, metadata: bool) -> None:
     path = overlapping(tmp_path / "bag", "mcap", metadata)
     last = path / "part_1.mcap"
+    with_mcap(last, numbered((1, 3)), "ros2", chunk_size=1)
     last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
+    check(path, count=3)
     with open_source(path) as source:
-        assert [frame.stamp for frame in source] == [STAMP + number * PERIOD for number in range(len(source))]
-        assert len(source) in (3, COUNT)
         assert "part_1.mcap was cut off at byte" in source.remarks[0]
     last.write_bytes(b"")
     with open_source(path) as source:

@@ -34,10 +34,9 @@ class Ros2Bag:
         # The files of a compressed bag end in .mcap.zstd.
         self.storage = "mcap" if any(".mcap" in file.suffixes for file in files) else "sqlite3"
         # The files know better than metadata.yaml, which a recorder writes before its last file ends.
-        parts = [each.metadata for each in self._parts() or (self._reader.storage,) if each.metadata.message_count]
-        self.span = (
-            (min(each.start_time for each in parts), max(each.end_time for each in parts) - 1) if parts else (0, 0)
-        )
+        parts = [each.metadata for each in self._parts() or (self._reader.storage,)]
+        times = [(each.start_time, each.end_time - 1) for each in parts if each.message_count]
+        self.span = (min(first for first, _ in times), max(last for _, last in times)) if times else (0, 0)
 
     def messages(self, channels: Collection[Channel], since: int | None = None) -> Iterator[Recorded]:
         """Yields messages, as `Container.messages` does."""
