@@ -57,6 +57,8 @@ setup(
         ],
         # foxglove.PointCloud in MCAP files
         "foxglove": ["protobuf>=4.25", "flatbuffers>=23.5"],
+        # clouds compressed by Draco
+        "draco": ["DracoPy>=1.5"],
         # `spvnas simulate`: ray casting.
         "simulate": ["embreex>=2.17.7"],
         # `spvnas view`; the browser's page is inside the package, nothing is fetched when it is used.
@@ -76,6 +78,7 @@ setup(
             "pyyaml>=6",
             "protobuf>=4.25",
             "flatbuffers>=23.5",
+            "DracoPy>=1.5",
             "foxglove-sdk>=0.14",  # writes recordings as Foxglove does
             "foxglove-schemas-flatbuffer>=0.3",
             "lightning>=2.4",

@@ -25,16 +25,28 @@ _VISION: Final = {
 """vision_msgs 4, as every distribution since Humble has it; rosbags knows ROS 2's own packages alone."""
 
 
+COMPRESSED_TYPE: Final = "point_cloud_interfaces/msg/CompressedPointCloud2"
+
+_COMPRESSED: Final = (
+    "std_msgs/Header header\nuint32 height\nuint32 width\nsensor_msgs/PointField[] fields\nbool is_bigendian\n"
+    "uint32 point_step\nuint32 row_step\nuint8[] compressed_data\nbool is_dense\nstring format"
+)
+"""point_cloud_interfaces, as the plugins of point_cloud_transport publish it."""
+
+
 @cache
 def typestore() -> Typestore:
     """Returns the types. PointCloud2 and the other common ones have not changed in any distribution after Humble."""
     store = get_typestore(Stores.ROS2_HUMBLE)
     for name, definition in _VISION.items():
         store.register(get_types_from_msg(definition, f"vision_msgs/msg/{name}"))
+    store.register(get_types_from_msg(_COMPRESSED, COMPRESSED_TYPE))
     return store
 
 
 @cache
 def ros1_typestore() -> Typestore:
     """Returns the types of ROS 1."""
-    return get_typestore(Stores.ROS1_NOETIC)
+    store = get_typestore(Stores.ROS1_NOETIC)
+    store.register(get_types_from_msg(_COMPRESSED, COMPRESSED_TYPE))
+    return store

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Final
 
-import zstandard
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd  # rosbags brings it
 
 MOST_BYTES: Final = 1 << 30
 """Of a chunk or a message; a cloud of ten million points with 64 bytes each is smaller."""
@@ -12,30 +16,23 @@ MOST_BYTES: Final = 1 << 30
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 
 
-_PIECE: Final = 1 << 16
-"""Bytes of compressed data at a time, so that far too much is seen before it is all there."""
-
-
-class TooMuchError(ValueError):
-    """More bytes came out than were announced or are allowed."""
+class UnzipError(ValueError):
+    """More bytes came out than were announced or are allowed, or fewer than there should be."""
 
 
 def unzip(data: bytes, most: int = MOST_BYTES) -> bytes:
     """Returns what a zstd frame holds.
 
-    Raises TooMuchError where that is more than `most` bytes, and zstandard.ZstdError where the frame is malformed or
-    cut off.
+    Raises UnzipError where that is more than `most` bytes or the frame is cut off, and zstd.ZstdError where it is
+    malformed.
     """
-    parts, size = list[bytes](), 0
-    decompressor = zstandard.ZstdDecompressor(max_window_size=MOST_BYTES).decompressobj()
-    for start in range(0, len(data), _PIECE):
-        parts.append(decompressor.decompress(data[start : start + _PIECE]))
-        size += len(parts[-1])
-        if size > most:
-            raise TooMuchError(f"zstd data holds more than {most} bytes")
-        if decompressor.eof:
-            return b"".join(parts)
-    raise zstandard.ZstdError("zstd data is cut off")
+    decompressor = zstd.ZstdDecompressor()
+    unpacked = decompressor.decompress(data, max_length=most + 1)
+    if len(unpacked) > most:
+        raise UnzipError(f"zstd data holds more than {most} bytes")
+    if not decompressor.eof:
+        raise UnzipError("zstd data is cut off")
+    return unpacked
 
 
 def plain(raw: bytes) -> bytes:

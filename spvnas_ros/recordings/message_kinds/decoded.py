@@ -90,6 +90,22 @@ def cloud_of(
     )
 
 
+def cloud_like(message: Any, row_step: int, data: npt.NDArray[np.uint8]) -> PointCloud2:
+    """Returns a PointCloud2 with header, sizes and fields of a message that has the same, from ROS 1 or ROS 2."""
+    stamp = Time(message.header.stamp.sec, message.header.stamp.nanosec)
+    return PointCloud2(
+        Header(stamp, message.header.frame_id),
+        message.height,
+        message.width,
+        [PointFieldMessage(each.name, each.offset, each.datatype, each.count) for each in message.fields],
+        message.is_bigendian,
+        message.point_step,
+        row_step,
+        data,
+        message.is_dense,
+    )
+
+
 def needed(module: str, install: str, what: str) -> Any:
     """Imports a library that only some recordings need.
 

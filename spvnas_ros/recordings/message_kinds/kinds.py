@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from rosbags.typesys.stores.ros2_humble import builtin_interfaces__msg__Time as Time
 from rosbags.typesys.stores.ros2_humble import sensor_msgs__msg__PointCloud2 as PointCloud2
-from rosbags.typesys.stores.ros2_humble import sensor_msgs__msg__PointField as PointField
-from rosbags.typesys.stores.ros2_humble import std_msgs__msg__Header as Header
 
 from spvnas_ros.recordings.containers.container import Channel
-from spvnas_ros.recordings.message_kinds import foxglove_clouds
-from spvnas_ros.recordings.message_kinds.decoded import DecodedCloud, Decoder
+from spvnas_ros.recordings.message_kinds import compressed_clouds, foxglove_clouds, livox_clouds
+from spvnas_ros.recordings.message_kinds.decoded import DecodedCloud, Decoder, cloud_like
 from spvnas_ros.recordings.message_types import ros1_typestore, typestore
 
 CLOUD_TYPE: Final = "sensor_msgs/msg/PointCloud2"
@@ -28,17 +25,21 @@ def decode_cdr(raw: bytes) -> DecodedCloud:
 def decode_ros1(raw: bytes) -> DecodedCloud:
     """Decodes a PointCloud2 as ROS 1 has it. Raises what rosbags raises for other bytes."""
     old: Any = ros1_typestore().deserialize_ros1(raw, CLOUD_TYPE)
-    header = Header(Time(old.header.stamp.sec, old.header.stamp.nanosec), old.header.frame_id)
-    fields = [PointField(each.name, each.offset, each.datatype, each.count) for each in old.fields]
-    return DecodedCloud(
-        PointCloud2(header, old.height, old.width, fields, old.is_bigendian, old.point_step, old.row_step, old.data,
-                    old.is_dense)
-    )  # fmt: skip
+    return DecodedCloud(cloud_like(old, old.row_step, old.data))
+
+
+def _always(decoder: Decoder) -> Callable[[], Decoder]:
+    return lambda: decoder
+
+
+def _both(types: Sequence[str], cdr: Decoder, ros1: Decoder) -> dict[tuple[str, str], Callable[[], Decoder]]:
+    return {(kind, name): _always(each) for kind in types for name, each in (("cdr", cdr), ("ros1", ros1))}
 
 
 _KINDS: Final[Mapping[tuple[str, str], Callable[[], Decoder]]] = {
-    (CLOUD_TYPE, "cdr"): lambda: decode_cdr,
-    (CLOUD_TYPE, "ros1"): lambda: decode_ros1,
+    **_both((CLOUD_TYPE,), decode_cdr, decode_ros1),
+    **_both(compressed_clouds.TYPES, compressed_clouds.from_cdr, compressed_clouds.from_ros1),
+    **_both(livox_clouds.TYPES, livox_clouds.from_cdr, livox_clouds.from_ros1),
     ("foxglove.PointCloud", "protobuf"): foxglove_clouds.from_protobuf,
     ("foxglove.PointCloud", "json"): foxglove_clouds.from_json,
     ("foxglove.PointCloud", "flatbuffer"): foxglove_clouds.from_flatbuffer,
