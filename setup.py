@@ -59,6 +59,19 @@ setup(
         "foxglove": ["protobuf>=4.25", "flatbuffers>=23.5"],
         # clouds compressed by Draco
         "draco": ["DracoPy>=1.5"],
+        # VelodyneScan messages, and captures of the network
+        "velodyne": ["velodyne-decoder>=3.0", "dpkt>=1.9"],
+        # What ouster-sdk 1.0 needs; itself it asks for an older rosbags, which only its own reader of bags uses, so it
+        # is installed beside: pip install --no-deps ouster-sdk
+        "ouster": [
+            "more-itertools>=8.6",
+            "laspy>=2.5",
+            "threadpoolctl>=3.5",
+            "psutil>=5.9",
+            "prettytable>=2.1",
+            "requests>=2",
+            "packaging",
+        ],
         # `spvnas simulate`: ray casting.
         "simulate": ["embreex>=2.17.7"],
         # `spvnas view`; the browser's page is inside the package, nothing is fetched when it is used.
@@ -79,6 +92,8 @@ setup(
             "protobuf>=4.25",
             "flatbuffers>=23.5",
             "DracoPy>=1.5",
+            "velodyne-decoder>=3.0",
+            "dpkt>=1.9",
             "foxglove-sdk>=0.14",  # writes recordings as Foxglove does
             "foxglove-schemas-flatbuffer>=0.3",
             "lightning>=2.4",

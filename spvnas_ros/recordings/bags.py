@@ -22,10 +22,12 @@ from rosbags.typesys.stores.ros2_humble import std_msgs__msg__Header as Header
 from spvnas_ros.clouds.point_cloud2 import Datatype, with_labels
 from spvnas_ros.frame import Segmentation
 from spvnas_ros.recordings.containers.container import BagError, Channel, named
-from spvnas_ros.recordings.containers.open_container import METADATA, open_container
+from spvnas_ros.recordings.containers.kind_of_file import METADATA
+from spvnas_ros.recordings.containers.open_container import open_container
 from spvnas_ros.recordings.message_kinds.decoded import DecodedCloud, Decoder
 from spvnas_ros.recordings.message_kinds.kinds import CLOUD_TYPE, TYPES, decode_cdr, decoder_of, holds_clouds
 from spvnas_ros.recordings.message_types import typestore
+from spvnas_ros.recordings.packets.ouster_bags import WithClouds, has_ouster_packets, ouster_clouds
 
 if TYPE_CHECKING:
     from rosbags.interfaces import Connection
@@ -142,7 +144,7 @@ class BagReader:
 
     It is a context manager, which closes the bag. `len` is the number of clouds.
 
-    path:  a rosbag2 folder, a folder of bag files, or an .mcap, .db3 or .bag file by itself
+    path:  a rosbag2 folder, a folder of bag files, or one file: .mcap, .db3, .bag, .pcap, .pcapng or .osf
     topic: the topic of the clouds; None where the bag has only one, or only one of PointCloud2
 
     Attributes:
@@ -158,6 +160,8 @@ class BagReader:
         self.path = Path(path)
         self._container = open_container(self.path)
         try:
+            if has_ouster_packets(self._container) and not _has(self._container.channels, topic):
+                self._container = WithClouds(self._container, ouster_clouds(str(self.path), self._container))
             self.topic = _choose_topic(self.path, self._container.channels, topic)
             self._channels = [c for c in self._container.channels if c.topic == self.topic and holds_clouds(c)]
             self._decoders = {each.number: decoder_of(each) for each in self._channels}
@@ -287,6 +291,12 @@ def check_free(path: Path, *, force: bool) -> None:
         raise BagError(f"{path} exists and is not a bag, so it stays; choose another name")
     if not force:
         raise BagError(f"{path} exists already; choose another name, or replace it with force (--force)")
+
+
+def _has(channels: Sequence[Channel], topic: str | None) -> bool:
+    """Whether a topic has clouds, or any where it is None."""
+    found = [channel.topic.lstrip("/") for channel in channels if holds_clouds(channel)]
+    return bool(found) if topic is None else topic.lstrip("/") in found
 
 
 def _choose_topic(path: Path, channels: Sequence[Channel], wanted: str | None) -> str:

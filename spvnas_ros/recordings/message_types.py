@@ -34,6 +34,17 @@ _COMPRESSED: Final = (
 """point_cloud_interfaces, as the plugins of point_cloud_transport publish it."""
 
 
+SCAN_TYPE: Final = "velodyne_msgs/msg/VelodyneScan"
+PACKET_TYPES: Final = ("ouster_ros/msg/PacketMsg", "ouster_msgs/msg/PacketMsg", "ouster_sensor_msgs/msg/PacketMsg")
+
+_PACKETS: Final = {
+    "velodyne_msgs/msg/VelodynePacket": "builtin_interfaces/Time stamp\nuint8[1206] data",
+    SCAN_TYPE: "std_msgs/Header header\nvelodyne_msgs/VelodynePacket[] packets",
+    **dict.fromkeys(PACKET_TYPES, "uint8[] buf"),
+}
+"""Packets as the drivers of Velodyne and Ouster publish them."""
+
+
 @cache
 def typestore() -> Typestore:
     """Returns the types. PointCloud2 and the other common ones have not changed in any distribution after Humble."""
@@ -41,6 +52,8 @@ def typestore() -> Typestore:
     for name, definition in _VISION.items():
         store.register(get_types_from_msg(definition, f"vision_msgs/msg/{name}"))
     store.register(get_types_from_msg(_COMPRESSED, COMPRESSED_TYPE))
+    for name, definition in _PACKETS.items():
+        store.register(get_types_from_msg(definition, name))
     return store
 
 
@@ -49,4 +62,6 @@ def ros1_typestore() -> Typestore:
     """Returns the types of ROS 1."""
     store = get_typestore(Stores.ROS1_NOETIC)
     store.register(get_types_from_msg(_COMPRESSED, COMPRESSED_TYPE))
+    for name, definition in _PACKETS.items():
+        store.register(get_types_from_msg(definition, name))
     return store

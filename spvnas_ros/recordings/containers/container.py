@@ -71,7 +71,7 @@ def named(what: str) -> Iterator[None]:
     """Turns every exception of rosbags, mcap and their storages (a dozen types, for bad bytes) into a BagError."""
     try:
         yield
-    except BagError:
+    except UserError:
         raise
     except Exception as error:
         raise BagError(f"{what}: {str(error) or type(error).__name__}") from error

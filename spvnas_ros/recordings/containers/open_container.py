@@ -10,22 +10,25 @@ from pathlib import Path
 from typing import Final
 
 from spvnas_ros.recordings.containers.container import BagError, Channel, Container, Recorded, named
+from spvnas_ros.recordings.containers.kind_of_file import BAG_SUFFIXES, METADATA, PACKET_SUFFIXES, recording_kind
 from spvnas_ros.recordings.containers.mcap_file import McapFile
 from spvnas_ros.recordings.containers.ros1_bag import Ros1Bag
 from spvnas_ros.recordings.containers.ros2_bag import Ros2Bag
+from spvnas_ros.recordings.packets.captures import open_capture, open_osf
 
-METADATA: Final = "metadata.yaml"
-_MAGICS: Final[Mapping[bytes, Callable[[Path], Container]]] = {
-    b"\x89MCAP0\r\n": McapFile,
-    b"SQLite format 3\0": Ros2Bag,
-    b"#ROSBAG V": Ros1Bag,
+Opener = Callable[[Path], Container]
+_OPENERS: Final[Mapping[str, Opener]] = {
+    "mcap": McapFile,
+    "db3": Ros2Bag,
+    "ros1": Ros1Bag,
+    "pcap": open_capture,
+    "osf": open_osf,
 }
-_SUFFIXES: Final[Mapping[str, Callable[[Path], Container]]] = {".mcap": McapFile, ".db3": Ros2Bag, ".bag": Ros1Bag}
-SUFFIXES: Final = tuple(_SUFFIXES)
+"""By the kinds of `kind_of`."""
 
 
 def open_container(path: Path) -> Container:
-    """Opens a rosbag2 folder (with or without metadata.yaml), a folder of bag files, or an .mcap, .db3 or .bag file.
+    """Opens a rosbag2 folder (with or without metadata.yaml), a folder of bag files, or a recording in one file.
 
     Files of a folder without metadata.yaml, or with one that does not fit them, are merged by time of recording. Raises
     BagError.
@@ -48,31 +51,27 @@ def open_container(path: Path) -> Container:
 
 def bag_files(folder: Path) -> list[Path]:
     """Returns the bag files of a folder, by name."""
-    return sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES and file.name[0] != ".")
+    return sorted(file for file in folder.iterdir() if file.suffix in BAG_SUFFIXES and file.name[0] != ".")
 
 
 def _tells_files(folder: Path) -> bool:
     """Whether all files that metadata.yaml names are there."""
     text = (folder / METADATA).read_text("utf-8", "replace")
     names = [line.strip().removeprefix("-").strip().strip("\"'") for line in text.splitlines()]
-    named_files = [Path(name).name for name in names if Path(name).suffix in SUFFIXES and ":" not in name]
+    named_files = [Path(name).name for name in names if Path(name).suffix in BAG_SUFFIXES and ":" not in name]
     return bool(named_files) and all((folder / name).is_file() for name in named_files)
 
 
 def _file(path: Path) -> Container:
-    with path.open("rb") as file:
-        first = file.read(max(map(len, _MAGICS)))
-    opener: Callable[[Path], Container] | None = next(
-        (each for magic, each in _MAGICS.items() if first.startswith(magic)), _SUFFIXES.get(path.suffix)
-    )
-    if opener is None:
-        raise BagError(f"{path} is no bag; expected .mcap, .db3 or .bag")
-    return opener(path)
+    kind = recording_kind(path)
+    if kind is None:
+        raise BagError(f"{path} is no recording; expected {', '.join((*BAG_SUFFIXES, *PACKET_SUFFIXES))}")
+    return _OPENERS[kind](path)
 
 
 def _merged(folder: Path, files: Sequence[Path]) -> Container:
     if not files:
-        raise BagError(f"{folder} has no bag files ({', '.join(SUFFIXES)})")
+        raise BagError(f"{folder} has no bag files ({', '.join(BAG_SUFFIXES)})")
     remarks = list[str]()
     with ExitStack() as opened:
         parts = list[Container]()

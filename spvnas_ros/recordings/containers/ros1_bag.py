@@ -3,41 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import cast
 
 from rosbags.rosbag1 import Reader, ReaderError
 
+from spvnas_ros.recordings.containers.bounded import BoundedPath
 from spvnas_ros.recordings.containers.container import BagError, Channel, Recorded, ros_type
-
-
-class _BoundedFile(BufferedReader):
-    """A file whose `read` asks for no more than is there: Python allocates what is asked for, and lengths may lie."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(FileIO(path))
-        self._size = path.stat().st_size
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        left = max(self._size - self.tell(), 0)
-        return super().read(left if size is None or size < 0 else min(size, left))
-
-
-class _BoundedPath:
-    """What rosbags asks of a path."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def exists(self) -> bool:
-        return self._path.exists()
-
-    def open(self, _: str) -> _BoundedFile:
-        return _BoundedFile(self._path)
-
-    def __str__(self) -> str:
-        return str(self._path)
 
 
 class Ros1Bag:
@@ -50,7 +22,7 @@ class Ros1Bag:
     remarks: tuple[str, ...] = ()
 
     def __init__(self, path: Path) -> None:
-        self._reader = Reader(cast(Path, _BoundedPath(path)))
+        self._reader = Reader(cast(Path, BoundedPath(path)))
         try:
             self._reader.open()
         except ReaderError as error:

@@ -8,7 +8,7 @@ from typing import Any, Final
 from rosbags.typesys.stores.ros2_humble import sensor_msgs__msg__PointCloud2 as PointCloud2
 
 from spvnas_ros.recordings.containers.container import Channel
-from spvnas_ros.recordings.message_kinds import compressed_clouds, foxglove_clouds, livox_clouds
+from spvnas_ros.recordings.message_kinds import compressed_clouds, foxglove_clouds, livox_clouds, velodyne_packets
 from spvnas_ros.recordings.message_kinds.decoded import DecodedCloud, Decoder, cloud_like
 from spvnas_ros.recordings.message_types import ros1_typestore, typestore
 
@@ -40,6 +40,8 @@ _KINDS: Final[Mapping[tuple[str, str], Callable[[], Decoder]]] = {
     **_both((CLOUD_TYPE,), decode_cdr, decode_ros1),
     **_both(compressed_clouds.TYPES, compressed_clouds.from_cdr, compressed_clouds.from_ros1),
     **_both(livox_clouds.TYPES, livox_clouds.from_cdr, livox_clouds.from_ros1),
+    **{(kind, "cdr"): velodyne_packets.from_cdr for kind in velodyne_packets.TYPES},
+    **{(kind, "ros1"): velodyne_packets.from_ros1 for kind in velodyne_packets.TYPES},
     ("foxglove.PointCloud", "protobuf"): foxglove_clouds.from_protobuf,
     ("foxglove.PointCloud", "json"): foxglove_clouds.from_json,
     ("foxglove.PointCloud", "flatbuffer"): foxglove_clouds.from_flatbuffer,

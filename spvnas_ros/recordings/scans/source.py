@@ -14,16 +14,8 @@ from spvnas_ros.clouds.mount import PlaceRule
 from spvnas_ros.clouds.point_cloud2 import PointCloudError, decode
 from spvnas_ros.clouds.sensor_rules import Sensor
 from spvnas_ros.frame import Points
-from spvnas_ros.recordings.scans.read import (
-    BAG_SUFFIXES,
-    BAGS,
-    METADATA,
-    SUFFIXES,
-    kind_of,
-    read_record,
-    scan_files,
-    sequences_in,
-)
+from spvnas_ros.recordings.containers.kind_of_file import BAG_SUFFIXES, MAGICS, METADATA, PACKET_SUFFIXES
+from spvnas_ros.recordings.scans.read import SUFFIXES, kind_of, read_record, scan_files, sequences_in
 from spvnas_ros.recordings.scans.records import Record, ScanError
 
 if TYPE_CHECKING:
@@ -254,6 +246,6 @@ def _is_bag(path: Path) -> bool:
     if kind is None:
         raise ScanError(
             f"{path} is of no known format; expected a scan ({', '.join(SUFFIXES)}), a folder of scans, or a "
-            f"bag (its folder, or a file: {', '.join(BAG_SUFFIXES)})"
+            f"recording (its folder, or a file: {', '.join((*BAG_SUFFIXES, *PACKET_SUFFIXES))})"
         )
-    return kind in BAGS
+    return kind in MAGICS
