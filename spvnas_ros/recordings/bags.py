@@ -179,7 +179,7 @@ class BagReader:
 
     @property
     def span(self) -> tuple[int, int]:
-        """When the bag begins and ends, nanoseconds since 1970."""
+        """The first and the last time of recording, nanoseconds since 1970."""
         return self._container.span
 
     def since(self, stamp: int | None) -> Iterator[RecordedCloud]:

@@ -176,6 +176,7 @@ def ouster() -> Any:
 def simulated(core: Any, rotations: int = 3) -> tuple[Any, list[Any], list[np.ndarray]]:
     """Metadata, packets and ranges of an OS1-64, as ouster-sdk makes them."""
     info = core.SensorInfo.from_default(core.LidarMode._512x10)
+    info.config.udp_port_lidar = 7502  # port 0, as by default, is read back as a sensor that is off
     packets, ranges = list[Any](), list[np.ndarray]()
     for number in range(rotations):
         random, frame = np.random.default_rng(number), core.LidarFrame(info)

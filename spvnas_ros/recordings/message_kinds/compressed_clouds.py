@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -22,6 +23,8 @@ TYPES: Final = (COMPRESSED_TYPE, "draco_point_cloud_transport/msg/CompressedPoin
 _CLOUDINI: Final = b"CLOUDINI_V"
 _DRACO: Final = b"DRACO"
 _DRACO_TYPES: Final = dict(enumerate(("i1", "u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f4", "<f8"), 1))
+_MOST_STEP: Final = 1 << 12
+"""Bytes of a point; no driver's point comes near."""
 _IN_ORDER: Final = 0
 """Draco's number of the encoding that keeps the order of points (sequential); 1 is the k-d tree, which does not."""
 
@@ -89,15 +92,26 @@ def _cloudini(message: Any, raw: bytes, _: int) -> npt.NDArray[np.uint8]:
 
 
 def _draco(message: Any, raw: bytes, _: int) -> npt.NDArray[np.uint8]:
-    if len(raw) < 11 or not raw.startswith(_DRACO):
+    if len(raw) < 15 or not raw.startswith(_DRACO):
         raise BagError("its data does not begin as Draco's does")
     if raw[7] or raw[8] != _IN_ORDER:
         raise BagError(
             "Draco has changed the order of its points (k-d tree), so that labels would not fit the cloud; publish "
             "with encode_method 2 (sequential) and deduplicate false, or record the cloud itself"
         )
-    decoded = needed("DracoPy", "'spvnas_ros[draco]'", "clouds compressed by Draco").decode(raw)
+    # Draco's decoder allocates what its own header says, so it is looked at before.
+    flags, count = struct.unpack_from("<Hi", raw, 9)
+    if flags:
+        raise BagError("Draco's data has metadata, which point_cloud_transport's publisher does not write")
     points = message.height * message.width
+    if count != points:
+        raise BagError(
+            f"Draco has left {count} of {points} points, so that labels would not fit the cloud; publish with "
+            "deduplicate false, or record the cloud itself"
+        )
+    if message.point_step > _MOST_STEP:
+        raise BagError(f"it announces points of {message.point_step} bytes, expected at most {_MOST_STEP}")
+    decoded = needed("DracoPy", "'spvnas_ros[draco]'", "clouds compressed by Draco").decode(raw)
     if message.is_bigendian:
         raise BagError("it is compressed by Draco and big-endian, which no publisher writes")
     # The publisher makes an attribute of each field, in their order.
@@ -107,10 +121,7 @@ def _draco(message: Any, raw: bytes, _: int) -> npt.NDArray[np.uint8]:
     for attribute, field in zip(decoded.attributes, message.fields, strict=True):
         values = _as_stored(attribute)
         if len(values) != points:
-            raise BagError(
-                f"Draco has left {len(values)} of {points} points, so that labels would not fit the cloud; publish "
-                "with deduplicate false, or record the cloud itself"
-            )
+            raise BagError(f"Draco has {len(values)} values of field {field.name!r} for {points} points")
         size = int(FORMATS[field.datatype][1:]) * max(field.count, 1)
         if values.nbytes != points * size or field.offset + size > message.point_step:
             raise BagError(f"field {field.name!r} has {size} bytes, and Draco another number")

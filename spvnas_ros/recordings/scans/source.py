@@ -180,7 +180,7 @@ class _Bag(Source):
         begin, end = self._reader.span
         for row in _spread(_FIRST_LOOK):
             with suppress(BagError, PointCloudError):
-                stamp = begin + (end - begin) * row // _FIRST_LOOK
+                stamp = begin + (end + 1 - begin) * row // _FIRST_LOOK
                 if recorded := next(self._reader.since(stamp), None):
                     yield decode(recorded.decode())
 
