@@ -40,8 +40,8 @@ def segment(
         Path,
         typer.Argument(
             metavar="SOURCE",
-            help="A .bin, .npy, .pcd or .ply scan, a folder of them, a SemanticKITTI root, or a rosbag2 (its folder, "
-            "or an .mcap or .db3 file).",
+            help="A .bin, .npy, .pcd or .ply scan, a folder of them, a SemanticKITTI root, or a recording: a rosbag2 "
+            "folder, .mcap, .db3, .bag (ROS 1), .pcap or .osf.",
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for labels or bag, picture, scores and summary.")],
@@ -95,7 +95,9 @@ def segment(
 
 @readable_errors
 def replay(
-    bag: Annotated[Path, typer.Argument(metavar="BAG", help="A rosbag2: its folder, or an .mcap or .db3 file.")],
+    bag: Annotated[
+        Path, typer.Argument(metavar="BAG", help="A recording: a rosbag2 folder, .mcap, .db3, .bag, .pcap or .osf.")
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for report.json.")],
     weights: WeightsOption = "default",
     rate: Annotated[float, typer.Option(help="Times as fast as recorded.")] = 1.0,
