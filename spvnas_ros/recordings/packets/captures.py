@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
@@ -15,6 +16,7 @@ from spvnas_ros.recordings.message_kinds.decoded import needed
 from spvnas_ros.recordings.packets import ouster_frames
 from spvnas_ros.recordings.packets.stream import PacketStream, Rotation
 
+_PIECE: Final = 1 << 20
 VELODYNE_TOPIC: Final = "/velodyne_points"
 
 
@@ -30,8 +32,33 @@ def open_capture(path: Path) -> PacketStream:
 
 
 def open_osf(path: Path) -> PacketStream:
-    """Opens an Ouster's OSF file. Raises BagError and MissingLibraryError."""
+    """Opens an Ouster's OSF file. Raises BagError, for a damaged one too, and MissingLibraryError."""
+    _check_osf(path)
     return PacketStream(str(path), lambda: ouster_frames.of_osf(path))
+
+
+def _check_osf(path: Path) -> None:
+    """Raises BagError where a block of an OSF file does not bear out its checksum: ouster-sdk reads on, and its native
+    code does not survive all that it finds there. A file is a row of blocks: a length, as many bytes, their CRC-32.
+    """
+    size, at = path.stat().st_size, 0
+    with path.open("rb") as file:
+        while at < size:
+            head = file.read(4)
+            length = int.from_bytes(head, "little")
+            if len(head) < 4 or at + 8 + length > size:
+                raise BagError(f"{path} was cut off: what begins at byte {at} ends behind byte {size}; copy it again")
+            crc, left = zlib.crc32(head), length
+            while left:
+                piece = file.read(min(left, _PIECE))
+                if not piece:
+                    raise BagError(f"{path} has become shorter while it was read")
+                crc, left = zlib.crc32(piece, crc), left - len(piece)
+            if int.from_bytes(file.read(4), "little") != crc:
+                raise BagError(f"{path} is damaged: the checksum of what begins at byte {at} is wrong; copy it again")
+            at += 8 + length
+    if not at:
+        raise BagError(f"{path} is empty")
 
 
 def metadata_beside(path: Path) -> Path | None:
