@@ -58,7 +58,7 @@ setup(
         # foxglove.PointCloud in MCAP files
         "foxglove": ["protobuf>=4.25", "flatbuffers>=23.5"],
         # clouds compressed by Draco
-        "draco": ["DracoPy>=1.5"],
+        "draco": ["DracoPy>=2.0"],
         # VelodyneScan messages, and captures of the network
         "velodyne": ["velodyne-decoder>=3.0", "dpkt>=1.9"],
         # What ouster-sdk 1.0 needs; itself it asks for an older rosbags, which only its own reader of bags uses, so it
@@ -91,10 +91,10 @@ setup(
             "pyyaml>=6",
             "protobuf>=4.25",
             "flatbuffers>=23.5",
-            "DracoPy>=1.5",
+            "DracoPy>=2.0",
             "velodyne-decoder>=3.0",
             "dpkt>=1.9",
-            "foxglove-sdk>=0.14",  # writes recordings as Foxglove does
+            "foxglove-sdk>=0.30",  # writes recordings as Foxglove does
             "foxglove-schemas-flatbuffer>=0.3",
             "lightning>=2.4",
             "tensorboard>=2.14",

@@ -94,6 +94,16 @@ def test_a_file_out_of_a_bag_compressed_by_message_is_read_by_itself(tmp_path: P
         assert [cloud.cdr for cloud in reader] == [cdr(number) for number in range(COUNT)]
 
 
+def test_a_bag_of_ros_1_beside_scans_does_not_make_them_a_recording(tmp_path: Path) -> None:
+    (tmp_path / "0.bin").write_bytes(bytes(160))
+    (tmp_path / "drive.bag").write_bytes(b"#ROSBAG V2.0\n")
+    with open_source(tmp_path) as source:
+        assert (source.kind, len(source)) == ("folder", 1)
+    (tmp_path / "0.bin").unlink()
+    with pytest.raises(BagError, match="cannot be read as a bag"):
+        open_source(tmp_path)
+
+
 def test_a_folder_whose_files_cannot_be_read_names_them(tmp_path: Path) -> None:
     for name in ("a.mcap", "b.db3"):
         (tmp_path / name).write_bytes(b"")

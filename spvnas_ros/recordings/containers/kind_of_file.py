@@ -36,3 +36,14 @@ def recording_kind(path: Path) -> str | None:
         first = file.read(16)
     found = next((kind for kind, magic in MAGICS.items() if re.match(magic, first)), None)
     return found or KINDS_BY_SUFFIX.get(path.suffix.lower())
+
+
+def is_recording_folder(folder: Path) -> bool:
+    """Whether a folder is a recording: it has a metadata.yaml, an .mcap or a .db3, or nothing but .bag files.
+
+    A ROS 1 bag may lie beside the scans that were made of it. Raises OSError.
+    """
+    files = [file for file in folder.iterdir() if file.name[0] != "."]
+    if any(file.name == METADATA or file.suffix in (".mcap", ".db3") for file in files):
+        return True
+    return bool(files) and all(file.suffix == ".bag" for file in files)

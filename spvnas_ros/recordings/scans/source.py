@@ -14,7 +14,7 @@ from spvnas_ros.clouds.mount import PlaceRule
 from spvnas_ros.clouds.point_cloud2 import PointCloudError, decode
 from spvnas_ros.clouds.sensor_rules import Sensor
 from spvnas_ros.frame import Points
-from spvnas_ros.recordings.containers.kind_of_file import BAG_SUFFIXES, MAGICS, METADATA, PACKET_SUFFIXES
+from spvnas_ros.recordings.containers.kind_of_file import BAG_SUFFIXES, MAGICS, PACKET_SUFFIXES, is_recording_folder
 from spvnas_ros.recordings.scans.read import SUFFIXES, kind_of, read_record, scan_files, sequences_in
 from spvnas_ros.recordings.scans.records import Record, ScanError
 
@@ -240,8 +240,7 @@ def _is_bag(path: Path) -> bool:
     Raises ScanError for a file of no known format.
     """
     if path.is_dir():
-        # A folder of scans may hold a bag beside them only where metadata.yaml says that it is a bag.
-        return (path / METADATA).is_file() or any(file.suffix in BAG_SUFFIXES for file in path.iterdir())
+        return is_recording_folder(path)
     kind = kind_of(path)
     if kind is None:
         raise ScanError(
