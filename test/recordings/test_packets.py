@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -246,3 +247,16 @@ def test_captures_and_osf_files_of_an_ouster_give_its_rotations(tmp_path: Path, 
             frame = ouster.LidarFrame(info)
     writer.close()
     check_ouster(tmp_path / "a.osf", ranges, "/ouster/points")
+
+
+def test_an_osf_file_with_a_wrong_checksum_is_refused_before_its_library_sees_it(tmp_path: Path) -> None:
+    """A file is a row of blocks: length, bytes, CRC-32 of both."""
+    path, blocks = tmp_path / "a.osf", [b"\0\0\0\0OSF$" + bytes(40), bytes(1000)]
+    rows = [len(block).to_bytes(4, "little") + block for block in blocks]
+    whole = b"".join(row + zlib.crc32(row).to_bytes(4, "little") for row in rows)
+    for seed in range(60):
+        broken = damaged(whole, seed, spared=16)
+        if not broken.startswith(whole) and len(broken) not in (0, 56):
+            path.write_bytes(broken)
+            with pytest.raises(BagError, match=r"was cut off|is damaged: the checksum"):
+                open_source(path)
