@@ -134,7 +134,7 @@ def view(
         Path,
         typer.Argument(
             metavar="BAG|DIR",
-            help="A rosbag2, a scan, a folder of scans (a SemanticKITTI sequence), or a folder of `spvnas segment`.",
+            help="A recording, a scan, a folder of scans (a SemanticKITTI sequence), or a folder of `spvnas segment`.",
         ),
     ],
     weights: OptionalWeightsOption = None,
@@ -204,7 +204,7 @@ def doctor(
         Path,
         typer.Argument(
             metavar="BAG|/TOPIC",
-            help="A rosbag2, a scan or a folder of scans; or a live topic: a name with a slash in front that is no "
+            help="A recording, a scan or a folder of scans; or a live topic: a name with a slash in front that is no "
             "file's (needs ROS 2).",
         ),
     ],
