@@ -260,3 +260,14 @@ def test_an_osf_file_with_a_wrong_checksum_is_refused_before_its_library_sees_it
             path.write_bytes(broken)
             with pytest.raises(BagError, match=r"was cut off|is damaged: the checksum"):
                 open_source(path)
+
+
+def test_metadata_of_an_ouster_that_is_no_text_is_named(tmp_path: Path) -> None:
+    messages: list[tuple[str, str, int, dict[str, Any]]] = [
+        ("/ouster/metadata", "std_msgs/msg/String", STAMP, {"data": "metadata"}),
+        ("/ouster/lidar_packets", "ouster_ros/msg/PacketMsg", STAMP + 1, {"buf": np.zeros(5, np.uint8)}),
+    ]
+    path = write(tmp_path / "a.bag", True, messages)
+    path.write_bytes(path.read_bytes().replace(b"\x08\0\0\0metadata", b"\x08\0\0\0met\xff\xffata"))
+    with pytest.raises(BagError, match="the metadata of an Ouster is damaged"):
+        BagReader(path)

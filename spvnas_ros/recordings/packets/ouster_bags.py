@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import Any, Final
 
-from spvnas_ros.recordings.containers.container import BagError, Channel, Container, Recorded
+from spvnas_ros.recordings.containers.container import BagError, Channel, Container, Recorded, named
 from spvnas_ros.recordings.message_types import PACKET_TYPES, ros1_typestore, typestore
 from spvnas_ros.recordings.packets import ouster_frames
 from spvnas_ros.recordings.packets.stream import PacketStream, Rotation
@@ -27,7 +27,8 @@ def ouster_clouds(what: str, container: Container) -> PacketStream:
     Raises BagError where the sensor's metadata is not in the bag, and as `PacketStream` does.
     """
     lidar = [channel for channel in container.channels if _is_lidar(channel)]
-    metadata = {channel.topic: _metadata(what, container, channel) for channel in lidar}
+    with named(f"{what}: the metadata of an Ouster is damaged"):
+        metadata = {channel.topic: _metadata(what, container, channel) for channel in lidar}
 
     def rotations() -> Iterator[Rotation]:
         # One sensor after the other would not be in order of time; few bags have two, and a topic is read alone.
