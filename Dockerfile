@@ -16,7 +16,8 @@ RUN apt-get update \
 # What the distribution lacks or has too old, in an environment that sees the distribution's own Python packages. First,
 # because it is the largest and changes least.
 RUN python3 -m venv --system-site-packages /opt/python \
-    && /opt/python/bin/pip install --no-cache-dir "torch>=2.4" "numba>=0.60" "safetensors>=0.4" "rosbags>=0.11"
+    && /opt/python/bin/pip install --no-cache-dir "torch>=2.4" "numba>=0.60" "safetensors>=0.4" "rosbags>=0.11" \
+        "mcap>=1.2"
 
 WORKDIR /workspace
 COPY package.xml src/spvnas_ros/package.xml

@@ -37,6 +37,7 @@ setup(
         "numba>=0.60",
         "safetensors>=0.4",
         "rosbags>=0.11",
+        "mcap>=1.2",
         "typer>=0.12",
         "rich>=13",
         "pillow>=10.1",
@@ -53,6 +54,23 @@ setup(
             "ros-lifecycle-msgs",
             "ros-std-srvs",
             "ros-rosgraph-msgs",
+        ],
+        # foxglove.PointCloud in MCAP files
+        "foxglove": ["protobuf>=4.25", "flatbuffers>=23.5"],
+        # clouds compressed by Draco
+        "draco": ["DracoPy>=2.0"],
+        # VelodyneScan messages, and captures of the network
+        "velodyne": ["velodyne-decoder>=3.0", "dpkt>=1.9"],
+        # What ouster-sdk 1.0 needs; itself it asks for an older rosbags, which only its own reader of bags uses, so it
+        # is installed beside: pip install --no-deps ouster-sdk
+        "ouster": [
+            "more-itertools>=8.6",
+            "laspy>=2.5",
+            "threadpoolctl>=3.5",
+            "psutil>=5.9",
+            "prettytable>=2.1",
+            "requests>=2",
+            "packaging",
         ],
         # `spvnas simulate`: ray casting.
         "simulate": ["embreex>=2.17.7"],
@@ -71,6 +89,13 @@ setup(
             "coloraide>=4",  # how far colours are apart, and how people with deuteranopia see them
             "playwright>=1.40",  # drives a Chromium that is installed already
             "pyyaml>=6",
+            "protobuf>=4.25",
+            "flatbuffers>=23.5",
+            "DracoPy>=2.0",
+            "velodyne-decoder>=3.0",
+            "dpkt>=1.9",
+            "foxglove-sdk>=0.30",  # writes recordings as Foxglove does
+            "foxglove-schemas-flatbuffer>=0.3",
             "lightning>=2.4",
             "tensorboard>=2.14",
             "pydantic>=2.7",

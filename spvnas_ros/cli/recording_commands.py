@@ -42,8 +42,8 @@ def segment(
         Path,
         typer.Argument(
             metavar="SOURCE",
-            help="A .bin, .npy, .pcd or .ply scan, a folder of them, a SemanticKITTI root, or a rosbag2 (its folder, "
-            "or an .mcap or .db3 file).",
+            help="A .bin, .npy, .pcd or .ply scan, a folder of them, a SemanticKITTI root, or a recording: a rosbag2 "
+            "folder, .mcap, .db3, .bag (ROS 1), .pcap or .osf.",
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for labels or bag, picture, scores and summary.")],
@@ -106,7 +106,9 @@ def segment(
 
 @readable_errors
 def replay(
-    bag: Annotated[Path, typer.Argument(metavar="BAG", help="A rosbag2: its folder, or an .mcap or .db3 file.")],
+    bag: Annotated[
+        Path, typer.Argument(metavar="BAG", help="A recording: a rosbag2 folder, .mcap, .db3, .bag, .pcap or .osf.")
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for report.json.")],
     weights: WeightsOption = "default",
     rate: Annotated[float, typer.Option(help="Times as fast as recorded.")] = 1.0,
@@ -143,7 +145,7 @@ def view(
         Path,
         typer.Argument(
             metavar="BAG|DIR",
-            help="A rosbag2, a scan, a folder of scans (a SemanticKITTI sequence), or a folder of `spvnas segment`.",
+            help="A recording, a scan, a folder of scans (a SemanticKITTI sequence), or a folder of `spvnas segment`.",
         ),
     ],
     weights: OptionalWeightsOption = None,
@@ -213,7 +215,7 @@ def doctor(
         Path,
         typer.Argument(
             metavar="BAG|/TOPIC",
-            help="A rosbag2, a scan or a folder of scans; or a live topic: a name with a slash in front that is no "
+            help="A recording, a scan or a folder of scans; or a live topic: a name with a slash in front that is no "
             "file's (needs ROS 2).",
         ),
     ],

@@ -120,7 +120,7 @@ def _place(source: Source, options: ReplayOptions, facts: Facts) -> dict[str, st
     rule, place = Intensity(options.intensity, options.intensity_field), PlaceRule.parse(options.origin, options.mount)
     with open_source(source.path, intensity=rule, topic=source.topic, place=place) as looked:
         looked.sensor.suit(facts.sensor_height)
-        tell(first_look(looked.look(), looked.sensor, facts), quiet=options.quiet)
+        tell([*looked.remarks, *first_look(looked.look(), looked.sensor, facts)], quiet=options.quiet)
         mount = looked.sensor.place.mount
     if not isinstance(mount, Mount):  # there is no cloud to see the ground in
         return {}

@@ -74,6 +74,7 @@ class Clouds:
     headers:  headers of the clouds that can be read; empty for scans
     samples:  points of some clouds
     problems: by kind of error, the number of clouds that cannot be read and the first error message
+    remarks:  what the reader said of the recording, such as where it was cut off
     """
 
     path: Path
@@ -84,6 +85,7 @@ class Clouds:
     headers: list[Header] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     problems: dict[str, tuple[int, str]] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:
@@ -115,7 +117,7 @@ def observe(
     with open_source(path, intensity=intensity, topic=topic, place=place) as source:
         source.sensor.suit(sensor_height())
         source.look()
-        clouds = Clouds(source.path, source.kind, source.topic, source.sensor)
+        clouds = Clouds(source.path, source.kind, source.topic, source.sensor, remarks=source.remarks)
         every = max(1, -(-len(source) // SAMPLES))
         for frame in frames_until_damage(source, clouds.add_problem):
             try:

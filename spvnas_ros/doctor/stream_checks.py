@@ -38,6 +38,8 @@ def check_clouds(clouds: Clouds) -> Findings:
     elif not clouds.problems:
         again = "try again" if clouds.kind == "topic" else "record again"
         yield Finding(BAD, "clouds", f"there are none{where}", f"{again} while the sensor publishes")
+    for remark in clouds.remarks:
+        yield Finding(WARN, "recording", remark, "what is missing cannot be labelled; copy or record it again")
     for kind, (count, first) in clouds.problems.items():
         yield Finding(BAD, "clouds", f"{count} cannot be read ({kind}): {first}", _CURES.get(kind, _DAMAGED))
 

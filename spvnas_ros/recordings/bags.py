@@ -1,11 +1,11 @@
-"""Reads clouds from rosbag2 recordings (sqlite3 and mcap) and writes messages into new ones, without ROS."""
+"""Reads clouds from recordings of any container and kind of message, and writes rosbag2 folders, without ROS."""
 
 from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -13,22 +13,42 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
-from rosbags.rosbag2 import Reader, StoragePlugin, Writer
+from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys.stores.ros2_humble import builtin_interfaces__msg__Time as Time
 from rosbags.typesys.stores.ros2_humble import sensor_msgs__msg__PointCloud2 as PointCloud2
 from rosbags.typesys.stores.ros2_humble import sensor_msgs__msg__PointField as PointFieldMessage
 from rosbags.typesys.stores.ros2_humble import std_msgs__msg__Header as Header
 
 from spvnas_ros.clouds.point_cloud2 import Datatype, with_labels
-from spvnas_ros.errors import UserError
 from spvnas_ros.frame import Segmentation
+from spvnas_ros.recordings.containers.container import BagError, Channel, named
+from spvnas_ros.recordings.containers.kind_of_file import METADATA
+from spvnas_ros.recordings.containers.open_container import open_container
+from spvnas_ros.recordings.message_kinds.decoded import DecodedCloud, Decoder
+from spvnas_ros.recordings.message_kinds.kinds import CLOUD_TYPE, TYPES, decode_cdr, decoder_of, holds_clouds
 from spvnas_ros.recordings.message_types import typestore
+from spvnas_ros.recordings.packets.ouster_bags import WithClouds, has_ouster_packets, ouster_clouds
 
 if TYPE_CHECKING:
     from rosbags.interfaces import Connection
     from typing_extensions import Self
 
-CLOUD_TYPE = "sensor_msgs/msg/PointCloud2"
+__all__ = [
+    "CLOUD_TYPE",
+    "LABELLED_TOPIC",
+    "STORAGES",
+    "BagError",
+    "BagReader",
+    "BagWriter",
+    "PointCloud2",
+    "RecordedCloud",
+    "check_free",
+    "cloud_message",
+    "encode",
+    "labelled_message",
+    "named",
+]
+
 LABELLED_TOPIC = "/segmenter/output/labeled_points"
 STORAGES = {"sqlite3": StoragePlugin.SQLITE3, "mcap": StoragePlugin.MCAP}
 
@@ -42,32 +62,39 @@ _DATATYPES = {
     "<f4": Datatype.FLOAT32,
     "<f8": Datatype.FLOAT64,
 }
-_METADATA = "metadata.yaml"
 _BAG_VERSION: Final = 8
 """The version in metadata.yaml: the newest whose QoS profiles ROS 2 Humble can read."""
 
 
-class BagError(UserError):
-    """A bag cannot be read or written. The message says what was found, what was expected and what to do."""
-
-
 @dataclass(frozen=True)
 class RecordedCloud:
-    """A PointCloud2 as it was recorded.
+    """A cloud as it was recorded.
 
-    stamp: time of recording, nanoseconds since 1970
-    raw:   the serialised message (CDR)
+    stamp:   time of recording, nanoseconds since 1970
+    raw:     the serialised message
+    decoder: of its kind of message; PointCloud2 in CDR where nothing else is said
     """
 
     stamp: int
     raw: bytes
+    decoder: Decoder = decode_cdr
+
+    def unpack(self) -> DecodedCloud:
+        """Returns the cloud and its pose. Raises BagError where the bytes are not such a message."""
+        with named("a recorded message is damaged"):
+            return self.decoder(self.raw)
 
     def decode(self) -> PointCloud2:
-        """Returns the deserialised message. Raises BagError where the bytes are not a PointCloud2."""
-        with named("a recorded message is damaged"):
-            message = typestore().deserialize_cdr(self.raw, CLOUD_TYPE)
-        assert isinstance(message, PointCloud2)
-        return message
+        """Returns the cloud as PointCloud2, coordinates as recorded. Raises BagError as `unpack` does."""
+        return self.unpack().message
+
+    @property
+    def cdr(self) -> bytes:
+        """The cloud as a PointCloud2 in CDR, as ROS 2 publishes it: the very bytes where they are one.
+
+        Raises BagError as `unpack` does.
+        """
+        return self.raw if self.decoder is decode_cdr else encode(self.decode())
 
 
 def encode(message: PointCloud2) -> bytes:
@@ -117,33 +144,34 @@ class BagReader:
 
     It is a context manager, which closes the bag. `len` is the number of clouds.
 
-    path:  a rosbag2 folder (with its metadata.yaml), or an .mcap or .db3 file by itself
-    topic: the PointCloud2 topic; None where the bag has only one
+    path:  a rosbag2 folder, a folder of bag files, or one file: .mcap, .db3, .bag, .pcap, .pcapng or .osf
+    topic: the topic of the clouds; None where the bag has only one, or only one of PointCloud2
 
     Attributes:
         topic:   the topic that is read
-        storage: "sqlite3" or "mcap"
+        storage: "sqlite3" or "mcap": what a bag of the results is stored in
+        remarks: what the user should know of the recording, such as where it was cut off, a sentence each
 
     Raises BagError for a bag that cannot be read, for an unknown topic, and for None where the bag has several topics.
+    Raises MissingLibraryError where a library for its kind of message is missing.
     """
 
     def __init__(self, path: str | Path, topic: str | None = None) -> None:
         self.path = Path(path)
-        with named(f"{self.path} cannot be read as a rosbag2"):
-            self._reader = Reader(self.path)
-            self._reader.open()
+        self._container = open_container(self.path)
         try:
-            self.topic = _choose_topic(self.path, self._reader.connections, topic)
-            self._connections = [c for c in self._reader.connections if c.topic == self.topic]
+            if has_ouster_packets(self._container) and not _has(self._container.channels, topic):
+                self._container = WithClouds(self._container, ouster_clouds(str(self.path), self._container))
+            self.topic = _choose_topic(self.path, self._container.channels, topic)
+            self._channels = [c for c in self._container.channels if c.topic == self.topic and holds_clouds(c)]
+            self._decoders = {each.number: decoder_of(each) for each in self._channels}
         except BaseException:
-            self._reader.close()
+            self._container.close()
             raise
-        files = self.path.iterdir() if self.path.is_dir() else (self.path,)
-        # The files of a compressed bag end in .mcap.zstd.
-        self.storage = "mcap" if any(".mcap" in file.suffixes for file in files) else "sqlite3"
+        self.storage, self.remarks = self._container.storage, self._container.remarks
 
     def __len__(self) -> int:
-        return sum(c.msgcount for c in self._connections)
+        return sum(c.count for c in self._channels)
 
     def __iter__(self) -> Iterator[RecordedCloud]:
         """Yields all clouds. Raises BagError where the bag is damaged further on."""
@@ -151,25 +179,26 @@ class BagReader:
 
     @property
     def span(self) -> tuple[int, int]:
-        """When the bag begins and ends, nanoseconds since 1970."""
-        return self._reader.start_time, self._reader.end_time
+        """The first and the last time of recording, nanoseconds since 1970."""
+        return self._container.span
 
     def since(self, stamp: int | None) -> Iterator[RecordedCloud]:
         """Yields the clouds recorded at `stamp` (nanoseconds since 1970) or later, without reading the earlier ones.
 
         None yields all clouds. Raises BagError where the bag is damaged further on.
         """
-        messages = self._reader.messages(self._connections, start=stamp)
+        messages = iter(self._container.messages(self._channels, stamp))
         while True:
             with named(f"{self.path} is damaged"):
                 message = next(messages, None)
             if message is None:
                 return
-            yield RecordedCloud(message[1], bytes(message[2]))
+            channel, time, raw = message
+            yield RecordedCloud(time, raw, self._decoders[channel.number])
 
     def close(self) -> None:
         """Closes the files of the bag."""
-        self._reader.close()
+        self._container.close()
 
     def __enter__(self) -> Self:
         return self
@@ -258,37 +287,35 @@ def check_free(path: Path, *, force: bool) -> None:
     """Raises BagError where a bag cannot be written to `path`. Only a bag may be replaced, and only with `force`."""
     if not path.exists():
         return
-    if not (path / _METADATA).is_file():
+    if not (path / METADATA).is_file():
         raise BagError(f"{path} exists and is not a bag, so it stays; choose another name")
     if not force:
         raise BagError(f"{path} exists already; choose another name, or replace it with force (--force)")
 
 
-def _choose_topic(path: Path, connections: list[Connection], wanted: str | None) -> str:
+def _has(channels: Sequence[Channel], topic: str | None) -> bool:
+    """Whether a topic has clouds, or any where it is None."""
+    found = [channel.topic.lstrip("/") for channel in channels if holds_clouds(channel)]
+    return bool(found) if topic is None else topic.lstrip("/") in found
+
+
+def _choose_topic(path: Path, channels: Sequence[Channel], wanted: str | None) -> str:
     counts: dict[str, int] = {}
-    for connection in connections:
-        if connection.msgtype == CLOUD_TYPE:
-            counts[connection.topic] = counts.get(connection.topic, 0) + connection.msgcount
+    for channel in channels:
+        if holds_clouds(channel):
+            counts[channel.topic] = counts.get(channel.topic, 0) + channel.count
     if not counts:
-        found = ", ".join(sorted(f"{c.topic} ({c.msgtype})" for c in connections)) or "no topics"
-        raise BagError(f"{path} has no topic of type {CLOUD_TYPE}; found {found}")
+        found = ", ".join(sorted({f"{c.topic} ({c.type or 'no type'})" for c in channels})) or "no topics"
+        raise BagError(f"{path} has no topic of type {', '.join(TYPES)}; found {found}")
     listed = ", ".join(f"{topic} ({count} clouds)" for topic, count in sorted(counts.items()))
     if wanted is None:
-        if len(counts) > 1:
+        # A driver's packets or compressed clouds are often recorded beside the clouds themselves.
+        plain = {channel.topic for channel in channels if channel.type == CLOUD_TYPE}
+        topics = sorted(plain or counts)
+        if len(topics) > 1:
             raise BagError(f"{path} has several cloud topics, name one with --topic: {listed}")
-        return next(iter(counts))
-    topic = "/" + wanted.lstrip("/")
-    if topic not in counts:
-        raise BagError(f"{path} has no cloud topic {topic}; found {listed}")
+        return topics[0]
+    topic = next((name for name in (wanted, "/" + wanted.lstrip("/")) if name in counts), None)
+    if topic is None:
+        raise BagError(f"{path} has no cloud topic /{wanted.lstrip('/')}; found {listed}")
     return topic
-
-
-@contextmanager
-def named(what: str) -> Iterator[None]:
-    """Turns every exception of rosbags and its storages (a dozen types, for bad bytes) into a BagError."""
-    try:
-        yield
-    except BagError:
-        raise
-    except Exception as error:
-        raise BagError(f"{what}: {str(error) or type(error).__name__}") from error

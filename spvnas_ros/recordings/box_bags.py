@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from rosbags.rosbag2 import Reader
 
 from spvnas_ros.boxes.conversions import from_nuscenes, to_nuscenes
 from spvnas_ros.boxes.overlap import BoxError, checked
-from spvnas_ros.recordings.bags import BagError, named
+from spvnas_ros.recordings.containers.container import BagError, Channel, named
+from spvnas_ros.recordings.containers.open_container import open_container
 from spvnas_ros.recordings.message_types import DETECTIONS_TYPE, typestore
-
-if TYPE_CHECKING:
-    from rosbags.interfaces import Connection
 
 BOXES_TOPIC: Final = "/segmenter/output/boxes"
 """Of the boxes beside labelled clouds."""
-
 _QUATERNION = ("w", "x", "y", "z")
 _LEVEL_WITHIN = 1e-3
 """How far the length of a quaternion may be from 1."""
@@ -52,8 +49,8 @@ def boxes_topic(path: Path, wanted: str | None, option: str) -> str:
 
     Raises BagError where the bag cannot be read, and where it has no such topic or several.
     """
-    with named(f"{path} cannot be read as a rosbag2"), Reader(path) as reader:
-        return _choose(path, reader.connections, wanted, option)
+    with closing(open_container(path)) as container:
+        return _choose(path, container.channels, wanted, option)
 
 
 def read_boxes(path: Path, topic: str) -> list[RecordedBoxes]:
@@ -62,9 +59,10 @@ def read_boxes(path: Path, topic: str) -> list[RecordedBoxes]:
     Raises BagError where the bag cannot be read, and for a message that is damaged, has an object without a class,
     sizes that are negative or numbers that are not finite; it names topic and stamp.
     """
-    with named(f"{path} cannot be read as a rosbag2"), Reader(path) as reader:
-        connections = [each for each in reader.connections if each.topic == topic]
-        return [_decoded(f"{path}, {topic}", bytes(raw)) for _, _, raw in reader.messages(connections)]
+    with closing(open_container(path)) as container:
+        channels = [each for each in container.channels if each.topic == topic and _holds_boxes(each)]
+        with named(f"{path} is damaged"):
+            return [_decoded(f"{path}, {topic}", raw) for _, _, raw in container.messages(channels)]
 
 
 def in_seconds(stamp: int) -> str:
@@ -128,10 +126,14 @@ def _not_turned(turns: Sequence[Sequence[float]]) -> int | None:
     return int(wrong[0]) if len(wrong) else None
 
 
-def _choose(path: Path, connections: Sequence[Connection], wanted: str | None, option: str) -> str:
-    topics = sorted({each.topic for each in connections if each.msgtype == DETECTIONS_TYPE})
+def _holds_boxes(channel: Channel) -> bool:
+    return (channel.type, channel.encoding) == (DETECTIONS_TYPE, "cdr")
+
+
+def _choose(path: Path, channels: Sequence[Channel], wanted: str | None, option: str) -> str:
+    topics = sorted({each.topic for each in channels if _holds_boxes(each)})
     if not topics:
-        found = ", ".join(sorted({f"{each.topic} ({each.msgtype})" for each in connections})) or "no topics"
+        found = ", ".join(sorted({f"{each.topic} ({each.type})" for each in channels})) or "no topics"
         raise BagError(f"{path} has no topic of type {DETECTIONS_TYPE}; found {found}")
     if wanted is None:
         if len(topics) > 1:

@@ -1,4 +1,4 @@
-"""The message types that bags are read and written with: ROS 2's common ones, and vision_msgs' 3D detections."""
+"""The message types that bags are read and written with: the common ones, and vision_msgs' 3D detections."""
 
 from __future__ import annotations
 
@@ -25,10 +25,43 @@ _VISION: Final = {
 """vision_msgs 4, as every distribution since Humble has it; rosbags knows ROS 2's own packages alone."""
 
 
+COMPRESSED_TYPE: Final = "point_cloud_interfaces/msg/CompressedPointCloud2"
+
+_COMPRESSED: Final = (
+    "std_msgs/Header header\nuint32 height\nuint32 width\nsensor_msgs/PointField[] fields\nbool is_bigendian\n"
+    "uint32 point_step\nuint32 row_step\nuint8[] compressed_data\nbool is_dense\nstring format"
+)
+"""point_cloud_interfaces, as the plugins of point_cloud_transport publish it."""
+
+
+SCAN_TYPE: Final = "velodyne_msgs/msg/VelodyneScan"
+PACKET_TYPES: Final = ("ouster_ros/msg/PacketMsg", "ouster_msgs/msg/PacketMsg", "ouster_sensor_msgs/msg/PacketMsg")
+
+_PACKETS: Final = {
+    "velodyne_msgs/msg/VelodynePacket": "builtin_interfaces/Time stamp\nuint8[1206] data",
+    SCAN_TYPE: "std_msgs/Header header\nvelodyne_msgs/VelodynePacket[] packets",
+    **dict.fromkeys(PACKET_TYPES, "uint8[] buf"),
+}
+"""Packets as the drivers of Velodyne and Ouster publish them."""
+
+
 @cache
 def typestore() -> Typestore:
     """Returns the types. PointCloud2 and the other common ones have not changed in any distribution after Humble."""
     store = get_typestore(Stores.ROS2_HUMBLE)
     for name, definition in _VISION.items():
         store.register(get_types_from_msg(definition, f"vision_msgs/msg/{name}"))
+    store.register(get_types_from_msg(_COMPRESSED, COMPRESSED_TYPE))
+    for name, definition in _PACKETS.items():
+        store.register(get_types_from_msg(definition, name))
+    return store
+
+
+@cache
+def ros1_typestore() -> Typestore:
+    """Returns the types of ROS 1."""
+    store = get_typestore(Stores.ROS1_NOETIC)
+    store.register(get_types_from_msg(_COMPRESSED, COMPRESSED_TYPE))
+    for name, definition in _PACKETS.items():
+        store.register(get_types_from_msg(definition, name))
     return store

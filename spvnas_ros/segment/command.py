@@ -92,13 +92,13 @@ def run(asked: SegmentRequest) -> int:
         judge = asked.judge(source, perception.facts) if asked.judge else None
         source.sensor.suit(perception.facts.sensor_height)
         found = first_look(source.look(), source.sensor, perception.facts)
-        tell(found, quiet=asked.quiet)
+        tell([*source.remarks, *found], quiet=asked.quiet)
         options = SegmentOptions(
             Path(asked.weights).name,
             asked.scores,
             asked.force,
             judge,
-            tuple(map(str, found)),
+            (*source.remarks, *map(str, found)),
             asked.palette,
             detector,
             Path(asked.boxes or "").name,

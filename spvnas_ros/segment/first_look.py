@@ -17,7 +17,7 @@ def first_look(clouds: Sequence[Record], sensor: Sensor, facts: Facts) -> list[C
     return concerns(look_at_all(clouds, sensor, known.limits), sensor, known)
 
 
-def tell(found: Sequence[Concern], *, quiet: bool = False) -> None:
-    """Prints each concern on a line of stderr."""
+def tell(found: Sequence[Concern | str], *, quiet: bool = False) -> None:
+    """Prints each concern, and what else was found out about the recording, on a line of stderr."""
     for concern in found if not quiet else ():
         print(f"warning: {concern}", file=sys.stderr)

@@ -150,7 +150,7 @@ class _Guide(CloudExchange):
 
     def label(self, recorded: RecordedCloud, on_answer: OnAnswer) -> None:
         """Send a cloud as if it came from the sensor now, and hand on the answer under its recorded stamp."""
-        message = deserialize_message(recorded.raw, PointCloud2)
+        message = deserialize_message(recorded.cdr, PointCloud2)
         stamp = message.header.stamp
         message.header.stamp = self.get_clock().now().to_msg()
         answer = self.ask(message)

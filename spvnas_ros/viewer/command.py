@@ -95,7 +95,7 @@ def run(
             from spvnas_ros.segment.first_look import first_look, tell
 
             source.sensor.suit(facts.sensor_height)
-            tell(first_look(source.look(), source.sensor, facts), quiet=quiet)
+            tell([*source.remarks, *first_look(source.look(), source.sensor, facts)], quiet=quiet)
             known = LABEL_MAPS.get(label_map or facts.label_map, known)
             classes = Classes(facts.classes, shown(facts.classes, facts.palette, palette))
 

@@ -96,7 +96,7 @@ def test_a_run_that_goes_on_counts_what_the_first_part_left_out(
     assert "nothing to do" in again[1]
 
 
-def test_clouds_of_which_nothing_can_be_labelled_are_written_and_the_status_says_so(weights: Path, tmp_path: Path) -> None:
+def test_clouds_of_which_nothing_can_be_labelled_are_told_by_the_status(weights: Path, tmp_path: Path) -> None:
     clouds = [record_of(np.full((50, 4), value), "f4") for value in (np.nan, 0, 1e7)]
     status, said, _ = segmented(bag(tmp_path / "in", clouds), "-w", weights, "-o", tmp_path / "out", "--device", "cpu")
     assert status == 1

@@ -58,7 +58,7 @@ class BagDataset:
     def look(self) -> list[Looked]:
         """Returns some clouds as they were recorded."""
         with open_source(self.path, sensor=self.sensor, topic=self.topic) as source:
-            return [Looked(self.sensor, source.look())]
+            return [Looked(self.sensor, source.look(), source.remarks)]
 
     def inventory(self) -> Inventory:
         """Returns the number of clouds of the topic and a checksum of their labels: a bag that was split, compressed or

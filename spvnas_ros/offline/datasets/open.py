@@ -14,6 +14,7 @@ from spvnas_ros.offline.datasets.kitti import is_kitti, open_kitti
 from spvnas_ros.offline.datasets.label_field import LabelField
 from spvnas_ros.offline.datasets.scan import DatasetError, ScanDataset, find_label_map
 from spvnas_ros.offline.datasets.semantic_kitti import Sequences, is_semantic_kitti, open_semantic_kitti
+from spvnas_ros.recordings.containers.kind_of_file import is_recording_folder
 from spvnas_ros.recordings.scans import SUFFIXES
 
 
@@ -76,4 +77,4 @@ def is_bag(path: Path) -> bool:
         return path.suffix.lower() not in SUFFIXES
     if not path.is_dir() or is_semantic_kitti(path) or is_kitti(path):
         return False
-    return any(file.name == "metadata.yaml" or file.suffix in (".mcap", ".db3") for file in path.iterdir())
+    return is_recording_folder(path)

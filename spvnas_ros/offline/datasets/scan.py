@@ -75,10 +75,14 @@ class LabelledScan:
 
 @dataclass(frozen=True)
 class Looked:
-    """Some clouds of a sensor as they were recorded, structured `[N]`, and the rules that make them points."""
+    """Some clouds of a sensor as they were recorded, structured `[N]`, and the rules that make them points.
+
+    remarks: what the reader said of the recording, such as where it was cut off, a sentence each
+    """
 
     sensor: Sensor
     clouds: list[npt.NDArray[np.void]]
+    remarks: tuple[str, ...] = ()
 
 
 class ScanDataset(Protocol):

@@ -193,7 +193,7 @@ def run(
         print(warning, file=sys.stderr)
     looks = dataset.look()
     for looked in looks:
-        tell(first_look(looked.clouds, looked.sensor, perception.facts), quiet=quiet)
+        tell([*looked.remarks, *first_look(looked.clouds, looked.sensor, perception.facts)], quiet=quiet)
     sensor = "; ".join(dict.fromkeys(looked.sensor.describe() for looked in looks))
     if beams is not None:
         dataset = Thinned(dataset, beams)

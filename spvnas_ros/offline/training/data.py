@@ -336,6 +336,7 @@ def remarks(scans: Source[Any], sensor_height: float | None) -> list[str]:
         unusable = sum((look.unusable for look in looks), NONE_UNUSABLE)
         left_out = f"; not seen by the network, of {len(looks)} clouds looked at: {unusable}" if unusable.total else ""
         lines.append(f"{looked.sensor.describe()}{left_out}")
+        lines += [f"warning: {remark}" for remark in looked.remarks]
         lines += [
             f"warning: {concern}"
             for concern in concerns(looks, looked.sensor, known)

@@ -9,6 +9,7 @@ from spvnas_ros.clouds.intensity import Intensity
 from spvnas_ros.clouds.point_cloud2 import PointCloudError
 from spvnas_ros.clouds.sensor_rules import Sensor
 from spvnas_ros.frame import Points
+from spvnas_ros.recordings.containers.kind_of_file import KINDS_BY_SUFFIX, MAGICS
 from spvnas_ros.recordings.scans import kitti_bin, npy, pcd, ply
 from spvnas_ros.recordings.scans.records import Record, ScanError
 
@@ -17,13 +18,12 @@ FORMATS = {each.name: each for each in (kitti_bin.FORMAT, npy.FORMAT, pcd.FORMAT
 
 SUFFIXES = tuple(each.suffix for each in FORMATS.values())
 _VELODYNE = "velodyne"
-_BAGS = {"db3": rb"SQLite format 3\0", "mcap": rb"\x89MCAP0\r\n", "ros1": rb"#ROSBAG V"}
-_MAGIC = {name: each.magic for name, each in FORMATS.items() if each.magic} | _BAGS
+_MAGIC = {name: each.magic for name, each in FORMATS.items() if each.magic} | dict(MAGICS)
 _MAGIC_LENGTH = 4096
 
 
 def kind_of(path: Path) -> str | None:
-    """Returns the kind of a file: a name of `FORMATS`, "db3", "mcap", "ros1", or None where it is unknown.
+    """Returns the kind of a file: a name of `FORMATS`, or of a recording's kinds (`MAGICS`); None where it is unknown.
 
     The first bytes of the file decide. Where they say nothing, the suffix decides. Raises OSError where the file cannot
     be read.
@@ -33,7 +33,7 @@ def kind_of(path: Path) -> str | None:
     for name, magic in _MAGIC.items():
         if re.match(magic, first):
             return name
-    by_suffix = {each.suffix: name for name, each in FORMATS.items()} | {".db3": "db3", ".mcap": "mcap"}
+    by_suffix = {each.suffix: name for name, each in FORMATS.items()} | dict(KINDS_BY_SUFFIX)
     return by_suffix.get(path.suffix.lower())
 
 
@@ -108,7 +108,7 @@ def _read(path: Path) -> Record:
     kind = kind_of(path)
     if kind in FORMATS:
         return FORMATS[kind].read(path)
-    if kind in _BAGS:
+    if kind in MAGICS:
         raise ScanError("it is a bag, expected one scan; open it with open_source")
     raise ScanError(f"its format is not known; expected {', '.join(SUFFIXES)} or a rosbag2 (.mcap, .db3)")
 

@@ -14,6 +14,7 @@ from spvnas_ros.clouds.mount import PlaceRule
 from spvnas_ros.clouds.point_cloud2 import PointCloudError, decode
 from spvnas_ros.clouds.sensor_rules import Sensor
 from spvnas_ros.frame import Points
+from spvnas_ros.recordings.containers.kind_of_file import BAG_SUFFIXES, MAGICS, PACKET_SUFFIXES, is_recording_folder
 from spvnas_ros.recordings.scans.read import SUFFIXES, kind_of, read_record, scan_files, sequences_in
 from spvnas_ros.recordings.scans.records import Record, ScanError
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
     from spvnas_ros.recordings.bags import BagReader, RecordedCloud
 
-_METADATA = "metadata.yaml"
-_BAG_SUFFIXES = (".mcap", ".db3")
 _FIRST_LOOK = 12
 """Frames that tell intensity scale and mount, evenly spread over the recording."""
 
@@ -35,7 +34,7 @@ class Cloud:
 
     points:  float32 `[N, 4]`, as `read_scan` returns them
     record:  structured `[N]`, every field of the file or message
-    message: the message they were decoded from; None for a scan
+    message: the message they were decoded from, coordinates in the frame of its header; None for a scan
     """
 
     points: Points
@@ -67,9 +66,10 @@ class Source:
         path:    the path that the user gave
         kind:    "scan", "folder", "dataset" (folders of sequences) or "bag"
         topic:   the topic of the clouds; "" where the source is not a bag
-        storage: "sqlite3" or "mcap" for a bag, else ""
+        storage: "sqlite3" or "mcap" for a bag: what a bag of the results is stored in; else ""
         files:   what it reads, on disk
         sensor:  how its clouds become what a network sees
+        remarks: what the user should know of the recording, such as where it was cut off, a sentence each
     """
 
     path: Path
@@ -78,6 +78,7 @@ class Source:
     topic: str = ""
     storage: str = ""
     files: tuple[Path, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -152,7 +153,7 @@ class _Bag(Source):
 
     def __init__(self, path: Path, reader: BagReader, sensor: Sensor) -> None:
         self.sensor = sensor
-        self.path, self.topic, self.storage = path, reader.topic, reader.storage
+        self.path, self.topic, self.storage, self.remarks = path, reader.topic, reader.storage, reader.remarks
         self.files = tuple(file for file in path.iterdir() if file.is_file()) if path.is_dir() else (path,)
         self._reader = reader
 
@@ -168,8 +169,8 @@ class _Bag(Source):
         from spvnas_ros.recordings.bags import BagError
 
         try:
-            message = recorded.decode()
-            return self._cloud(decode(message), message)
+            unpacked = recorded.unpack()
+            return self._cloud(decode(unpacked.message), unpacked.placed())
         except (BagError, PointCloudError) as error:
             raise ScanError(f"cloud {name} of {self.topic} in {self.path}: {error}") from error
 
@@ -179,7 +180,7 @@ class _Bag(Source):
         begin, end = self._reader.span
         for row in _spread(_FIRST_LOOK):
             with suppress(BagError, PointCloudError):
-                stamp = begin + (end - begin) * row // _FIRST_LOOK
+                stamp = begin + (end + 1 - begin) * row // _FIRST_LOOK
                 if recorded := next(self._reader.since(stamp), None):
                     yield decode(recorded.decode())
 
@@ -201,7 +202,7 @@ def open_source(
     place: PlaceRule | None = None,
     sensor: Sensor | None = None,
 ) -> Source:
-    """Opens a scan, a folder of scans, a SemanticKITTI sequence or root, or a rosbag2. The files there decide which.
+    """Opens a scan, a folder of scans, a SemanticKITTI sequence or root, or a bag. The files there decide which.
 
     intensity: the rule that scales the sensor's intensity, as in `read_scan`
     topic:     the topic of the clouds, where a bag has several
@@ -217,11 +218,10 @@ def open_source(
     if not path.exists():
         raise ScanError(f"{path} does not exist; expected a scan, a folder of scans, or a rosbag2")
     try:
-        bag = _bag_at(path)
-        if bag is not None:
+        if _is_bag(path):
             from spvnas_ros.recordings.bags import BagReader
 
-            return _Bag(path, BagReader(bag, topic), sensor)
+            return _Bag(path, BagReader(path, topic), sensor)
         if topic is not None:
             raise ScanError(f"{path} is no bag, so it has no topic {topic}; leave the topic out")
         if sequences := sequences_in(path):
@@ -234,27 +234,17 @@ def open_source(
         raise ScanError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def _bag_at(path: Path) -> Path | None:
-    """Returns the path to open as a bag, or None where `path` is not a bag.
+def _is_bag(path: Path) -> bool:
+    """Whether `path` is to be opened as a bag: a bag file, or a folder with metadata.yaml or bag files.
 
-    That is `path` itself, or the only storage file of a folder that lacks its metadata.yaml.
+    Raises ScanError for a file of no known format.
     """
-    if not path.is_dir():
-        kind = kind_of(path)
-        if kind == "ros1":
-            raise ScanError(f"{path} is a ROS 1 bag; convert it: rosbags-convert --src {path} --dst NEW_FOLDER")
-        if kind is None:
-            raise ScanError(
-                f"{path} is of no known format; expected a scan ({', '.join(SUFFIXES)}), a folder of scans, or a "
-                "rosbag2 (its folder, or an .mcap or .db3 file)"
-            )
-        return path if kind in ("db3", "mcap") else None
-    if (path / _METADATA).is_file():
-        return path
-    storage = [file for file in path.iterdir() if file.suffix in _BAG_SUFFIXES]
-    if len(storage) > 1:
+    if path.is_dir():
+        return is_recording_folder(path)
+    kind = kind_of(path)
+    if kind is None:
         raise ScanError(
-            f"{path} has {len(storage)} bag files but no {_METADATA}; name one of them, or restore it: "
-            f"ros2 bag reindex {path}"
+            f"{path} is of no known format; expected a scan ({', '.join(SUFFIXES)}), a folder of scans, or a "
+            f"recording (its folder, or a file: {', '.join((*BAG_SUFFIXES, *PACKET_SUFFIXES))})"
         )
-    return storage[0] if storage else None
+    return kind in MAGICS

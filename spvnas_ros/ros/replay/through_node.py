@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -149,7 +150,12 @@ class _Driver(Node):
                 first, began, wall = recorded.stamp, time.monotonic_ns() + _LEAD_NS, time.time_ns() + _LEAD_NS
             offset = round((recorded.stamp - first) / rate)
             stamp = max(stamp + 1, wall + offset)
-            cloud = restamped(recorded.raw, stamp)
+            try:
+                cloud = restamped(recorded.cdr, stamp)
+            except UserError as error:  # of another kind than PointCloud2, and damaged
+                print(f"warning: cloud {number:06d} is not sent: {error}", file=sys.stderr)
+                on_sent()
+                continue
             self._wait(lambda: False, (began + offset - time.monotonic_ns()) / 1e9)
             sent = time.monotonic_ns()
             self._late = max(self._late, sent - began - offset)

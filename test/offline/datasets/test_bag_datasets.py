@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rosbags.convert.converter import convert
+from rosbags.typesys import Stores, get_typestore
 
 from labelled_files import BAG_SCANS, write_bag
 from spvnas_ros.engine.sample_street import street_scan
@@ -71,3 +73,16 @@ def test_a_damaged_cloud_is_an_error_where_it_is_used(tmp_path: Path) -> None:
     assert [len(dataset), dataset.name(1), len(dataset[0]), len(dataset[2])] == [3, "000001", 5, 5]
     with pytest.raises(DatasetError, match="cloud 000001 of /points"):
         dataset[1]
+
+
+def test_a_bag_of_ros_1_is_the_same_data(tmp_path: Path) -> None:
+    write_bag(tmp_path / "bag", label="<u4")
+    convert(
+        [tmp_path / "bag"], tmp_path / "a.bag", "sqlite3", 8, None, "none",
+        get_typestore(Stores.ROS2_HUMBLE), get_typestore(Stores.ROS1_NOETIC), (), (), (), (),
+    )  # fmt: skip
+    one, other = open_dataset(tmp_path / "bag"), open_dataset(tmp_path / "a.bag")
+    assert one.inventory() == other.inventory()
+    for index in (2, 0, 1):
+        np.testing.assert_array_equal(other[index].labels, one[index].labels)
+        np.testing.assert_array_equal(other[index].points, one[index].points)

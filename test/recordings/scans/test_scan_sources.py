@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from encoded_scans import POINTS
+from spvnas_ros.recordings.bags import BagError
 from spvnas_ros.recordings.scans import ScanError, open_source, read_scan, scan_files
 
 
@@ -59,7 +60,7 @@ def test_what_is_no_source_is_named_with_what_was_found(tmp_path: Path) -> None:
     with pytest.raises(ScanError, match="no known format"):
         open_source(tmp_path / "readme.txt")
     (tmp_path / "old.bag").write_bytes(b"#ROSBAG V2.0\n")
-    with pytest.raises(ScanError, match="rosbags-convert"):
+    with pytest.raises(BagError, match="cannot be read as a bag"):
         open_source(tmp_path / "old.bag")
     with pytest.raises(ScanError, match="missing"):
         read_scan(tmp_path / "missing.bin")
