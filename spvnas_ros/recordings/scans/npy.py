@@ -44,4 +44,4 @@ def _columns(array: npt.NDArray[Any]) -> Record:
     return record
 
 
-FORMAT = ScanFormat("npy", ".npy", read_npy, rb"\x93NUMPY")
+FORMAT = ScanFormat("npy", (".npy",), read_npy, rb"\x93NUMPY")

@@ -158,4 +158,4 @@ def _repeat(out: bytearray, distance: int, length: int) -> None:
         out += (pattern * (length // distance + 1))[:length]
 
 
-FORMAT = ScanFormat("pcd", ".pcd", lambda path: read_pcd(path.read_bytes()), rb"(\s|#[^\n]*\n)*(VERSION|FIELDS)\s")
+FORMAT = ScanFormat("pcd", (".pcd",), lambda path: read_pcd(path.read_bytes()), rb"(\s|#[^\n]*\n)*(VERSION|FIELDS)\s")

@@ -131,4 +131,4 @@ def _size_of(prop: _Property, data: bytes, start: int, order: str) -> int:
     return kind.itemsize + length * item
 
 
-FORMAT = ScanFormat("ply", ".ply", lambda path: read_ply(path.read_bytes()), rb"ply\s")
+FORMAT = ScanFormat("ply", (".ply",), lambda path: read_ply(path.read_bytes()), rb"ply\s")

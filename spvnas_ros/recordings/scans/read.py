@@ -9,13 +9,17 @@ from spvnas_ros.clouds.intensity import Intensity
 from spvnas_ros.clouds.point_cloud2 import PointCloudError
 from spvnas_ros.clouds.sensor_rules import Sensor
 from spvnas_ros.frame import Points
-from spvnas_ros.recordings.scans import kitti_bin, npy, pcd, ply
-from spvnas_ros.recordings.scans.records import Record, ScanError
+from spvnas_ros.recordings.scans import e57, kitti_bin, las, npy, nuscenes_bin, pcd, ply, text
+from spvnas_ros.recordings.scans.columns import renamed
+from spvnas_ros.recordings.scans.records import Columns, Record, ScanError, ScanFormat
 
-FORMATS = {each.name: each for each in (kitti_bin.FORMAT, npy.FORMAT, pcd.FORMAT, ply.FORMAT)}
+_MODULES = (kitti_bin, npy, pcd, ply, nuscenes_bin, las, e57, text)
+FORMATS = {each.FORMAT.name: each.FORMAT for each in _MODULES}
 """Every format of scan files. A new one is a file of this folder and a name here."""
 
-SUFFIXES = tuple(each.suffix for each in FORMATS.values())
+SUFFIXES = tuple(suffix for each in FORMATS.values() for suffix in each.suffixes)
+_COMMON = (".txt", ".csv")
+"""Suffixes of many things. In a folder they are only looked at where nothing else is a scan."""
 _VELODYNE = "velodyne"
 _BAGS = {"db3": rb"SQLite format 3\0", "mcap": rb"\x89MCAP0\r\n", "ros1": rb"#ROSBAG V"}
 _MAGIC = {name: each.magic for name, each in FORMATS.items() if each.magic} | _BAGS
@@ -33,14 +37,25 @@ def kind_of(path: Path) -> str | None:
     for name, magic in _MAGIC.items():
         if re.match(magic, first):
             return name
-    by_suffix = {each.suffix: name for name, each in FORMATS.items()} | {".db3": "db3", ".mcap": "mcap"}
-    return by_suffix.get(path.suffix.lower())
+    by_suffix = {suffix: name for name, each in FORMATS.items() for suffix in each.suffixes}
+    by_suffix |= {".db3": "db3", ".mcap": "mcap"}
+    fitting = [suffix for suffix in by_suffix if path.name.lower().endswith(suffix)]
+    return by_suffix[max(fitting, key=len)] if fitting else None
+
+
+def parts_of(path: Path) -> int:
+    """Returns how many scans a file holds; 1 for one that cannot be read, which says so when it is."""
+    try:
+        form = FORMATS.get(kind_of(path) or "")
+        return form.parts(path) if form and form.parts else 1
+    except (ScanError, OSError):
+        return 1
 
 
 def read_scan(path: str | Path, intensity: Intensity | Sensor | str = "auto") -> Points:
     """Reads one scan as float32 `[N, 4]`: x, y, z in metres and intensity in 0..1.
 
-    path:      .bin (KITTI), .npy, .pcd or .ply; a file whose first bytes name its format may have any name
+    path:      a scan of one of `FORMATS`; a file whose first bytes name its format may have any name
     intensity: the rule that scales the file's intensity, or all rules of a sensor; pass one for all its scans
 
     Points may be NaN, as in organised clouds. The intensity is 0 where the file has none.
@@ -57,14 +72,17 @@ def read_scan(path: str | Path, intensity: Intensity | Sensor | str = "auto") ->
         raise ScanError(f"{path}: {error}") from error
 
 
-def read_record(path: str | Path) -> Record:
+def read_record(path: str | Path, columns: Columns | None = None, part: int = 0) -> Record:
     """Reads one scan with every field that the file has, structured `[N]`; x, y and z are single numbers.
+
+    columns: what the numbers of a point are, for files that do not say it; None for what the format has, or is found
+    part:    which scan of a file that may hold several
 
     Raises ScanError as `read_scan` does.
     """
     path = Path(path)
     try:
-        return _checked(_read(path))
+        return _checked(renamed(_read(path, columns, part)))
     except ScanError as error:
         raise ScanError(f"{path}: {error}") from error
     except OSError as error:
@@ -101,16 +119,27 @@ def _scans_in(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     files = [p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != "." and p.is_file()]
+    files = [p for p in files if p.suffix.lower() not in _COMMON] or files
     return sorted(files, key=lambda p: [(part.isdecimal(), part.zfill(20)) for part in re.split(r"(\d+)", p.name)])
 
 
-def _read(path: Path) -> Record:
+def _read(path: Path, columns: Columns | None, part: int) -> Record:
     kind = kind_of(path)
     if kind in FORMATS:
-        return FORMATS[kind].read(path)
+        return _read_as(FORMATS[kind], path, columns, part)
     if kind in _BAGS:
         raise ScanError("it is a bag, expected one scan; open it with open_source")
     raise ScanError(f"its format is not known; expected {', '.join(SUFFIXES)} or a rosbag2 (.mcap, .db3)")
+
+
+def _read_as(form: ScanFormat, path: Path, columns: Columns | None, part: int) -> Record:
+    if columns is not None:
+        if form.read_columns is None:
+            raise ScanError(f"its format ({form.name}) names its columns itself; leave --columns out")
+        return form.read_columns(path, columns)
+    if form.read_part is not None:
+        return form.read_part(path, part)
+    return form.read(path)
 
 
 def _checked(record: Record) -> Record:

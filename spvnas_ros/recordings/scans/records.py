@@ -24,6 +24,9 @@ that announces more is wrong.
 Column = tuple[str, str, int]
 """Name, numpy type and number of values of a field."""
 
+Columns = tuple[tuple[str, str], ...]
+"""Name and numpy type of each column of a file that does not name them itself, as `columns.parse_columns` reads them."""
+
 
 class ScanError(UserError):
     """A scan cannot be read. The message says what was found, what was expected and what to do."""
@@ -33,16 +36,27 @@ class ScanError(UserError):
 class ScanFormat:
     """A format of scan files. Each format is one file of this folder; `read.FORMATS` lists them.
 
-    name:   short name, such as "pcd"
-    suffix: of its files, in lower case
-    read:   reads a file; raises ScanError where it is malformed, OSError where it cannot be read
-    magic:  pattern of its first bytes; None where the files have none, so that only the suffix tells
+    name:         short name, such as "pcd"
+    suffixes:     of its files, in lower case
+    read:         reads a file; raises ScanError where it is malformed, OSError where it cannot be read
+    magic:        pattern of its first bytes; None where the files have none, so that only the suffix tells
+    read_columns: reads a file whose columns the user has named; None where the format names them itself
+    parts:        returns how many scans a file holds; None where it is always one
+    read_part:    reads one of them
     """
 
     name: str
-    suffix: str
+    suffixes: tuple[str, ...]
     read: Callable[[Path], Record]
     magic: bytes | None = None
+    read_columns: Callable[[Path, Columns], Record] | None = None
+    parts: Callable[[Path], int] | None = None
+    read_part: Callable[[Path, int], Record] | None = None
+
+
+def missing(package: str, what: str, extra: str) -> ScanError:
+    """Returns the error that says which package is needed to read `what`, and how to install it."""
+    return ScanError(f"reading {what} needs {package}, which is not installed: pip install 'spvnas_ros[{extra}]'")
 
 
 def record_dtype(columns: Sequence[Column]) -> np.dtype[np.void]:

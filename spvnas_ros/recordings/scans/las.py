@@ -1,0 +1,98 @@
+"""Reads LAS 1.0 to 1.4, LAZ and COPC, point formats 0 to 10, by laspy and lazrs.
+
+x, y and z are float64: the file's whole numbers times its scale and its offset (ASPRS LAS 1.4 R15, 2.4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spvnas_ros.recordings.scans.records import Record, ScanError, ScanFormat, missing
+
+_CHUNK = 1 << 20
+"""Points read at a time: no header makes this reserve more than the points of one."""
+
+
+def read_las(path: Path) -> Record:
+    """Reads all points with all their fields: x, y, z in the file's units, `intensity` as uint16, `classification`, extra
+    bytes by their names.
+
+    Raises ScanError for a damaged file, one that is cut short, and where laspy is not installed.
+    """
+    with opened(path) as reader:
+        check_scale(reader.header)
+        pieces = [_record(points) for points in chunks(reader)]
+        if not pieces:
+            return np.empty(0, [(axis, "<f8") for axis in "xyz"])
+        record: Record = np.concatenate(pieces)
+        return record
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """Opens a file as laspy's LasReader. Whatever laspy or lazrs say against it becomes a ScanError."""
+    try:
+        import laspy
+    except ImportError as error:
+        raise missing("laspy", ".las and .laz", "las") from error
+    import logging
+
+    logging.getLogger("laspy").setLevel(logging.CRITICAL)  # it also logs the errors that it raises
+    try:
+        with laspy.open(path) as reader:
+            if reader.header.are_points_compressed and not laspy.LazBackend.detect_available():
+                raise missing("lazrs", ".laz", "las")
+            yield reader
+    except (ScanError, OSError, GeneratorExit):
+        raise
+    except BaseException as error:
+        # A panic of lazrs (Rust) is no Exception, and laspy lets through what it meets: ValueError, struct.error, ...
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ScanError(f"it is no whole LAS or LAZ file: {reason}; get the file again") from error
+
+
+def chunks(reader: Any) -> Iterator[Any]:
+    """Yields all points as laspy has them, some at a time. Raises ScanError where there are fewer than announced."""
+    announced, found = reader.header.point_count, 0
+    while found < announced:
+        try:
+            points = reader.read_points(_CHUNK)
+        except EOFError:
+            points = ()
+        if len(points) < min(_CHUNK, announced - found):
+            raise ScanError(
+                f"cut short: the header announces {announced} points, found {found + len(points)} of them; get the "
+                "file again"
+            )
+        found += len(points)
+        yield points
+
+
+def check_scale(header: Any) -> None:
+    """Raises ScanError where scale and offset give no coordinates."""
+    scales, offsets = np.asarray(header.scales), np.asarray(header.offsets)
+    if not (np.isfinite(scales).all() and np.isfinite(offsets).all() and (scales != 0).all()):
+        raise ScanError(
+            f"its scale {scales.tolist()} and offset {offsets.tolist()} give no coordinates; expected finite numbers, "
+            "and no scale of 0"
+        )
+
+
+def _record(points: Any) -> Record:
+    names = [name for name in points.point_format.dimension_names if name not in ("X", "Y", "Z")]
+    columns = {axis: np.asarray(points[axis], np.float64) for axis in "xyz"}
+    columns |= {name: np.asarray(points[name]) for name in names if name not in columns}
+    record = np.empty(len(points), [(name, each.dtype, each.shape[1:]) for name, each in columns.items()])
+    for name, values in columns.items():
+        record[name] = values
+    return record
+
+
+FORMAT = ScanFormat("las", (".las", ".laz"), read_las, rb"LASF")
