@@ -1,5 +1,5 @@
-"""The columns of files that do not name them: what users write, which names coordinates have, and whether numbers can be
-what they are taken for.
+"""The columns of files that do not name them: what users write, which names coordinates have, and whether numbers
+can be what they are taken for.
 """
 
 from __future__ import annotations
@@ -83,8 +83,9 @@ def written(columns: Iterable[tuple[str, str]]) -> str:
 
 
 def coordinate_names(names: Sequence[str]) -> dict[str, str]:
-    """Returns the columns that are x, y and z, as `{"Easting": "x"}`, where plain x, y and z are not all there; {} where
-    they are, or not all three can be found.
+    """Returns the columns that are x, y and z, as `{"Easting": "x"}`, where plain x, y and z are not all there.
+
+    It is {} where they are, or not all three can be found.
     """
     if {"x", "y", "z"} <= set(names):
         return {}
@@ -106,7 +107,7 @@ def renamed(record: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
         return record
     taken = {old: f"input_{old}" for old in record.dtype.names or () if old in names.values()}
     change = {**taken, **names}
-    kinds = record.dtype.fields or {}
+    kinds = dict(record.dtype.fields or {})
     dtype = np.dtype(
         {
             "names": [change.get(name, name) for name in kinds],

@@ -4,8 +4,6 @@ named by the user.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from spvnas_ros.recordings.scans.columns import KITTI, implausible, likely_columns, written

@@ -19,8 +19,8 @@ _CHUNK = 1 << 20
 
 
 def read_las(path: Path) -> Record:
-    """Reads all points with all their fields: x, y, z in the file's units, `intensity` as uint16, `classification`, extra
-    bytes by their names.
+    """Reads all points with all their fields: x, y, z in the file's units, `intensity` as uint16, `classification`,
+    extra bytes by their names.
 
     Raises ScanError for a damaged file, one that is cut short, and where laspy is not installed.
     """

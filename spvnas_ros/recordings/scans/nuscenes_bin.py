@@ -23,7 +23,8 @@ def read_nuscenes(data: bytes) -> Record:
     record = np.frombuffer(data, _FIELDS).copy()
     if wrong := implausible(record):
         raise ScanError(
-            f"its numbers cannot be nuScenes' x, y, z, intensity, ring: {wrong}; another .bin must not be called .pcd.bin"
+            f"its numbers cannot be nuScenes' x, y, z, intensity, ring: {wrong}; another .bin must not be called "
+            ".pcd.bin"
         )
     right = record["x"].copy()
     record["x"] = record["y"]

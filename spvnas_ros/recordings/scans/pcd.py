@@ -14,6 +14,7 @@ from spvnas_ros.recordings.scans.records import (
     Record,
     ScanError,
     ScanFormat,
+    check_end,
     parse_binary,
     parse_count,
     parse_text,
@@ -43,7 +44,9 @@ def read_pcd(data: bytes) -> Record:
     if header.encoding == "ascii":
         return parse_text(body, header.dtype, header.rows)
     if header.encoding == "binary":
-        return parse_binary(body, header.dtype, header.rows)
+        record = parse_binary(body, header.dtype, header.rows)
+        check_end(body, record.nbytes)
+        return record
     return _parse_compressed(body, header.dtype, header.rows)
 
 
@@ -107,6 +110,7 @@ def _parse_compressed(body: bytes, dtype: np.dtype[np.void], rows: int) -> Recor
             f"its compressed data announces {unpacked} bytes, but {rows} points of {dtype.itemsize} bytes "
             f"are {rows * dtype.itemsize}"
         )
+    check_end(body, 8 + packed)
     columns = lzf_decompress(body[8 : 8 + packed], unpacked)
     table = np.empty(rows, dtype)
     start = 0

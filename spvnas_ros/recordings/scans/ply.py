@@ -14,6 +14,7 @@ from spvnas_ros.recordings.scans.records import (
     Record,
     ScanError,
     ScanFormat,
+    check_end,
     parse_binary,
     parse_count,
     parse_text,
@@ -58,15 +59,21 @@ def read_ply(data: bytes) -> Record:
     index = next((i for i, element in enumerate(elements) if element.name == "vertex"), None)
     if index is None:
         raise ScanError(f"it has no vertex element; found {[e.name for e in elements]}")
-    vertex, before = elements[index], elements[:index]
+    vertex, before, after = elements[index], elements[:index], elements[index + 1 :]
     if vertex.has_lists or not vertex.properties:
         raise ScanError("its vertex element must have single values only, found lists or nothing; export it as points")
     dtype = record_dtype([(p.name.removeprefix(_SCALAR_PREFIX), order + p.kind, 1) for p in vertex.properties])
     if order == "=":
-        return parse_text(data[start:], dtype, vertex.count, skip=sum(element.count for element in before))
+        lines, more = (sum(element.count for element in others) for others in (before, after))
+        return parse_text(data[start:], dtype, vertex.count, skip=lines, after=more)
     for element in before:
         start = _end_of(element, data, start, order)
-    return parse_binary(data[start:], dtype, vertex.count)
+    record = parse_binary(data, dtype, vertex.count, start)
+    start += record.nbytes
+    for element in after:
+        start = _end_of(element, data, start, order)
+    check_end(data, start)
+    return record
 
 
 def _parse_header(data: bytes) -> tuple[str, list[_Element], int]:
@@ -112,10 +119,23 @@ def _end_of(element: _Element, data: bytes, start: int, order: str) -> int:
     """Returns the position of the byte after the rows of an element."""
     if not element.has_lists:
         return start + element.count * sum(np.dtype(p.kind).itemsize for p in element.properties)
+    if (end := _end_of_equal_lists(element, data, start, order)) is not None:
+        return end
     for _ in range(element.count):
         for prop in element.properties:
             start += _size_of(prop, data, start, order)
     return start
+
+
+def _end_of_equal_lists(element: _Element, data: bytes, start: int, order: str) -> int | None:
+    """Returns the position after the rows where all have one list of one length (triangles); else None."""
+    row = sum(_size_of(prop, data, start, order) for prop in element.properties[:1]) if element.count else 0
+    prop = element.properties[0]
+    if len(element.properties) != 1 or prop.length is None or start + element.count * row > len(data):
+        return None
+    kind = np.dtype(order + prop.length)
+    lengths = np.ndarray(element.count, kind, data, start, (row,))
+    return start + element.count * row if (lengths == lengths[:1]).all() else None
 
 
 def _size_of(prop: _Property, data: bytes, start: int, order: str) -> int:
@@ -124,7 +144,7 @@ def _size_of(prop: _Property, data: bytes, start: int, order: str) -> int:
         return item
     kind = np.dtype(order + prop.length)
     if start + kind.itemsize > len(data):
-        raise ScanError("cut short: it ends before its vertices; get the file again")
+        raise ScanError("cut short: it ends before its rows do; get the file again")
     length = int(np.frombuffer(data, kind, 1, start)[0])
     if length < 0:
         raise ScanError(f"its list property {prop.name!r} has a negative length {length}")

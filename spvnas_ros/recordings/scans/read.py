@@ -9,17 +9,22 @@ from spvnas_ros.clouds.intensity import Intensity
 from spvnas_ros.clouds.point_cloud2 import PointCloudError
 from spvnas_ros.clouds.sensor_rules import Sensor
 from spvnas_ros.frame import Points
-from spvnas_ros.recordings.scans import e57, kitti_bin, las, npy, nuscenes_bin, pcd, ply, text
+from spvnas_ros.recordings.scans import e57, kitti_bin, las, npy, npz, nuscenes_bin, pcd, ply, tables, text
 from spvnas_ros.recordings.scans.columns import renamed
 from spvnas_ros.recordings.scans.records import Columns, Record, ScanError, ScanFormat
 
-_MODULES = (kitti_bin, npy, pcd, ply, nuscenes_bin, las, e57, text)
-FORMATS = {each.FORMAT.name: each.FORMAT for each in _MODULES}
+FORMATS: dict[str, ScanFormat] = {
+    each.name: each
+    for each in (
+        *(module.FORMAT for module in (kitti_bin, npy, pcd, ply, nuscenes_bin, las, e57, text, npz)),
+        *(tables.PARQUET, tables.FEATHER),
+    )
+}
 """Every format of scan files. A new one is a file of this folder and a name here."""
 
 SUFFIXES = tuple(suffix for each in FORMATS.values() for suffix in each.suffixes)
 _COMMON = (".txt", ".csv")
-"""Suffixes of many things. In a folder they are only looked at where nothing else is a scan."""
+"""Suffixes of many things: in a folder they are scans where nothing else is one, and their first lines are points."""
 _VELODYNE = "velodyne"
 _BAGS = {"db3": rb"SQLite format 3\0", "mcap": rb"\x89MCAP0\r\n", "ros1": rb"#ROSBAG V"}
 _MAGIC = {name: each.magic for name, each in FORMATS.items() if each.magic} | _BAGS
@@ -37,10 +42,10 @@ def kind_of(path: Path) -> str | None:
     for name, magic in _MAGIC.items():
         if re.match(magic, first):
             return name
-    by_suffix = {suffix: name for name, each in FORMATS.items() for suffix in each.suffixes}
+    by_suffix: dict[str, str] = {suffix: name for name, each in FORMATS.items() for suffix in each.suffixes}
     by_suffix |= {".db3": "db3", ".mcap": "mcap"}
     fitting = [suffix for suffix in by_suffix if path.name.lower().endswith(suffix)]
-    return by_suffix[max(fitting, key=len)] if fitting else None
+    return by_suffix[str(max(fitting, key=len))] if fitting else None
 
 
 def parts_of(path: Path) -> int:
@@ -100,7 +105,7 @@ def scan_files(folder: Path) -> list[Path]:
     They are sorted by number: `2.bin` comes before `10.bin`. Raises ScanError where there are no scans, or where two
     scans would have results of the same name.
     """
-    files = _scans_in(folder) or _scans_in(folder / _VELODYNE)
+    files = _scans_in(folder) or _scans_in(folder / _VELODYNE) or _scans_in(folder, common=True)
     if not files:
         found = sorted(p.name for p in folder.iterdir())
         shown = ", ".join(found[:8]) + (f" and {len(found) - 8} more" if len(found) > 8 else "") or "nothing"
@@ -115,11 +120,13 @@ def scan_files(folder: Path) -> list[Path]:
     return files
 
 
-def _scans_in(folder: Path) -> list[Path]:
+def _scans_in(folder: Path, *, common: bool = False) -> list[Path]:
+    """Returns the scans of a folder, those with common suffixes or the others."""
     if not folder.is_dir():
         return []
-    files = [p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != "." and p.is_file()]
-    files = [p for p in files if p.suffix.lower() not in _COMMON] or files
+    suffixes = _COMMON if common else [suffix for suffix in SUFFIXES if suffix not in _COMMON]
+    files = [p for p in folder.iterdir() if p.suffix.lower() in suffixes and p.name[0] != "." and p.is_file()]
+    files = [p for p in files if text.looks_like_points(p)] if common else files
     return sorted(files, key=lambda p: [(part.isdecimal(), part.zfill(20)) for part in re.split(r"(\d+)", p.name)])
 
 

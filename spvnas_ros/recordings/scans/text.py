@@ -4,6 +4,7 @@ are found by looking at the first lines.
 
 from __future__ import annotations
 
+import csv
 import io
 import re
 import warnings
@@ -87,8 +88,8 @@ def find_layout(data: bytes, columns: Columns | None = None) -> Layout:
     if not _is_row(split[0][1], comma):
         header = split[0]
         split = split[1:]
-    elif names := _commented(lines, rows[0][0], announced, separator, len(split[0][1])):
-        header = names
+    else:
+        header = _commented(lines, rows[0][0], announced, separator, len(split[0][1]))
     if not split:
         raise ScanError(f"it holds no rows of numbers, only {rows[0][1][:60]!r}")
     cells = [words for _, words in split]
@@ -101,11 +102,22 @@ def find_layout(data: bytes, columns: Columns | None = None) -> Layout:
     return Layout(header[0] if header else None, split[0][0], separator, comma, names, count)
 
 
+def looks_like_points(path: Path) -> bool:
+    """Returns whether the first lines of a file are rows of numbers, three at least. Raises OSError."""
+    with path.open("rb") as file:
+        head = file.read(_LOOK)
+    try:
+        return find_layout(head).first < head.count(b"\n") + 1 and bool(head.strip())
+    except ScanError:
+        return False
+
+
 def split_line(line: str, separator: str | None) -> list[str]:
     """Splits a line into its columns."""
     if separator is None:
         return line.split()
-    words = [word.strip().strip('"') for word in line.split(separator)]
+    words = next(csv.reader([line], delimiter=separator)) if '"' in line else line.split(separator)
+    words = [word.strip() for word in words]
     return words[:-1] if len(words) > 1 and not words[-1] and separator != "," else words
 
 
@@ -140,7 +152,7 @@ def _has_commas(words: Sequence[str]) -> bool:
 def _commented(
     lines: Sequence[tuple[int, str]], first: int, announced: int | None, separator: str | None, width: int
 ) -> tuple[int, list[str]] | None:
-    """Returns the last comment before the first row, where it names the columns (CloudCompare's "//X Y Z Intensity")."""
+    """Returns the last comment before the first row, where it names the columns (CloudCompare: "//X Y Z")."""
     for number, line in reversed(lines[:first]):
         if line and number != announced:
             words = split_line(re.sub(r"^[#/;%!]+\s*", "", line), separator)
@@ -207,7 +219,9 @@ def _from_header(header: Sequence[str], numeric: Sequence[bool]) -> tuple[str, .
     if len(names) == len(numeric) - 1:
         names.insert(0, "")  # pandas' index has no name
     if len(names) != len(numeric):
-        raise ScanError(f"its header names {len(names)} columns, the rows have {len(numeric)}: {', '.join(names)[:120]}")
+        raise ScanError(
+            f"its header names {len(names)} columns, the rows have {len(numeric)}: {', '.join(names)[:120]}"
+        )
     change = coordinate_names([name for name in names if name])
     names = [change.get(name, name) for name in names]
     if lacking := [axis for axis in "xyz" if axis not in names]:
@@ -241,41 +255,40 @@ def _are_colours(cells: Sequence[Sequence[str]], comma: bool) -> bool:
 
 def _parse(data: bytes, layout: Layout) -> Record:
     chosen = [(column, name) for column, name in enumerate(layout.names) if name]
-    record = np.empty(0, [(name, "<f8") for _, name in chosen])
+    numbers = [column for column, _ in chosen]
     body = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in data else data
+    body = body[3:] if body.startswith(b"\xef\xbb\xbf") else body
+    body = body.replace(b"\n//", b"\n#")
     if layout.comma:
         body = body.replace(b",", b".")
-    if layout.separator:
-        body = _filled(body, layout.separator.encode())
-    table = _table(body, layout, [column for column, _ in chosen])
-    if not len(table):
-        return record
-    record = np.empty(len(table), record.dtype)
+    table = _table(_filled(body, layout.separator), layout, numbers)
+    record = np.empty(len(table), [(name, "<f8") for _, name in chosen])
     for row, (_, name) in enumerate(chosen):
         record[name] = table[:, row]
     return record
 
 
-def _filled(body: bytes, separator: bytes) -> bytes:
+def _filled(body: bytes, separator: str | None) -> bytes:
     """Puts nan where a value is not there."""
-    twice = separator + separator
+    if separator is None:
+        return body
+    sep = separator.encode()
+    twice = sep + sep
     if twice in body:
-        body = body.replace(twice, separator + b"nan" + separator).replace(twice, separator + b"nan" + separator)
-    if separator == b",":
+        body = body.replace(twice, sep + b"nan" + sep).replace(twice, sep + b"nan" + sep)
+    if sep == b",":
         body = body.replace(b",\n", b",nan\n")
         body = body + b"nan" if body.endswith(b",") else body
-    return body.replace(b"\n" + separator, b"\nnan" + separator) if b"\n" + separator in body else body
+    return body.replace(b"\n" + sep, b"\nnan" + sep) if b"\n" + sep in body else body
 
 
 def _table(body: bytes, layout: Layout, chosen: list[int]) -> npt.NDArray[np.float64]:
-    if body.startswith(b"\xef\xbb\xbf"):
-        body = body[3:]
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "(Input line|loadtxt: input)", UserWarning)  # blank lines, empty input
             text = io.TextIOWrapper(io.BytesIO(body), "latin-1")
             return np.loadtxt(
-                text, np.float64, comments=["#", "//"], delimiter=layout.separator, skiprows=layout.first,
+                text, np.float64, comments="#", delimiter=layout.separator, skiprows=layout.first,
                 usecols=chosen, ndmin=2, quotechar='"',
             )  # fmt: skip
     except (ValueError, IndexError) as error:
