@@ -11,9 +11,12 @@ import typer
 from spvnas_ros.cli.errors import readable_errors
 from spvnas_ros.cli.options import (
     SCALES,
+    ClassificationOption,
+    ColumnsOption,
     DeviceOption,
     EngineOption,
     ForceOption,
+    FormatOption,
     IntensityFieldOption,
     IntensityOption,
     LabelIdsOption,
@@ -40,8 +43,9 @@ def segment(
         Path,
         typer.Argument(
             metavar="SOURCE",
-            help="A .bin, .npy, .pcd or .ply scan, a folder of them, a SemanticKITTI root, or a rosbag2 (its folder, "
-            "or an .mcap or .db3 file).",
+            help="A scan (.bin, .pcd.bin, .npy, .npz, .pcd, .ply, .las, .laz, .e57, .xyz, .asc, .txt, .csv, .pts, "
+            ".parquet, .feather), a folder of them, a SemanticKITTI root, or a rosbag2 (its folder, or an .mcap or "
+            ".db3 file).",
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for labels or bag, picture, scores and summary.")],
@@ -56,6 +60,9 @@ def segment(
     origin: OriginOption = None,
     mount: MountOption = None,
     topic: TopicOption = None,
+    columns: ColumnsOption = None,
+    label_format: FormatOption = "auto",
+    classification: ClassificationOption = "",
     scores: Annotated[bool, typer.Option("--scores", help="Also save the probabilities of all classes.")] = False,
     palette: PaletteOption = "spvnas",
     force: ForceOption = False,
@@ -66,6 +73,7 @@ def segment(
     Interrupted or killed, it goes on where it stopped when the same command is given again.
     """
     from spvnas_ros.segment.command import SegmentRequest, run
+    from spvnas_ros.segment.label_forms import LabelForm
 
     asked = SegmentRequest(
         source,
@@ -82,6 +90,8 @@ def segment(
         scores,
         force,
         palette,
+        columns=columns,
+        form=LabelForm(label_format, classification),
     )
     if where := chosen_truth(truth, label_ids, network_labels):
         from spvnas_ros.offline.evaluation.judge import TruthJudge, print_report
@@ -159,6 +169,7 @@ def view(
     ] = None,
     palette: PaletteOption = "spvnas",
     topic: TopicOption = None,
+    columns: ColumnsOption = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0 takes a free one.")] = 8080,
     host: Annotated[
         str, typer.Option(help="Address to serve at. Whoever can reach it can see and control the viewer.")
@@ -192,6 +203,7 @@ def view(
         origin=origin,
         mount=mount,
         quiet=quiet,
+        columns=columns,
     )
     raise typer.Exit(status)
 
@@ -215,6 +227,7 @@ def doctor(
     origin: OriginOption = None,
     mount: MountOption = None,
     topic: TopicOption = None,
+    columns: ColumnsOption = None,
     seconds: Annotated[float, typer.Option(min=0.5, help="How long to listen to a live topic.")] = 5.0,
 ) -> None:
     """Look at clouds and say what fits the networks and what does not, with advice. Status 1 if something is bad.
@@ -230,7 +243,7 @@ def doctor(
 
     looking = Looking(weights, frames, device, engine, intensity, intensity_field, origin, mount)
     if not live:
-        raise typer.Exit(run(source, looking, topic=topic))
+        raise typer.Exit(run(source, looking, topic=topic, columns=columns))
     from spvnas_ros.ros.live import topic_doctor
 
     raise typer.Exit(topic_doctor.run(str(source), looking, seconds=seconds))

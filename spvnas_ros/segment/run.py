@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -28,6 +28,7 @@ from spvnas_ros.palettes import SPVNAS
 from spvnas_ros.recordings.bags import BagError
 from spvnas_ros.recordings.scans import Cloud, Frame, ScanError, Source
 from spvnas_ros.segment.gallery import ACCURACY, CONFIDENCE, FIRST, Pictured, choose, mean_confidence
+from spvnas_ros.segment.label_forms import LabelForm
 from spvnas_ros.segment.output import (
     PICTURE,
     SUMMARY,
@@ -97,6 +98,7 @@ class SegmentOptions:
     judge:     what the labels are compared with; None for nothing
     concerns:  what was said about the recording, for the summary
     palette:   name of the colours in pictures
+    form:      in which form the labels of scans are written
     """
 
     weights: str = ""
@@ -105,6 +107,7 @@ class SegmentOptions:
     judge: Judge | None = None
     concerns: tuple[str, ...] = ()
     palette: str = SPVNAS
+    form: LabelForm = field(default_factory=LabelForm)
 
 
 def segment(
@@ -129,7 +132,9 @@ def segment(
     options = options or SegmentOptions()
     source.sensor.suit(perception.facts.sensor_height)
     run = _facts(source, perception, options)
-    sink = open_sink(source, perception.facts.label_map, out)
+    if source.kind != "bag":
+        options.form.check(source.files)
+    sink = open_sink(source, perception.facts.label_map, out, options.form, perception.facts.classes)
     check_folder(out)
     with Predictions(out / UNFINISHED, vars(run), restart=options.force) as predictions:
         earlier = _earlier_results(out, predictions)
@@ -137,7 +142,9 @@ def segment(
             check_truth_apart(options.judge.files, out)
         if not predictions.begun:
             # An unfinished run has asked before, and what lies there now may be its own.
-            check_free_or_removable(source, out, scores=options.scores, force=options.force, results=earlier)
+            check_free_or_removable(
+                source, out, scores=options.scores, force=options.force, results=earlier, form=options.form
+            )
         skipped = _label(source, perception, predictions, options.scores, on_frame, stopped)
         summary = Summary(
             run, perception.facts.name, options.weights, perception.facts.label_map, perception.facts.trained,
@@ -236,6 +243,9 @@ def _facts(source: Source, perception: Perception, options: SegmentOptions) -> R
         scores=options.scores,
         truth=options.judge.truth if options.judge else None,
         palette=options.palette,
+        columns=source.columns,
+        format=options.form.form,
+        classification=options.form.classification,
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from spvnas_ros.palettes import SPVNAS
 from spvnas_ros.recordings.files import replacing
 from spvnas_ros.segment.gallery import FIRST, Pictured
+from spvnas_ros.segment.label_forms import ARRAYS, SCANS
 from spvnas_ros.segment.output import BAG, CONFUSION, LABELS, PICTURE, REPORT, SEQUENCES, SUMMARY, OutputError
 from spvnas_ros.segment.progress import Skipped
 
@@ -30,6 +31,8 @@ class RunFacts:
     scores:         whether the probabilities of all classes are kept
     truth:          what the labels are compared with, in words; None for nothing
     palette:        name of the colours in pictures
+    columns:        what the numbers of a point are, as the user named them
+    format, classification: in which form labels are written, as the options have them
     """
 
     source: str
@@ -47,6 +50,9 @@ class RunFacts:
     scores: bool
     truth: str | None
     palette: str = SPVNAS
+    columns: str = ""
+    format: str = "auto"
+    classification: str = ""
 
 
 @dataclass
@@ -147,8 +153,9 @@ def _lines(summary: Summary, out: Path, kind: str) -> Iterator[str]:
     if summary.unusable_words:
         yield f"Without a label: {summary.unusable_words}."
     labels = {"bag": BAG, "dataset": SEQUENCES}.get(kind, LABELS)
+    places = [name for name in (labels, ARRAYS, SCANS) if (out / name).is_dir()] or [labels]
     scored = (REPORT, CONFUSION) if facts.truth else ()
-    yield ", ".join(str(out / name) for name in (labels, PICTURE, *scored, SUMMARY))
+    yield ", ".join(str(out / name) for name in (*places, PICTURE, *scored, SUMMARY))
     if others := [str(out / str(picture)) for picture in summary.pictures if picture.shows != FIRST]:
         yield "; ".join(others)
     if not summary.trained:

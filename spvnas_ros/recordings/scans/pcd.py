@@ -28,7 +28,7 @@ _ENCODINGS = ("ascii", "binary", "binary_compressed")
 
 
 @dataclass(frozen=True)
-class _Header:
+class PcdHeader:
     """The contents of the header. The rows start at byte `start`."""
 
     dtype: np.dtype[np.void]
@@ -39,7 +39,7 @@ class _Header:
 
 def read_pcd(data: bytes) -> Record:
     """Returns the points of a PCD file as a structured array `[N]`. Raises ScanError where `data` is no PCD file."""
-    header = _parse_header(data)
+    header = header_of(data)
     body = data[header.start :]
     if header.encoding == "ascii":
         return parse_text(body, header.dtype, header.rows)
@@ -50,7 +50,8 @@ def read_pcd(data: bytes) -> Record:
     return _parse_compressed(body, header.dtype, header.rows)
 
 
-def _parse_header(data: bytes) -> _Header:
+def header_of(data: bytes) -> PcdHeader:
+    """Returns the header of a PCD file. Raises ScanError where it cannot be one."""
     words: dict[str, list[str]] = {}
     start = 0
     while "DATA" not in words:
@@ -64,7 +65,7 @@ def _parse_header(data: bytes) -> _Header:
     encoding = " ".join(words["DATA"])
     if encoding not in _ENCODINGS:
         raise ScanError(f"its DATA is {encoding!r}, expected one of {', '.join(_ENCODINGS)}")
-    return _Header(_dtype(words), _rows(words), encoding, start)
+    return PcdHeader(_dtype(words), _rows(words), encoding, start)
 
 
 def _dtype(words: dict[str, list[str]]) -> np.dtype[np.void]:

@@ -53,9 +53,37 @@ class _Element:
         return any(p.length for p in self.properties)
 
 
+@dataclass(frozen=True)
+class PlyHeader:
+    """Where the vertices of a PLY file lie.
+
+    order:        of bytes, "<" or ">"; "=" for text
+    start:        the first byte behind the header
+    vertices:     how many there are
+    rows:         the first byte of them and the first one behind them; not of text
+    lines_before: lines of text before them
+    """
+
+    order: str
+    start: int
+    vertices: int
+    rows: tuple[int, int]
+    lines_before: int
+
+
 def read_ply(data: bytes) -> Record:
     """Returns the vertices of a PLY file as a structured array `[N]`. Raises ScanError where `data` is no PLY file."""
-    order, elements, start = _parse_header(data)
+    return _read(data)[0]
+
+
+def header_of(data: bytes) -> PlyHeader:
+    """Returns where the vertices of a PLY file lie. Raises ScanError where `data` is no PLY file."""
+    return _read(data)[1]
+
+
+def _read(data: bytes) -> tuple[Record, PlyHeader]:
+    order, elements, begin = _parse_header(data)
+    start = begin
     index = next((i for i, element in enumerate(elements) if element.name == "vertex"), None)
     if index is None:
         raise ScanError(f"it has no vertex element; found {[e.name for e in elements]}")
@@ -65,15 +93,17 @@ def read_ply(data: bytes) -> Record:
     dtype = record_dtype([(p.name.removeprefix(_SCALAR_PREFIX), order + p.kind, 1) for p in vertex.properties])
     if order == "=":
         lines, more = (sum(element.count for element in others) for others in (before, after))
-        return parse_text(data[start:], dtype, vertex.count, skip=lines, after=more)
+        record = parse_text(data[start:], dtype, vertex.count, skip=lines, after=more)
+        return record, PlyHeader(order, begin, vertex.count, (begin, begin), lines)
     for element in before:
         start = _end_of(element, data, start, order)
     record = parse_binary(data, dtype, vertex.count, start)
-    start += record.nbytes
+    rows = (start, start + record.nbytes)
+    start = rows[1]
     for element in after:
         start = _end_of(element, data, start, order)
     check_end(data, start)
-    return record
+    return record, PlyHeader(order, begin, vertex.count, rows, 0)
 
 
 def _parse_header(data: bytes) -> tuple[str, list[_Element], int]:

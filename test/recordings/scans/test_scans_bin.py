@@ -65,7 +65,7 @@ def test_numbers_of_other_columns_are_refused_with_the_columns_that_they_may_be(
     if shuffled:
         scan = np.random.default_rng(0).permutation(scan)
     time, ring = np.linspace(0, 0.1, len(scan)), np.arange(len(scan)) % 16.0
-    survey = scan + (512_000.25, 5_403_000.125, 260, 0)
+    survey = scan + np.array((512_000.25, 5_403_000.125, 260, 0))
     for columns, values in {
         "x,y,z": scan[:, :3],
         "x,y,z,intensity,time": np.c_[scan, time],
