@@ -27,7 +27,7 @@ _WRITERS: Final[dict[str, Callable[[Path, Path, Segmentation], None]]] = {
     "parquet": labelled_tables.write_parquet,
     "feather": labelled_tables.write_feather,
 }
-"""What writes a scan with its labels, by the format of the scan. LAS has a writer of its own, for its classification."""
+"""What writes a scan with its labels, by its format. LAS has a writer of its own, for its classification."""
 
 _NO_FIELDS: Final = "expected .las, .laz, .ply, .pcd, .parquet, .feather or text, whose points may have further fields"
 
@@ -102,7 +102,7 @@ def write_array(path: Path, result: Segmentation) -> None:
 
 
 def all_copies_of(out: Path, name: str) -> list[Path]:
-    """Returns the files that may hold the scan `name` with its labels, or these as an array, whatever its format was."""
+    """Returns the files that may hold the scan `name` with its labels, or these alone, whatever its format was."""
     suffixes = (
         ".las",
         ".laz",

@@ -1,7 +1,7 @@
 """Writes a LAS or LAZ file again with the extra bytes `label` and `confidence` in every point, and all else as it came.
 
-Header, VLRs, points and what follows them are copied as bytes; only what speaks of sizes and places changes. Offsets are
-those of ASPRS LAS 1.4 R15.
+Header, VLRs, points and what follows them are copied as bytes; only what speaks of sizes and places changes. Offsets
+are those of ASPRS LAS 1.4 R15.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ASPRS: Final[Mapping[str, int]] = {
     "vegetation": 5,
     "trunk": 5,
 }
-"""ASPRS's codes for classes: 11 road surface, 2 ground, 6 building, 5 high vegetation. All others are 1, unclassified."""
+"""ASPRS's codes: 11 road surface, 2 ground, 6 building, 5 high vegetation. All other classes are 1, unclassified."""
 _OTHERS, _NEVER = 1, 0
 
 _HEADER_SIZE, _POINTS_AT, _VLRS, _FORMAT, _LENGTH = 94, 96, 100, 104, 105

@@ -46,7 +46,7 @@ def test_the_names_known_without_torch_are_those_of_the_engines() -> None:
     ("arguments", "says"),
     [
         (("missing.bin",), "missing.bin does not exist"),
-        (("notes.txt",), "no known format"),
+        (("notes.md",), "no known format"),
         (("empty",), "holds no scans"),
         (("scan.bin", "--intensity", "loud"), "intensity rule"),
         (("scan.bin", "--topic", "/points"), "is no bag"),

@@ -1,5 +1,5 @@
-"""Reads scan files of every format (docs/formats.md), folders of them, and bags, all as sequences of frames. The commands,
-the viewer, the doctor, the benchmarks and the offline rooms call `open_source` or `read_scan`.
+"""Reads scan files of every format (docs/formats.md), folders of them, and bags, all as sequences of frames. The
+commands, the viewer, the doctor, the benchmarks and the offline rooms call `open_source` or `read_scan`.
 """
 
 from __future__ import annotations

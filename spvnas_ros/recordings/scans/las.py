@@ -5,6 +5,8 @@ x, y and z are float64: the file's whole numbers times its scale and its offset 
 
 from __future__ import annotations
 
+import logging
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,10 @@ from spvnas_ros.recordings.scans.records import Record, ScanError, ScanFormat, m
 
 _CHUNK = 1 << 20
 """Points read at a time: no header makes this reserve more than the points of one."""
+_VLR, _EVLR = 54, 60
+"""Bytes of the smallest one."""
+_PACKED_CHUNK, _MOST_PACKED = 50_000, 1000
+"""Points of a LAZ file that always may be there, and for each of its bytes: even equal points take more room."""
 
 
 def read_las(path: Path) -> Record:
@@ -40,13 +46,16 @@ def opened(path: Path) -> Iterator[Any]:
         import laspy
     except ImportError as error:
         raise missing("laspy", ".las and .laz", "las") from error
-    import logging
-
-    logging.getLogger("laspy").setLevel(logging.CRITICAL)  # it also logs the errors that it raises
+    check_sizes(path)
+    logger = logging.getLogger("laspy")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)  # it also logs the errors that it raises
     try:
-        with laspy.open(path) as reader:
-            if reader.header.are_points_compressed and not laspy.LazBackend.detect_available():
-                raise missing("lazrs", ".laz", "las")
+        with laspy.open(path, read_evlrs=False) as reader:
+            if reader.header.are_points_compressed:
+                if not laspy.LazBackend.detect_available():
+                    raise missing("lazrs", ".laz", "las")
+                _check_packing(path, reader.header)
             yield reader
     except (ScanError, OSError, GeneratorExit):
         raise
@@ -56,6 +65,60 @@ def opened(path: Path) -> Iterator[Any]:
             raise
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ScanError(f"it is no whole LAS or LAZ file: {reason}; get the file again") from error
+    finally:
+        logger.setLevel(level)
+
+
+def check_sizes(path: Path) -> None:
+    """Raises ScanError where a header announces more than its file can hold: laspy takes its word for it.
+
+    The places of the numbers are those of ASPRS LAS 1.4 R15, table 3.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(375)
+    if len(head) < 227 or head[:4] != b"LASF":
+        raise ScanError("it is no whole LAS or LAZ file: its header is not there; get the file again")
+    minor, form = head[25], head[104]
+    header_size, points_at, vlrs = struct.unpack_from("<HII", head, 94)
+    length, points = struct.unpack_from("<HI", head, 105)
+    evlrs = 0
+    if minor >= 4 and len(head) == 375:
+        _, evlrs, points = struct.unpack_from("<QIQ", head, 235)
+    if not 227 <= header_size <= points_at <= size or vlrs * _VLR > points_at - header_size:
+        raise ScanError(
+            f"its header announces {vlrs} VLRs between bytes {header_size} and {points_at} of {size}; get the file again"
+        )
+    if evlrs * _EVLR > size:
+        raise ScanError(f"its header announces {evlrs} EVLRs in {size} bytes; get the file again")
+    packed = form & 0xC0
+    if packed and points > _PACKED_CHUNK + _MOST_PACKED * size:
+        raise ScanError(f"its header announces {points} points in {size} bytes; get the file again")
+    if not packed and points * length > size - points_at:
+        found = (size - points_at) // length if length else 0
+        raise ScanError(f"cut short: the header announces {points} points, found {found}; get the file again")
+
+
+def _check_packing(path: Path, header: Any) -> None:
+    """Raises ScanError where the chunks of a LAZ file do not hold the points that its header announces."""
+    import lazrs
+
+    if not header.point_count:
+        return
+    vlr = lazrs.LazVlr(header.vlrs[header.vlrs.index("LasZipVlr")].record_data)
+    if vlr.item_size() != header.point_format.size:
+        raise ScanError(
+            f"its points are packed as {vlr.item_size()} bytes each, the header has {header.point_format.size}; get the "
+            "file again"
+        )
+    with path.open("rb") as file:
+        file.seek(header.offset_to_point_data)
+        chunks = lazrs.read_chunk_table(file, vlr)
+    there = sum(points for points, _ in chunks)
+    if header.point_count > there:
+        raise ScanError(
+            f"cut short: {header.point_count} points announced, its chunks hold {there}; get the file again"
+        )
 
 
 def chunks(reader: Any) -> Iterator[Any]:
