@@ -143,7 +143,7 @@ def _with_extra_bytes(vlrs: bytes, count: int, extra: int) -> tuple[bytes, int]:
             raise ScanError("its VLRs reach into its points; get the file again")
         if (user, record) == (b"LASF_Spec", 4) and not described:
             described = vlrs[at:end]
-        elif (user, record) not in ((b"laszip encoded", 22204), (b"copc", 1)):
+        elif (user, record) != (b"laszip encoded", 22204) and user != b"copc":
             kept += vlrs[at:end]
             number += 1
         at = end

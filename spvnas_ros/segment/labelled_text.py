@@ -52,7 +52,7 @@ def _bare(line: bytes) -> bytes:
 def _header(line: bytes, separator: bytes, split_at: str | None) -> bytes:
     bare = line.rstrip()
     at = separator
-    if re.match(rb"\s*(#|//|;|%|!)", bare) and separator not in bare.strip():
+    if re.match(rb"\s*(#|//|%|!)", bare) and separator not in bare.strip():
         at = b","
     words = bare.split(at) if split_at is not None or at == b"," else bare.split()
     fresh = renames(word.strip(b'" ').decode("latin-1") for word in words)

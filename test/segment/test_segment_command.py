@@ -64,6 +64,7 @@ def test_what_the_user_can_mend_is_one_line_and_status_1(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "notes.md").write_text("hello")
     np.zeros((3, 4), np.float32).tofile(tmp_path / "scan.bin")
     write_drive_bag(tmp_path / "bag", 1, beams=16, columns=10)
     defaults = [] if "--weights" in arguments else ["--weights", weights]

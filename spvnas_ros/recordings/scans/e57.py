@@ -19,15 +19,16 @@ _CHUNK = 1 << 20
 """Points read at a time: no header makes this reserve more than the points of one."""
 _CARTESIAN = ("cartesianX", "cartesianY", "cartesianZ")
 _SPHERICAL = ("sphericalRange", "sphericalAzimuth", "sphericalElevation")
+# Whole numbers are read as "q" (long long): pye57 takes numpy's int64, "l" on Linux, for 32 bits.
 _OTHERS = {
     "cartesianInvalidState": "i1",
     "sphericalInvalidState": "i1",
     "intensity": "f4",
     "isIntensityInvalid": "i1",
     "timeStamp": "f8",
-    "rowIndex": "i4",
-    "columnIndex": "i4",
-    "returnIndex": "i4",
+    "rowIndex": "q",
+    "columnIndex": "q",
+    "returnIndex": "q",
     "colorRed": "u2",
     "colorGreen": "u2",
     "colorBlue": "u2",

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import logging
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -20,6 +20,8 @@ _CHUNK = 1 << 20
 """Points read at a time: no header makes this reserve more than the points of one."""
 _VLR, _EVLR = 54, 60
 """Bytes of the smallest one."""
+_LAYERED, _LAYERS = 3, {10: 9, 11: 1, 12: 2, 13: 1}
+"""How LAZ packs point formats 6 to 10, and how many layers an item has, by its number; extra bytes have one each."""
 _PACKED_CHUNK, _MOST_PACKED = 50_000, 1000
 """Points of a LAZ file that always may be there, and for each of its bytes: even equal points take more room."""
 
@@ -87,7 +89,8 @@ def check_sizes(path: Path) -> None:
         _, evlrs, points = struct.unpack_from("<QIQ", head, 235)
     if not 227 <= header_size <= points_at <= size or vlrs * _VLR > points_at - header_size:
         raise ScanError(
-            f"its header announces {vlrs} VLRs between bytes {header_size} and {points_at} of {size}; get the file again"
+            f"its header announces {vlrs} VLRs between bytes {header_size} and {points_at} of {size}; get the file "
+            "again"
         )
     if evlrs * _EVLR > size:
         raise ScanError(f"its header announces {evlrs} EVLRs in {size} bytes; get the file again")
@@ -108,13 +111,17 @@ def _check_packing(path: Path, header: Any) -> None:
     vlr = lazrs.LazVlr(header.vlrs[header.vlrs.index("LasZipVlr")].record_data)
     if vlr.item_size() != header.point_format.size:
         raise ScanError(
-            f"its points are packed as {vlr.item_size()} bytes each, the header has {header.point_format.size}; get the "
-            "file again"
+            f"its points are packed as {vlr.item_size()} bytes each, the header has {header.point_format.size}; get "
+            "the file again"
         )
     with path.open("rb") as file:
+        _check_chunk_table(file, header.offset_to_point_data, header.point_format.size)
         file.seek(header.offset_to_point_data)
-        chunks = lazrs.read_chunk_table(file, vlr)
-    there = sum(points for points, _ in chunks)
+        table = lazrs.read_chunk_table(file, vlr)
+        _check_layers(file, header, table)
+    if (taken := sum(length for _, length in table)) > path.stat().st_size:
+        raise ScanError(f"cut short: its chunks take {taken} bytes; get the file again")
+    there = sum(points for points, _ in table)
     if header.point_count > there:
         raise ScanError(
             f"cut short: {header.point_count} points announced, its chunks hold {there}; get the file again"
@@ -138,6 +145,48 @@ def chunks(reader: Any) -> Iterator[Any]:
         yield points
 
 
+def _check_layers(file: BinaryIO, header: Any, table: Sequence[tuple[int, int]]) -> None:
+    """Raises ScanError where the layers of a chunk (point formats 6 to 10) announce more bytes than the chunk has.
+
+    lazrs reserves 4 GB for a layer that says so. A chunk is a point, a count, the sizes of its layers, the layers.
+    """
+    record = header.vlrs[header.vlrs.index("LasZipVlr")].record_data
+    if len(record) < 34 or struct.unpack_from("<H", record)[0] != _LAYERED:
+        return
+    layers = 0
+    for item in range(struct.unpack_from("<H", record, 32)[0]):
+        if len(record) < 40 + 6 * item:
+            raise ScanError("it does not say how its points are packed; get the file again")
+        kind, size = struct.unpack_from("<HH", record, 34 + 6 * item)
+        layers += _LAYERS.get(kind, size)
+    at = header.offset_to_point_data + 8
+    for _, length in table:
+        file.seek(at + header.point_format.size + 4)
+        sizes = file.read(4 * layers)
+        if len(sizes) < 4 * layers or sum(struct.unpack(f"<{layers}I", sizes)) > length:
+            raise ScanError("the layers of a chunk take more bytes than it has; get the file again")
+        at += length
+
+
+def _check_chunk_table(file: BinaryIO, points_at: int, length: int) -> None:
+    """Raises ScanError where the table of a LAZ file's chunks lists more than there can be.
+
+    lazrs reserves room for as many as it says, and ends the process where there is none.
+    """
+    size = file.seek(0, 2)
+    file.seek(points_at)
+    at = struct.unpack("<q", file.read(8).ljust(8, b"\0"))[0]
+    if at == -1 and size >= 8:  # written as a stream: the place of the table is at the end
+        file.seek(size - 8)
+        at = struct.unpack("<q", file.read(8))[0]
+    if not points_at + 8 <= at <= size - 8:
+        raise ScanError(f"cut short: the table of its chunks should be at byte {at} of {size}; get the file again")
+    file.seek(at + 4)
+    chunks_there = struct.unpack("<I", file.read(4))[0]
+    if chunks_there * length > size:  # each begins with a point that is not packed
+        raise ScanError(f"it announces {chunks_there} chunks in {size} bytes; get the file again")
+
+
 def check_scale(header: Any) -> None:
     """Raises ScanError where scale and offset give no coordinates."""
     scales, offsets = np.asarray(header.scales), np.asarray(header.offsets)
@@ -148,6 +197,7 @@ def check_scale(header: Any) -> None:
         )
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def _record(points: Any) -> Record:
     names = [name for name in points.point_format.dimension_names if name not in ("X", "Y", "Z")]
     columns = {axis: np.asarray(points[axis], np.float64) for axis in "xyz"}

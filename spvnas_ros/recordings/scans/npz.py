@@ -64,9 +64,9 @@ def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
             # Numpy gives bytes for what is no array.
             return {name: array for name in arrays.files if isinstance(array := arrays[name], np.ndarray)}
     except (ValueError, TypeError, KeyError, OverflowError, SyntaxError, EOFError, TokenError, MemoryError) as error:
-        raise ScanError(f"it is no whole set of numpy arrays: {error}") from error
+        raise ScanError(f"it is no whole set of numpy arrays: {' '.join(str(error).split())[:200]}") from error
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
-        raise ScanError(f"it is no whole zip file of numpy arrays: {error}; get the file again") from error
+        raise ScanError(f"it is no whole zip file of numpy arrays: {str(error)[:80]}; get the file again") from error
 
 
 def _check_header(packed: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:

@@ -28,6 +28,10 @@ def read_parquet(path: Path) -> Record:
 
 def read_feather(path: Path) -> Record:
     """Reads the columns of numbers of a Feather file; what is null becomes NaN. Raises ScanError for a damaged one."""
+    with path.open("rb") as file:
+        if file.read(4) == b"FEA1":
+            # pyarrow 26 reads it, but ends the process on damaged ones.
+            raise ScanError("it is of Feather's version 1; write it again as version 2, pyarrow's and pandas' default")
     with arrow("Feather") as pa:
         from pyarrow import feather
 

@@ -21,7 +21,7 @@ from spvnas_ros.recordings.scans.records import Columns, Record, ScanError, Scan
 _LOOK = 1 << 16
 """Bytes at the start that tell the layout."""
 _ROWS = 200
-_COMMENT = re.compile(rb"\s*(#|//|;|%|!|\")(?![^\"]*\")")
+_COMMENT = re.compile(rb"\s*(#|//|%|!|\"(?![^\"]*\"))")
 _SEPARATORS = (",", ";", "\t", "|")
 _DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+([eE][-+]?\d+)?")
 _LEICA_PTS = (-2048, 2047)
@@ -76,7 +76,7 @@ def find_layout(data: bytes, columns: Columns | None = None) -> Layout:
     if b"\0" in data[:_LOOK]:
         raise ScanError("it is no text; expected rows of numbers")
     lines = list(_lines(data))
-    rows = [(number, line) for number, line in lines if line and not _COMMENT.match(line.encode("latin-1"))]
+    rows = [(number, line) for number, line in lines if line.strip() and not _COMMENT.match(line.encode("latin-1"))]
     if not rows:
         return Layout(None, len(lines), None, False, ("x", "y", "z"))
     count, announced = None, None
@@ -128,7 +128,7 @@ def _lines(data: bytes) -> Iterator[tuple[int, str]]:
     if len(data) > start + _LOOK:
         head = head[: head.rfind(b"\n") + 1] or head
     for number, line in enumerate(head.decode("latin-1").replace("\r\n", "\n").replace("\r", "\n").split("\n")):
-        yield number, line.strip()
+        yield number, line.strip(" ")  # a tab may stand before a column without a name
 
 
 def _separator(lines: Sequence[str]) -> tuple[str | None, bool]:
@@ -155,8 +155,8 @@ def _commented(
     """Returns the last comment before the first row, where it names the columns (CloudCompare: "//X Y Z")."""
     for number, line in reversed(lines[:first]):
         if line and number != announced:
-            words = split_line(re.sub(r"^[#/;%!]+\s*", "", line), separator)
-            words = words if len(words) == width else re.split(r"[,;\s]+", re.sub(r"^[#/;%!]+\s*", "", line))
+            words = split_line(re.sub(r"^[#/%!]+\s*", "", line), separator)
+            words = words if len(words) == width else re.split(r"[,;\s]+", re.sub(r"^[#/%!]+\s*", "", line))
             named = len(words) == width and {"x", "y", "z"} <= {word.lower() for word in words}
             return (number, words) if named else None
     return None
@@ -273,6 +273,7 @@ def _filled(body: bytes, separator: str | None) -> bytes:
     if separator is None:
         return body
     sep = separator.encode()
+    body = body.replace(sep + b'""', sep) if b'""' in body else body
     twice = sep + sep
     if twice in body:
         body = body.replace(twice, sep + b"nan" + sep).replace(twice, sep + b"nan" + sep)
