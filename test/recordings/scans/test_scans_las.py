@@ -77,8 +77,6 @@ def test_a_damaged_file_is_named_with_what_is_wrong(tmp_path: Path, suffix: str)
     assert "its header is not there" in says(whole[:200])
     assert "give no coordinates" in says(whole, 131, "d", 0.0)
     assert "give no coordinates" in says(whole, 155, "d", float("nan"))
-    assert "4000000000 VLRs" in says(whole, 100, "I", 4_000_000_000)
-    assert "4000000000 points" in says(whole, 107, "I", 4_000_000_000)
     assert "get the file again" in says(whole, 107, "I", COUNT + 60_000)
     assert "get the file again" in says(whole, 96, "I", 1 << 31)
 
