@@ -128,7 +128,7 @@ def _cartesian(columns: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.float64]:
 
 
 def _from_angles(columns: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.float64]:
-    """Turns range, azimuth and elevation into x, y, z (ASTM E2807, 8.4.4.2)."""
+    """Turns range, azimuth and elevation into x, y, z (ASTM E2807)."""
     distance, azimuth, elevation = (columns[name] for name in _SPHERICAL)
     flat = distance * np.cos(elevation)
     return np.stack((flat * np.cos(azimuth), flat * np.sin(azimuth), distance * np.sin(elevation)), axis=1)

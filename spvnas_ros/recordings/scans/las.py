@@ -1,6 +1,6 @@
 """Reads LAS 1.0 to 1.4, LAZ and COPC, point formats 0 to 10, by laspy and lazrs.
 
-x, y and z are float64: the file's whole numbers times its scale and its offset (ASPRS LAS 1.4 R15, 2.4).
+x, y and z are float64: the file's whole numbers times its scale and its offset (ASPRS LAS 1.4 R15).
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def opened(path: Path) -> Iterator[Any]:
 def check_sizes(path: Path) -> None:
     """Raises ScanError where a header announces more than its file can hold: laspy takes its word for it.
 
-    The places of the numbers are those of ASPRS LAS 1.4 R15, table 3.
+    The places of the numbers are those of ASPRS LAS 1.4 R15.
     """
     size = path.stat().st_size
     with path.open("rb") as file:

@@ -30,18 +30,33 @@ def test_every_scan_of_a_file_is_a_frame_upright_around_its_scanner(tmp_path: Pa
         assert [frame.name for frame in source] == ["one"]
 
 
-def test_a_poses_numbers_are_taken_by_name_in_whatever_order_they_are_written(tmp_path: Path) -> None:
-    e57_file(tmp_path / "a.e57", 1)
-    with pye57.E57(str(tmp_path / "b.e57"), "w") as file:
-        file.write_scan_raw({f"cartesian{axis}": values for axis, values in zip("XYZ", around().T, strict=True)})
-        pose, turn = libe57.StructureNode(file.image_file), libe57.StructureNode(file.image_file)
-        for name, value in (("x", 0.0), ("y", 0.0), ("z", 1.0), ("w", 0.0)):
-            turn.set(name, libe57.FloatNode(file.image_file, value))
-        pose.set("rotation", turn)
-        columns = {f"cartesian{axis}": values for axis, values in zip("XYZ", around().T, strict=True)}
-        file.write_scan_raw(columns, rotation=np.array((0.0, 0, 0, 1)))
-    first, second = (read_record(tmp_path / "b.e57", part=part) for part in (0, 1))
-    np.testing.assert_allclose(second["x"], -first["x"], atol=1e-6)
+def test_a_poses_numbers_are_taken_by_name_in_whatever_order_they_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, held = libe57.StructureNode, {}
+
+    class WFirstIsLast(made):
+        """Writes the four numbers of a rotation as x, y, z, w; pye57 writes w first."""
+
+        def set(self, name: str, node: object) -> None:
+            if name not in "wxyz" or len(held) == 4:
+                made.set(self, name, node)
+                return
+            held[name] = node
+            for each in "xyzw" if len(held) == 4 else "":
+                made.set(self, each, held[each])
+
+    columns = {f"cartesian{axis}": values for axis, values in zip("XYZ", around().T, strict=True)}
+    monkeypatch.setattr(libe57, "StructureNode", WFirstIsLast)
+    with pye57.E57(str(tmp_path / "a.e57"), "w") as file:
+        file.write_scan_raw(columns, rotation=np.array((0.0, 0, 0, 1)), translation=np.zeros(3))
+    monkeypatch.undo()
+    with pye57.E57(str(tmp_path / "a.e57")) as file:
+        rotation = file.get_header(0).node["pose"]["rotation"]
+        assert [each.elementName() for each in rotation] == ["x", "y", "z", "w"]
+    record = read_record(tmp_path / "a.e57")
+    for axis, values in zip("xyz", (around() * (-1, -1, 1)).T, strict=True):
+        np.testing.assert_allclose(record[axis], values, atol=1e-5)
 
 
 @pytest.mark.parametrize(("low", "high", "scaled"), [(-2048, 2047, True), (0, 255, True), (0.1, 0.7, False)])
