@@ -78,6 +78,11 @@ setup(
         "view": ["viser>=1.1"],
         # `spvnas train`
         "train": ["lightning>=2.4", "tensorboard>=2.14", "pydantic>=2.7", "pyyaml>=6"],
+        # Formats of scans; docs/formats.md has which
+        "las": ["laspy[lazrs]>=2.5"],
+        "e57": ["pye57>=0.4.10"],
+        "tables": ["pyarrow>=15"],
+        "formats": ["laspy[lazrs]>=2.5", "pye57>=0.4.10", "pyarrow>=15"],
         "test": [
             "pytest>=8",
             "pytest-xdist>=3.6",
@@ -86,6 +91,12 @@ setup(
             "embreex>=2.17.7",
             "viser>=1.1",
             "shapely>=2",  # the areas that ours are compared with
+            "laspy[lazrs]>=2.5",
+            "pye57>=0.4.10",
+            "pyarrow>=15",
+            "copclib>=2.6",  # writes COPC
+            "pandas>=2",  # writes tables
+            "plyfile>=1",
             "coloraide>=4",  # how far colours are apart, and how people with deuteranopia see them
             "playwright>=1.40",  # drives a Chromium that is installed already
             "pyyaml>=6",

@@ -61,6 +61,31 @@ MinScoreOption = Annotated[
         "--min-score", min=0, max=1, help="Least score of a box, with --boxes.", show_default="the detector's own"
     ),
 ]
+ColumnsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="x,y,z,...",
+        help="What the numbers of a point are, for .bin, .npy and text that do not say it: x,y,z,intensity,time, or "
+        "with types x:float64,y,z,intensity:uint8.",
+    ),
+]
+FormatOption = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        help="Labels of scans: label (.label files), npy (class and confidence), same (the scans themselves with label "
+        "and confidence in each point), auto (.label, and the scans where their format has fields).",
+    ),
+]
+ClassificationOption = Annotated[
+    str,
+    typer.Option(
+        metavar="asprs",
+        help="Also set the classification of LAS points: ground, road surface, building, high vegetation, else "
+        "unclassified.",
+        show_default="as it came",
+    ),
+]
 TopicOption = Annotated[str | None, typer.Option(help="The clouds' topic, where a bag has several.")]
 TruthOption = Annotated[
     str | None,

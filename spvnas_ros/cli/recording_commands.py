@@ -12,9 +12,12 @@ from spvnas_ros.cli.errors import readable_errors
 from spvnas_ros.cli.options import (
     SCALES,
     BoxesOption,
+    ClassificationOption,
+    ColumnsOption,
     DeviceOption,
     EngineOption,
     ForceOption,
+    FormatOption,
     IntensityFieldOption,
     IntensityOption,
     LabelIdsOption,
@@ -42,8 +45,9 @@ def segment(
         Path,
         typer.Argument(
             metavar="SOURCE",
-            help="A .bin, .npy, .pcd or .ply scan, a folder of them, a SemanticKITTI root, or a recording: a rosbag2 "
-            "folder, .mcap, .db3, .bag (ROS 1), .pcap or .osf.",
+            help="A scan (.bin, .pcd.bin, .npy, .npz, .pcd, .ply, .las, .laz, .e57, .xyz, .asc, .txt, .csv, .pts, "
+            ".parquet, .feather), a folder of them, a SemanticKITTI root, or a recording: a rosbag2 folder, .mcap, "
+            ".db3, .bag (ROS 1), .pcap or .osf.",
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for labels or bag, picture, scores and summary.")],
@@ -60,6 +64,9 @@ def segment(
     origin: OriginOption = None,
     mount: MountOption = None,
     topic: TopicOption = None,
+    columns: ColumnsOption = None,
+    label_format: FormatOption = "auto",
+    classification: ClassificationOption = "",
     scores: Annotated[bool, typer.Option("--scores", help="Also save the probabilities of all classes.")] = False,
     palette: PaletteOption = "spvnas",
     force: ForceOption = False,
@@ -75,6 +82,7 @@ def segment(
     if min_score is not None and boxes is None:
         raise typer.BadParameter("--min-score is that of a detector's boxes: it goes with --boxes")
     from spvnas_ros.segment.command import SegmentRequest, run
+    from spvnas_ros.segment.label_forms import LabelForm
 
     asked = SegmentRequest(
         source,
@@ -93,6 +101,8 @@ def segment(
         palette,
         boxes,
         min_score,
+        columns=columns,
+        form=LabelForm(label_format, classification),
     )
     if where := chosen_truth(truth, label_ids, network_labels):
         from spvnas_ros.offline.evaluation.judge import TruthJudge, print_report
@@ -172,6 +182,7 @@ def view(
     ] = None,
     palette: PaletteOption = "spvnas",
     topic: TopicOption = None,
+    columns: ColumnsOption = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0 takes a free one.")] = 8080,
     host: Annotated[
         str, typer.Option(help="Address to serve at. Whoever can reach it can see and control the viewer.")
@@ -205,6 +216,7 @@ def view(
         origin=origin,
         mount=mount,
         quiet=quiet,
+        columns=columns,
     )
     raise typer.Exit(status)
 
@@ -228,6 +240,7 @@ def doctor(
     origin: OriginOption = None,
     mount: MountOption = None,
     topic: TopicOption = None,
+    columns: ColumnsOption = None,
     seconds: Annotated[float, typer.Option(min=0.5, help="How long to listen to a live topic.")] = 5.0,
 ) -> None:
     """Look at clouds and say what fits the networks and what does not, with advice. Status 1 if something is bad.
@@ -243,7 +256,7 @@ def doctor(
 
     looking = Looking(weights, frames, device, engine, intensity, intensity_field, origin, mount)
     if not live:
-        raise typer.Exit(run(source, looking, topic=topic))
+        raise typer.Exit(run(source, looking, topic=topic, columns=columns))
     from spvnas_ros.ros.live import topic_doctor
 
     raise typer.Exit(topic_doctor.run(str(source), looking, seconds=seconds))

@@ -68,10 +68,11 @@ class Looking:
     origin: str | None = None
     mount: str | None = None
 
-    def observe(self, path: Path, topic: str | None = None) -> Clouds:
+    def observe(self, path: Path, topic: str | None = None, columns: str | None = None) -> Clouds:
         """Observes a recording by these rules. Raises what `observe` raises."""
         rule, place = Intensity(self.intensity, self.intensity_field), PlaceRule.parse(self.origin, self.mount)
-        return observe(path, intensity=rule, topic=topic, place=place, sensor_height=self._sensor_height)
+        height = self._sensor_height
+        return observe(path, intensity=rule, topic=topic, place=place, columns=columns, sensor_height=height)
 
     def _sensor_height(self) -> float:
         if self.weights is None:
@@ -82,12 +83,12 @@ class Looking:
         return load_checkpoint(resolve_weights(self.weights))[1].sensor_height
 
 
-def run(path: Path, looking: Looking, *, topic: str | None = None) -> int:
+def run(path: Path, looking: Looking, *, topic: str | None = None, columns: str | None = None) -> int:
     """Prints the findings about a bag or scans. Returns 1 where a finding is bad, else 0.
 
     Raises what `observe` and `Perception.load` raise.
     """
-    return report(looking.observe(path, topic), looking)
+    return report(looking.observe(path, topic, columns), looking)
 
 
 def report(clouds: Clouds, looking: Looking, before: Sequence[Finding] = ()) -> int:

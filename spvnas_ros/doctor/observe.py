@@ -106,6 +106,7 @@ def observe(
     intensity: Intensity | str = "auto",
     topic: str | None = None,
     place: PlaceRule | None = None,
+    columns: str | None = None,
     sensor_height: Callable[[], float] = lambda: SENSOR_HEIGHT,
 ) -> Clouds:
     """Reads a bag, a scan or a folder of scans.
@@ -114,7 +115,7 @@ def observe(
 
     Clouds that cannot be read are counted in `problems`. Raises what `open_source` raises.
     """
-    with open_source(path, intensity=intensity, topic=topic, place=place) as source:
+    with open_source(path, intensity=intensity, topic=topic, place=place, columns=columns) as source:
         source.sensor.suit(sensor_height())
         source.look()
         clouds = Clouds(source.path, source.kind, source.topic, source.sensor, remarks=source.remarks)

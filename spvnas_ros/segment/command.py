@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from spvnas_ros.errors import UserError
 from spvnas_ros.palettes import SPVNAS
 from spvnas_ros.palettes import check as check_palette
 from spvnas_ros.recordings.scans import Source, open_source
+from spvnas_ros.segment.label_forms import LabelForm
 from spvnas_ros.segment.output import check_folder
 from spvnas_ros.segment.progress import INTERRUPTED, progress_bars, stop_on_signal
 from spvnas_ros.segment.summary import Summary, describe
@@ -42,6 +43,8 @@ class SegmentRequest:
     palette:  name of the colours in pictures
     boxes:    the detector whose boxes are written beside the labels, as `weights`; None for none
     min_score: least score of a box; None for what the detector says
+    columns:  what the numbers of a point are, for scans that do not say it
+    form:     in which form the labels of scans are written
     judge:    makes what the labels are compared with, from the source and what the weights say of themselves
     describe: prints the scores that lie in the folder
     """
@@ -62,6 +65,8 @@ class SegmentRequest:
     palette: str = SPVNAS
     boxes: str | None = None
     min_score: float | None = None
+    columns: str | None = None
+    form: LabelForm = field(default_factory=LabelForm)
     judge: Callable[[Source, Facts], Judge] | None = None
     describe: Callable[[Path, Console], None] = lambda *_: None
 
@@ -74,7 +79,13 @@ def run(asked: SegmentRequest) -> int:
     """
     rule, place = Intensity(asked.intensity, asked.intensity_field), PlaceRule.parse(asked.origin, asked.mount)
     check_palette(asked.palette)
-    with open_source(asked.source, intensity=rule, topic=asked.topic, place=place) as source:
+    with open_source(asked.source, intensity=rule, topic=asked.topic, place=place, columns=asked.columns) as source:
+        if source.kind == "bag" and asked.form != LabelForm():
+            raise UserError(
+                f"{asked.source} is a bag, whose labels go into a bag; leave --format, --classification out"
+            )
+        if source.kind != "bag":
+            asked.form.check(source.files)
         resolve_weights(asked.weights)
         if asked.boxes is not None:
             resolve_weights(asked.boxes)
@@ -102,6 +113,7 @@ def run(asked: SegmentRequest) -> int:
             asked.palette,
             detector,
             Path(asked.boxes or "").name,
+            asked.form,
         )
         console = Console(soft_wrap=True, highlight=False, markup=False)
         summary = _segment(source, perception, asked.out, options, console)

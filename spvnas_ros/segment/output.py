@@ -2,6 +2,8 @@
 
 OUT/labels/NAME.label   for scans: SemanticKITTI's raw ids, uint32 a point, 0 = unlabelled
 OUT/sequences/NN/predictions/NAME.label   the same for a data set's root, as the benchmark has it
+OUT/arrays/NAME.npy     instead, where asked for: class and confidence of each point (see `label_forms`)
+OUT/scans/NAME.EXT      the scans of formats that have fields, with label and confidence in them (see `label_forms`)
 OUT/bag                 for a bag: a new one of the same storage with the labelled clouds and, where sought, boxes
 OUT/boxes/NAME.json     with boxes, for scans (see `box_files`); of a data set's root OUT/boxes/NN/NAME.json
 OUT/kitti/NAME.txt      with boxes, for scans of KITTI: its format of results
@@ -32,6 +34,7 @@ from spvnas_ros.recordings.files import replacing
 from spvnas_ros.recordings.message_types import DETECTIONS_TYPE
 from spvnas_ros.recordings.scans import Cloud, Frame, Source
 from spvnas_ros.segment.box_files import KittiScan, PlacedBoxes, write_document, write_kitti
+from spvnas_ros.segment.label_forms import ARRAYS, SCANS, LabelForm, all_copies_of, array_file, write_array
 
 LABELS, SEQUENCES, BAG, SCORES = "labels", "sequences", "bag", "scores"
 BOXES, KITTI = "boxes", "kitti"
@@ -86,12 +89,14 @@ def check_free_or_removable(
     results: Collection[Path] = (),
     boxes: bool = False,
     kitti: Collection[str] = (),
+    form: LabelForm | None = None,
 ) -> None:
     """Checks that the results of a new run over `source` may go to `out`. Changes nothing.
 
     scores, boxes: whether they are among the results
     kitti:   names of the scans whose boxes are written as KITTI's results, too
     results: files that an earlier run has left in `out`, which `force` may replace
+    form:    in which form labels are written
 
     Raises OutputError where `out` is no folder, has results that this run would replace without `force`, or where
     `force` would remove what is not a result: the input itself, or the labels that came with a dataset. Raises
@@ -107,6 +112,10 @@ def check_free_or_removable(
     files = [out / name for name in _BESIDE]
     files += [*(label_file(out, name) for name in names), *(scores_file(out, name) for name in names if scores)]
     files += [*(box_file(out, name) for name in names if boxes), *(kitti_file(out, name) for name in kitti)]
+    form = form or LabelForm()
+    if source.kind != "bag":
+        files += [copy for frame in source if (copy := form.copy_of(out, frame.name, frame.file))]
+        files += [array_file(out, name) for name in names if form.form == "npy"]
     if taken := [file for file in files if file.exists() and file not in mine]:
         others = f" and {len(taken) - 1} more" if len(taken) > 1 else ""
         if force:
@@ -118,7 +127,10 @@ def results_of(out: Path, names: Iterable[str]) -> list[Path]:
     """Returns the files that a run over frames of these names leaves in `out`, but for the bag."""
     files = [out / name for name in _BESIDE]
     for name in names:
-        files += [label_file(out, name), scores_file(out, name), box_file(out, name), kitti_file(out, name)]
+        files += [
+            *(label_file(out, name), scores_file(out, name), box_file(out, name), kitti_file(out, name)),
+            *all_copies_of(out, name),
+        ]
     return files
 
 
@@ -149,22 +161,31 @@ def remove_results(results: Iterable[Path], out: Path) -> None:
 
 
 def open_sink(
-    source: Source, label_map: str, out: Path, kitti: Mapping[str, KittiScan] | None = None
+    source: Source,
+    label_map: str,
+    out: Path,
+    kitti: Mapping[str, KittiScan] | None = None,
+    form: LabelForm | None = None,
+    classes: tuple[str, ...] = (),
 ) -> AbstractContextManager[Write]:
     """Returns what takes labels and boxes of the source's frames and writes them in the form that the source has.
 
-    kitti: the scans whose boxes are written as KITTI's results, too, by name
+    kitti:   the scans whose boxes are written as KITTI's results, too, by name
+
+    form:    in which form the labels of scans are written
+    classes: names of the classes that labels are indices of
 
     Raises OutputError where the frames are scans and the label map is unknown: their classes have no raw ids to write.
     """
     if source.kind == "bag":
         return _new_bag(out / BAG, source.storage)
-    if label_map not in LABEL_MAPS:
+    form = form or LabelForm()
+    if form.raw_ids and label_map not in LABEL_MAPS:
         raise OutputError(
             f"the weights name label map {label_map!r}, so their classes have no raw ids to write; "
             f"expected one of {', '.join(LABEL_MAPS)}"
         )
-    return _files_of_scans(out, LABEL_MAPS[label_map], kitti or {})
+    return _files_of_scans(out, LABEL_MAPS.get(label_map), kitti or {}, form, classes)
 
 
 def save_scores(out: Path, name: str, scores: npt.NDArray[np.float32]) -> None:
@@ -176,10 +197,18 @@ def save_scores(out: Path, name: str, scores: npt.NDArray[np.float32]) -> None:
 
 
 @contextmanager
-def _files_of_scans(out: Path, label_map: LabelMap, kitti: Mapping[str, KittiScan]) -> Iterator[Write]:
+def _files_of_scans(
+    out: Path, label_map: LabelMap | None, kitti: Mapping[str, KittiScan], form: LabelForm, classes: tuple[str, ...]
+) -> Iterator[Write]:
     def write(frame: Frame, _: Callable[[], Cloud], result: Segmentation, boxes: PlacedBoxes | None) -> None:
-        with replacing(_with_folder(label_file(out, frame.name))) as file:
-            file.write(label_map.decode(result.labels).astype("<u4").tobytes())
+        if form.raw_ids and label_map is not None:
+            with replacing(_with_folder(label_file(out, frame.name))) as file:
+                file.write(label_map.decode(result.labels).astype("<u4").tobytes())
+        if form.form == "npy":
+            write_array(_with_folder(array_file(out, frame.name)), result)
+        copy = form.copy_of(out, frame.name, frame.file)
+        if copy is not None and frame.file is not None:
+            form.write_copy(_with_folder(copy), frame.file, result, classes)
         if boxes is not None:
             write_document(_with_folder(box_file(out, frame.name)), frame.name, boxes)
             if scan := kitti.get(frame.name):
@@ -215,7 +244,7 @@ def _new_bag(path: Path, storage: str) -> Iterator[Write]:
 
 def _check_removable(source: Source, out: Path) -> None:
     place = source.path.resolve()
-    if any(place.is_relative_to((out / name).resolve()) for name in (LABELS, BAG, SCORES)):
+    if any(place.is_relative_to((out / name).resolve()) for name in (LABELS, BAG, SCORES, SCANS, ARRAYS)):
         raise OutputError(f"{source.path} is the input, and --force would remove it; name another folder than {out}")
     sequence = (out / "velodyne").is_dir() and (out / LABELS).is_dir()
     root = any(out.glob(f"{SEQUENCES}/*/velodyne")) and any(out.glob(f"{SEQUENCES}/*/predictions"))

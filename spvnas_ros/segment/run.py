@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -32,6 +32,7 @@ from spvnas_ros.recordings.bags import BagError
 from spvnas_ros.recordings.scans import Cloud, Frame, ScanError, Source
 from spvnas_ros.segment.box_files import calibration_files, kitti_scans, placed
 from spvnas_ros.segment.gallery import ACCURACY, CONFIDENCE, FIRST, choose, mean_confidence
+from spvnas_ros.segment.label_forms import LabelForm
 from spvnas_ros.segment.output import (
     PICTURE,
     SUMMARY,
@@ -105,6 +106,7 @@ class SegmentOptions:
     palette:   name of the colours in pictures
     detector:  what finds objects beside the labels; None where nothing does, or the network itself
     boxes:     name of its weights, for the summary
+    form:      in which form the labels of scans are written
     """
 
     weights: str = ""
@@ -115,6 +117,7 @@ class SegmentOptions:
     palette: str = SPVNAS
     detector: Detector | None = None
     boxes: str = ""
+    form: LabelForm = field(default_factory=LabelForm)
 
 
 def segment(
@@ -141,8 +144,10 @@ def segment(
     source.sensor.suit(perception.facts.sensor_height)
     names = _box_names(perception, options.detector)
     run = _facts(source, perception, options)
+    if source.kind != "bag":
+        options.form.check(source.files)
     kitti = kitti_scans(source) if names else {}
-    sink = open_sink(source, perception.facts.label_map, out, kitti)
+    sink = open_sink(source, perception.facts.label_map, out, kitti, options.form, perception.facts.classes)
     check_folder(out)
     with Predictions(out / UNFINISHED, vars(run), restart=options.force) as predictions:
         earlier = _earlier_results(out, predictions)
@@ -151,7 +156,14 @@ def segment(
         if not predictions.begun:
             # An unfinished run has asked before, and what lies there now may be its own.
             check_free_or_removable(
-                source, out, scores=options.scores, force=options.force, results=earlier, boxes=bool(names), kitti=kitti
+                source,
+                out,
+                scores=options.scores,
+                force=options.force,
+                results=earlier,
+                boxes=bool(names),
+                kitti=kitti,
+                form=options.form,
             )
         skipped = _label(source, perception, options, predictions, on_frame, stopped)
         summary = Summary(
@@ -290,6 +302,9 @@ def _facts(source: Source, perception: Perception, options: SegmentOptions) -> R
         palette=options.palette,
         detector_sha256=detector.facts.weights_sha256 if detector else None,
         min_score=detector.min_score if detector else None,
+        columns=source.columns,
+        format=options.form.form,
+        classification=options.form.classification,
     )
 
 

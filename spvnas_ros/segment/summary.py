@@ -13,6 +13,7 @@ import numpy as np
 from spvnas_ros.palettes import SPVNAS
 from spvnas_ros.recordings.files import replacing
 from spvnas_ros.segment.gallery import FIRST, Pictured
+from spvnas_ros.segment.label_forms import ARRAYS, SCANS
 from spvnas_ros.segment.output import (
     BAG,
     BOXES,
@@ -43,6 +44,8 @@ class RunFacts:
     palette:        name of the colours in pictures
     detector_sha256: of the weights that boxes come from; None without a detector, or for one that was never saved
     min_score:      least score of a box; None without a detector
+    columns:        what the numbers of a point are, as the user named them
+    format, classification: in which form labels are written, as the options have them
     """
 
     source: str
@@ -62,6 +65,9 @@ class RunFacts:
     palette: str = SPVNAS
     detector_sha256: str | None = None
     min_score: float | None = None
+    columns: str = ""
+    format: str = "auto"
+    classification: str = ""
 
 
 @dataclass
@@ -174,9 +180,10 @@ def _lines(summary: Summary, out: Path, kind: str) -> Iterator[str]:
     if summary.detector:
         yield _boxes(summary)
     labels = {"bag": BAG, "dataset": SEQUENCES}.get(kind, LABELS)
+    places = [name for name in (labels, ARRAYS, SCANS) if (out / name).is_dir()] or [labels]
     scored = (REPORT, CONFUSION) if facts.truth else ()
     boxes = (BOXES, *((KITTI,) if summary.kitti_frames else ())) if summary.detector and kind != "bag" else ()
-    yield ", ".join(str(out / name) for name in (labels, *boxes, PICTURE, *scored, SUMMARY))
+    yield ", ".join(str(out / name) for name in (*places, *boxes, PICTURE, *scored, SUMMARY))
     if others := [str(out / str(picture)) for picture in summary.pictures if picture.shows != FIRST]:
         yield "; ".join(others)
     if not summary.trained:

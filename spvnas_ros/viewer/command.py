@@ -53,6 +53,7 @@ def run(
     quiet: bool = False,
     label_map: str | None = None,
     palette: str = SPVNAS,
+    columns: str | None = None,
 ) -> int:
     """Serves the viewer until SIGINT or SIGTERM. Returns the exit status, 0.
 
@@ -60,6 +61,7 @@ def run(
                was compared with whose folder `path` is, or what lies beside the frames
     intensity, intensity_field, origin, mount: the rules for the sensor, as the options have them
     quiet:     nothing is said about clouds that do not fit the network
+    columns:   what the numbers of a point are, for scans that do not say it; None: as the run had it
     label_map: what raw ids mean; None: as the run or the weights have it, else SemanticKITTI's
 
     Raises ViserMissing, ViewError where the page cannot be served, ValueError for an unknown label map, palette, device
@@ -72,6 +74,7 @@ def run(
     check_palette(palette)
     place = named_truth(truth) or truth_of_a_run(path)
     label_map = label_map or label_map_of_a_run(path)
+    columns = columns or columns_of_a_run(path)
     path, labels = results_of_a_run(path, labels)
     warning = ""
     if place is not None and place.source is not None and not place.source.exists():
@@ -81,7 +84,7 @@ def run(
         resolve_weights(weights)
     rule, placed = Intensity(intensity, intensity_field), PlaceRule.parse(origin, mount)
     with ExitStack() as opened:
-        source = opened.enter_context(open_source(path, intensity=rule, topic=topic, place=placed))
+        source = opened.enter_context(open_source(path, intensity=rule, topic=topic, place=placed, columns=columns))
         known = LABEL_MAPS[label_map or SEMANTIC_KITTI.name]
         labelling = Labelling(known, labels_field, labels)
         classes = Classes(known.classes, shown(known.classes, known.palette, palette))
@@ -113,6 +116,15 @@ def run(
             Console(soft_wrap=True, highlight=False, markup=False).print(f"{path}: {window.url} (Ctrl-C ends){warning}")
             window.run()
     return 0
+
+
+def columns_of_a_run(path: Path) -> str | None:
+    """Returns the columns of the scans of a run whose results `path` holds; None where they needed no names."""
+    try:
+        columns = json.loads((path / SUMMARY).read_text()).get("columns")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return columns if isinstance(columns, str) and columns else None
 
 
 def results_of_a_run(path: Path, labels: Path | None) -> tuple[Path, Path | None]:

@@ -61,7 +61,9 @@ def looked_for(source: Source, labels: Path | None, field: str | None, *, networ
 
 def _fields(source: Source) -> tuple[str, ...]:
     """Returns the names of the fields of the first cloud that can be read."""
-    with open_source(source.path, intensity="none", topic=source.topic or None) as again:
+    with open_source(
+        source.path, intensity="none", topic=source.topic or None, columns=source.columns or None
+    ) as again:
         for frame in frames_until_damage(again, lambda *_: None):
             with suppress(ScanError):
                 return frame.load().record.dtype.names or ()
@@ -104,6 +106,7 @@ def label_map_of_a_run(path: Path) -> str | None:
 def open_truth(place: TruthPlace, shown: Source, label_map: LabelMap) -> Iterator[Truth]:
     """Opens the truth about the frames of `shown`. Raises what `open_source` raises."""
     path, topic = (shown.path, shown.topic) if place.source is None else (place.source, place.topic)
-    with open_source(path, intensity="none", topic=topic or None) as source:
+    columns = (shown.columns or None) if path == shown.path else None
+    with open_source(path, intensity="none", topic=topic or None, columns=columns) as source:
         labelling = Labelling(label_map, place.field, place.folder, raw=place.raw, predictions=False)
         yield Truth(Frames(source, labelling), place.numbers, place.asked)

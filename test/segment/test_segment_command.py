@@ -46,7 +46,7 @@ def test_the_names_known_without_torch_are_those_of_the_engines() -> None:
     ("arguments", "says"),
     [
         (("missing.bin",), "missing.bin does not exist"),
-        (("notes.txt",), "no known format"),
+        (("notes.md",), "no known format"),
         (("empty",), "holds no scans"),
         (("scan.bin", "--intensity", "loud"), "intensity rule"),
         (("scan.bin", "--topic", "/points"), "is no bag"),
@@ -64,6 +64,7 @@ def test_what_the_user_can_mend_is_one_line_and_status_1(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "notes.md").write_text("hello")
     np.zeros((3, 4), np.float32).tofile(tmp_path / "scan.bin")
     write_drive_bag(tmp_path / "bag", 1, beams=16, columns=10)
     defaults = [] if "--weights" in arguments else ["--weights", weights]

@@ -37,7 +37,8 @@ class TruthJudge:
     @classmethod
     def open(cls, source: Source, where: LabelField | Path, facts: Facts, palette: str = SPVNAS) -> TruthJudge:
         """Reads the truth about a source once, to know that it fits. Raises what `open_truth` raises."""
-        return cls(open_truth(source.path, source.topic, where, facts), facts, palette)
+        truth = open_truth(source.path, source.topic, where, facts, source.columns or None)
+        return cls(truth, facts, palette)
 
     def add(self, frame: Frame, cloud: Cloud, result: Segmentation) -> float | None:
         """Counts a frame, and returns its accuracy; None where it has no truth.

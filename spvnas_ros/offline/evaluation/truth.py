@@ -49,12 +49,14 @@ class Truth:
     place: Mapping[str, str] = field(default_factory=dict)
 
 
-def open_truth(path: Path, topic: str | None, where: LabelField | Path, facts: Facts) -> Truth:
+def open_truth(
+    path: Path, topic: str | None, where: LabelField | Path, facts: Facts, columns: str | None = None
+) -> Truth:
     """Opens the truth about a recording, in a field of its frames or in a folder of .label files.
 
     Raises what `truth_from_field`, `truth_from_files` and `open_source` raise.
     """
-    with open_source(path, intensity="none", topic=topic or None) as source:
+    with open_source(path, intensity="none", topic=topic or None, columns=columns) as source:
         if isinstance(where, LabelField):
             return truth_from_field(source, where, facts)
         return truth_from_files(source, where, facts)

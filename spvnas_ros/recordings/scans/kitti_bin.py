@@ -1,12 +1,14 @@
-"""Reads KITTI's .bin: float32 x, y, z and intensity, one point after another, without a header."""
+"""Reads .bin: KITTI's float32 x, y, z and intensity, one point after another, without a header; or columns that are
+named by the user.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-from spvnas_ros.recordings.scans.records import Record, ScanError, ScanFormat, record_dtype
+from spvnas_ros.recordings.scans.columns import KITTI, implausible, likely_columns, written
+from spvnas_ros.recordings.scans.records import Columns, Record, ScanError, ScanFormat, record_dtype
 
-_KITTI = record_dtype([(name, "<f4", 1) for name in ("x", "y", "z", "intensity")])
 _NUSCENES_WIDTH = 5
 _MOST_RINGS = 128
 _FEW_POINTS = 16
@@ -15,21 +17,44 @@ _FEW_POINTS = 16
 def read_bin(data: bytes) -> Record:
     """Reads a scan of KITTI or SemanticKITTI: x, y, z and intensity of each point as float32.
 
-    Raises ScanError where the size does not fit, and for a scan that looks like one of nuScenes.
+    Raises ScanError where the size does not fit, for a scan that looks like one of nuScenes, and where the numbers
+    cannot be these; it says which columns they may be.
     """
-    if _looks_like_nuscenes(data):
+    if looks_like_nuscenes(data):
         raise ScanError(
             "it looks like a nuScenes scan, 5 values a point with the ring last; expected KITTI's 4 float32 values; "
-            "save it as .npy of shape [N, 5], whose first four columns are read"
+            "call it NAME.pcd.bin, which is read and turned so that x points forward, or give --columns "
+            "x,y,z,intensity,ring and, as x points to the right there, --mount yaw=-90"
         )
-    if len(data) % _KITTI.itemsize:
+    dtype = _dtype(KITTI)
+    likely = likely_columns(data)
+    if len(data) % dtype.itemsize:
         raise ScanError(
-            f"{len(data)} bytes are no multiple of {_KITTI.itemsize}; expected KITTI's x, y, z, intensity, float32"
+            f"{len(data)} bytes are no multiple of {dtype.itemsize}; expected KITTI's x, y, z, intensity, float32"
+            f"{_advice(likely)}"
         )
-    return np.frombuffer(data, _KITTI)
+    record = np.frombuffer(data, dtype)
+    wrong = implausible(record)
+    if wrong or likely:
+        reason = wrong or "each point is more like the next one with other columns"
+        raise ScanError(f"its numbers cannot be KITTI's x, y, z, intensity, float32: {reason}{_advice(likely)}")
+    return record
 
 
-def _looks_like_nuscenes(data: bytes) -> bool:
+def read_columns(data: bytes, columns: Columns) -> Record:
+    """Reads a scan of these columns. Raises ScanError where size or numbers do not fit them."""
+    dtype = _dtype(columns)
+    if len(data) % dtype.itemsize:
+        raise ScanError(
+            f"{len(data)} bytes are no multiple of {dtype.itemsize}, which a point of columns {written(columns)} takes"
+        )
+    record = np.frombuffer(data, dtype)
+    if wrong := implausible(record):
+        raise ScanError(f"its numbers cannot be the columns {written(columns)}: {wrong}; check names and types")
+    return record
+
+
+def looks_like_nuscenes(data: bytes) -> bool:
     """Returns whether every fifth value is a small whole number and these values vary, as a ring number does."""
     if len(data) % (4 * _NUSCENES_WIDTH) or len(data) < 4 * _NUSCENES_WIDTH * _FEW_POINTS:
         return False
@@ -39,4 +64,19 @@ def _looks_like_nuscenes(data: bytes) -> bool:
     return rings and bool((last != last[0]).any())
 
 
-FORMAT = ScanFormat("bin", ".bin", lambda path: read_bin(path.read_bytes()))
+def _dtype(columns: Columns) -> np.dtype[np.void]:
+    return record_dtype([(name, kind, 1) for name, kind in columns])
+
+
+def _advice(likely: Columns | None) -> str:
+    if likely is None:
+        return "; name its columns, such as --columns x,y,z,intensity,time (x:float64,y,z for other types)"
+    return f"; they look like {len(likely)} columns: name them, perhaps --columns {written(likely)}"
+
+
+FORMAT = ScanFormat(
+    "bin",
+    (".bin",),
+    lambda path: read_bin(path.read_bytes()),
+    read_columns=lambda path, columns: read_columns(path.read_bytes(), columns),
+)

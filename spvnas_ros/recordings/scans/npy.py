@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spvnas_ros.recordings.scans.records import Record, ScanError, ScanFormat, record_dtype
+from spvnas_ros.recordings.scans.records import Columns, Record, ScanError, ScanFormat, record_dtype
 
 _NAMES = ("x", "y", "z", "intensity")
 
 
-def read_npy(path: Path) -> Record:
+def read_npy(path: Path, named: Columns | None = None) -> Record:
     """Reads a numpy array: `[N, 3]`, `[N, 4]` or more columns (x, y, z, intensity first), or a structured array `[N]`.
+
+    named: what the columns are, of which the types say nothing here; None for x, y, z, intensity
 
     Raises ScanError for another shape or type, and for a file that is cut short.
     """
@@ -24,7 +26,12 @@ def read_npy(path: Path) -> Record:
         array = np.array(np.lib.format.open_memmap(path, mode="r"))
     except (ValueError, TypeError, OverflowError, SyntaxError, EOFError, TokenError) as error:
         raise ScanError(f"it is no whole numpy array of numbers: {error}") from error
-    if array.dtype.names is not None:
+    return as_record(array, named)
+
+
+def as_record(array: npt.NDArray[Any], named: Columns | None = None) -> Record:
+    """Returns the points of an array, as `read_npy` takes it. Raises ScanError for another shape or type."""
+    if array.dtype.names is not None and named is None:
         if array.ndim != 1:
             raise ScanError(f"its structured array has shape {array.shape}, expected [N]")
         return array
@@ -33,15 +40,13 @@ def read_npy(path: Path) -> Record:
             f"its array is {array.dtype} {array.shape}, expected numbers [N, 3], [N, 4] or more columns "
             "(x, y, z, intensity first), or a structured array with fields of these names"
         )
-    return _columns(array)
-
-
-def _columns(array: npt.NDArray[Any]) -> Record:
-    names = _NAMES[: array.shape[1]]
+    if named is not None and len(named) != array.shape[1]:
+        raise ScanError(f"its array has {array.shape[1]} columns, --columns names {len(named)}")
+    names = [name for name, _ in named] if named is not None else list(_NAMES[: array.shape[1]])
     record = np.empty(len(array), record_dtype([(name, array.dtype.str, 1) for name in names]))
     for column, name in enumerate(names):
         record[name] = array[:, column]
     return record
 
 
-FORMAT = ScanFormat("npy", ".npy", read_npy, rb"\x93NUMPY")
+FORMAT = ScanFormat("npy", (".npy",), read_npy, rb"\x93NUMPY", read_columns=read_npy)

@@ -14,6 +14,7 @@ from spvnas_ros.recordings.scans.records import (
     Record,
     ScanError,
     ScanFormat,
+    check_end,
     parse_binary,
     parse_count,
     parse_text,
@@ -27,7 +28,7 @@ _ENCODINGS = ("ascii", "binary", "binary_compressed")
 
 
 @dataclass(frozen=True)
-class _Header:
+class PcdHeader:
     """The contents of the header. The rows start at byte `start`."""
 
     dtype: np.dtype[np.void]
@@ -38,16 +39,19 @@ class _Header:
 
 def read_pcd(data: bytes) -> Record:
     """Returns the points of a PCD file as a structured array `[N]`. Raises ScanError where `data` is no PCD file."""
-    header = _parse_header(data)
+    header = header_of(data)
     body = data[header.start :]
     if header.encoding == "ascii":
         return parse_text(body, header.dtype, header.rows)
     if header.encoding == "binary":
-        return parse_binary(body, header.dtype, header.rows)
+        record = parse_binary(body, header.dtype, header.rows)
+        check_end(body, record.nbytes)
+        return record
     return _parse_compressed(body, header.dtype, header.rows)
 
 
-def _parse_header(data: bytes) -> _Header:
+def header_of(data: bytes) -> PcdHeader:
+    """Returns the header of a PCD file. Raises ScanError where it cannot be one."""
     words: dict[str, list[str]] = {}
     start = 0
     while "DATA" not in words:
@@ -61,7 +65,7 @@ def _parse_header(data: bytes) -> _Header:
     encoding = " ".join(words["DATA"])
     if encoding not in _ENCODINGS:
         raise ScanError(f"its DATA is {encoding!r}, expected one of {', '.join(_ENCODINGS)}")
-    return _Header(_dtype(words), _rows(words), encoding, start)
+    return PcdHeader(_dtype(words), _rows(words), encoding, start)
 
 
 def _dtype(words: dict[str, list[str]]) -> np.dtype[np.void]:
@@ -107,6 +111,7 @@ def _parse_compressed(body: bytes, dtype: np.dtype[np.void], rows: int) -> Recor
             f"its compressed data announces {unpacked} bytes, but {rows} points of {dtype.itemsize} bytes "
             f"are {rows * dtype.itemsize}"
         )
+    check_end(body, 8 + packed)
     columns = lzf_decompress(body[8 : 8 + packed], unpacked)
     table = np.empty(rows, dtype)
     start = 0
@@ -158,4 +163,4 @@ def _repeat(out: bytearray, distance: int, length: int) -> None:
         out += (pattern * (length // distance + 1))[:length]
 
 
-FORMAT = ScanFormat("pcd", ".pcd", lambda path: read_pcd(path.read_bytes()), rb"(\s|#[^\n]*\n)*(VERSION|FIELDS)\s")
+FORMAT = ScanFormat("pcd", (".pcd",), lambda path: read_pcd(path.read_bytes()), rb"(\s|#[^\n]*\n)*(VERSION|FIELDS)\s")

@@ -14,6 +14,7 @@ from spvnas_ros.recordings.scans.records import (
     Record,
     ScanError,
     ScanFormat,
+    check_end,
     parse_binary,
     parse_count,
     parse_text,
@@ -52,21 +53,57 @@ class _Element:
         return any(p.length for p in self.properties)
 
 
+@dataclass(frozen=True)
+class PlyHeader:
+    """Where the vertices of a PLY file lie.
+
+    order:        of bytes, "<" or ">"; "=" for text
+    start:        the first byte behind the header
+    vertices:     how many there are
+    rows:         the first byte of them and the first one behind them; not of text
+    lines_before: lines of text before them
+    """
+
+    order: str
+    start: int
+    vertices: int
+    rows: tuple[int, int]
+    lines_before: int
+
+
 def read_ply(data: bytes) -> Record:
     """Returns the vertices of a PLY file as a structured array `[N]`. Raises ScanError where `data` is no PLY file."""
-    order, elements, start = _parse_header(data)
+    return _read(data)[0]
+
+
+def header_of(data: bytes) -> PlyHeader:
+    """Returns where the vertices of a PLY file lie. Raises ScanError where `data` is no PLY file."""
+    return _read(data)[1]
+
+
+def _read(data: bytes) -> tuple[Record, PlyHeader]:
+    order, elements, begin = _parse_header(data)
+    start = begin
     index = next((i for i, element in enumerate(elements) if element.name == "vertex"), None)
     if index is None:
         raise ScanError(f"it has no vertex element; found {[e.name for e in elements]}")
-    vertex, before = elements[index], elements[:index]
+    vertex, before, after = elements[index], elements[:index], elements[index + 1 :]
     if vertex.has_lists or not vertex.properties:
         raise ScanError("its vertex element must have single values only, found lists or nothing; export it as points")
     dtype = record_dtype([(p.name.removeprefix(_SCALAR_PREFIX), order + p.kind, 1) for p in vertex.properties])
     if order == "=":
-        return parse_text(data[start:], dtype, vertex.count, skip=sum(element.count for element in before))
+        lines, more = (sum(element.count for element in others) for others in (before, after))
+        record = parse_text(data[start:], dtype, vertex.count, skip=lines, after=more)
+        return record, PlyHeader(order, begin, vertex.count, (begin, begin), lines)
     for element in before:
         start = _end_of(element, data, start, order)
-    return parse_binary(data[start:], dtype, vertex.count)
+    record = parse_binary(data, dtype, vertex.count, start)
+    rows = (start, start + record.nbytes)
+    start = rows[1]
+    for element in after:
+        start = _end_of(element, data, start, order)
+    check_end(data, start)
+    return record, PlyHeader(order, begin, vertex.count, rows, 0)
 
 
 def _parse_header(data: bytes) -> tuple[str, list[_Element], int]:
@@ -112,10 +149,23 @@ def _end_of(element: _Element, data: bytes, start: int, order: str) -> int:
     """Returns the position of the byte after the rows of an element."""
     if not element.has_lists:
         return start + element.count * sum(np.dtype(p.kind).itemsize for p in element.properties)
+    if (end := _end_of_equal_lists(element, data, start, order)) is not None:
+        return end
     for _ in range(element.count):
         for prop in element.properties:
             start += _size_of(prop, data, start, order)
     return start
+
+
+def _end_of_equal_lists(element: _Element, data: bytes, start: int, order: str) -> int | None:
+    """Returns the position after the rows where all have one list of one length (triangles); else None."""
+    row = sum(_size_of(prop, data, start, order) for prop in element.properties[:1]) if element.count else 0
+    prop = element.properties[0]
+    if len(element.properties) != 1 or prop.length is None or start + element.count * row > len(data):
+        return None
+    kind = np.dtype(order + prop.length)
+    lengths = np.ndarray(element.count, kind, data, start, (row,))
+    return start + element.count * row if (lengths == lengths[:1]).all() else None
 
 
 def _size_of(prop: _Property, data: bytes, start: int, order: str) -> int:
@@ -124,11 +174,11 @@ def _size_of(prop: _Property, data: bytes, start: int, order: str) -> int:
         return item
     kind = np.dtype(order + prop.length)
     if start + kind.itemsize > len(data):
-        raise ScanError("cut short: it ends before its vertices; get the file again")
+        raise ScanError("cut short: it ends before its rows do; get the file again")
     length = int(np.frombuffer(data, kind, 1, start)[0])
     if length < 0:
         raise ScanError(f"its list property {prop.name!r} has a negative length {length}")
     return kind.itemsize + length * item
 
 
-FORMAT = ScanFormat("ply", ".ply", lambda path: read_ply(path.read_bytes()), rb"ply\s")
+FORMAT = ScanFormat("ply", (".ply",), lambda path: read_ply(path.read_bytes()), rb"ply\s")

@@ -10,13 +10,22 @@ from spvnas_ros.clouds.point_cloud2 import PointCloudError
 from spvnas_ros.clouds.sensor_rules import Sensor
 from spvnas_ros.frame import Points
 from spvnas_ros.recordings.containers.kind_of_file import KINDS_BY_SUFFIX, MAGICS
-from spvnas_ros.recordings.scans import kitti_bin, npy, pcd, ply
-from spvnas_ros.recordings.scans.records import Record, ScanError
+from spvnas_ros.recordings.scans import e57, kitti_bin, las, npy, npz, nuscenes_bin, pcd, ply, tables, text
+from spvnas_ros.recordings.scans.columns import renamed
+from spvnas_ros.recordings.scans.records import Columns, Record, ScanError, ScanFormat
 
-FORMATS = {each.name: each for each in (kitti_bin.FORMAT, npy.FORMAT, pcd.FORMAT, ply.FORMAT)}
+FORMATS: dict[str, ScanFormat] = {
+    each.name: each
+    for each in (
+        *(module.FORMAT for module in (kitti_bin, npy, pcd, ply, nuscenes_bin, las, e57, text, npz)),
+        *(tables.PARQUET, tables.FEATHER),
+    )
+}
 """Every format of scan files. A new one is a file of this folder and a name here."""
 
-SUFFIXES = tuple(each.suffix for each in FORMATS.values())
+SUFFIXES = tuple(suffix for each in FORMATS.values() for suffix in each.suffixes)
+_COMMON = (".txt", ".csv")
+"""Suffixes of many things: in a folder they are scans where nothing else is one, and their first lines are points."""
 _VELODYNE = "velodyne"
 _MAGIC = {name: each.magic for name, each in FORMATS.items() if each.magic} | dict(MAGICS)
 _MAGIC_LENGTH = 4096
@@ -33,14 +42,25 @@ def kind_of(path: Path) -> str | None:
     for name, magic in _MAGIC.items():
         if re.match(magic, first):
             return name
-    by_suffix = {each.suffix: name for name, each in FORMATS.items()} | dict(KINDS_BY_SUFFIX)
-    return by_suffix.get(path.suffix.lower())
+    by_suffix: dict[str, str] = {suffix: name for name, each in FORMATS.items() for suffix in each.suffixes}
+    by_suffix |= dict(KINDS_BY_SUFFIX)
+    fitting = [suffix for suffix in by_suffix if path.name.lower().endswith(suffix)]
+    return by_suffix[str(max(fitting, key=len))] if fitting else None
+
+
+def parts_of(path: Path) -> int:
+    """Returns how many scans a file holds; 1 for one that cannot be read, which says so when it is."""
+    try:
+        form = FORMATS.get(kind_of(path) or "")
+        return form.parts(path) if form and form.parts else 1
+    except (ScanError, OSError):
+        return 1
 
 
 def read_scan(path: str | Path, intensity: Intensity | Sensor | str = "auto") -> Points:
     """Reads one scan as float32 `[N, 4]`: x, y, z in metres and intensity in 0..1.
 
-    path:      .bin (KITTI), .npy, .pcd or .ply; a file whose first bytes name its format may have any name
+    path:      a scan of one of `FORMATS`; a file whose first bytes name its format may have any name
     intensity: the rule that scales the file's intensity, or all rules of a sensor; pass one for all its scans
 
     Points may be NaN, as in organised clouds. The intensity is 0 where the file has none.
@@ -57,14 +77,17 @@ def read_scan(path: str | Path, intensity: Intensity | Sensor | str = "auto") ->
         raise ScanError(f"{path}: {error}") from error
 
 
-def read_record(path: str | Path) -> Record:
+def read_record(path: str | Path, columns: Columns | None = None, part: int = 0) -> Record:
     """Reads one scan with every field that the file has, structured `[N]`; x, y and z are single numbers.
+
+    columns: what the numbers of a point are, for files that do not say it; None for what the format has, or is found
+    part:    which scan of a file that may hold several
 
     Raises ScanError as `read_scan` does.
     """
     path = Path(path)
     try:
-        return _checked(_read(path))
+        return _checked(renamed(_read(path, columns, part)))
     except ScanError as error:
         raise ScanError(f"{path}: {error}") from error
     except OSError as error:
@@ -82,7 +105,7 @@ def scan_files(folder: Path) -> list[Path]:
     They are sorted by number: `2.bin` comes before `10.bin`. Raises ScanError where there are no scans, or where two
     scans would have results of the same name.
     """
-    files = _scans_in(folder) or _scans_in(folder / _VELODYNE)
+    files = _scans_in(folder) or _scans_in(folder / _VELODYNE) or _scans_in(folder, common=True)
     if not files:
         found = sorted(p.name for p in folder.iterdir())
         shown = ", ".join(found[:8]) + (f" and {len(found) - 8} more" if len(found) > 8 else "") or "nothing"
@@ -97,20 +120,33 @@ def scan_files(folder: Path) -> list[Path]:
     return files
 
 
-def _scans_in(folder: Path) -> list[Path]:
+def _scans_in(folder: Path, *, common: bool = False) -> list[Path]:
+    """Returns the scans of a folder, those with common suffixes or the others."""
     if not folder.is_dir():
         return []
-    files = [p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != "." and p.is_file()]
+    suffixes = _COMMON if common else [suffix for suffix in SUFFIXES if suffix not in _COMMON]
+    files = [p for p in folder.iterdir() if p.suffix.lower() in suffixes and p.name[0] != "." and p.is_file()]
+    files = [p for p in files if text.looks_like_points(p)] if common else files
     return sorted(files, key=lambda p: [(part.isdecimal(), part.zfill(20)) for part in re.split(r"(\d+)", p.name)])
 
 
-def _read(path: Path) -> Record:
+def _read(path: Path, columns: Columns | None, part: int) -> Record:
     kind = kind_of(path)
     if kind in FORMATS:
-        return FORMATS[kind].read(path)
+        return _read_as(FORMATS[kind], path, columns, part)
     if kind in MAGICS:
         raise ScanError("it is a bag, expected one scan; open it with open_source")
     raise ScanError(f"its format is not known; expected {', '.join(SUFFIXES)} or a rosbag2 (.mcap, .db3)")
+
+
+def _read_as(form: ScanFormat, path: Path, columns: Columns | None, part: int) -> Record:
+    if columns is not None:
+        if form.read_columns is None:
+            raise ScanError(f"its format ({form.name}) names its columns itself; leave --columns out")
+        return form.read_columns(path, columns)
+    if form.read_part is not None:
+        return form.read_part(path, part)
+    return form.read(path)
 
 
 def _checked(record: Record) -> Record:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ that announces more is wrong.
 Column = tuple[str, str, int]
 """Name, numpy type and number of values of a field."""
 
+Columns = tuple[tuple[str, str], ...]
+"""Name and numpy type of each column of a file that does not name them itself, see `columns.parse_columns`."""
+
 
 class ScanError(UserError):
     """A scan cannot be read. The message says what was found, what was expected and what to do."""
@@ -33,16 +37,27 @@ class ScanError(UserError):
 class ScanFormat:
     """A format of scan files. Each format is one file of this folder; `read.FORMATS` lists them.
 
-    name:   short name, such as "pcd"
-    suffix: of its files, in lower case
-    read:   reads a file; raises ScanError where it is malformed, OSError where it cannot be read
-    magic:  pattern of its first bytes; None where the files have none, so that only the suffix tells
+    name:         short name, such as "pcd"
+    suffixes:     of its files, in lower case
+    read:         reads a file; raises ScanError where it is malformed, OSError where it cannot be read
+    magic:        pattern of its first bytes; None where the files have none, so that only the suffix tells
+    read_columns: reads a file whose columns the user has named; None where the format names them itself
+    parts:        returns how many scans a file holds; None where it is always one
+    read_part:    reads one of them
     """
 
     name: str
-    suffix: str
+    suffixes: tuple[str, ...]
     read: Callable[[Path], Record]
     magic: bytes | None = None
+    read_columns: Callable[[Path, Columns], Record] | None = None
+    parts: Callable[[Path], int] | None = None
+    read_part: Callable[[Path, int], Record] | None = None
+
+
+def missing(package: str, what: str, extra: str) -> ScanError:
+    """Returns the error that says which package is needed to read `what`, and how to install it."""
+    return ScanError(f"reading {what} needs {package}, which is not installed: pip install 'spvnas_ros[{extra}]'")
 
 
 def record_dtype(columns: Sequence[Column]) -> np.dtype[np.void]:
@@ -56,15 +71,27 @@ def record_dtype(columns: Sequence[Column]) -> np.dtype[np.void]:
     return np.dtype(fields)
 
 
-def parse_binary(body: bytes, dtype: np.dtype[np.void], rows: int) -> Record:
-    """Returns the rows of `body` as a view. Raises ScanError where `body` is too short for them."""
-    if rows * dtype.itemsize > len(body):
-        raise ScanError(_too_few(rows, f"{len(body)} bytes, {dtype.itemsize} a point,"))
-    return np.frombuffer(body, dtype, rows)
+def parse_binary(body: bytes, dtype: np.dtype[np.void], rows: int, start: int = 0) -> Record:
+    """Returns the rows of `body` from byte `start` on, a view. Raises ScanError where `body` is too short for them."""
+    if start + rows * dtype.itemsize > len(body):
+        raise ScanError(_too_few(rows, f"{len(body) - start} bytes, {dtype.itemsize} a point,"))
+    return np.frombuffer(body, dtype, rows, start)
 
 
-def parse_text(body: bytes, dtype: np.dtype[np.void], rows: int, skip: int = 0) -> Record:
-    """Parses rows of numbers, one row on each line, after the first `skip` lines.
+def check_end(body: bytes, end: int) -> None:
+    """Raises ScanError where bytes follow byte `end` that no header announced: the rows are others than it says.
+
+    White space and zeros are left by some writers.
+    """
+    if len(body) > end and (rest := len(body[end:].strip(b"\0 \t\r\n"))):
+        raise ScanError(
+            f"{len(body) - end} bytes follow the rows that its header announces ({rest} are not 0): header and rows do "
+            "not fit each other; write the file again"
+        )
+
+
+def parse_text(body: bytes, dtype: np.dtype[np.void], rows: int, skip: int = 0, after: int = 0) -> Record:
+    """Parses rows of numbers, one row on each line, after the first `skip` lines and before the last `after` ones.
 
     Raises ScanError where the text is not numbers, a line has another number of values, or rows are missing.
     """
@@ -79,11 +106,24 @@ def parse_text(body: bytes, dtype: np.dtype[np.void], rows: int, skip: int = 0) 
         raise ScanError(f"its lines hold {table.shape[1]} numbers, expected {sum(widths)}: {list(dtype.names or ())}")
     if len(table) < rows:
         raise ScanError(_too_few(rows, f"{len(table)} lines"))
+    if (lines := _lines(body)) > skip + rows + after:
+        raise ScanError(
+            f"{lines - skip - rows - after} lines follow the rows that its header announces: they do not fit each "
+            "other; write the file again"
+        )
     ends = np.cumsum(widths)
     with np.errstate(invalid="ignore", over="ignore"):
         for name, width, end in zip(dtype.names or (), widths, ends, strict=True):
             record[name] = table[:, end - width : end].reshape(rows, *dtype[name].shape)
     return record
+
+
+def _lines(body: bytes) -> int:
+    """Returns how many lines are not blank."""
+    text = body.strip()
+    if re.search(rb"\n\s*\n|\r(?!\n)", text):
+        return sum(1 for line in text.splitlines() if line.strip())
+    return text.count(b"\n") + 1 if text else 0
 
 
 def _parse_numbers(body: bytes, rows: int, skip: int) -> npt.NDArray[np.float64]:

@@ -15,7 +15,8 @@ from spvnas_ros.clouds.point_cloud2 import PointCloudError, decode
 from spvnas_ros.clouds.sensor_rules import Sensor
 from spvnas_ros.frame import Points
 from spvnas_ros.recordings.containers.kind_of_file import BAG_SUFFIXES, MAGICS, PACKET_SUFFIXES, is_recording_folder
-from spvnas_ros.recordings.scans.read import SUFFIXES, kind_of, read_record, scan_files, sequences_in
+from spvnas_ros.recordings.scans.columns import parse_columns
+from spvnas_ros.recordings.scans.read import SUFFIXES, kind_of, parts_of, read_record, scan_files, sequences_in
 from spvnas_ros.recordings.scans.records import Record, ScanError
 
 if TYPE_CHECKING:
@@ -46,15 +47,17 @@ class Cloud:
 class Frame:
     """One cloud of a source, not yet read.
 
-    name:  stem of the scan's file name, behind its sequence where there are several ("08/000123"), or the number of the
-           cloud in the bag with six digits
+    name:  stem of the scan's file name, behind its sequence where there are several ("08/000123") and before its number
+           in a file of several ("hall_2"), or the number of the cloud in the bag with six digits
     load:  reads the cloud; raises ScanError where the scan or cloud is malformed
     stamp: time of recording, nanoseconds since 1970; 0 for a scan
+    file:  the scan's file; None for a cloud of a bag
     """
 
     name: str
     load: Callable[[], Cloud]
     stamp: int = 0
+    file: Path | None = None
 
 
 class Source:
@@ -68,6 +71,7 @@ class Source:
         topic:   the topic of the clouds; "" where the source is not a bag
         storage: "sqlite3" or "mcap" for a bag: what a bag of the results is stored in; else ""
         files:   what it reads, on disk
+        columns: what the numbers of a point are, as the user named them; "" where the files say it
         sensor:  how its clouds become what a network sees
         remarks: what the user should know of the recording, such as where it was cut off, a sentence each
     """
@@ -79,6 +83,7 @@ class Source:
     storage: str = ""
     files: tuple[Path, ...] = ()
     remarks: tuple[str, ...] = ()
+    columns: str = ""
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -125,27 +130,38 @@ class Source:
 
 
 class _Scans(Source):
-    def __init__(self, path: Path, kind: str, files: list[tuple[str, Path]], sensor: Sensor) -> None:
+    def __init__(
+        self, path: Path, kind: str, files: list[tuple[str, Path]], sensor: Sensor, columns: str | None = None
+    ) -> None:
         self.path, self.kind, self.sensor = path, kind, sensor
         self.files = tuple(file for _, file in files)
-        self._files = files
+        self.columns = columns or ""
+        self._columns = parse_columns(columns) if columns is not None else None
+        self._scans = [scan for name, file in files for scan in _parts(name, file)]
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self._scans)
 
     def resume(self, number: int, stamp: int | None) -> Iterator[Frame]:  # noqa: ARG002
-        return (Frame(name, partial(self._load, file)) for name, file in self._files[number:])
+        return (Frame(name, partial(self._load, file, part), 0, file) for name, file, part in self._scans[number:])
 
-    def _load(self, file: Path) -> Cloud:
+    def _load(self, file: Path, part: int) -> Cloud:
         try:
-            return self._cloud(read_record(file))
+            return self._cloud(read_record(file, self._columns, part))
         except PointCloudError as error:
             raise ScanError(f"{file}: {error}") from error
 
     def _some(self) -> Iterator[Record]:
-        for row in _spread(len(self._files)):
+        for row in _spread(len(self._scans)):
+            _, file, part = self._scans[row]
             with suppress(ScanError):
-                yield read_record(self._files[row][1])
+                yield read_record(file, self._columns, part)
+
+
+def _parts(name: str, file: Path) -> list[tuple[str, Path, int]]:
+    """Returns the scans of a file by name."""
+    count = parts_of(file)
+    return [(name if count == 1 else f"{name}_{part}", file, part) for part in range(count)]
 
 
 class _Bag(Source):
@@ -201,6 +217,7 @@ def open_source(
     topic: str | None = None,
     place: PlaceRule | None = None,
     sensor: Sensor | None = None,
+    columns: str | None = None,
 ) -> Source:
     """Opens a scan, a folder of scans, a SemanticKITTI sequence or root, or a bag. The files there decide which.
 
@@ -208,9 +225,10 @@ def open_source(
     topic:     the topic of the clouds, where a bag has several
     place:     where the sensor is; None for the origin of its clouds
     sensor:    the rules for the sensor, instead of `intensity` and `place`
+    columns:   what the numbers of a point are, for scans that do not say it, see `parse_columns`
 
     Raises ScanError where `path` is none of these. Raises BagError for a bag that cannot be read or whose topic must be
-    named, and ValueError for an unknown intensity rule.
+    named, UserError for columns that cannot be, and ValueError for an unknown intensity rule.
     """
     path = Path(path)
     rule = intensity if isinstance(intensity, Intensity) else Intensity(intensity)
@@ -219,6 +237,8 @@ def open_source(
         raise ScanError(f"{path} does not exist; expected a scan, a folder of scans, or a rosbag2")
     try:
         if _is_bag(path):
+            if columns is not None:
+                raise ScanError(f"{path} is a bag, whose clouds name their fields; leave --columns out")
             from spvnas_ros.recordings.bags import BagReader
 
             return _Bag(path, BagReader(path, topic), sensor)
@@ -226,10 +246,10 @@ def open_source(
             raise ScanError(f"{path} is no bag, so it has no topic {topic}; leave the topic out")
         if sequences := sequences_in(path):
             files = [(f"{each.name}/{file.stem}", file) for each in sequences for file in scan_files(each)]
-            return _Scans(path, "dataset", files, sensor)
+            return _Scans(path, "dataset", files, sensor, columns)
         if path.is_dir():
-            return _Scans(path, "folder", [(file.stem, file) for file in scan_files(path)], sensor)
-        return _Scans(path, "scan", [(path.stem, path)], sensor)
+            return _Scans(path, "folder", [(file.stem, file) for file in scan_files(path)], sensor, columns)
+        return _Scans(path, "scan", [(path.stem, path)], sensor, columns)
     except OSError as error:
         raise ScanError(f"{path}: cannot be read: {error.strerror or error}") from error
 

@@ -57,8 +57,11 @@ def test_what_is_no_source_is_named_with_what_was_found(tmp_path: Path) -> None:
     (tmp_path / "readme.txt").write_text("hello")
     with pytest.raises(ScanError, match=r"found readme\.txt"):
         open_source(tmp_path)
+    with pytest.raises(ScanError, match="no rows of numbers, only 'hello'"):
+        read_scan(tmp_path / "readme.txt")
+    (tmp_path / "readme.md").write_text("hello")
     with pytest.raises(ScanError, match="no known format"):
-        open_source(tmp_path / "readme.txt")
+        open_source(tmp_path / "readme.md")
     (tmp_path / "old.bag").write_bytes(b"#ROSBAG V2.0\n")
     with pytest.raises(BagError, match="cannot be read as a bag"):
         open_source(tmp_path / "old.bag")

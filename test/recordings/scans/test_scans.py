@@ -113,7 +113,7 @@ def test_the_intensity_rule_is_the_callers_and_scales_all_scans_of_its_sensor_al
 @pytest.mark.parametrize(
     ("name", "data", "says"),
     [
-        ("cloud.las", b"LASF", "format is not known"),
+        ("cloud.xyzzy", b"LASF"[::-1], "format is not known"),
     ],
     ids=lambda value: value if isinstance(value, str) and "." in value and " " not in value else "",
 )

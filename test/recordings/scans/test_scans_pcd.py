@@ -67,3 +67,10 @@ def test_damaged_lzf_never_gives_another_size(data: bytes, size: int) -> None:
         assert len(lzf_decompress(data, size)) == size
     except ScanError:
         return
+
+
+@pytest.mark.parametrize("encoding", PCD_ENCODINGS)
+def test_rows_that_do_not_fit_the_header_are_refused(folder: Path, encoding: str) -> None:
+    more = b"1 2 3 4\n" if encoding == "ascii" else POINTS.tobytes()
+    with pytest.raises(ScanError, match="follow the rows that its header announces"):
+        read(folder, "long.pcd", pcd_bytes(record(POINTS), encoding) + more)

@@ -49,3 +49,26 @@ def test_a_malformed_ply_is_named_with_what_is_wrong(tmp_path: Path, name: str, 
     with pytest.raises(ScanError, match=says) as caught:
         read(tmp_path, name, data)
     assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("form", PLY_FORMATS)
+def test_rows_that_do_not_fit_the_header_are_refused(folder: Path, form: str) -> None:
+    """A writer whose header says float while its rows are doubles leaves bytes behind the last row."""
+    data = ply_bytes(record(POINTS), form)
+    more = b"1 2 3 4\n" if form == "ascii" else POINTS.tobytes()
+    with pytest.raises(ScanError, match="follow the rows that its header announces"):
+        read(folder, "long.ply", data + more)
+    np.testing.assert_array_equal(read(folder, "padded.ply", data + b"\n\0\0" * (form != "ascii")), POINTS)
+
+
+def test_coordinates_may_have_names_in_upper_case(folder: Path) -> None:
+    table = record(POINTS)
+    table.dtype.names = ("X", "Y", "Z", "Intensity")
+    np.testing.assert_array_equal(read(folder, "upper.ply", ply_bytes(table, "ascii")), POINTS)
+
+
+def test_many_equal_faces_and_other_ones_are_stepped_over(folder: Path) -> None:
+    for corners in ((3, 3, 3), (3, 4, 3)):
+        faces = b"".join(struct.pack(f"<B{count}i", count, *range(count)) for count in corners)
+        data = ply_bytes(record(POINTS), "binary_little_endian").replace(b"element face 1\n", b"element face 3\n")
+        np.testing.assert_array_equal(read(folder, "faces.ply", data[: -struct.calcsize("<Biii")] + faces), POINTS)
