@@ -216,7 +216,7 @@ def test_the_command_gives_labels_and_the_scans_that_can_hold_them(tmp_path: Pat
     assert json.loads((tmp_path / "out/summary.json").read_text())["format"] == "npy"
     assert "has no place for labels" in segmented(*arguments, "--format", "same", "--force")[2]
     only = (folder / "a.las", "-w", weights, "--device", "cpu", "--quiet", "-o", tmp_path / "las")
-    assert segmented(*only, "--format", "same", "--classification", "asprs")[0] == 0
+    assert segmented(*only, "--origin", "auto", "--format", "same", "--classification", "asprs")[0] == 0
     assert sorted(path.name for path in (tmp_path / "las").iterdir() if path.is_dir()) == ["scans"]
 
 
