@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spvnas_ros.clouds.intensity import Intensity
-from spvnas_ros.clouds.mount import PlaceRule
+from spvnas_ros.clouds.mount import AUTO, PlaceRule
 from spvnas_ros.clouds.point_cloud2 import PointCloudError, decode
 from spvnas_ros.clouds.sensor_rules import Sensor
 from spvnas_ros.frame import Points
+from spvnas_ros.recordings.scans.layouts import Layout, find_layout
 from spvnas_ros.recordings.scans.read import SUFFIXES, kind_of, read_record, scan_files, sequences_in
 from spvnas_ros.recordings.scans.records import Record, ScanError
 
@@ -124,6 +125,8 @@ class Source:
 
 
 class _Scans(Source):
+    _read: Callable[[Path], Record] = staticmethod(read_record)
+
     def __init__(self, path: Path, kind: str, files: list[tuple[str, Path]], sensor: Sensor) -> None:
         self.path, self.kind, self.sensor = path, kind, sensor
         self.files = tuple(file for _, file in files)
@@ -137,14 +140,20 @@ class _Scans(Source):
 
     def _load(self, file: Path) -> Cloud:
         try:
-            return self._cloud(read_record(file))
+            return self._cloud(self._read(file))
         except PointCloudError as error:
             raise ScanError(f"{file}: {error}") from error
 
     def _some(self) -> Iterator[Record]:
         for row in _spread(len(self._files)):
             with suppress(ScanError):
-                yield read_record(self._files[row][1])
+                yield self._read(self._files[row][1])
+
+
+class _LaidOut(_Scans):
+    def __init__(self, path: Path, layout: Layout, sensor: Sensor) -> None:
+        super().__init__(path, layout.kind, list(layout.files), sensor)
+        self._read = layout.read
 
 
 class _Bag(Source):
@@ -201,7 +210,8 @@ def open_source(
     place: PlaceRule | None = None,
     sensor: Sensor | None = None,
 ) -> Source:
-    """Opens a scan, a folder of scans, a SemanticKITTI sequence or root, or a rosbag2. The files there decide which.
+    """Opens a scan, a folder of scans, a data set (SemanticKITTI's, or one of `layouts`), or a rosbag2. The files there
+    decide which.
 
     intensity: the rule that scales the sensor's intensity, as in `read_scan`
     topic:     the topic of the clouds, where a bag has several
@@ -227,6 +237,11 @@ def open_source(
         if sequences := sequences_in(path):
             files = [(f"{each.name}/{file.stem}", file) for each in sequences for file in scan_files(each)]
             return _Scans(path, "dataset", files, sensor)
+        if layout := find_layout(path):
+            if sensor.intensity.rule == AUTO and not sensor.intensity.asked:
+                # Nothing has to be guessed from the clouds. The sensor is the caller's where one was handed in.
+                sensor = replace(sensor, intensity=Intensity(layout.intensity))
+            return _LaidOut(path, layout, sensor)
         if path.is_dir():
             return _Scans(path, "folder", [(file.stem, file) for file in scan_files(path)], sensor)
         return _Scans(path, "scan", [(path.stem, path)], sensor)

@@ -1,0 +1,28 @@
+"""Finds the scans of data sets whose files lie deeper than a folder of scans: KITTI's raw drives, nuScenes and
+Argoverse 2. `scans/source.py` and the data sets of `offline/` ask here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from spvnas_ros.recordings.scans.layouts import kitti_raw
+from spvnas_ros.recordings.scans.layouts.layout import Layout
+
+_FINDERS = (kitti_raw.find,)
+
+__all__ = ["Layout", "find_layout"]
+
+
+def find_layout(path: Path) -> Layout | None:
+    """Returns the scans of a data set by the layout of its folder; None where no layout here is its.
+
+    Raises ScanError where it has a layout, but tables or files that cannot be used, and OSError where the folder cannot
+    be read.
+    """
+    if not path.is_dir():
+        return None
+    for find in _FINDERS:
+        if layout := find(path):
+            return layout
+    return None
