@@ -42,8 +42,8 @@ def segment(
         Path,
         typer.Argument(
             metavar="SOURCE",
-            help="A .bin, .npy, .pcd or .ply scan, a folder of them, a SemanticKITTI root, or a rosbag2 (its folder, "
-            "or an .mcap or .db3 file).",
+            help="A .bin, .npy, .pcd or .ply scan, a folder of them, a data set's root (docs/datasets.md), or a rosbag2 "
+            "(its folder, or an .mcap or .db3 file).",
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for labels or bag, picture, scores and summary.")],
@@ -62,6 +62,9 @@ def segment(
     topic: TopicOption = None,
     scores: Annotated[bool, typer.Option("--scores", help="Also save the probabilities of all classes.")] = False,
     palette: PaletteOption = "spvnas",
+    sweeps: Annotated[
+        bool, typer.Option("--sweeps", help="Of nuScenes, label the scans between keyframes, too.")
+    ] = False,
     force: ForceOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -92,6 +95,7 @@ def segment(
         palette,
         boxes,
         min_score,
+        sweeps=sweeps,
     )
     if where := chosen_truth(truth, label_ids, network_labels):
         from spvnas_ros.offline.evaluation.judge import TruthJudge, print_report
@@ -163,7 +167,7 @@ def view(
     label_map: Annotated[
         str | None,
         typer.Option(
-            help="What raw ids of labels mean: semantic-kitti or mit-han-lab.",
+            help="What raw ids of labels mean: semantic-kitti, mit-han-lab or nuscenes.",
             show_default="the run's or the network's own, else semantic-kitti",
         ),
     ] = None,

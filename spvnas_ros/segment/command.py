@@ -44,6 +44,7 @@ class SegmentRequest:
     min_score: least score of a box; None for what the detector says
     judge:    makes what the labels are compared with, from the source and what the weights say of themselves
     describe: prints the scores that lie in the folder
+    sweeps:   of nuScenes, the scans between the keyframes are labelled, too
     """
 
     source: Path
@@ -64,6 +65,7 @@ class SegmentRequest:
     min_score: float | None = None
     judge: Callable[[Source, Facts], Judge] | None = None
     describe: Callable[[Path, Console], None] = lambda *_: None
+    sweeps: bool = False
 
 
 def run(asked: SegmentRequest) -> int:
@@ -74,7 +76,7 @@ def run(asked: SegmentRequest) -> int:
     """
     rule, place = Intensity(asked.intensity, asked.intensity_field), PlaceRule.parse(asked.origin, asked.mount)
     check_palette(asked.palette)
-    with open_source(asked.source, intensity=rule, topic=asked.topic, place=place) as source:
+    with open_source(asked.source, intensity=rule, topic=asked.topic, place=place, sweeps=asked.sweeps) as source:
         resolve_weights(asked.weights)
         if asked.boxes is not None:
             resolve_weights(asked.boxes)

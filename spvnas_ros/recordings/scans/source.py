@@ -15,6 +15,7 @@ from spvnas_ros.clouds.point_cloud2 import PointCloudError, decode
 from spvnas_ros.clouds.sensor_rules import Sensor
 from spvnas_ros.frame import Points
 from spvnas_ros.recordings.scans.layouts import Layout, find_layout
+from spvnas_ros.recordings.scans.layouts.nuscenes_tables import is_nuscenes
 from spvnas_ros.recordings.scans.read import SUFFIXES, kind_of, read_record, scan_files, sequences_in
 from spvnas_ros.recordings.scans.records import Record, ScanError
 
@@ -209,6 +210,7 @@ def open_source(
     topic: str | None = None,
     place: PlaceRule | None = None,
     sensor: Sensor | None = None,
+    sweeps: bool = False,
 ) -> Source:
     """Opens a scan, a folder of scans, a data set (SemanticKITTI's, or one of `layouts`), or a rosbag2. The files there
     decide which.
@@ -217,6 +219,7 @@ def open_source(
     topic:     the topic of the clouds, where a bag has several
     place:     where the sensor is; None for the origin of its clouds
     sensor:    the rules for the sensor, instead of `intensity` and `place`
+    sweeps:    of nuScenes, the scans between the keyframes, too
 
     Raises ScanError where `path` is none of these. Raises BagError for a bag that cannot be read or whose topic must be
     named, and ValueError for an unknown intensity rule.
@@ -226,6 +229,8 @@ def open_source(
     sensor = sensor or Sensor(rule, place or PlaceRule())
     if not path.exists():
         raise ScanError(f"{path} does not exist; expected a scan, a folder of scans, or a rosbag2")
+    if sweeps and not (path.is_dir() and is_nuscenes(path)):
+        raise ScanError(f"{path} is not nuScenes, so it has no sweeps; leave --sweeps out")
     try:
         bag = _bag_at(path)
         if bag is not None:
@@ -237,7 +242,7 @@ def open_source(
         if sequences := sequences_in(path):
             files = [(f"{each.name}/{file.stem}", file) for each in sequences for file in scan_files(each)]
             return _Scans(path, "dataset", files, sensor)
-        if layout := find_layout(path):
+        if layout := find_layout(path, sweeps=sweeps):
             if sensor.intensity.rule == AUTO and not sensor.intensity.asked:
                 # Nothing has to be guessed from the clouds. The sensor is the caller's where one was handed in.
                 sensor = replace(sensor, intensity=Intensity(layout.intensity))

@@ -6,23 +6,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from spvnas_ros.recordings.scans.layouts import kitti_raw
+from spvnas_ros.recordings.scans.layouts import kitti_raw, nuscenes_tables
 from spvnas_ros.recordings.scans.layouts.layout import Layout
-
-_FINDERS = (kitti_raw.find,)
 
 __all__ = ["Layout", "find_layout"]
 
 
-def find_layout(path: Path) -> Layout | None:
+def find_layout(path: Path, *, sweeps: bool = False) -> Layout | None:
     """Returns the scans of a data set by the layout of its folder; None where no layout here is its.
+
+    sweeps: of nuScenes, the scans between the keyframes, too
 
     Raises ScanError where it has a layout, but tables or files that cannot be used, and OSError where the folder cannot
     be read.
     """
     if not path.is_dir():
         return None
-    for find in _FINDERS:
-        if layout := find(path):
-            return layout
-    return None
+    return nuscenes_tables.find(path, sweeps=sweeps) or kitti_raw.find(path)
