@@ -60,6 +60,8 @@ setup(
         "view": ["viser>=1.1"],
         # `spvnas train`
         "train": ["lightning>=2.4", "tensorboard>=2.14", "pydantic>=2.7", "pyyaml>=6"],
+        # Argoverse 2's scans
+        "tables": ["pyarrow>=15"],
         "test": [
             "pytest>=8",
             "pytest-xdist>=3.6",
@@ -67,6 +69,7 @@ setup(
             "jsonschema>=4.18",
             "embreex>=2.17.7",
             "viser>=1.1",
+            "pyarrow>=15",
             "shapely>=2",  # the areas that ours are compared with
             "coloraide>=4",  # how far colours are apart, and how people with deuteranopia see them
             "playwright>=1.40",  # drives a Chromium that is installed already

@@ -42,8 +42,8 @@ def segment(
         Path,
         typer.Argument(
             metavar="SOURCE",
-            help="A .bin, .npy, .pcd or .ply scan, a folder of them, a data set's root (docs/datasets.md), or a rosbag2 "
-            "(its folder, or an .mcap or .db3 file).",
+            help="A .bin, .npy, .pcd or .ply scan, a folder of them, a data set's root (docs/datasets.md), or a "
+            "rosbag2 (its folder, or an .mcap or .db3 file).",
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for labels or bag, picture, scores and summary.")],

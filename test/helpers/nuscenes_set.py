@@ -55,7 +55,7 @@ def write_nuscenes(root: Path, version: str = "v1.0-mini", scenes: tuple[str, ..
         tables["scene"].append(
             {
                 "token": f"{scene}-token", "log_token": "log", "nbr_samples": KEYFRAMES, "name": scene,
-                "first_sample_token": samples[0], "last_sample_token": samples[-1], "description": "Parked {cars}, \"a\"",
+                "first_sample_token": samples[0], "last_sample_token": samples[-1], "description": "Parked {cars}",
             }
         )  # fmt: skip
         for number, sample in enumerate(samples):

@@ -107,8 +107,8 @@ def open_nuscenes(
     """Opens the labelled keyframes of some scenes.
 
     folder: the data set's root, or the folder of one version's tables in it
-    wanted: `train`, `val`, `test`; the name of a split in the tables' `splits.json`; scenes such as `scene-0061`, 61 and
-            1-100; a list of these; None for all
+    wanted: `train`, `val`, `test`; the name of a split in the tables' `splits.json`; scenes such as `scene-0061`, 61
+            and 1-100; a list of these; None for all
 
     Raises DatasetError, which names the file, for tables that cannot be used, for other categories than the official
     ones, and where labels are missing; and for a label map of other raw ids.
@@ -135,8 +135,8 @@ def open_nuscenes(
     if lacking := [scan for scan in scans if scan.labels is None or not (root / scan.labels).is_file()]:
         first = lacking[0]
         raise DatasetError(
-            f"{root / first.labels if first.labels else tables / 'lidarseg.json'} lacks the labels of {first.file} (and "
-            f"{len(lacking) - 1} more of {len(scans)} keyframes have none)"
+            f"{root / first.labels if first.labels else tables / 'lidarseg.json'} lacks the labels of {first.file} "
+            f"(and {len(lacking) - 1} more of {len(scans)} keyframes have none)"
         )
     return NuScenesDataset(root, tuple(scans), label_map, sensor)
 
@@ -165,8 +165,8 @@ def _choose(tables: Path, found: Collection[str], wanted: str | int | Sequence[s
         if split is None:
             if not (match := _RANGE.fullmatch(word)):
                 raise DatasetError(
-                    f"scenes are {wanted!r}, expected {', '.join(_SPLITS)}, a split of {tables / 'splits.json'}, or scenes "
-                    "such as scene-0061, 61 or 1-100"
+                    f"scenes are {wanted!r}, expected {', '.join(_SPLITS)}, a split of {tables / 'splits.json'}, or "
+                    "scenes such as scene-0061, 61 or 1-100"
                 )
             split = _scenes(f"{match[1]}-{match[2] or match[1]}")
             if not split & set(found):

@@ -34,8 +34,8 @@ def open_dataset(
     """Opens labelled scans: SemanticKITTI's layout, KITTI's, nuScenes', a folder of scans, or a bag. The kind is
     guessed from the files.
 
-    label_map: `semantic-kitti`, `mit-han-lab`, `nuscenes`, or a map of your own; None for `nuscenes` where the scans are
-               nuScenes', and `semantic-kitti` elsewhere
+    label_map: `semantic-kitti`, `mit-han-lab`, `nuscenes`, or a map of your own; None for `nuscenes` where the scans
+               are nuScenes', and `semantic-kitti` elsewhere
     sequences: of SemanticKITTI's layout: `train`, `val`, `test`, or numbers (`8`, `00,02,04-07`, a list); of nuScenes
                scenes, as `open_nuscenes` has them; None for all
     topic:     topic of the clouds, where a bag has several

@@ -13,9 +13,9 @@ The facts, from the benchmark's own tool (semantic-kitti-api, evaluate_semantics
 So `Score.miou` is the mean over the classes that occur in the truth, and `Score.miou_official` the tool's own; where
 all classes occur they are the same number. Its accuracy leaves out points without a label; ours counts them as wrong.
 
-For nuScenes' classes `Score.miou_official` is the one of its challenge (nuscenes-devkit, eval/lidarseg/utils.py): classes
-that occur neither in the truth nor in the labels are left out, and one that was only given wrongly counts as 0. Points of
-class 0 count nowhere. The tool refuses points without a label; here they count against their class.
+For nuScenes' classes `Score.miou_official` is the one of its challenge (nuscenes-devkit, eval/lidarseg/utils.py):
+classes that occur neither in the truth nor in the labels are left out, and one that was only given wrongly counts as 0.
+Points of class 0 count nowhere. The tool refuses points without a label; here they count against their class.
 """
 
 from __future__ import annotations

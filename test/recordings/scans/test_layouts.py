@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import feather
 
 from spvnas_cli import spvnas
 from spvnas_ros.engine.sample_street import street_scan
@@ -65,3 +67,76 @@ def test_what_a_drive_lacks_is_told(tmp_path: Path) -> None:
         file.rename(file.with_suffix(".txt"))
     with pytest.raises(ScanError, match=r"holds no scans.*found 0000000000\.txt"):
         open_source(root / "copy")
+
+
+LOGS = ("02678d04-cc9f-3148-9f95-1ba66347dff9", "05fa5048-f355-3274-b565-c0ddc547b315")
+
+
+def write_logs(root: Path) -> Path:
+    """Argoverse 2: sensor/SPLIT/LOG/sensors/lidar/TIMESTAMP.feather, written by pyarrow as the set's own files are.
+
+    Columns: x, y, z (float16, metres, the vehicle's frame), intensity and laser_number (uint8), offset_ns (int32).
+    Beside them annotations.feather (cuboids), calibration/ and city_SE3_egovehicle.feather.
+    """
+    for place, log in enumerate(LOGS):
+        folder = root / "sensor" / ("val" if place else "train") / log
+        (folder / "sensors" / "lidar").mkdir(parents=True)
+        (folder / "calibration").mkdir()
+        feather.write_feather(pa.table({"category": ["BUS"], "tx_m": [3.0]}), folder / "annotations.feather")
+        for number in range(SCANS):
+            write_table(folder / "sensors" / "lidar" / f"{315966265259836000 + number * 10**8}.feather", number)
+    return root / "sensor"
+
+
+def write_table(path: Path, number: int, **others: np.ndarray) -> None:
+    points = street_scan(number, 16, 200)[0]
+    columns = dict(zip("xyz", (points[:, :3] + (1.35, 0, 1.64)).astype(np.float16).T, strict=True))
+    columns |= {"intensity": np.rint(points[:, 3] * 255).astype(np.uint8)}
+    columns |= {"laser_number": np.zeros(len(points), np.uint8), "offset_ns": np.arange(len(points), dtype=np.int32)}
+    feather.write_feather(pa.table(columns | others), path, compression="zstd")
+
+
+def test_argoverses_logs_are_found_alone_by_split_and_from_the_root(tmp_path: Path) -> None:
+    root = write_logs(tmp_path)
+    stems = ["315966265259836000", "315966265359836000"]
+    with open_source(root / "val" / LOGS[1]) as source:
+        assert (source.kind, [frame.name for frame in source]) == ("folder", stems)
+    for path, logs in ((root / "val", LOGS[1:]), (root, LOGS), (tmp_path, LOGS)):
+        with open_source(path) as source:
+            assert [frame.name for frame in source] == [f"{log}/{stem}" for log in logs for stem in stems]
+            cloud, points = next(iter(source)).load(), street_scan(0, 16, 200)[0]
+            np.testing.assert_allclose(cloud.points[:, :3], points[:, :3] + (1.35, 0, 1.64), rtol=1e-3, atol=1e-2)
+            np.testing.assert_allclose(cloud.points[:, 3], points[:, 3], atol=0.5 / 255 + 1e-6)
+            assert (cloud.record["offset_ns"] == np.arange(len(points))).all()
+
+
+def test_a_log_is_labelled_and_its_mount_is_told(tmp_path: Path) -> None:
+    log = write_logs(tmp_path) / "train" / LOGS[0]
+    done = spvnas("segment", log, "-o", tmp_path / "out", "--device", "cpu")
+    assert done.exit_code == 0, done.output
+    assert len([*(tmp_path / "out" / "labels").glob("*.label")]) == SCANS
+    assert "warning: ground" in done.stderr
+    assert "--mount" in done.stderr or "set mount" in done.stderr
+
+
+def test_damaged_tables_are_named(tmp_path: Path) -> None:
+    folder = write_logs(tmp_path) / "train" / LOGS[0] / "sensors" / "lidar"
+    file = sorted(folder.iterdir())[0]
+    whole = file.read_bytes()
+
+    def message() -> str:
+        with open_source(folder.parents[1], intensity="u8") as source, pytest.raises(ScanError) as caught:
+            next(iter(source)).load()
+        return str(caught.value)
+
+    for broken in (b"", whole[:100], whole[: len(whole) // 2], b"FEA1" + whole[4:], b"x" * 100):
+        file.write_bytes(broken)
+        assert file.name in message()
+    feather.write_feather(pa.table({"x": [1.0], "y": [1.0]}), file)
+    assert "has no column 'z'" in message()
+    write_table(file, 0, intensity=np.full(len(street_scan(0, 16, 200)[0]), 300, np.int64))
+    assert "column 'intensity' goes from 300 to 300, expected 0 to 255" in message()
+    for path in folder.iterdir():
+        path.unlink()
+    with pytest.raises(ScanError, match=r"holds no scans, expected Argoverse 2's"):
+        open_source(folder.parents[1])

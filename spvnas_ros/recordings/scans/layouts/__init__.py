@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from spvnas_ros.recordings.scans.layouts import kitti_raw, nuscenes_tables
+from spvnas_ros.recordings.scans.layouts import argoverse, kitti_raw, nuscenes_tables
 from spvnas_ros.recordings.scans.layouts.layout import Layout
 
 __all__ = ["Layout", "find_layout"]
@@ -22,4 +22,4 @@ def find_layout(path: Path, *, sweeps: bool = False) -> Layout | None:
     """
     if not path.is_dir():
         return None
-    return nuscenes_tables.find(path, sweeps=sweeps) or kitti_raw.find(path)
+    return nuscenes_tables.find(path, sweeps=sweeps) or kitti_raw.find(path) or argoverse.find(path)

@@ -1,8 +1,7 @@
 """Finds the LiDAR scans of nuScenes by its tables, and reads them.
 
-Layout: Caesar et al., "nuScenes: A multimodal dataset for autonomous driving", CVPR 2020; labels: Fong et al., "Panoptic
-nuScenes", RA-L 2022; the schema is docs/schema_nuscenes.md of nuscenes-devkit. Only rows are kept that are asked for: the
-table sample_data of the whole set has millions.
+Layout: Caesar et al., "nuScenes: A multimodal dataset for autonomous driving", CVPR 2020; labels: Fong et al.,
+"Panoptic nuScenes", RA-L 2022; the schema is docs/schema_nuscenes.md of nuscenes-devkit.
 """
 
 from __future__ import annotations
@@ -158,7 +157,7 @@ def read_lidar(path: Path) -> Record:
 
 
 def rows(folder: Path, table: str) -> Iterator[dict[str, Any]]:
-    """Yields the rows of a table, a JSON list of objects, without keeping the table in memory.
+    """Yields the rows of a table, a JSON list of objects, one at a time: `sample_data` has millions.
 
     Raises ScanError, which names the file, where it is missing or no such list.
     """
@@ -216,7 +215,7 @@ def _text(row: dict[str, Any], key: str, folder: Path, table: str) -> str:
 def _known(names: dict[str, str], token: str, folder: Path, table: str, other: str) -> str:
     if token not in names:
         raise ScanError(
-            f"{folder / table}.json names the {other} {token!r}, which {other}.json does not have; are the tables of one "
-            "version?"
+            f"{folder / table}.json names the {other} {token!r}, which {other}.json does not have; are the tables of "
+            "one version?"
         )
     return names[token]
