@@ -62,6 +62,12 @@ def segment(
     topic: TopicOption = None,
     scores: Annotated[bool, typer.Option("--scores", help="Also save the probabilities of all classes.")] = False,
     palette: PaletteOption = "spvnas",
+    benchmark: Annotated[
+        bool,
+        typer.Option(
+            "--benchmark", help="Of SemanticKITTI's root, label the test split and pack the zip that its server takes."
+        ),
+    ] = False,
     sweeps: Annotated[
         bool, typer.Option("--sweeps", help="Of nuScenes, label the scans between keyframes, too.")
     ] = False,
@@ -96,6 +102,7 @@ def segment(
         boxes,
         min_score,
         sweeps=sweeps,
+        benchmark=benchmark,
     )
     if where := chosen_truth(truth, label_ids, network_labels):
         from spvnas_ros.offline.evaluation.judge import TruthJudge, print_report

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from spvnas_ros.recordings.bags import BagReader, RecordedCloud
 
+_VELODYNE = "velodyne"
 _METADATA = "metadata.yaml"
 _BAG_SUFFIXES = (".mcap", ".db3")
 _FIRST_LOOK = 12
@@ -211,6 +212,7 @@ def open_source(
     place: PlaceRule | None = None,
     sensor: Sensor | None = None,
     sweeps: bool = False,
+    sequences: Container[str] | None = None,
 ) -> Source:
     """Opens a scan, a folder of scans, a data set (SemanticKITTI's, or one of `layouts`), or a rosbag2. The files there
     decide which.
@@ -220,6 +222,7 @@ def open_source(
     place:     where the sensor is; None for the origin of its clouds
     sensor:    the rules for the sensor, instead of `intensity` and `place`
     sweeps:    of nuScenes, the scans between the keyframes, too
+    sequences: of SemanticKITTI's root, only those of these names
 
     Raises ScanError where `path` is none of these. Raises BagError for a bag that cannot be read or whose topic must be
     named, and ValueError for an unknown intensity rule.
@@ -239,9 +242,12 @@ def open_source(
             return _Bag(path, BagReader(bag, topic), sensor)
         if topic is not None:
             raise ScanError(f"{path} is no bag, so it has no topic {topic}; leave the topic out")
-        if sequences := sequences_in(path):
-            files = [(f"{each.name}/{file.stem}", file) for each in sequences for file in scan_files(each)]
+        if folders := sequences_in(path):
+            chosen = [each for each in folders if sequences is None or each.name in sequences]
+            files = [(f"{each.name}/{file.stem}", file) for each in chosen for file in scan_files(each)]
             return _Scans(path, "dataset", files, sensor)
+        if sequences is not None:
+            raise ScanError(f"{path} is no root of SemanticKITTI: it has no sequences/NN/{_VELODYNE}")
         if layout := find_layout(path, sweeps=sweeps):
             if sensor.intensity.rule == AUTO and not sensor.intensity.asked:
                 # Nothing has to be guessed from the clouds. The sensor is the caller's where one was handed in.
