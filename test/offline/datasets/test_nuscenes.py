@@ -22,6 +22,8 @@ from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.offline.datasets import DatasetError, open_dataset
 from spvnas_ros.offline.evaluation.metrics import confusion_matrix, score
 from spvnas_ros.offline.evaluation.report import Report, describe
+from spvnas_ros.offline.training.config import DataConfig
+from spvnas_ros.offline.training.data import open_training, open_validation
 from spvnas_ros.zoo.checkpoint import Facts, save_checkpoint
 
 DEVKIT_MIOU = 0.48028283082541423
@@ -265,3 +267,17 @@ def test_a_network_of_other_classes_is_refused_with_what_to_do(root: Path, weigh
         assert (done.exit_code, message in done.output) == (1, True), done.output
     with pytest.raises(DatasetError, match="knows nothing of"):
         open_dataset(root, label_map=SEMANTIC_KITTI)
+
+
+def test_a_training_takes_its_scenes(root: Path) -> None:
+    config = DataConfig(
+        train=(str(root),),
+        sequences=("train",),
+        validation=(str(root),),
+        validation_sequences=("val",),
+        label_map="nuscenes",
+    )
+    training, validation = open_training(config), open_validation(config)
+    assert validation is not None
+    assert [names(each)[0][:10] for each in (training, validation)] == list(SCENES)
+    assert (len(training), training.label_map) == (KEYFRAMES, NUSCENES)
