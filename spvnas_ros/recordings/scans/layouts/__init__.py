@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from spvnas_ros.recordings.scans.layouts import argoverse, kitti_raw, nuscenes_tables
-from spvnas_ros.recordings.scans.layouts.layout import Layout
+from spvnas_ros.recordings.scans.layouts.recording_layout import Layout
 
 __all__ = ["Layout", "find_layout"]
 

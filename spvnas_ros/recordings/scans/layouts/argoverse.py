@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from spvnas_ros.recordings.scans.layouts.layout import Layout, recordings_in
+from spvnas_ros.recordings.scans.layouts.recording_layout import Layout, recordings_in
 from spvnas_ros.recordings.scans.records import Record, ScanError
 
 _SCANS = "sensors/lidar"

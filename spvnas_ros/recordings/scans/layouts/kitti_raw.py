@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from spvnas_ros.recordings.scans.layouts.layout import Layout, recordings_in
+from spvnas_ros.recordings.scans.layouts.recording_layout import Layout, recordings_in
 from spvnas_ros.recordings.scans.read import read_record, scan_files
 from spvnas_ros.recordings.scans.records import ScanError
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from spvnas_ros.recordings.scans.layouts.layout import Layout
+from spvnas_ros.recordings.scans.layouts.recording_layout import Layout
 from spvnas_ros.recordings.scans.records import Record, ScanError, record_dtype
 
 CHANNEL: Final = "LIDAR_TOP"
