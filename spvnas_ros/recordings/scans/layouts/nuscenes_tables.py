@@ -7,6 +7,7 @@ Layout: Caesar et al., "nuScenes: A multimodal dataset for autonomous driving", 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +25,7 @@ _ROW = record_dtype([(name, "<f4", 1) for name in ("x", "y", "z", "intensity", "
 _TABLE = "sample_data.json"
 _VERSION = "v1.0-"
 _CHUNK = 1 << 20
-_LONGEST_GAP = 256
+_GAP = re.compile(r"[\s,]*")
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def list_scans(path: Path, *, sweeps: bool = False, labels: bool = False) -> lis
             scenes, _text(row, "scene_token", folder, "sample"), folder, "sample", "scene"
         )
     found = []
-    for row in rows(folder, "sample_data"):
+    for row in rows(folder, "sample_data", CHANNEL):
         file, key, stamp = _text(row, "filename", folder, "sample_data"), row.get("is_key_frame"), row.get("timestamp")
         if not isinstance(key, bool) or not isinstance(stamp, int):
             raise ScanError(f"{folder / _TABLE}: a row has no is_key_frame and timestamp, as nuScenes' tables do")
@@ -156,8 +157,10 @@ def read_lidar(path: Path) -> Record:
     return record
 
 
-def rows(folder: Path, table: str) -> Iterator[dict[str, Any]]:
+def rows(folder: Path, table: str, having: str = "") -> Iterator[dict[str, Any]]:
     """Yields the rows of a table, a JSON list of objects, one at a time: `sample_data` has millions.
+
+    having: rows in whose text this does not occur are passed over; a brace in a text of theirs is an error then
 
     Raises ScanError, which names the file, where it is missing or no such list.
     """
@@ -170,9 +173,14 @@ def rows(folder: Path, table: str) -> Iterator[dict[str, Any]]:
                 raise ScanError(f"{path} is no table of nuScenes: expected a JSON list of rows, found {text[:20]!r}")
             at = 1
             while True:
-                at += len(text[at : at + _LONGEST_GAP]) - len(text[at : at + _LONGEST_GAP].lstrip(", \t\r\n"))
+                gap = _GAP.match(text, at)
+                at = gap.end() if gap else at
                 if text.startswith("]", at):
                     return
+                end = text.find("}", at)
+                if having and text.startswith("{", at) and end >= 0 and text.find(having, at, end) < 0:
+                    at = end + 1
+                    continue
                 try:
                     row, at = decoder.raw_decode(text, at)
                 except json.JSONDecodeError as error:
