@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import spvnas_ros
 from nuscenes_set import KEYFRAMES, SCENES, changed, raw_scan, write_nuscenes
@@ -153,6 +155,9 @@ def write(file: str, text: str) -> Callable[[Path], object]:
         (lambda root: (root / "v1.0-mini/scene.json").unlink(), r"scene\.json: cannot be read: No such file"),
         (lambda root: (root / "v1.0-mini/scene.json").write_bytes(b"[\xff\xfe"), r"scene\.json: cannot be read"),
         (drop_field("scene", "name"), r"scene\.json: a row has no name"),
+        (lambda root: changed(root, "scene", lambda rows: rows[0].update(name="../x")), r"calls a scene '\.\./x'"),
+        (lambda root: changed(root, "sample_data", lambda rows: rows.append(rows[1])), r"lists a scan twice"),
+        (write("v1.0-mini/scene.json", "[" + "9" * 5000), r"scene\.json is cut short or damaged \(Exceeds"),
         (drop_field("sample_data", "is_key_frame"), r"sample_data\.json: a row has no is_key_frame"),
         (drop_field("lidarseg", "filename"), r"lidarseg\.json: a row has no filename"),
         (drop_field("category", "index"), r"category\.json calls category 0 None, expected 'noise'"),
@@ -175,6 +180,29 @@ def test_what_is_broken_is_one_sentence_that_names_the_file(
     damage(own)
     with pytest.raises(DatasetError, match=message):
         open_dataset(own, sequences="1-200")
+
+
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    table=st.sampled_from(["scene", "sample", "sample_data", "category", "lidarseg"]),
+    place=st.floats(0, 1),
+    put=st.binary(max_size=3) | st.sampled_from([b"}", b'"', b"]", b"[", b"NaN", b"-1", b"null", b"\\u0000"]),
+    taken=st.integers(0, 40),
+)
+def test_a_table_with_any_damage_is_read_or_refused(
+    own: Path, table: str, place: float, put: bytes, taken: int
+) -> None:
+    path = own / "v1.0-mini" / f"{table}.json"
+    whole = path.read_bytes()
+    at = int(place * len(whole))
+    path.write_bytes(whole[:at] + put + whole[at + taken :])
+    try:
+        dataset = open_dataset(own)
+        assert all(len(dataset[index]) for index in range(len(dataset)))
+    except DatasetError as error:
+        assert str(own) in str(error)  # noqa: PT017
+    finally:
+        path.write_bytes(whole)
 
 
 @pytest.mark.parametrize(

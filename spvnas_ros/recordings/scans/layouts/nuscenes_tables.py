@@ -25,6 +25,7 @@ _ROW = record_dtype([(name, "<f4", 1) for name in ("x", "y", "z", "intensity", "
 _TABLE = "sample_data.json"
 _VERSION = "v1.0-"
 _CHUNK = 1 << 20
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _GAP = re.compile(r"[\s,]*")
 
 
@@ -115,6 +116,10 @@ def list_scans(path: Path, *, sweeps: bool = False, labels: bool = False) -> lis
         sample = _text(row, "sample_token", folder, "sample_data")
         scene = _known(sample_scenes, sample, folder, "sample_data", "sample")
         found.append(Scan(scene, _text(row, "token", folder, "sample_data"), file, stamp))
+    if odd := [name for name in scenes.values() if not _NAME.fullmatch(name)]:
+        raise ScanError(f"{folder / 'scene.json'} calls a scene {odd[0]!r:.60}, expected a name such as scene-0061")
+    if len({scan.name for scan in found}) < len(found):
+        raise ScanError(f"{folder / _TABLE} lists a scan twice")
     if not found:
         raise ScanError(f"{folder / _TABLE} lists no scans of {CHANNEL}")
     found.sort(key=lambda scan: (scan.scene, scan.stamp))
@@ -183,10 +188,12 @@ def rows(folder: Path, table: str, having: str = "") -> Iterator[dict[str, Any]]
                     continue
                 try:
                     row, at = decoder.raw_decode(text, at)
-                except json.JSONDecodeError as error:
+                except ValueError as error:  # of numbers that are far too long it is no JSONDecodeError
                     more = file.read(_CHUNK) if len(text) - at < _CHUNK else ""
                     if not more:
-                        raise ScanError(f"{path} is cut short or damaged ({error.msg}); get it again") from error
+                        raise ScanError(
+                            f"{path} is cut short or damaged ({getattr(error, 'msg', error)}); get it again"
+                        ) from error
                     text, at = text[at:] + more, 0
                     continue
                 if not isinstance(row, dict):
