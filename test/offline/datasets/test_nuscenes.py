@@ -293,6 +293,8 @@ def test_a_network_of_other_classes_is_refused_with_what_to_do(root: Path, weigh
     ):
         done = spvnas("evaluate", root, "-w", weights, "--device", "cpu", *arguments)
         assert (done.exit_code, message in done.output) == (1, True), done.output
+    done = spvnas("segment", root, "-w", weights, "--truth", root, "-o", root.parent / "no", "--device", "cpu")
+    assert (done.exit_code, "score weights against them with `spvnas evaluate`" in done.output) == (1, True)
     with pytest.raises(DatasetError, match="knows nothing of"):
         open_dataset(root, label_map=SEMANTIC_KITTI)
 
