@@ -1,7 +1,8 @@
 """Semantic classes, their colours and the maps from raw label ids, by name.
 
 Two maps turn SemanticKITTI's raw label ids into the 19 classes, and they differ. A mIoU measured with one map cannot be
-compared with a mIoU measured with the other. Every checkpoint and every figure therefore names its map.
+compared with a mIoU measured with the other. Every checkpoint and every figure therefore names its map. A third map is
+nuScenes': its raw ids and classes are others.
 """
 
 from __future__ import annotations
@@ -136,4 +137,72 @@ MIT_HAN_LAB = LabelMap(
 )
 """The map of the published SPVNAS models. It ignores bus, on-rails and lane-marking."""
 
-LABEL_MAPS: Mapping[str, LabelMap] = {m.name: m for m in (SEMANTIC_KITTI, MIT_HAN_LAB)}
+_NUSCENES_CLASSES = (
+    ("barrier", 9, (112, 128, 144)),
+    ("bicycle", 14, (220, 20, 60)),
+    ("bus", 16, (255, 127, 80)),
+    ("car", 17, (255, 158, 0)),
+    ("construction_vehicle", 18, (233, 150, 70)),
+    ("motorcycle", 21, (255, 61, 99)),
+    ("pedestrian", 2, (0, 0, 230)),
+    ("traffic_cone", 12, (47, 79, 79)),
+    ("trailer", 22, (255, 140, 0)),
+    ("truck", 23, (255, 99, 71)),
+    ("driveable_surface", 24, (0, 207, 191)),
+    ("other_flat", 25, (175, 0, 75)),
+    ("sidewalk", 26, (75, 0, 75)),
+    ("terrain", 27, (112, 180, 60)),
+    ("manmade", 28, (222, 184, 135)),
+    ("vegetation", 30, (0, 175, 0)),
+)
+NUSCENES_CATEGORIES = (
+    "noise",
+    "animal",
+    "human.pedestrian.adult",
+    "human.pedestrian.child",
+    "human.pedestrian.construction_worker",
+    "human.pedestrian.personal_mobility",
+    "human.pedestrian.police_officer",
+    "human.pedestrian.stroller",
+    "human.pedestrian.wheelchair",
+    "movable_object.barrier",
+    "movable_object.debris",
+    "movable_object.pushable_pullable",
+    "movable_object.trafficcone",
+    "static_object.bicycle_rack",
+    "vehicle.bicycle",
+    "vehicle.bus.bendy",
+    "vehicle.bus.rigid",
+    "vehicle.car",
+    "vehicle.construction",
+    "vehicle.emergency.ambulance",
+    "vehicle.emergency.police",
+    "vehicle.motorcycle",
+    "vehicle.trailer",
+    "vehicle.truck",
+    "flat.driveable_surface",
+    "flat.other",
+    "flat.sidewalk",
+    "flat.terrain",
+    "static.manmade",
+    "static.other",
+    "static.vegetation",
+    "vehicle.ego",
+)
+"""What the numbers in nuScenes' label files stand for, in order from 0."""
+
+NUSCENES = LabelMap(
+    "nuscenes",
+    tuple(name for name, _, _ in _NUSCENES_CLASSES),
+    tuple(colour for _, _, colour in _NUSCENES_CLASSES),
+    dict.fromkeys(range(len(NUSCENES_CATEGORIES)), UNLABELLED)
+    | {raw: index for index, (_, raw, _) in enumerate(_NUSCENES_CLASSES)}
+    | dict.fromkeys((3, 4, 6), 6)  # children, construction workers and police officers are pedestrians
+    | {15: 2},  # bendy buses
+    tuple(raw for _, raw, _ in _NUSCENES_CLASSES),
+)
+"""The 16 classes of nuScenes' LiDAR segmentation challenge (nuscenes-devkit, eval/lidarseg/utils.py), in its order. Its
+class 0 (noise, and what is too rare) is unlabelled here.
+"""
+
+LABEL_MAPS: Mapping[str, LabelMap] = {m.name: m for m in (SEMANTIC_KITTI, MIT_HAN_LAB, NUSCENES)}

@@ -238,7 +238,7 @@ def test_the_two_label_maps_differ_where_the_sources_do() -> None:
 @pytest.mark.parametrize("name", LABEL_MAPS)
 def test_raw_ids_round_trip_and_unknown_ones_are_refused(name: str) -> None:
     label_map = LABEL_MAPS[name]
-    labels = np.array([*range(19), UNLABELLED], np.uint8)
+    labels = np.array([*range(len(label_map.classes)), UNLABELLED], np.uint8)
     assert (label_map.encode(label_map.decode(labels)) == labels).all()
     with pytest.raises(ValueError, match=r"does not list raw label id\(s\) \[77, 1234\]"):
         label_map.encode(np.array([10, 1234, 77]))

@@ -46,8 +46,8 @@ def segment(
         typer.Argument(
             metavar="SOURCE",
             help="A scan (.bin, .pcd.bin, .npy, .npz, .pcd, .ply, .las, .laz, .e57, .xyz, .asc, .txt, .csv, .pts, "
-            ".parquet, .feather), a folder of them, a SemanticKITTI root, or a recording: a rosbag2 folder, .mcap, "
-            ".db3, .bag (ROS 1), .pcap or .osf.",
+            ".parquet, .feather), a folder of them, a data set's root (docs/datasets.md), or a recording: a rosbag2 "
+            "folder, .mcap, .db3, .bag (ROS 1), .pcap or .osf.",
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for labels or bag, picture, scores and summary.")],
@@ -69,6 +69,15 @@ def segment(
     classification: ClassificationOption = "",
     scores: Annotated[bool, typer.Option("--scores", help="Also save the probabilities of all classes.")] = False,
     palette: PaletteOption = "spvnas",
+    benchmark: Annotated[
+        bool,
+        typer.Option(
+            "--benchmark", help="Of SemanticKITTI's root, label the test split and pack the zip that its server takes."
+        ),
+    ] = False,
+    sweeps: Annotated[
+        bool, typer.Option("--sweeps", help="Of nuScenes, label the scans between keyframes, too.")
+    ] = False,
     force: ForceOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -103,6 +112,8 @@ def segment(
         min_score,
         columns=columns,
         form=LabelForm(label_format, classification),
+        sweeps=sweeps,
+        benchmark=benchmark,
     )
     if where := chosen_truth(truth, label_ids, network_labels):
         from spvnas_ros.offline.evaluation.judge import TruthJudge, print_report
@@ -176,7 +187,7 @@ def view(
     label_map: Annotated[
         str | None,
         typer.Option(
-            help="What raw ids of labels mean: semantic-kitti or mit-han-lab.",
+            help="What raw ids of labels mean: semantic-kitti, mit-han-lab or nuscenes.",
             show_default="the run's or the network's own, else semantic-kitti",
         ),
     ] = None,

@@ -57,14 +57,16 @@ def evaluate(
     ] = False,
     label_map: Annotated[
         str | None,
-        typer.Option(help="What raw ids mean: semantic-kitti or mit-han-lab.", show_default="the network's own"),
+        typer.Option(
+            help="What raw ids mean: semantic-kitti, mit-han-lab or nuscenes.", show_default="the network's own"
+        ),
     ] = None,
     sequences: Annotated[
         str | None,
         typer.Option(
             "--sequences",
             "--split",
-            help="Of a folder with sequences: numbers (08 or 00,02,04-07), or SemanticKITTI's train or val.",
+            help="Of a folder with sequences: numbers (08 or 00,02,04-07), or train or val; of nuScenes scenes.",
             show_default="all",
         ),
     ] = None,
@@ -79,7 +81,7 @@ def evaluate(
         str | None,
         typer.Option(
             help="The sensor's scale, as for `spvnas segment`.",
-            show_default="unit in SemanticKITTI's and KITTI's layout, else auto",
+            show_default="unit in SemanticKITTI's and KITTI's layout, u8 in nuScenes', else auto",
         ),
     ] = None,
     intensity_field: IntensityFieldOption = None,

@@ -16,9 +16,10 @@ from spvnas_ros.errors import UserError
 from spvnas_ros.palettes import SPVNAS
 from spvnas_ros.palettes import check as check_palette
 from spvnas_ros.recordings.scans import Source, open_source
+from spvnas_ros.segment.benchmark_zip import TEST_SCANS, check_benchmark, write_benchmark
 from spvnas_ros.segment.label_forms import LabelForm
-from spvnas_ros.segment.output import check_folder
-from spvnas_ros.segment.progress import INTERRUPTED, progress_bars, stop_on_signal
+from spvnas_ros.segment.output import BENCHMARK, check_folder
+from spvnas_ros.segment.progress import INTERRUPTED, progress_bar, progress_bars, stop_on_signal
 from spvnas_ros.segment.summary import Summary, describe
 from spvnas_ros.zoo.cache import resolve_weights
 
@@ -47,6 +48,8 @@ class SegmentRequest:
     form:     in which form the labels of scans are written
     judge:    makes what the labels are compared with, from the source and what the weights say of themselves
     describe: prints the scores that lie in the folder
+    sweeps:   of nuScenes, the scans between the keyframes are labelled, too
+    benchmark: SemanticKITTI's test split alone is labelled, and packed for its server
     """
 
     source: Path
@@ -69,6 +72,8 @@ class SegmentRequest:
     form: LabelForm = field(default_factory=LabelForm)
     judge: Callable[[Source, Facts], Judge] | None = None
     describe: Callable[[Path, Console], None] = lambda *_: None
+    sweeps: bool = False
+    benchmark: bool = False
 
 
 def run(asked: SegmentRequest) -> int:
@@ -79,7 +84,18 @@ def run(asked: SegmentRequest) -> int:
     """
     rule, place = Intensity(asked.intensity, asked.intensity_field), PlaceRule.parse(asked.origin, asked.mount)
     check_palette(asked.palette)
-    with open_source(asked.source, intensity=rule, topic=asked.topic, place=place, columns=asked.columns) as source:
+    if asked.benchmark and not asked.form.raw_ids:
+        raise UserError(f"the benchmark takes .label files, which --format {asked.form.form} does not write")
+    sequences = TEST_SCANS if asked.benchmark else None
+    with open_source(
+        asked.source,
+        intensity=rule,
+        topic=asked.topic,
+        place=place,
+        columns=asked.columns,
+        sweeps=asked.sweeps,
+        sequences=sequences,
+    ) as source:
         if source.kind == "bag" and asked.form != LabelForm():
             raise UserError(
                 f"{asked.source} is a bag, whose labels go into a bag; leave --format, --classification out"
@@ -100,6 +116,8 @@ def run(asked: SegmentRequest) -> int:
         if asked.boxes is not None:
             detector = Detector.load(asked.boxes, device=asked.device, min_score=asked.min_score)
         perception = Perception.load(asked.weights, device=asked.device, engine=asked.engine)
+        if asked.benchmark:
+            check_benchmark([frame.name for frame in source], perception.facts.label_map)
         judge = asked.judge(source, perception.facts) if asked.judge else None
         source.sensor.suit(perception.facts.sensor_height)
         found = first_look(source.look(), source.sensor, perception.facts)
@@ -117,6 +135,8 @@ def run(asked: SegmentRequest) -> int:
         )
         console = Console(soft_wrap=True, highlight=False, markup=False)
         summary = _segment(source, perception, asked.out, options, console)
+        if asked.benchmark and summary is not None and summary.complete:
+            _pack(source, asked.out, console)
     if summary is None:
         return INTERRUPTED
     if summary.frames and judge:
@@ -146,6 +166,16 @@ def _segment(
         again = "the same command without --force" if options.force else "the same command"
         console.print(f"Interrupted: {stop}; {again} goes on there.")
         return None
+
+
+def _pack(source: Source, out: Path, console: Console) -> None:
+    """Writes the benchmark's zip, unless an earlier run of the same command has."""
+    if not (out / BENCHMARK).exists():
+        # A point is four float32. That each file is so, reading it has shown.
+        sizes = {frame.name: file.stat().st_size // 16 for frame, file in zip(source, source.files, strict=True)}
+        with progress_bar(len(source), "packing") as on_packed:
+            write_benchmark(out, out / BENCHMARK, sizes.__getitem__, on_packed=on_packed)
+    console.print(f"{out / BENCHMARK}: sequences {min(TEST_SCANS)} to {max(TEST_SCANS)} for the benchmark's server")
 
 
 def check_names(device: str, engine: str) -> None:

@@ -10,6 +10,7 @@ OUT/kitti/NAME.txt      with boxes, for scans of KITTI: its format of results
 OUT/scores/NAME.npy     with `scores`: float32 [N, C], the probabilities of all classes
 OUT/picture.png         the first frame
 OUT/picture_median.png  the median frame, and OUT/picture_worst.png the worst one (see `gallery`)
+OUT/benchmark.zip       for SemanticKITTI's test split, where asked for (see `benchmark_zip`)
 OUT/report.json         with a truth: the scores, and OUT/confusion.png
 OUT/summary.json        what was labelled by what; it is written last and marks a finished run
 OUT/unfinished/         while a run is not finished: the labels so far (see `predictions`)
@@ -40,8 +41,9 @@ LABELS, SEQUENCES, BAG, SCORES = "labels", "sequences", "bag", "scores"
 BOXES, KITTI = "boxes", "kitti"
 PICTURE, SUMMARY = "picture.png", "summary.json"
 PICTURE_MEDIAN, PICTURE_WORST = "picture_median.png", "picture_worst.png"
+BENCHMARK = "benchmark.zip"
 REPORT, CONFUSION, UNFINISHED = "report.json", "confusion.png", "unfinished"
-_BESIDE = (PICTURE, PICTURE_MEDIAN, PICTURE_WORST, SUMMARY, REPORT, CONFUSION)
+_BESIDE = (PICTURE, PICTURE_MEDIAN, PICTURE_WORST, SUMMARY, REPORT, CONFUSION, BENCHMARK)
 """The files of a run that lie beside labels, bag and scores."""
 
 Write = Callable[[Frame, Callable[[], Cloud], Segmentation, PlacedBoxes | None], None]

@@ -1,5 +1,5 @@
-"""Holds the readers of labelled scans: SemanticKITTI's layout (simulated drives too), KITTI, plain folders and bags.
-Training, evaluation, augmentation, the simulator's comparison, the commands and the demo call it.
+"""Holds the readers of labelled scans: SemanticKITTI's layout (simulated drives too), KITTI, nuScenes, plain
+folders and bags. Training, evaluation, augmentation, the simulator's comparison, the commands and the demo call it.
 """
 
 from __future__ import annotations

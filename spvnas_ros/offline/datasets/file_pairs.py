@@ -4,7 +4,7 @@ such pairs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,13 +124,13 @@ def settle(sensor: Sensor, scans: Iterable[Path]) -> Sensor:
     return sensor
 
 
-def samples(scans: Iterable[Path]) -> list[Record]:
-    """Returns some scans, spread over all of them, as they are in the files.
+def samples(scans: Iterable[Path], read: Callable[[Path], Record] = read_record) -> list[Record]:
+    """Returns some scans, spread over all of them, as `read` reads them.
 
     One that cannot be read is passed over: it is an error where it is used, not for those beside it.
     """
     paths, found = list(scans), []
     for number in np.unique(np.linspace(0, len(paths) - 1, _SAMPLED).astype(int)):
         with suppress(ScanError):
-            found.append(read_record(paths[number]))
+            found.append(read(paths[number]))
     return [record for record in found if len(record)]

@@ -8,20 +8,23 @@ from spvnas_ros.clouds.intensity import Intensity
 from spvnas_ros.clouds.mount import PlaceRule
 from spvnas_ros.clouds.sensor_rules import Sensor
 from spvnas_ros.errors import UserError
-from spvnas_ros.labels import LabelMap
+from spvnas_ros.labels import NUSCENES, SEMANTIC_KITTI, LabelMap
 from spvnas_ros.offline.datasets.folder import open_folder
 from spvnas_ros.offline.datasets.kitti import is_kitti, open_kitti
 from spvnas_ros.offline.datasets.label_field import LabelField
+from spvnas_ros.offline.datasets.nuscenes import open_nuscenes
 from spvnas_ros.offline.datasets.scan import DatasetError, ScanDataset, find_label_map
 from spvnas_ros.offline.datasets.semantic_kitti import Sequences, is_semantic_kitti, open_semantic_kitti
 from spvnas_ros.recordings.containers.kind_of_file import is_recording_folder
-from spvnas_ros.recordings.scans import SUFFIXES
+from spvnas_ros.recordings.scans import SUFFIXES, ScanError
+from spvnas_ros.recordings.scans.layouts import find_layout
+from spvnas_ros.recordings.scans.layouts.nuscenes_tables import INTENSITY, is_nuscenes
 
 
 def open_dataset(
     source: str | Path,
     *,
-    label_map: LabelMap | str = "semantic-kitti",
+    label_map: LabelMap | str | None = None,
     sequences: Sequences = None,
     topic: str | None = None,
     field: LabelField | None = None,
@@ -29,35 +32,46 @@ def open_dataset(
     intensity_field: str | None = None,
     place: PlaceRule | None = None,
 ) -> ScanDataset:
-    """Opens labelled scans: SemanticKITTI's layout, KITTI's layout, a folder of scans, or a bag. The kind is guessed
-    from the files.
+    """Opens labelled scans: SemanticKITTI's layout, KITTI's, nuScenes', a folder of scans, or a bag. The kind is
+    guessed from the files.
 
-    label_map: `semantic-kitti`, `mit-han-lab`, or a map of your own
-    sequences: of SemanticKITTI's layout: `train`, `val`, `test`, or numbers (`8`, `00,02,04-07`, a list); None for all
+    label_map: `semantic-kitti`, `mit-han-lab`, `nuscenes`, or a map of your own; None for `nuscenes` where the scans
+               are nuScenes', and `semantic-kitti` elsewhere
+    sequences: of SemanticKITTI's layout: `train`, `val`, `test`, or numbers (`8`, `00,02,04-07`, a list); of nuScenes
+               scenes, as `open_nuscenes` has them; None for all
     topic:     topic of the clouds, where a bag has several
     field:     field of a bag's clouds with the labels; None for `label`
     intensity: the scale of the sensor's intensity, a rule of `spvnas_ros.clouds.intensity.Intensity`; None for 0..1 in
-               SemanticKITTI's and KITTI's layout and `auto` elsewhere
+               SemanticKITTI's and KITTI's layout, 0..255 in nuScenes', and `auto` elsewhere
     intensity_field: the field that holds it; None for a known name
     place:     where the sensor is; None for the origin of its clouds
 
     Raises DatasetError, which names the file, where `source` is none of these, where labels are missing, and where an
     argument belongs to another kind of data set.
     """
-    path, known = Path(source), find_label_map(label_map)
+    path = Path(source)
+    nuscenes = path.is_dir() and is_nuscenes(path)
+    known = find_label_map(label_map or (NUSCENES if nuscenes else SEMANTIC_KITTI))
     if not path.exists():
-        raise DatasetError(f"{path} does not exist; expected labelled scans: SemanticKITTI, KITTI, a folder, or a bag")
-    semantic, bag = path.is_dir() and is_semantic_kitti(path), is_bag(path)
-    if sequences is not None and not semantic:
-        raise DatasetError(f"{path} is not in SemanticKITTI's layout, so it has no sequences {sequences!r} to choose")
+        raise DatasetError(
+            f"{path} does not exist; expected labelled scans: SemanticKITTI, KITTI, nuScenes, a folder, or a bag"
+        )
+    semantic, bag = path.is_dir() and not nuscenes and is_semantic_kitti(path), is_bag(path)
+    if sequences is not None and not (semantic or nuscenes):
+        raise DatasetError(
+            f"{path} is not in SemanticKITTI's layout or nuScenes', so it has no sequences {sequences!r} to choose"
+        )
     if not bag and (topic is not None or field is not None):
         raise DatasetError(f"{path} is no bag, so topic and label field of its clouds cannot be chosen")
     unit = semantic or (not bag and is_kitti(path))
+    usual = INTENSITY if nuscenes else "unit" if unit else "auto"
     try:
-        rule = Intensity(intensity or ("unit" if unit else "auto"), intensity_field)
+        rule = Intensity(intensity or usual, intensity_field)
     except UserError as error:
         raise DatasetError(str(error)) from error
     sensor = Sensor(rule, place or PlaceRule())
+    if nuscenes:
+        return open_nuscenes(path, known, sensor, sequences)
     if semantic:
         return open_semantic_kitti(path, known, sensor, sequences)
     if bag:
@@ -66,6 +80,7 @@ def open_dataset(
         return open_bag(path, known, sensor, topic, field)
     if is_kitti(path):
         return open_kitti(path, known, sensor)
+    _refuse_unlabelled(path)
     return open_folder(path, known, sensor)
 
 
@@ -75,6 +90,18 @@ def is_bag(path: Path) -> bool:
     """
     if path.is_file():
         return path.suffix.lower() not in SUFFIXES
-    if not path.is_dir() or is_semantic_kitti(path) or is_kitti(path):
+    if not path.is_dir() or is_nuscenes(path) or is_semantic_kitti(path) or is_kitti(path):
         return False
     return is_recording_folder(path)
+
+
+def _refuse_unlabelled(path: Path) -> None:
+    """Raises DatasetError for a data set whose scans are known and have no labels of points."""
+    try:
+        layout = find_layout(path)
+    except (ScanError, OSError) as error:
+        raise DatasetError(str(error)) from error
+    if layout:
+        raise DatasetError(
+            f"{path} is in the layout of {layout.name}, which has no labels of points; label it with `spvnas segment`"
+        )

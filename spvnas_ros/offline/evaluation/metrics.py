@@ -12,6 +12,10 @@ The facts, from the benchmark's own tool (semantic-kitti-api, evaluate_semantics
 
 So `Score.miou` is the mean over the classes that occur in the truth, and `Score.miou_official` the tool's own; where
 all classes occur they are the same number. Its accuracy leaves out points without a label; ours counts them as wrong.
+
+For nuScenes' classes `Score.miou_official` is the one of its challenge (nuscenes-devkit, eval/lidarseg/utils.py):
+classes that occur neither in the truth nor in the labels are left out, and one that was only given wrongly counts as 0.
+Points of class 0 count nowhere. The tool refuses points without a label; here they count against their class.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spvnas_ros.frame import UNLABELLED
+from spvnas_ros.labels import NUSCENES
 
 Labels = npt.NDArray[np.uint8]
 """`[N]` class indices, 255 = none."""
@@ -38,7 +43,8 @@ class Score:
     Where only points in boxes have a truth, what is wrong outside of them is not known, and so no IoU is.
 
     miou:          mean IoU over the classes that occur in the truth; None where no point has a truth, or only boxes do
-    miou_official: mean IoU over all classes, those that do not occur counting as 0; None as `miou`
+    miou_official: mean IoU over all classes, those that do not occur counting as 0, or as nuScenes' challenge has it;
+                   None as `miou`
     accuracy:      share of the points with a truth whose label is right; None where there are none
     iou:           by class name; None for a class that does not occur in the truth, or where only boxes do
     mean_recall:   mean of `recall` over the classes that occur in the truth; None where no point has a truth
@@ -106,7 +112,7 @@ def score(confusion: Confusion, classes: Sequence[str], *, boxes_only: bool = Fa
     total = int(confusion.sum())
     return Score(
         miou=_mean(iou),
-        miou_official=None if np.isnan(iou).all() else float(np.nan_to_num(iou).mean()),
+        miou_official=None if np.isnan(iou).all() else _official(confusion, iou, classes),
         accuracy=float(np.diagonal(confusion).sum() / total) if total else None,
         iou=_by_name(classes, iou),
         mean_recall=_mean(recall),
@@ -115,6 +121,18 @@ def score(confusion: Confusion, classes: Sequence[str], *, boxes_only: bool = Fa
         unlabelled=int(confusion[:, -1].sum()),
         confusion=confusion.tolist(),
     )
+
+
+def official_rule(classes: Sequence[str]) -> str:
+    """Says in words which mean is `Score.miou_official`."""
+    return "by nuScenes' rule" if tuple(classes) == NUSCENES.classes else "all classes, absent ones as 0"
+
+
+def _official(confusion: Confusion, iou: npt.NDArray[np.float64], classes: Sequence[str]) -> float:
+    counted = np.ones(len(classes), np.bool_)
+    if tuple(classes) == NUSCENES.classes:
+        counted = (confusion.sum(axis=1) > 0) | (confusion[:, :-1].sum(axis=0) > 0)
+    return float(np.nan_to_num(iou)[counted].mean())
 
 
 def _mean(shares: npt.NDArray[np.float64]) -> float | None:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from spvnas_ros.errors import UserError
 from spvnas_ros.frame import Unusable
-from spvnas_ros.offline.evaluation.metrics import Score
+from spvnas_ros.offline.evaluation.metrics import Score, official_rule
 from spvnas_ros.offline.evaluation.tally import Bin, Ring, Tally
 from spvnas_ros.recordings.files import replacing
 from spvnas_ros.segment.gallery import Pictured
@@ -127,7 +127,7 @@ def describe(report: Report) -> Iterable[Table | Text]:
         )
     else:
         yield Text(
-            f"mIoU {_percent(found.miou)} {over} (all classes, absent ones as 0: {_percent(found.miou_official)}), "
+            f"mIoU {_percent(found.miou)} {over} ({official_rule(tuple(found.iou))}: {_percent(found.miou_official)}), "
             f"accuracy {_percent(found.accuracy)}, calibration error {_percent(report.ece)}"
         )
     beams = f", thinned to {report.beams} beams" if report.beams else ""

@@ -20,6 +20,7 @@ from spvnas_ros.labels import LABEL_MAPS, plain_ids
 from spvnas_ros.offline.datasets.label_field import Ids, LabelField, class_indices
 from spvnas_ros.offline.evaluation.metrics import Labels
 from spvnas_ros.recordings.scans import Frame, Record, ScanError, Source, open_source
+from spvnas_ros.recordings.scans.layouts.nuscenes_tables import is_nuscenes
 from spvnas_ros.segment.run import frames_until_damage
 
 if TYPE_CHECKING:
@@ -88,6 +89,11 @@ def truth_from_files(source: Source, folder: Path, facts: Facts) -> Truth:
     """
     if not folder.is_dir():
         raise TruthError(f"{folder} is no folder; expected one with SemanticKITTI's {_SUFFIX} files")
+    if is_nuscenes(folder):
+        raise TruthError(
+            f"{folder} is nuScenes, whose labels are no {_SUFFIX} files; score weights against them with "
+            "`spvnas evaluate`"
+        )
     files = files_in_order(source, folder) if source.kind == "bag" else _files_by_name(source, folder)
     encode = _raw_encoder(facts)
 

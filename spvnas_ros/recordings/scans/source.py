@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spvnas_ros.clouds.intensity import Intensity
-from spvnas_ros.clouds.mount import PlaceRule
+from spvnas_ros.clouds.mount import AUTO, PlaceRule
 from spvnas_ros.clouds.point_cloud2 import PointCloudError, decode
 from spvnas_ros.clouds.sensor_rules import Sensor
 from spvnas_ros.frame import Points
 from spvnas_ros.recordings.containers.kind_of_file import BAG_SUFFIXES, MAGICS, PACKET_SUFFIXES, is_recording_folder
 from spvnas_ros.recordings.scans.columns import parse_columns
+from spvnas_ros.recordings.scans.layouts import Layout, find_layout
+from spvnas_ros.recordings.scans.layouts.nuscenes_tables import is_nuscenes
 from spvnas_ros.recordings.scans.read import SUFFIXES, kind_of, parts_of, read_record, scan_files, sequences_in
 from spvnas_ros.recordings.scans.records import Record, ScanError
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from spvnas_ros.recordings.bags import BagReader, RecordedCloud
 
+_VELODYNE = "velodyne"
 _FIRST_LOOK = 12
 """Frames that tell intensity scale and mount, evenly spread over the recording."""
 
@@ -147,7 +150,7 @@ class _Scans(Source):
 
     def _load(self, file: Path, part: int) -> Cloud:
         try:
-            return self._cloud(read_record(file, self._columns, part))
+            return self._cloud(self._read(file, part))
         except PointCloudError as error:
             raise ScanError(f"{file}: {error}") from error
 
@@ -155,13 +158,27 @@ class _Scans(Source):
         for row in _spread(len(self._scans)):
             _, file, part = self._scans[row]
             with suppress(ScanError):
-                yield read_record(file, self._columns, part)
+                yield self._read(file, part)
+
+    def _read(self, file: Path, part: int) -> Record:
+        return read_record(file, self._columns, part)
 
 
 def _parts(name: str, file: Path) -> list[tuple[str, Path, int]]:
     """Returns the scans of a file by name."""
     count = parts_of(file)
     return [(name if count == 1 else f"{name}_{part}", file, part) for part in range(count)]
+
+
+class _LaidOut(_Scans):
+    def __init__(self, path: Path, layout: Layout, sensor: Sensor) -> None:
+        self.path, self.kind, self.sensor = path, layout.kind, sensor
+        self.files = tuple(file for _, file in layout.files)
+        self._scans = [(name, file, 0) for name, file in layout.files]
+        self._layout = layout
+
+    def _read(self, file: Path, part: int) -> Record:  # noqa: ARG002
+        return self._layout.read(file)
 
 
 class _Bag(Source):
@@ -218,14 +235,19 @@ def open_source(
     place: PlaceRule | None = None,
     sensor: Sensor | None = None,
     columns: str | None = None,
+    sweeps: bool = False,
+    sequences: Container[str] | None = None,
 ) -> Source:
-    """Opens a scan, a folder of scans, a SemanticKITTI sequence or root, or a bag. The files there decide which.
+    """Opens a scan, a folder of scans, a data set (SemanticKITTI's, or one of `layouts`), or a bag. The files there
+    decide which.
 
     intensity: the rule that scales the sensor's intensity, as in `read_scan`
     topic:     the topic of the clouds, where a bag has several
     place:     where the sensor is; None for the origin of its clouds
     sensor:    the rules for the sensor, instead of `intensity` and `place`
     columns:   what the numbers of a point are, for scans that do not say it, see `parse_columns`
+    sweeps:    of nuScenes, the scans between the keyframes, too
+    sequences: of SemanticKITTI's root, only those of these names
 
     Raises ScanError where `path` is none of these. Raises BagError for a bag that cannot be read or whose topic must be
     named, UserError for columns that cannot be, and ValueError for an unknown intensity rule.
@@ -235,6 +257,8 @@ def open_source(
     sensor = sensor or Sensor(rule, place or PlaceRule())
     if not path.exists():
         raise ScanError(f"{path} does not exist; expected a scan, a folder of scans, or a rosbag2")
+    if sweeps and not (path.is_dir() and is_nuscenes(path)):
+        raise ScanError(f"{path} is not nuScenes, so it has no sweeps; leave --sweeps out")
     try:
         if _is_bag(path):
             if columns is not None:
@@ -244,9 +268,21 @@ def open_source(
             return _Bag(path, BagReader(path, topic), sensor)
         if topic is not None:
             raise ScanError(f"{path} is no bag, so it has no topic {topic}; leave the topic out")
-        if sequences := sequences_in(path):
-            files = [(f"{each.name}/{file.stem}", file) for each in sequences for file in scan_files(each)]
+        if folders := sequences_in(path):
+            chosen = [each for each in folders if sequences is None or each.name in sequences]
+            files = [(f"{each.name}/{file.stem}", file) for each in chosen for file in scan_files(each)]
             return _Scans(path, "dataset", files, sensor, columns)
+        if sequences is not None:
+            raise ScanError(f"{path} is no root of SemanticKITTI: it has no sequences/NN/{_VELODYNE}")
+        if layout := find_layout(path, sweeps=sweeps):
+            if columns is not None:
+                raise ScanError(
+                    f"{path} is in the layout of {layout.name}, whose columns are known; leave --columns out"
+                )
+            if sensor.intensity.rule == AUTO and not sensor.intensity.asked:
+                # Nothing has to be guessed from the clouds. The sensor is the caller's where one was handed in.
+                sensor = replace(sensor, intensity=Intensity(layout.intensity))
+            return _LaidOut(path, layout, sensor)
         if path.is_dir():
             return _Scans(path, "folder", [(file.stem, file) for file in scan_files(path)], sensor, columns)
         return _Scans(path, "scan", [(path.stem, path)], sensor, columns)
