@@ -60,8 +60,8 @@ class Perception:
         path = resolve_weights(weights)
         if gives(path) == BOXES:
             raise CheckpointError(
-                f"{path} holds a network that gives boxes, expected one that gives labels; `spvnas inspect` shows what "
-                "it is, and `spvnas segment` takes it with --boxes, beside one for the labels"
+                f"{path} holds a network that gives boxes, expected one that gives labels; `spvnas inspect -w` shows "
+                "what it is, and `spvnas segment` takes it with --boxes, beside one for the labels"
             )
         net, facts = load_checkpoint(path)
         return cls.from_net(net, facts, device=device, engine=engine)
@@ -149,7 +149,8 @@ class Detector:
         if gives(path) == LABELS:
             raise CheckpointError(
                 f"{path} holds a network that gives labels, expected one that gives boxes (SECOND or SPV-SECOND); "
-                "`spvnas inspect` shows what it is, and `spvnas segment` takes it with --weights"
+                "`spvnas inspect -w` shows what it is, and `spvnas segment` takes it with --weights, also one that "
+                "gives boxes beside its labels"
             )
         return cls(*load_detector(path), device=device, min_score=min_score)
 

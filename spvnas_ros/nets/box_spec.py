@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from spvnas_ros.nets.spec_error import SpecError
@@ -26,6 +26,11 @@ _COARSEST = 4
 """The coarsest level of a network that labels points."""
 _MOST_ROWS = 255
 """Kernel rows of a column that the compiled convolutions can number."""
+
+_MOST_CELLS = 2**24
+"""Cells of a bird's-eye view that a machine has memory for."""
+_MOST_CLASSES = 255
+"""Classes are uint8."""
 
 _HALVING = Window((3, 3, 3), (2, 2, 2), (1, 1, 1))
 STEPS = (_HALVING, _HALVING, Window((3, 3, 3), (2, 2, 2), (1, 1, 0)), Window((1, 1, 3), (1, 1, 2), (0, 0, 0)))
@@ -67,6 +72,12 @@ class Selection:
     per_class: bool
     boxes: int
 
+    def __post_init__(self) -> None:
+        _check_numbers("a selection's", {"score": self.score, "overlap": self.overlap}, 0, 1)
+        _check_counts("a selection's", {"anchors": self.anchors, "boxes": self.boxes})
+        if not isinstance(self.per_class, bool):
+            raise SpecError(f"a selection's per_class must be true or false, found {self.per_class!r}")
+
 
 @dataclass(frozen=True)
 class BoxHeadSpec:
@@ -100,14 +111,28 @@ class BoxHeadSpec:
     def __post_init__(self) -> None:
         if not self.classes or not self.rotations:
             raise SpecError("a box head has at least one class and one rotation, found none")
+        if len(self.classes) > _MOST_CLASSES or len({each.name for each in self.classes}) < len(self.classes):
+            raise SpecError(
+                f"a box head has at most {_MOST_CLASSES} classes, each with a name of its own, found "
+                f"{len(self.classes)}: {', '.join(str(each.name) for each in self.classes[:8])}"
+            )
         for each in self.classes:
-            if len(each.size) != 3 or min(each.size) <= 0:
+            if not (isinstance(each.name, str) and each.name):
+                raise SpecError(f"a class of boxes must have a name, found {each.name!r}")
+            if len(each.size) != 3 or not all(math.isfinite(edge) and edge > 0 for edge in each.size):
                 raise SpecError(f"the anchors of {each.name} must have a positive size, found {each.size}")
+            _check_numbers(f"the anchors of {each.name}:", {"bottom": each.bottom}, -math.inf, math.inf)
             if not 0 <= each.negative <= each.positive <= 1:
                 raise SpecError(
                     f"the overlaps of {each.name} must be 0 <= negative <= positive <= 1, found negative "
                     f"{each.negative} and positive {each.positive}"
                 )
+        numbers = {f"rotation {i}": value for i, value in enumerate(self.rotations)}
+        numbers |= {"direction_offset": self.direction_offset, "box_deviation": self.box_deviation}
+        _check_numbers("a box head's", numbers, -math.inf, math.inf)
+        if len(self.weights) != 3:
+            raise SpecError(f"a box head has three weights of losses, found {self.weights}")
+        _check_numbers("a box head's", {f"weight {i}": value for i, value in enumerate(self.weights)}, 0, math.inf)
         if self.forced not in ("any", "above_negative") or self.normalised not in ("frame", "batch"):
             raise SpecError(
                 "forced must be 'any' or 'above_negative' and normalised 'frame' or 'batch', "
@@ -330,12 +355,16 @@ class BoxBranchSpec:
 
     def __post_init__(self) -> None:
         _check_range(self.point_range)
-        if not (math.isfinite(self.voxel_size) and self.voxel_size > 0):
-            raise SpecError(f"voxel_size must be a positive number of metres, found {self.voxel_size}")
-        if not 0 <= self.level <= _COARSEST or self.merged < 1:
-            raise SpecError(
-                f"level must be 0 to {_COARSEST} and merged at least 1, found {self.level} and {self.merged}"
-            )
+        _check_numbers("a box branch's", {"voxel_size": self.voxel_size}, 0, math.inf)
+        _check_numbers("a box branch's", {"eps": self.eps}, 0, 1)
+        _check_numbers("a box branch's", {"momentum": self.momentum}, 0, 1)
+        _check_counts("a box branch's", {"merged": self.merged, "width": self.width})
+        if isinstance(self.level, bool) or not isinstance(self.level, int):
+            raise SpecError(f"a box branch's level must be a whole number, found {self.level!r}")
+        if self.voxel_size == 0 or self.eps == 0:
+            raise SpecError(f"voxel_size and eps must be positive, found {self.voxel_size} and {self.eps}")
+        if not 0 <= self.level <= _COARSEST:
+            raise SpecError(f"level must be 0 to {_COARSEST}, found {self.level}")
         _check_blocks(self.bev)
         if min(self.width, *(min(block.width, block.up) for block in self.bev)) < 1:
             raise SpecError(f"every width of the box branch must be at least 1, found {self.width} and {self.bev}")
@@ -343,7 +372,8 @@ class BoxBranchSpec:
         if self.volume > _MOST_ROWS or z < 1:
             raise SpecError(
                 f"a column of {self.merged} x {self.merged} x {z} voxels is too large or empty: its kernel has "
-                f"{self.volume} rows, expected 1 to {_MOST_ROWS}; choose a coarser level or a lower range"
+                f"{self.volume} rows, expected 1 to {_MOST_ROWS}; choose a coarser level, fewer merged voxels or a "
+                "lower range"
             )
         step = self.merged * math.prod(block.stride for block in self.bev)
         edge = self.voxel_size * 2**self.level
@@ -351,9 +381,14 @@ class BoxBranchSpec:
             low, high = (self.point_range["xyz".index(axis) + end] for end in (0, 3))
             if count % step or abs(count * edge - (high - low)) > 0.01 * edge:
                 raise SpecError(
-                    f"the range along {axis} is {high - low:g} m, expected a multiple of {step * edge:g} m (columns of "
-                    f"{self.merged * edge:g} m, and the strides of the bird's-eye view)"
+                    f"the range along {axis} is {high - low:g} m, expected a multiple of {step * edge:g} m, so a reach "
+                    f"of one of {step * edge / 2:g} m (columns of {self.merged * edge:g} m, and the strides of the "
+                    "bird's-eye view)"
                 )
+        if x * y > _MOST_CELLS:
+            raise SpecError(
+                f"the bird's-eye view has {x} x {y} cells, expected {_MOST_CELLS} at most; choose a smaller range"
+            )
 
     @property
     def cells(self) -> Triple:
@@ -402,6 +437,9 @@ class BoxBranchSpec:
 
         Raises SpecError where these do not fit each other.
         """
+        _check_numbers("a box branch's", {"reach": reach, "voxel_size": voxel_size}, 0, math.inf)
+        if wrong := [each for each in classes if not isinstance(each, BoxClass)]:
+            raise SpecError(f"classes must be BoxClass, found {wrong[0]!r}")
         return cls(
             level=level,
             merged=merged,
@@ -452,10 +490,32 @@ def kitti_head(convention: str) -> BoxHeadSpec:
     )
 
 
+def branch_difference(one: BoxBranchSpec, other: BoxBranchSpec) -> str:
+    """Returns in what two branches differ, such as "level 1 and 2"."""
+    pairs = ((each.name, getattr(one, each.name), getattr(other, each.name)) for each in fields(BoxBranchSpec))
+    return "; ".join(f"{name} {a} and {b}" if name != "head" else "its head" for name, a, b in pairs if a != b)
+
+
+def _check_numbers(whose: str, values: Mapping[str, Any], least: float, most: float) -> None:
+    """Raises SpecError where a value is no finite number, or outside what it may be."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise SpecError(f"{whose} {name} must be a number, found {value!r}")
+        if not least <= value <= most:
+            raise SpecError(f"{whose} {name} must be in {least:g}..{most:g}, found {value!r}")
+
+
+def _check_counts(whose: str, values: Mapping[str, Any]) -> None:
+    """Raises SpecError where a value is no whole number from 1 on."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise SpecError(f"{whose} {name} must be a whole number from 1 on, found {value!r}")
+
+
 def _check_range(limits: Sequence[float]) -> None:
     if not (
         len(limits) == 6
-        and all(map(math.isfinite, limits))
+        and all(isinstance(limit, int | float) and math.isfinite(limit) for limit in limits)
         and all(a < b for a, b in zip(limits[:3], limits[3:], strict=True))
     ):
         raise SpecError(f"point_range must be x, y, z minimum, then x, y, z maximum in metres, found {limits}")

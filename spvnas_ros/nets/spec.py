@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from spvnas_ros.nets.box_spec import BoxBranchSpec
+from spvnas_ros.nets.box_spec import BoxBranchSpec, branch_difference
 from spvnas_ros.nets.spec_error import SpecError
 
 BASE_WIDTHS = (32, 32, 64, 128, 256, 256, 128, 96, 96)
@@ -243,3 +243,18 @@ class NetSpec:
             return cls(**fields)
         except (KeyError, TypeError) as error:
             raise SpecError(f"not a network description: {error}") from error
+
+
+def difference(one: NetSpec, other: NetSpec) -> str:
+    """Returns in what two networks differ, for people."""
+    if one.boxes and other.boxes and replace(one, boxes=None) == replace(other, boxes=None):
+        return f"their box branches: {branch_difference(one.boxes, other.boxes)}"
+    return f"their networks: {summary(one)} and {summary(other)}"
+
+
+def summary(spec: NetSpec) -> str:
+    """Returns a network in a line: its family, widths and blocks."""
+    stages = (*spec.encoder, *spec.decoder)
+    widths = " ".join(str(width) for width in (spec.stem[1], *(stage.out for stage in stages)))
+    boxes = ", with a box branch" if spec.boxes else ""
+    return f"{spec.family}, widths {widths}, blocks {' '.join(str(len(stage.blocks)) for stage in stages)}{boxes}"

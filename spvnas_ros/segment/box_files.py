@@ -92,11 +92,13 @@ def placed(boxes: Boxes, names: Sequence[str], cloud: Cloud, sensor: Sensor) -> 
     """
     order = np.argsort(-boxes.scores, kind="stable")
     boxes = boxes.among(order)
-    counts = counts_inside(cloud.points, boxes.boxes)
     placement = sensor.placement(cloud.record)
     there = boxes.boxes.astype(np.float64)
-    if placement is not None:
-        there = moved(there, np.linalg.inv(placement.matrix()))
+    if placement is None:
+        return PlacedBoxes(tuple(names), there, boxes.scores, boxes.classes, counts_inside(cloud.points, boxes.boxes))
+    there = moved(there, np.linalg.inv(placement.matrix()))
+    places = np.stack([cloud.record[axis].astype(np.float64) for axis in "xyz"], axis=1)
+    counts = counts_inside(places, there)
     return PlacedBoxes(tuple(names), there, boxes.scores, boxes.classes, counts)
 
 
@@ -114,7 +116,7 @@ def calibration_files(source: Source) -> dict[str, Path]:
     """
     if source.kind == "bag":
         return {}
-    files = ((frame.name, file.absolute()) for frame, file in zip(source, source.files, strict=True))
+    files = ((frame.name, frame.file.absolute()) for frame in source if frame.file is not None)
     beside = {
         name: file.parent.parent / "calib" / f"{file.stem}.txt"
         for name, file in files

@@ -118,6 +118,8 @@ def check_free_or_removable(
     if source.kind != "bag":
         files += [copy for frame in source if (copy := form.copy_of(out, frame.name, frame.file))]
         files += [array_file(out, name) for name in names if form.form == "npy"]
+    if blocked := [file.parent for file in files if file.parent.exists() and not file.parent.is_dir()]:
+        raise OutputError(f"{blocked[0]} is a file, expected a folder for results; move it, or name another folder")
     if taken := [file for file in files if file.exists() and file not in mine]:
         others = f" and {len(taken) - 1} more" if len(taken) > 1 else ""
         if force:

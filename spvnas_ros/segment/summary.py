@@ -201,7 +201,9 @@ def _lines(summary: Summary, out: Path, kind: str) -> Iterator[str]:
 def _boxes(summary: Summary) -> str:
     found = ", ".join(f"{count:,} {name}" for name, count in summary.boxes.items() if count) or "none"
     took = f": {np.percentile(summary.boxes_ms, 50):.1f} ms a frame (p50)" if summary.boxes_ms else ""
-    return f"Boxes by {summary.detector}{took}: {found}"
+    without = summary.frames - summary.kitti_frames if summary.kitti_frames else 0
+    lacking = f"; {without} frame(s) have no calibration, so no results of KITTI" if without else ""
+    return f"Boxes by {summary.detector}{took}: {found}{lacking}"
 
 
 def _nothing(summary: Summary) -> str:

@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 
 from spvnas_ros.errors import UserError
+from spvnas_ros.nets.spec import difference
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.zoo.checkpoint import Facts
 
@@ -38,7 +39,8 @@ def blend(
     for name in _ALIKE:
         one, other = getattr(before, name), getattr(after, name)
         if one != other:
-            raise BlendError(f"the networks differ in {name}: {one} and {other}; blend a network with its own start")
+            what = difference(before.spec, after.spec) if name == "spec" else f"{name}: {one} and {other}"
+            raise BlendError(f"the networks differ in {what}; blend a network with its own start")
     net = PointVoxelUNet(after.spec).eval()
     weights = second.state_dict()
     net.load_state_dict({

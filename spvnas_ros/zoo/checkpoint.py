@@ -266,7 +266,7 @@ def _parse(path: Path, metadata: Mapping[str, str], wanted: str, parse: Callable
     if (found := document.get("gives", LABELS)) != wanted:
         raise CheckpointError(
             f"{path} holds a network that gives {found}, expected one that gives {wanted}; "
-            "`spvnas inspect` shows what it is"
+            "`spvnas inspect -w` shows what it is"
         )
     try:
         return parse(document)

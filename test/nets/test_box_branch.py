@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -215,16 +216,24 @@ def test_without_a_branch_boxes_are_refused() -> None:
     [
         ({"reach": 25.0}, "a multiple of"),
         ({"level": 5}, "level must be 0 to 4"),
-        ({"merged": 0}, "merged at least 1"),
+        ({"merged": 0}, "merged must be a whole number from 1 on"),
         ({"bottom": 3.0, "top": -3.0}, "point_range must be"),
-        ({"width": 0}, "at least 1"),
+        ({"width": 0}, "width must be a whole number from 1 on"),
         ({"level": 0, "merged": 4}, "too large"),
-        ({"reach": math.nan}, "point_range must be"),
+        ({"reach": math.nan}, "reach must be a number"),
+        ({"reach": "25.6"}, "reach must be a number, found '25.6'"),
+        ({"reach": 1e6}, "expected a multiple of|cells, expected"),
+        ({"level": 1.5}, "level must be a whole number"),
+        ({"momentum": 5}, r"momentum must be in 0\.\.1"),
+        ({"classes": ["car"]}, "classes must be BoxClass"),
+        ({"classes": [CLASSES[0]] * 2}, "each with a name of its own"),
+        ({"classes": [replace(CLASSES[0], bottom=math.nan)]}, "bottom must be a number"),
+        ({"classes": [replace(CLASSES[0], size=(4.0, math.inf, 1.0))]}, "must have a positive size"),
     ],
 )
-def test_branches_that_cannot_be_are_refused(wrong: dict[str, float], message: str) -> None:
+def test_branches_that_cannot_be_are_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message):
-        BoxBranchSpec.around(EDGE, CLASSES, **({"reach": 25.6} | wrong))  # type: ignore[arg-type]
+        BoxBranchSpec.around(EDGE, **({"reach": 25.6, "classes": CLASSES} | wrong))  # type: ignore[arg-type]
 
 
 def test_the_description_travels_with_the_weights(tmp_path: Path) -> None:
@@ -235,6 +244,11 @@ def test_the_description_travels_with_the_weights(tmp_path: Path) -> None:
     assert again == facts
     assert torch.equal(answer(loaded, cloud(7)).boxes.boxes, answer(net, cloud(7)).boxes.boxes)
     assert "boxes" not in replace(net.spec, boxes=None).to_dict()
+    for wrong in ({"score": "x"}, {"score": -3}, {"boxes": -1}, {"overlap": math.nan}, {"per_class": 1}):
+        document = net.spec.to_dict()
+        document["boxes"]["head"]["selection"] |= wrong
+        with pytest.raises(SpecError, match=next(iter(wrong))):
+            NetSpec.from_dict(document)
     with pytest.raises(CheckpointError, match=r"box branch is for voxels of 0\.2 m"):
         replace(facts, voxel_size=0.1)
 

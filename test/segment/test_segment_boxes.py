@@ -152,6 +152,28 @@ def test_boxes_stay_where_they_are_in_the_clouds_own_frame(rows: list[tuple[floa
             np.testing.assert_allclose(placement.apply(there.boxes[:, :3]), found.boxes[:, :3], atol=1e-4)
 
 
+@pytest.mark.parametrize("mount", [None, "yaw=-90", "z=1.73,pitch=10"])
+def test_the_points_of_a_box_are_counted_where_it_is_written(mount: str | None) -> None:
+    points = street_scan(0, 16, 200)[0]
+    record = np.zeros(len(points), [(name, "f8") for name in ("x", "y", "z")])
+    record["x"], record["y"], record["z"] = points[:, 0] + 500000.0, points[:, 1] + 5400000.0, points[:, 2]
+    sensor = Sensor(place=PlaceRule.parse("500000,5400000,0", mount))
+    placement = sensor.placement(record)
+    assert placement is not None
+    seen = placement.apply(np.stack([record[axis] for axis in "xyz"], axis=1))
+    rows = np.random.default_rng(0).choice(len(points), 20, replace=False)
+    boxes = np.column_stack([seen[rows], np.full((20, 3), (4.0, 2.0, 1.5)), np.linspace(-3, 3, 20)])
+    found = Boxes(boxes.astype(np.float32), np.linspace(1, 0.5, 20, dtype=np.float32), np.zeros(20, np.uint8))
+    cloud = Cloud(np.column_stack([seen, points[:, 3]]).astype(np.float32), record)
+    there = placed(found, ("car",), cloud, sensor)
+    own = np.stack([record[axis] for axis in "xyz"], axis=1)
+    for box, count in zip(there.boxes, there.counts, strict=True):
+        c, s = np.cos(box[6]), np.sin(box[6])
+        local = (own - box[:3]) @ np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+        assert abs(int((np.abs(local) <= box[3:6] / 2).all(axis=1).sum()) - count) <= 1  # one on a face
+    assert there.counts.max() > 10
+
+
 def test_a_map_at_another_height_has_its_boxes_in_its_own_coordinates(
     weights: Path, detector: Detector, tmp_path: Path
 ) -> None:

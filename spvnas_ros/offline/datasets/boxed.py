@@ -130,7 +130,12 @@ class BoxedKitti:
         except (UserError, OSError) as error:
             raise DatasetError(str(error)) from error
         points = points[usable(points)]
-        if self.ahead and calibration.projection is not None:
+        if self.ahead:
+            if calibration.projection is None:
+                raise DatasetError(
+                    f"{folder / 'calib' / name}.txt has no P2, which says which points the picture shows; what it does "
+                    "not show nobody labelled"
+                )
             points = points[in_picture(points, calibration)]
         boxes = lidar_boxes(found, calibration).astype(np.float32)
         kept = found.has_box & np.array([kind.lower() != DONT_CARE.lower() for kind in found.kinds], np.bool_)

@@ -146,7 +146,7 @@ def run_boxes(
     sequences, device: of a network, see `evaluate_network`
     out: a folder for report.json and curves.png
 
-    Returns the exit status: 0; 1 where there is no figure.
+    Returns the exit status: 0; 1 where there is no figure, or scans were left out.
     """
     if out and out.exists() and not out.is_dir():
         raise BoxesError(f"{out} is a file, expected a folder for the report")
@@ -184,7 +184,7 @@ def run_boxes(
             console.print(part)
         if out:
             console.print(f"{out / REPORT}, {out / CURVES}")
-    return 0 if report.scored else 1
+    return 0 if report.scored and not report.skipped else 1
 
 
 def is_network(predictions: Path) -> bool:

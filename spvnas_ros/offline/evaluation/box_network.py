@@ -96,9 +96,10 @@ def evaluate_network(
         source=str(source),
         predictions=name,
         frames=len(frames),
-        without_results=len(skipped),
+        without_results=0,
         kitti=(),
         around=average_precisions(frames, network.names),
+        skipped=tuple(skipped),
     )
 
 

@@ -13,8 +13,10 @@ from rich.text import Text
 
 from spvnas_ros.offline.evaluation.box_ap import FEW, Ap
 from spvnas_ros.offline.evaluation.kitti.curves import METRICS, Figure
+from spvnas_ros.offline.evaluation.report import skipped_line
 from spvnas_ros.recordings.files import replacing
 from spvnas_ros.segment.output import REPORT
+from spvnas_ros.segment.progress import Skipped
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class BoxReport:
     kitti:               KITTI's table; empty for bags
     around:              AP by distance of the centres, over all distances and in rings around the sensor
     without_truth:       messages of results without a truth of the same stamp
+    skipped:             scans that a network was to be scored on and that cannot be read
     """
 
     source: str
@@ -36,6 +39,7 @@ class BoxReport:
     kitti: tuple[Figure, ...]
     around: tuple[Ap, ...]
     without_truth: int = 0
+    skipped: tuple[Skipped, ...] = ()
 
     @property
     def scored(self) -> bool:
@@ -53,6 +57,7 @@ class BoxReport:
             "frames": self.frames,
             "without_results": self.without_results,
             "without_truth": self.without_truth,
+            "skipped": [asdict(each) for each in self.skipped],
             "kitti": [_kitti_entry(figure) for figure in self.kitti],
             "around": [asdict(figure) for figure in self.around],
         }
@@ -78,6 +83,8 @@ def describe_boxes(report: BoxReport) -> Iterable[Table | Text]:
     without = f"; {report.without_results} frame(s) of the truth have no results" if report.without_results else ""
     lost = f"; {report.without_truth} message(s) of results have no truth" if report.without_truth else ""
     yield Text(f"{report.frames} frame(s) of {report.predictions} against {report.source}{without}{lost}")
+    if report.skipped:
+        yield Text(skipped_line(report.skipped, "scored"))
 
 
 def _kitti_entry(figure: Figure) -> dict[str, Any]:

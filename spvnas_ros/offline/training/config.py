@@ -383,6 +383,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         _check_detector(path, recipe, recipe.detector)
     if recipe.boxes:
         _check_names(path, "boxes", [each.name for each in recipe.boxes.classes])
+        if not recipe.boxes.label_weight and not recipe.boxes.box_weight:
+            raise ConfigError(f"{path}: boxes.label_weight and boxes.box_weight are both 0, so nothing would be learnt")
         if recipe.data.origin or recipe.data.mount:
             raise ConfigError(f"{path} trains on boxes, which data.origin and data.mount do not move; leave them out")
     return recipe if recipe.start else recipe.settled()

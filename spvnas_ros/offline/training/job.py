@@ -5,6 +5,7 @@ that do both.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -104,14 +105,22 @@ class LabelJob:
 
     def remarks(self) -> list[str]:
         """Returns what is done to the scans, and what about them is unlike those that networks know."""
-        return remarks(self.scans, self.start.facts.sensor_height if self.start else None)
+        lines = remarks(self.scans, self.start.facts.sensor_height if self.start else None)
+        if self.start and self.start.facts.spec.boxes:
+            lines.append(
+                f"{self.start.weights} finds boxes, too; the network to come labels points alone, because the recipe "
+                "has no boxes"
+            )
+        return lines
 
     def task(self, steps: int) -> SegmentationTask:
         """Returns the steps of the training, on the network to begin with."""
         spec = spec_of(self.recipe, self.start, self.scans.label_map)
-        task = SegmentationTask(self.recipe, spec, steps, self._class_weights())
+        # What nothing trains and nothing validates is not kept: a box branch would no longer fit its features.
+        task = SegmentationTask(self.recipe, replace(spec, boxes=None), steps, self._class_weights())
         if self.start:
-            task.net.load_state_dict(self.start.net.state_dict())
+            own = task.net.state_dict()
+            task.net.load_state_dict({key: value for key, value in self.start.net.state_dict().items() if key in own})
         return task
 
     def _class_weights(self) -> Tensor | None:

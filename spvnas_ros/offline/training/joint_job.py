@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from spvnas_ros.clouds.cleaning import Limits
 from spvnas_ros.errors import UserError
 from spvnas_ros.frame import UNLABELLED
+from spvnas_ros.nets.box_spec import branch_difference
 from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.offline.augment.boxed_compose import BoxedAugmentation
 from spvnas_ros.offline.augment.boxed_objects import Database, build_database
@@ -98,9 +99,13 @@ class JointJob:
             else:
                 lacking = [word for word, there in (("a box", boxes), ("a label", labels)) if not there]
                 names = ", ".join(each.name for each in self.config.classes)
+                wanted = (
+                    f"; boxes are of {names} within {self.config.reach:g} m (boxes.classes, boxes.reach, "
+                    "boxes.min_points)"
+                )
                 raise DatasetError(
-                    f"none of {len(scans)} scan(s) has {' or '.join(lacking)} that counts (data.{key}); boxes are of "
-                    f"{names} within {self.config.reach:g} m (boxes.classes, boxes.reach, boxes.min_points)"
+                    f"none of {len(scans)} scan(s) has {' or '.join(lacking)} that counts (data.{key})"
+                    f"{wanted if not boxes else ''}"
                 )
 
     def _samples(self, scans: Source[BoxedScan], *, training: bool = True, replicas: int = 1) -> JointSamples:
@@ -140,6 +145,15 @@ class JointJob:
         lack.
         """
         lines = remarks(self.scans, self.start.facts.sensor_height if self.start else None)
+        if self.start and (theirs := self.start.net.spec.boxes) != self.branch:
+            why = (
+                "has no box branch"
+                if theirs is None
+                else f"has another box branch ({branch_difference(theirs, self.branch)})"
+            )
+            lines.append(
+                f"{self.start.weights} {why}: what labels begins with its weights, the branch with random ones"
+            )
         there = () if self.database is None else tuple(self.database.rows)
         if missing := [kind for kind in self.augmentation.kinds if kind not in there]:
             lines.append(

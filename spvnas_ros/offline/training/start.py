@@ -10,7 +10,7 @@ from typing import Any
 from spvnas_ros.labels import LabelMap
 from spvnas_ros.nets.box_spec import CONVENTIONS, BoxClass, DetectorSpec
 from spvnas_ros.nets.second import Second
-from spvnas_ros.nets.spec import NetSpec
+from spvnas_ros.nets.spec import NetSpec, summary
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.offline.training.config import BoxClassConfig, ConfigError, DetectorConfig, NetConfig, Recipe
 from spvnas_ros.zoo.cache import resolve_weights
@@ -193,16 +193,10 @@ def _shallower(net: PointVoxelUNet, asked: NetSpec, weights: str) -> PointVoxelU
     prefixes = all(stage == replace(full, blocks=full.blocks[: len(stage.blocks)]) for stage, full in pairs)
     if not prefixes or asked != replace(net.spec, encoder=asked.encoder, decoder=asked.decoder):
         raise ConfigError(
-            f"the recipe's net ({_short(asked)}) is not that of {weights} ({_short(net.spec)}), nor that with fewer "
+            f"the recipe's net ({summary(asked)}) is not that of {weights} ({summary(net.spec)}), nor that with fewer "
             "blocks; leave net out of a recipe with a start"
         )
     cut = PointVoxelUNet(asked)
     state = net.state_dict()
     cut.load_state_dict({key: state[key] for key in cut.state_dict()})
     return cut
-
-
-def _short(spec: NetSpec) -> str:
-    stages = (*spec.encoder, *spec.decoder)
-    widths = " ".join(str(width) for width in (spec.stem[1], *(stage.out for stage in stages)))
-    return f"{spec.family}, widths {widths}, blocks {' '.join(str(len(stage.blocks)) for stage in stages)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -116,3 +117,21 @@ def test_what_has_no_boxes_is_said(drive: Path, detector: Path, tmp_path: Path) 
     assert "has no boxes" in none.output.replace("\n", " ")
     topics = spvnas("evaluate", drive, "--boxes", detector, "--topic", "/x")
     assert "are of bags" in topics.output
+
+
+def test_scans_that_cannot_be_used_are_listed_and_the_status_says_so(
+    shared: Path, detector: Path, tmp_path: Path
+) -> None:
+    """A frame without P2 has no picture: what it does not show nobody labelled, so it is not scored on that."""
+    training = shared / "data" / "kitti" / "training"
+    copy = tmp_path / "kitti"
+    for part in ("velodyne", "label_2", "calib"):
+        shutil.copytree(training / part, copy / "training" / part)
+    calibration = copy / "training" / "calib" / "000001.txt"
+    calibration.write_text("".join(f"{line}\n" for line in calibration.read_text().splitlines() if line[:2] != "P2"))
+    found = spvnas("evaluate", copy, "--boxes", detector, "--device", "cpu", "--json")
+    assert found.exit_code == 1
+    report = json.loads(found.stdout)
+    assert [each["name"] for each in report["skipped"]] == ["000001"]
+    assert "000001.txt has no P2" in report["skipped"][0]["reason"]
+    assert report["frames"] == len(list((training / "velodyne").iterdir())) - 1

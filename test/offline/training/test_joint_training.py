@@ -23,6 +23,7 @@ from spvnas_ros.offline.datasets import DatasetError
 from spvnas_ros.offline.simulation.drive import Plan, simulate
 from spvnas_ros.offline.training.command import run
 from spvnas_ros.offline.training.config import ConfigError, load_recipe
+from spvnas_ros.offline.training.job import LabelJob
 from spvnas_ros.offline.training.joint_batch import JointSample, collate_joint
 from spvnas_ros.offline.training.joint_job import JointJob
 from spvnas_ros.offline.training.joint_task import SCORE, JointTask
@@ -195,9 +196,10 @@ def test_scans_that_lack_one_of_the_two_teach_the_other(path: Path, labelled: Pa
 
 
 def test_what_cannot_be_learnt_or_scored_is_refused(path: Path, labelled: Path, boxed: Path, tmp_path: Path) -> None:
-    cases = ((f"data.train={labelled}", "a box"), (f"data.train={boxed}", "a label"))
-    for override, lacking in (*cases, (f"data.validation={labelled}", "a box")):
-        with pytest.raises(DatasetError, match=rf"none of \d scan\(s\) has {lacking} that counts .*within 25\.6 m"):
+    boxes, labels = r"a box that counts .*within 25\.6 m", "a label that counts"
+    cases = ((f"data.train={labelled}", boxes), (f"data.train={boxed}", labels))
+    for override, lacking in (*cases, (f"data.validation={labelled}", boxes)):
+        with pytest.raises(DatasetError, match=rf"none of \d scan\(s\) has {lacking}"):
             run(path, [override, "augment={}"], tmp_path / "run")
     assert not (tmp_path / "run").exists()
     nothing = tmp_path / "nothing"
@@ -230,8 +232,17 @@ def test_a_branch_is_added_to_a_network_for_labels(path: Path, tmp_path: Path) -
     for name, value in plain.named_parameters():
         torch.testing.assert_close(net.get_parameter(name), value, atol=1e-6, rtol=0)
     # And further from there, with the boxes that it has learnt.
-    again = job_of(path, f"start={tmp_path / 'run' / 'last.safetensors'}", "net={}").task(STEPS)
+    joint = f"start={tmp_path / 'run' / 'last.safetensors'}"
+    again = job_of(path, joint, "net={}").task(STEPS)
     assert torch.equal(again.net.boxes.head.classes.weight, net.get_parameter("boxes.head.classes.weight"))
+    remarks = job_of(path, joint, "net={}", "boxes.level=2").remarks()
+    assert any(
+        "another box branch (level 1 and 2" in line and "the branch with random ones" in line for line in remarks
+    )
+    # Labels alone: nothing would look after the boxes.
+    alone = LabelJob(*begin(load_recipe(path, [joint, "net={}", "boxes=null", "augment={}"])))  # type: ignore[arg-type]
+    assert alone.task(STEPS).net.spec.boxes is None
+    assert any("labels points alone" in line for line in alone.remarks())
 
 
 @pytest.mark.parametrize(
@@ -240,6 +251,10 @@ def test_a_branch_is_added_to_a_network_for_labels(path: Path, tmp_path: Path) -
         ("boxes.reach=25.0", "the range along x is 50 m, expected a multiple of"),
         ("boxes.classes=[]", "boxes.classes"),
         ("boxes.wide=1", "boxes.wide: there is no such key"),
+        (
+            "boxes={classes: [{name: a, size: [1, 1, 1], bottom: 0}], label_weight: 0, box_weight: 0}",
+            "nothing would be",
+        ),
         ("boxes.level=7", "boxes.level: found 7"),
         ("data.mount=auto", "data.origin and data.mount do not move"),
         ("detector={width: 2}", "and net, loss, boxes, data.voxel_size, data.max_voxels are of networks"),

@@ -235,7 +235,7 @@ def test_a_detector_is_not_taken_for_a_network_that_labels(narrow: Second, weigh
     save_detector(path, narrow, DetectorFacts(narrow.spec))
     for load in (load_checkpoint, Perception.load):
         with pytest.raises(
-            CheckpointError, match="gives boxes, expected one that gives labels; `spvnas inspect` shows what it is"
+            CheckpointError, match="gives boxes, expected one that gives labels; `spvnas inspect -w` shows what it is"
         ):
             load(path)
     with pytest.raises(CheckpointError, match="gives labels, expected one that gives boxes"):
@@ -248,7 +248,7 @@ def test_a_detector_is_not_taken_for_a_network_that_labels(narrow: Second, weigh
         ({"spec": {"family": "second"}}, "header that cannot be used: not the description of a detector"),
         ({"name": 7}, "name is 7, expected str"),
         ({"published_ap": {"Car": "good"}}, "Car is 'good', expected float or int"),
-        ({"version": 4}, "format version 4, this program reads up to 3"),
+        ({"version": 5}, "format version 5, this program reads up to 4"),
         ({"weights_sha256": "0" * 64}, "is damaged"),
     ],
 )
