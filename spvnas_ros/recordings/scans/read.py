@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from spvnas_ros.clouds.intensity import Intensity
@@ -118,6 +119,12 @@ def scan_files(folder: Path) -> list[Path]:
         if (other := stems.setdefault(file.stem, file)) != file:
             raise ScanError(f"{other} and {file.name} would get the same label file; move one of them elsewhere")
     return files
+
+
+def passed_over(files: Sequence[Path]) -> list[Path]:
+    """Returns the text files with points beside the scans of a folder, which `scan_files` takes for notes."""
+    folder = files[0].parent
+    return [] if files[0].suffix.lower() in _COMMON else _scans_in(folder, common=True)
 
 
 def _scans_in(folder: Path, *, common: bool = False) -> list[Path]:

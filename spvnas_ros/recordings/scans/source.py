@@ -18,7 +18,15 @@ from spvnas_ros.recordings.containers.kind_of_file import BAG_SUFFIXES, MAGICS, 
 from spvnas_ros.recordings.scans.columns import parse_columns
 from spvnas_ros.recordings.scans.layouts import Layout, find_layout
 from spvnas_ros.recordings.scans.layouts.nuscenes_tables import is_nuscenes
-from spvnas_ros.recordings.scans.read import SUFFIXES, kind_of, parts_of, read_record, scan_files, sequences_in
+from spvnas_ros.recordings.scans.read import (
+    SUFFIXES,
+    kind_of,
+    parts_of,
+    passed_over,
+    read_record,
+    scan_files,
+    sequences_in,
+)
 from spvnas_ros.recordings.scans.records import Record, ScanError
 
 if TYPE_CHECKING:
@@ -284,7 +292,15 @@ def open_source(
                 sensor = replace(sensor, intensity=Intensity(layout.intensity))
             return _LaidOut(path, layout, sensor)
         if path.is_dir():
-            return _Scans(path, "folder", [(file.stem, file) for file in scan_files(path)], sensor, columns)
+            files = [(file.stem, file) for file in scan_files(path)]
+            folder = _Scans(path, "folder", files, sensor, columns)
+            if others := passed_over(folder.files):
+                more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+                folder.remarks = (
+                    f"{others[0].name}{more} left out: beside other scans, .txt and .csv are taken for notes; name "
+                    "such a file by itself to read it",
+                )
+            return folder
         return _Scans(path, "scan", [(path.stem, path)], sensor, columns)
     except OSError as error:
         raise ScanError(f"{path}: cannot be read: {error.strerror or error}") from error

@@ -26,6 +26,21 @@ def test_a_folder_gives_its_scans_in_natural_order(tmp_path: Path) -> None:
         np.testing.assert_array_equal(next(iter(source)).load().points, POINTS)
 
 
+def test_points_in_text_beside_other_scans_are_left_out_and_told(tmp_path: Path) -> None:
+    save(tmp_path, "1.bin")
+    (tmp_path / "notes.txt").write_text("rain, 3 degrees\n")
+    with open_source(tmp_path) as source:
+        assert source.remarks == ()
+    (tmp_path / "2.csv").write_text("x,y,z\n1,2,3\n4,5,6\n")
+    with open_source(tmp_path) as source:
+        assert [frame.name for frame in source] == ["1"]
+        (remark,) = source.remarks
+        assert remark.startswith("2.csv left out: beside other scans")
+    (tmp_path / "1.bin").unlink()
+    with open_source(tmp_path) as source:
+        assert ([frame.name for frame in source], source.remarks) == (["2"], ())
+
+
 def test_a_sequence_folder_gives_the_scans_of_its_velodyne_folder(shared: Path) -> None:
     with open_source(shared / "data/semantickitti/sequences/00") as source:
         assert [frame.name for frame in source] == ["000000", "000009"]
