@@ -31,6 +31,7 @@ class ReferenceEngine:
         self._dtype = dtype
         self._net = copy.deepcopy(net).to(device, dtype).eval()
         self._voxel_size = voxel_size
+        self._anchors = branch_anchors(net.spec.boxes).to(device) if net.spec.boxes else None
 
     def segment(self, points: Points, scores: bool, boxes: bool = False) -> Segmentation:
         """Labels a cloud of finite points, as `Engine.segment` says."""
@@ -73,7 +74,8 @@ class ReferenceEngine:
     def _boxes(self, said: LabelsAndBoxes) -> Boxes:
         branch = self._net.spec.boxes
         assert branch is not None
-        anchors = shifted(branch_anchors(branch).to(self._device), said.shifts[0])
+        assert self._anchors is not None
+        anchors = shifted(self._anchors, said.shifts[0])
         output = HeadOutput(said.boxes.classes.float(), said.boxes.boxes.float(), said.boxes.directions.float())
         (found,) = detections(branch.head, output, anchors)
         return found
