@@ -80,6 +80,11 @@ class Segmentation:
     unusable: Unusable = NONE_UNUSABLE
     boxes: Boxes | None = None
 
+    @classmethod
+    def unlabelled(cls, count: int, boxes: Boxes | None = None) -> Segmentation:
+        """Returns the answer for `count` points of which no label was asked for, and the objects, if those were."""
+        return cls(np.full(count, UNLABELLED, np.uint8), np.zeros(count, np.float32), boxes=boxes)
+
     def __len__(self) -> int:
         return len(self.labels)
 

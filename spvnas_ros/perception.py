@@ -84,13 +84,16 @@ class Perception:
         """The classes of its boxes, in index order; none without a box branch."""
         return self.facts.spec.boxes.head.names if self.facts.spec.boxes else ()
 
-    def __call__(self, points: Points, scores: bool = False, boxes: bool = True) -> Segmentation:
-        """Label every point.
+    def __call__(
+        self, points: Points, scores: bool = False, *, labels: bool = True, boxes: bool = True
+    ) -> Segmentation:
+        """Label every point, and find the objects.
 
         points: float32 `[N, 4]` (other numbers are converted), x, y, z in metres and intensity in 0..1; NaN and
                 infinite values are allowed
-        scores: also return the probabilities of all classes
-        boxes:  also find boxes, in `Segmentation.boxes`, where the network has a box branch
+        scores: also return the probabilities of all classes; they come with labels only
+        labels: label the points; without it all are unlabelled, and what only the labels need is not computed
+        boxes:  find boxes, in `Segmentation.boxes`, where the network has a box branch
 
         Points that the network cannot use get label 255 and confidence 0, and `Segmentation.unusable` counts them:
         those that are not finite, at the origin, farther than voxels can be numbered (6.5 km at 5 cm), without an
@@ -98,7 +101,7 @@ class Perception:
         clipped, with a warning where they are many. Raises ValueError for another shape or type.
         """
         cleaned = _cleaned(points, self.engine.in_channels, self.limits)
-        result = self.engine.segment(cleaned.points, scores, boxes and bool(self.box_names))
+        result = self.engine.segment(cleaned.points, scores and labels, boxes and bool(self.box_names), labels)
         return result if cleaned.kept is None else result.among(cleaned.kept, cleaned.unusable)
 
 

@@ -48,11 +48,12 @@ class Engine(Protocol):
     device: str
     in_channels: int
 
-    def segment(self, points: Points, scores: bool, boxes: bool = False) -> Segmentation:
+    def segment(self, points: Points, scores: bool, boxes: bool = False, labels: bool = True) -> Segmentation:
         """Labels a cloud of finite points float32 `[N, in_channels]`; N may be 0.
 
         scores: whether the result holds the probabilities of all classes
         boxes:  whether it holds the objects that the network's box branch finds; no branch finds none
+        labels: without them the points stay unlabelled, and an engine may skip what only they need
 
         Raises KeyRangeError for a cloud that spans more voxels than can be keyed.
         """

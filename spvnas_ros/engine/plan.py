@@ -128,6 +128,15 @@ class Plan:
     num_classes: int
     taken: int | None = None
 
+    def for_boxes(self) -> tuple[int, ...]:
+        """Returns the indices of the steps without which the features of the box branch are not there, in order."""
+        wanted, steps = {self.taken}, []
+        for index in reversed(range(len(self.steps))):
+            if self.steps[index].out in wanted:
+                wanted.update(self.steps[index].reads)
+                steps.append(index)
+        return tuple(reversed(steps))
+
     def lifetimes(self) -> list[tuple[int, int]]:
         """Returns (index of the step that writes it, index of the last step that reads it) for every slot."""
         first = {INPUT: 0} | {step.out: index for index, step in enumerate(self.steps)}

@@ -33,9 +33,10 @@ class ReferenceEngine:
         self._voxel_size = voxel_size
         self._anchors = branch_anchors(net.spec.boxes).to(device) if net.spec.boxes else None
 
-    def segment(self, points: Points, scores: bool, boxes: bool = False) -> Segmentation:
+    def segment(self, points: Points, scores: bool, boxes: bool = False, labels: bool = True) -> Segmentation:
         """Labels a cloud of finite points, as `Engine.segment` says."""
-        return self.segment_timed(points, scores, boxes)[0]
+        found = self.segment_timed(points, scores, boxes)[0]
+        return found if labels else Segmentation.unlabelled(len(found), found.boxes)
 
     @torch.inference_mode()
     def segment_timed(

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from spvnas_ros.engine import build_engine
+from spvnas_ros.engine.cpu import CpuEngine
 from spvnas_ros.errors import UserError
-from spvnas_ros.frame import Points
+from spvnas_ros.frame import UNLABELLED, Points
 from spvnas_ros.nets.box_spec import BoxBranchSpec, BoxClass
 from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.nets.unet import PointVoxelUNet
@@ -69,6 +70,31 @@ def test_the_engine_finds_the_boxes_of_the_network(scan: Points, level: int, poi
     np.testing.assert_array_equal(fast.boxes.classes, reference.boxes.classes)
     np.testing.assert_allclose(fast.boxes.scores, reference.boxes.scores, atol=1e-4)
     np.testing.assert_allclose(fast.boxes.boxes, reference.boxes.boxes, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("engine", ["torch", "cpu"])
+@pytest.mark.parametrize("level", [0, 2, 4])
+def test_boxes_alone_are_those_beside_labels(scan: Points, level: int, engine: str) -> None:
+    net = network(level, scan[::20])
+    perception = Perception.from_net(net, facts(net), device="cpu", engine=engine)
+    both, alone = perception(scan[::20]), perception(scan[::20], labels=False)
+    assert both.boxes is not None
+    assert alone.boxes is not None
+    assert len(both.boxes) > 0
+    np.testing.assert_array_equal(alone.boxes.boxes, both.boxes.boxes)
+    np.testing.assert_array_equal(alone.boxes.scores, both.boxes.scores)
+    assert set(alone.labels.tolist()) == {UNLABELLED}
+    assert not alone.confidence.any()
+    np.testing.assert_array_equal(perception(scan[::20], boxes=False).labels, both.labels)
+
+
+def test_what_only_labels_need_is_not_run_for_boxes(scan: Points) -> None:
+    net = network(2, scan[::20])
+    engine = build_engine(net, EDGE, engine="cpu")
+    assert isinstance(engine, CpuEngine)
+    stages = engine.segment_timed(scan[::20], boxes=True, labels=False)[1]
+    assert "boxes" in stages
+    assert not {"labels", "classifier", "decoder.3.transition", "points.2"} & set(stages)
 
 
 @pytest.mark.parametrize("engine", ["torch", "cpu"])

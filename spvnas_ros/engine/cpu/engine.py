@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 
@@ -61,20 +62,25 @@ class CpuEngine:
         self._arena = aligned(0)
         self._lock = threading.Lock()
         self._finder = BoxFinder(net) if net.spec.boxes else None
+        self._all: Sequence[int] = range(len(self._plan.steps))
+        self._for_boxes = self._plan.for_boxes()
         self._warm_up()
 
-    def segment(self, points: Points, scores: bool, boxes: bool = False) -> Segmentation:
+    def segment(self, points: Points, scores: bool, boxes: bool = False, labels: bool = True) -> Segmentation:
         """Labels a cloud of finite points, as `Engine.segment` says."""
-        return self.segment_timed(points, scores, boxes)[0]
+        return self.segment_timed(points, scores, boxes, labels)[0]
 
     def segment_timed(
-        self, points: Points, scores: bool = False, boxes: bool = False
+        self, points: Points, scores: bool = False, boxes: bool = False, labels: bool = True
     ) -> tuple[Segmentation, dict[str, float]]:
         """Labels a cloud as `segment` does, and returns the seconds of each stage too.
 
-        The stages are voxels, geometry, every step of the plan by name, labels and, if they are asked for, boxes.
+        The stages are voxels, geometry, every step of the plan by name, and what is asked for of labels and boxes.
+        Steps that only the labels need are left out where these are not asked for.
         """
         finder = self._finder if boxes else None
+        if not labels and finder is None:
+            return Segmentation.unlabelled(len(points)), {}
         if len(points) == 0:
             none = np.zeros((0, self._plan.num_classes), np.float32) if scores else None
             found = Boxes.none() if finder else None
@@ -83,17 +89,23 @@ class CpuEngine:
             clock = _Clock()
             cloud = voxels_of_points(points, self._voxel_size)
             clock.lap("voxels")
-            geometry, slots = self._run(cloud, points, clock)
-            logits = slots[self._plan.steps[-1].out]
-            labels, confidence = np.empty(len(cloud.keys), np.uint8), np.empty(len(cloud.keys), np.float32)
-            self.team.run(classify, 4096, len(cloud.keys), self._plan.num_classes, logits, labels, confidence)
-            probabilities = logits[cloud.inverse, : self._plan.num_classes] if scores else None
-            result = Segmentation(labels[cloud.inverse], confidence[cloud.inverse], probabilities)
-            clock.lap("labels")
+            geometry, slots = self._run(cloud, points, clock, self._all if labels else self._for_boxes)
+            if labels:
+                result = self._labels(cloud, slots, scores)
+                clock.lap("labels")
+            else:
+                result = Segmentation.unlabelled(len(points))
             if finder:
                 result = replace(result, boxes=self._boxes(finder, cloud, points, geometry, slots))
                 clock.lap("boxes")
         return result, clock.laps
+
+    def _labels(self, cloud: Cloud, slots: list[Array], scores: bool) -> Segmentation:
+        logits = slots[self._plan.steps[-1].out]
+        labels, confidence = np.empty(len(cloud.keys), np.uint8), np.empty(len(cloud.keys), np.float32)
+        self.team.run(classify, 4096, len(cloud.keys), self._plan.num_classes, logits, labels, confidence)
+        probabilities = logits[cloud.inverse, : self._plan.num_classes] if scores else None
+        return Segmentation(labels[cloud.inverse], confidence[cloud.inverse], probabilities)
 
     def _boxes(self, finder: BoxFinder, cloud: Cloud, points: Points, geometry: Geometry, slots: list[Array]) -> Boxes:
         assert self._plan.taken is not None
@@ -121,14 +133,14 @@ class CpuEngine:
             cloud = voxels_of_coords(coords)
             if len(cloud.keys) != len(coords):
                 raise ValueError("coords holds the same voxel more than once; quantize the points first")
-            _, slots = self._run(cloud, np.ascontiguousarray(feats, np.float32), _Clock())
+            _, slots = self._run(cloud, np.ascontiguousarray(feats, np.float32), _Clock(), self._all)
             logits = slots[self._plan.steps[-1].out]
             out: Array = logits[cloud.inverse, : self._plan.num_classes]
         return out
 
-    def _run(self, cloud: Cloud, rows: Array, clock: _Clock) -> tuple[Geometry, list[Array]]:
-        """Returns the geometry of a cloud, and the slots after the last step: the padded logits of its voxels, in their
-        order, and the features that the box branch takes.
+    def _run(self, cloud: Cloud, rows: Array, clock: _Clock, steps: Sequence[int]) -> tuple[Geometry, list[Array]]:
+        """Returns the geometry of a cloud, and the slots after the last of these steps: the padded logits of its
+        voxels, in their order, and the features that the box branch takes.
 
         They live in the arena until the next frame.
         """
@@ -136,8 +148,9 @@ class CpuEngine:
         clock.lap("geometry")
         slots = self._slots(geometry)
         slots[INPUT][: len(cloud.keys), : self.in_channels] = rows[cloud.first]
-        for step, packed in zip(self._plan.steps, self._packed, strict=True):
-            self._execute(step, packed, geometry, slots)
+        for index in steps:
+            step = self._plan.steps[index]
+            self._execute(step, self._packed[index], geometry, slots)
             clock.lap(step.name)
         return geometry, slots
 

@@ -83,8 +83,10 @@ class CudaEngine:
         """The precision in which features and weights are stored."""
         return self._network.precision
 
-    def segment(self, points: Points, scores: bool, boxes: bool = False) -> Segmentation:  # noqa: ARG002
+    def segment(self, points: Points, scores: bool, boxes: bool = False, labels: bool = True) -> Segmentation:  # noqa: ARG002
         """Labels a cloud of finite points, as `Engine.segment` says. Raises HalfRangeError as the class says."""
+        if not labels:
+            return Segmentation.unlabelled(len(points))
         if len(points) == 0:
             none = np.zeros((0, self._plan.num_classes), np.float32) if scores else None
             return Segmentation(np.zeros(0, np.uint8), np.zeros(0, np.float32), none)

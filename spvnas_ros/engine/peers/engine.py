@@ -95,9 +95,9 @@ class PeerEngine:
         self._last_read = [last for _, last in self._plan.lifetimes()]
         self._weights = {step.out: self._load(step) for step in self._plan.steps if not isinstance(step, PointMean)}
 
-    def segment(self, points: Points, scores: bool, boxes: bool = False) -> Segmentation:  # noqa: ARG002
+    def segment(self, points: Points, scores: bool, boxes: bool = False, labels: bool = True) -> Segmentation:  # noqa: ARG002
         """Labels a cloud of finite points, as `Engine.segment` says."""
-        return self.segment_timed(points, scores)[0]
+        return self.segment_timed(points, scores)[0] if labels else Segmentation.unlabelled(len(points))
 
     @torch.inference_mode()
     def segment_timed(self, points: Points, scores: bool = False) -> tuple[Segmentation, dict[str, float]]:

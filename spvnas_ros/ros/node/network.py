@@ -62,7 +62,7 @@ def load_network(weights: str, device: str, engine: str, palette: str = SPVNAS) 
     perception = Perception.load(path, device, engine)
     facts = perception.facts
     return Network(
-        partial(perception, boxes=False),  # no topic publishes them yet
+        partial(perception, boxes=False),
         name=facts.name or path.stem,
         sha256=facts.weights_sha256 or "",
         engine=perception.engine.name,
