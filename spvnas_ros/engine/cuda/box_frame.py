@@ -15,10 +15,11 @@ from spvnas_ros.boxes.overlap import checked
 from spvnas_ros.engine.cuda.packed_branch import PackedBranch, Plane
 from spvnas_ros.errors import UserError
 from spvnas_ros.frame import Boxes
-from spvnas_ros.kernels.cuda import box_kernels, feature_kernels, suppression_kernels
+from spvnas_ros.kernels.cuda import box_kernels, feature_kernels
 from spvnas_ros.kernels.cuda.blocks import DTYPES, Precision
 from spvnas_ros.kernels.cuda.geometry import Geometry
 from spvnas_ros.kernels.cuda.launch import Launch
+from spvnas_ros.kernels.cuda.suppression import Suppression
 from spvnas_ros.nets.heads import CODE, DIRECTIONS, decode_boxes, directed
 
 _ROW = 4
@@ -28,7 +29,6 @@ _BLOCK = 1024
 _PLANE_BLOCK = 4096
 """Values that a program of `finish_plane` ends at a time."""
 _BITS = 32
-_OVERLAP_ROWS = 16
 _NOBODY = 2**31 - 1
 _LOW_HALF = 2**32 - 1
 
@@ -38,8 +38,8 @@ def answer_words(branch: PackedBranch) -> int:
     return _ROW + -(-branch.most_boxes * _FIELDS // _ROW) * _ROW
 
 
-def read_boxes(branch: PackedBranch, words: Tensor) -> Boxes:
-    """Returns the boxes in the results of a frame, int32 `[answer_words]` on the host, the best score first.
+def read_boxes(words: Tensor) -> Boxes:
+    """Returns the boxes in the results of a frame, int32 of `answer_words` on the host, the best score first.
 
     Raises BoxError for boxes that are none, as the reference does.
     """
@@ -56,12 +56,14 @@ class _Candidates:
     """Boxes before they displace each other, the best score first; those that are none are not valid.
 
     boxes float32 `[N, 7]`, scores float32 `[N]`, classes int64 `[N]`, valid bool `[N]`
+    seen: int32 `[1]`, how many at the front score enough
     """
 
     boxes: Tensor
     scores: Tensor
     classes: Tensor
     valid: Tensor
+    seen: Tensor
 
 
 class BoxFrame:
@@ -72,6 +74,10 @@ class BoxFrame:
     flags:  int32 `[names, 4]`, a row for each of the branch's `names`, which is set where half precision does not do
     answer: int32 `[answer_words]`, is filled with the boxes
     limit:  above which a result cannot be stored; 0 for none
+
+    Attributes:
+        head: float32 `[cells, width]`, what is said of the anchors of each cell of the head's map: the classes' scores
+              before the sigmoid, then the codes, then the directions
     """
 
     def __init__(
@@ -110,12 +116,12 @@ class BoxFrame:
         self._view = torch.zeros(deep * wide, branch.columns.out_width, dtype=dtype, device=device)
         self._raised = torch.zeros(cells, branch.head.skip_width, dtype=dtype, device=device)
         self._cells = torch.full((_ROW,), cells, dtype=torch.int32, device=device)[:1]
-        self._head = torch.zeros(cells, branch.head.out_width, device=device)
+        self.head = torch.zeros(cells, branch.head.out_width, device=device)
         self._keys = integers(cells * spec.head.anchors_per_cell, dtype=torch.int64)
-        most = -(-branch.candidates // _BITS) * _BITS
-        self._boxes, self._classes = torch.zeros(most, CODE, device=device), integers(most, dtype=torch.int64)
-        self._valid, self._count, self._bits = integers(most), integers(_ROW)[:1], integers(most, most // _BITS)
-        self._kept = integers(branch.most_boxes)
+        rule = spec.head.selection
+        self._suppression = Suppression(
+            branch.candidates, branch.most_boxes, rule.overlap, rule.per_class, device, launch
+        )
         kinds, classes = spec.head.anchors_per_cell, len(spec.head.classes)
         self._parts = (0, kinds * classes, kinds * (classes + CODE))
         self._steps = torch.arange(max(classes, CODE, DIRECTIONS), device=device)
@@ -144,9 +150,7 @@ class BoxFrame:
             geometry.keys[level], size, base, self._places, self._kernel_rows, self._leads, wide, deep, spec.cells[2],
             MERGED=spec.merged, BLOCK=_BLOCK,
         )  # fmt: skip
-        self._launch(
-            box_kernels.mark_leads, grid, self._places, self._leads, size, self._leading, voxels, BLOCK=_BLOCK
-        )
+        self._launch(box_kernels.mark_leads, grid, self._places, self._leads, size, self._leading, voxels, BLOCK=_BLOCK)
         ranks = torch.cumsum(self._leading, 0, dtype=torch.int32)
         self._inputs.fill_(-1)
         self._launch(
@@ -160,7 +164,8 @@ class BoxFrame:
             self._inputs, self._columns, self._lists, self._lengths, voxels,
             VOLUME=spec.volume, LISTED=self._listed, BLOCK=rows,
         )  # fmt: skip
-        return shift.float()
+        moved: Tensor = shift.float()
+        return moved
 
     def _sum_columns(self, features: Tensor) -> None:
         """Fills the bird's-eye view. Cells whose column holds no voxel stay 0."""
@@ -201,7 +206,7 @@ class BoxFrame:
 
     def _say(self) -> None:
         """Computes what the head says of every anchor, in float32, and keys of the anchors that score enough."""
-        packed, blocks, head, raised = self._branch.head, self._branch.head.blocks, self._head, self._raised
+        packed, blocks, head, raised = self._branch.head, self._branch.head.blocks, self.head, self._raised
         self._launch(
             feature_kernels.convolve, (triton.cdiv(len(head), blocks.rows), packed.out // blocks.columns, 1),
             head, packed.kernel, self._cells, self._cells, self._cells, self._cells, self._cells, raised, packed.skip,
@@ -220,28 +225,14 @@ class BoxFrame:
 
     def _select(self, shift: Tensor) -> None:
         """Fills the answer with the boxes that stay."""
-        rule = self._branch.spec.head.selection
         found = self._candidates(shift)
-        number = len(found.scores)
-        self._boxes[:number] = found.boxes
-        self._classes[:number] = found.classes
-        self._valid[:number] = found.valid
-        words, most = self._bits.shape[1], len(self._kept)
-        self._launch(
-            suppression_kernels.find_overlaps, (triton.cdiv(number, _OVERLAP_ROWS),),
-            self._boxes, self._classes, self._valid, self._count, self._bits, words,
-            MOST=rule.overlap, PER_CLASS=rule.per_class, ROWS=_OVERLAP_ROWS,
-        )  # fmt: skip
-        self._launch(
-            suppression_kernels.suppress, (1,),
-            self._bits, self._valid, self._count, self._kept, self._number, words,
-            MOST=most, WIDTH=triton.next_power_of_2(words),
-        )  # fmt: skip
+        self._suppression.run(found.boxes, found.classes, found.valid, found.seen, self._number)
+        kept, most = self._suppression.kept, self._branch.most_boxes
         numbers = torch.cat([found.boxes, found.scores[:, None], found.classes[:, None].float()], dim=1)
-        self._table[: most * _FIELDS].view(most, _FIELDS).copy_(numbers.index_select(0, self._kept))
+        self._table[: most * _FIELDS].view(most, _FIELDS).copy_(numbers.index_select(0, kept))
 
     def _candidates(self, shift: Tensor) -> _Candidates:
-        """Returns the boxes of the best anchors, and sets the count of those that may be valid, which come first.
+        """Returns the boxes of the best anchors.
 
         As `nets.detections.candidates`, for a number of anchors that is fixed.
         """
@@ -276,13 +267,13 @@ class BoxFrame:
         else:
             score, kind = scores.max(dim=1)
             found = boxes
-        self._count.copy_(enough.sum(dtype=torch.int32)[None])
-        return _Candidates(found, score, kind, enough & torch.isfinite(found).all(dim=1))
+        seen = enough.sum(dtype=torch.int32)[None]
+        return _Candidates(found, score, kind, enough & torch.isfinite(found).all(dim=1), seen)
 
     def _numbers(self, cells: Tensor, kinds: Tensor, part: int, count: int) -> Tensor:
         """Returns what the head says of some anchors: `count` numbers `[anchors, count]` of one of its three parts."""
-        first = cells * self._head.stride(0) + self._parts[part] + kinds * count
-        return self._head.view(-1)[first[:, None] + self._steps[:count]]
+        first = cells * self.head.stride(0) + self._parts[part] + kinds * count
+        return self.head.view(-1)[first[:, None] + self._steps[:count]]
 
 
 def convolved(feats: Tensor, plane: Plane) -> Tensor:

@@ -202,9 +202,7 @@ class CudaEngine:
             and torch.cuda.get_device_capability(self._place) < (8, 0)
         ):
             raise UserError(f"precision 'bf16' needs compute capability 8.0, which {self._place} has not; use 'fp16'")
-        return Network(
-            self._plan, self._voxel_size, precision, self._place, self._tile_rows, branch=self._branch
-        )
+        return Network(self._plan, self._voxel_size, precision, self._place, self._tile_rows, branch=self._branch)
 
     def _wider(self, layers: list[str]) -> Network:
         """Returns the network in fp32, after values that fp16 cannot hold were found in some layers.

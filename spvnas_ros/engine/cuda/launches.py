@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spvnas_ros.engine.cuda.box_frame import BoxFrame, answer_words, read_boxes
 from spvnas_ros.engine.cuda.layout import build_layout
-from spvnas_ros.engine.cuda.packed_branch import pack_branch
+from spvnas_ros.engine.cuda.packed_branch import PackedBranch, pack_branch
 from spvnas_ros.engine.cuda.packed_weights import Packed, input_width, multiprocessors_of, pack_step, split, split_input
 from spvnas_ros.engine.plan import INPUT, Convolution, Plan, PointFusion, PointMean
 from spvnas_ros.frame import Boxes
@@ -78,8 +78,10 @@ class Network:
         self.limit = _HALF_LIMIT if precision == "fp16" else 0.0
         self.voxel_size = torch.tensor(voxel_size, dtype=torch.float32, device=device)
         self.packed = [pack_step(plan, step, precision, device, tile_rows, capability) for step in plan.steps]
-        self.branch = branch and pack_branch(branch, plan, precision, device, tile_rows, capability)
-        self.for_boxes = plan.for_boxes() if branch else ()
+        self.branch: PackedBranch | None = None
+        if branch is not None:
+            self.branch = pack_branch(branch, plan, precision, device, tile_rows, capability)
+        self.for_boxes = plan.for_boxes() if self.branch else ()
         names = self.branch.names if self.branch else ()
         self.names = ("the input", *(step.name for step in plan.steps), *names)
 
@@ -161,8 +163,7 @@ class Frame:
 
     def read_boxes(self, staging: Tensor) -> Boxes:
         """Returns the boxes from a host buffer like `output`. The network must have a box branch."""
-        assert self.network.branch is not None
-        return read_boxes(self.network.branch, staging[self._status_words :][: self.box_words])
+        return read_boxes(staging[self._status_words :][: self.box_words])
 
     def told(self, wanted: Wanted, staging: Tensor) -> Tensor:
         """Returns the part of a buffer like `output` that holds what is wanted: the front without labels, else all."""

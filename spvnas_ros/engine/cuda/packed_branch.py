@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from spvnas_ros.engine.cuda.packed_weights import Packed, half_range_error, pack_step
-from spvnas_ros.engine.plan import Array, Convolution, Plan, Source, fold
+from spvnas_ros.engine.plan import Array, Convolution, Kind, Plan, Source, fold
 from spvnas_ros.errors import UserError
 from spvnas_ros.kernels.cuda.blocks import DTYPES, TILE_ROWS, Precision, pad
 from spvnas_ros.nets.bev import BevStage, PlaneConvNorm
@@ -110,7 +110,7 @@ def pack_branch(
         )
 
     def packed(name: str, level: int, pointwise: bool, source: Source, bias: Array) -> Packed:
-        kind = "pointwise" if pointwise else "neighbours"  # columns have a gather of their own, by `BoxFrame`
+        kind: Kind = "pointwise" if pointwise else "neighbours"  # columns have a gather of their own, by `BoxFrame`
         step = Convolution(name, kind, level, (source,), bias, not pointwise, _NOWHERE)
         found = pack_step(plan, step, precision, device, tile_rows, capability)
         assert found is not None

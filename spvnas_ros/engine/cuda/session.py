@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,10 +21,9 @@ _unfinished: list[torch.cuda.CUDAGraph] = []
 """Graphs whose capture broke off. They are kept for good, because torch's allocator goes on asking them which streams
 they capture."""
 
-Pool = tuple[int, int]
-Capture = Callable[[Frame, Wanted, "Pool | None"], Callable[[], None]]
-"""A function that returns the function which runs a frame as a whole, for what is wanted of it. It raises RuntimeError
-where that cannot be made."""
+Capture = Callable[[Frame, Wanted, Any], Callable[[], None]]
+"""A function that returns the function which runs a frame as a whole, for what is wanted of it, see `capture_graph`. It
+raises RuntimeError where that cannot be made."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Answer:
     confidence: Tensor
 
 
-def capture_graph(frame: Frame, wanted: Wanted, pool: Pool | None = None) -> Callable[[], None]:
+def capture_graph(frame: Frame, wanted: Wanted, pool: Any = None) -> Callable[[], None]:
     """Captures all launches of a frame as one CUDA graph.
 
     Returns the function that replays the graph on the current stream.
@@ -72,9 +72,7 @@ class Session:
     wanted:  what is made ready at once
     """
 
-    def __init__(
-        self, network: Network, capacity: Capacity, capture: Capture | None, wanted: Wanted = LABELS
-    ) -> None:
+    def __init__(self, network: Network, capacity: Capacity, capture: Capture | None, wanted: Wanted = LABELS) -> None:
         self._compile(network, capacity, wanted)
         self.frame = Frame(network, capacity)
         on_device = network.device.type == "cuda"
@@ -82,7 +80,7 @@ class Session:
         self._incoming = torch.zeros(self.frame.output.shape, dtype=torch.int32, pin_memory=on_device)
         self._done = torch.cuda.Event() if on_device else None  # type: ignore[no-untyped-call]
         self._capture = capture
-        self._pool: Pool | None = torch.cuda.graph_pool_handle() if on_device else None
+        self._pool = torch.cuda.graph_pool_handle() if on_device else None
         self._runs = {wanted: self._ready(wanted)}
 
     @property

@@ -35,18 +35,16 @@ def _edge(x, y, next_x, next_y, half_x, half_y):
 
 
 @triton.jit
-def _shared(a_yaw, a_length, a_width, b_yaw, b_length, b_width, dx, dy):
+def _shared(cos_a, sin_a, a_length, a_width, cos_b, sin_b, b_length, b_width, dx, dy):
     """Returns the area that rectangles share.
 
     One is moved into the frame of the other. By Green's theorem the area is an integral along its edges, of a function
     that is continuous and needs no case for edges that touch or coincide.
     """
-    cos_a = tl.cos(a_yaw)
-    sin_a = tl.sin(a_yaw)
     x = cos_a * dx + sin_a * dy
     y = cos_a * dy - sin_a * dx
-    cos = tl.cos(b_yaw - a_yaw)
-    sin = tl.sin(b_yaw - a_yaw)
+    cos = cos_a * cos_b + sin_a * sin_b
+    sin = cos_a * sin_b - sin_a * cos_b
     # Half of the length and of the width, in the frame of `a`.
     lx = cos * (b_length / 2)
     ly = sin * (b_length / 2)
@@ -65,11 +63,11 @@ def _shared(a_yaw, a_length, a_width, b_yaw, b_length, b_width, dx, dy):
 
 @triton.jit
 def find_overlaps(
-    boxes, classes, valid, count, bits, words, MOST: tl.constexpr, PER_CLASS: tl.constexpr, ROWS: tl.constexpr
+    boxes, turns, classes, valid, count, bits, words, MOST: tl.constexpr, PER_CLASS: tl.constexpr, ROWS: tl.constexpr
 ):  # fmt: skip
     """Stores which later boxes each box would displace, a bit for each.
 
-    boxes float32 `[N, 7]`, the best first; classes int64 `[N]`; valid int32 `[N]`; count int32 `[1]`: boxes to look at
+    boxes float32 `[N, 7]`, the best first; turns float64 `[N, 2]`: cosine and sine of their yaw; classes int64 `[N]`; valid int32 `[N]`; count int32 `[1]`: boxes to look at
     bits int32 `[N, words]`: bit j % 32 of word j // 32 is box j; words before a box's own, and from those of `count`
           on, are not written
     MOST: the intersection over union from which on a box is displaced
@@ -86,7 +84,8 @@ def find_overlaps(
     a_y = tl.load(a + 1, mask=live, other=0.0).to(tl.float64)[:, None]
     a_length = tl.load(a + 3, mask=live, other=0.0).to(tl.float64)[:, None]
     a_width = tl.load(a + 4, mask=live, other=0.0).to(tl.float64)[:, None]
-    a_yaw = tl.load(a + 6, mask=live, other=0.0).to(tl.float64)[:, None]
+    cos_a = tl.load(turns + 2 * i, mask=live, other=1.0)[:, None]
+    sin_a = tl.load(turns + 2 * i + 1, mask=live, other=0.0)[:, None]
     a_valid = tl.load(valid + i, mask=live, other=0)
     a_class = tl.load(classes + i, mask=live, other=-1)
     a_reach = tl.sqrt(a_length * a_length + a_width * a_width)
@@ -98,7 +97,8 @@ def find_overlaps(
         b_y = tl.load(b + 1, mask=there, other=0.0).to(tl.float64)[None, :]
         b_length = tl.load(b + 3, mask=there, other=0.0).to(tl.float64)[None, :]
         b_width = tl.load(b + 4, mask=there, other=0.0).to(tl.float64)[None, :]
-        b_yaw = tl.load(b + 6, mask=there, other=0.0).to(tl.float64)[None, :]
+        cos_b = tl.load(turns + 2 * j, mask=there, other=1.0)[None, :]
+        sin_b = tl.load(turns + 2 * j + 1, mask=there, other=0.0)[None, :]
         b_valid = tl.load(valid + j, mask=there, other=0)
         dx = b_x - a_x
         dy = b_y - a_y
@@ -109,7 +109,7 @@ def find_overlaps(
             near = near & (tl.load(classes + j, mask=there, other=-2)[None, :] == a_class[:, None])
         found = tl.zeros([ROWS], tl.int32)
         if tl.max(tl.max(near.to(tl.int32), axis=1), axis=0) > 0:
-            shared = _shared(a_yaw, a_length, a_width, b_yaw, b_length, b_width, dx, dy)
+            shared = _shared(cos_a, sin_a, a_length, a_width, cos_b, sin_b, b_length, b_width, dx, dy)
             both = a_length * a_width + b_length * b_width - shared
             much = near & (shared > 0) & (shared > MOST * both)
             found = tl.sum(much.to(tl.int32) << lane[None, :], axis=1)
