@@ -67,7 +67,8 @@ def find_overlaps(
 ):  # fmt: skip
     """Stores which later boxes each box would displace, a bit for each.
 
-    boxes float32 `[N, 7]`, the best first; turns float64 `[N, 2]`: cosine and sine of their yaw; classes int64 `[N]`; valid int32 `[N]`; count int32 `[1]`: boxes to look at
+    boxes float32 `[N, 7]`, the best first; turns float64 `[N, 2]`: cosine and sine of their yaw
+    classes int64 `[N]`; valid int32 `[N]`; count int32 `[1]`: boxes to look at
     bits int32 `[N, words]`: bit j % 32 of word j // 32 is box j; words before a box's own, and from those of `count`
           on, are not written
     MOST: the intersection over union from which on a box is displaced
@@ -117,11 +118,6 @@ def find_overlaps(
 
 
 @triton.jit
-def _either(a, b):
-    return a | b
-
-
-@triton.jit
 def suppress(bits, valid, count, kept, number, words, MOST: tl.constexpr, WIDTH: tl.constexpr):
     """Goes through boxes, the best first, and keeps those that no kept one displaces. One program does it.
 
@@ -146,8 +142,9 @@ def suppress(bits, valid, count, kept, number, words, MOST: tl.constexpr, WIDTH:
             gone = gone | tl.where(((gone >> r) & 1) == 0, later, 0)
         stays = ((gone >> lane) & 1) == 0
         after = (w > block) & (w < blocks)
-        rows = tl.load(bits + i[:, None] * words + w[None, :], mask=stays[:, None] & after[None, :], other=0)
-        displaced = displaced | tl.reduce(rows, 0, _either)
+        for r in tl.static_range(32):
+            row = bits + (block * 32 + r) * words + w
+            displaced = displaced | tl.load(row, mask=after & (((gone >> r) & 1) == 0), other=0)
         place = total + tl.cumsum(stays.to(tl.int32), axis=0) - stays.to(tl.int32)
         tl.store(kept + place, i, mask=stays & (place < MOST))
         total += tl.sum(stays.to(tl.int32), axis=0)
