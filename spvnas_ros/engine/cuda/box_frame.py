@@ -78,6 +78,7 @@ class BoxFrame:
     Attributes:
         head: float32 `[cells, width]`, what is said of the anchors of each cell of the head's map: the classes' scores
               before the sigmoid, then the codes, then the directions
+        flags: the rows of `flags` by name
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class BoxFrame:
         launch: Launch,
     ) -> None:
         self._branch, self._geometry, self._limit, self._launch = branch, geometry, limit, launch
-        self._flags = dict(zip(branch.names, flags, strict=True))
+        self.flags = dict(zip(branch.names, flags, strict=True))
         self._device = device
         self._number, self._table = answer[:1], answer[_ROW:].view(torch.float32)
         spec, voxels = branch.spec, geometry.capacity.voxels[branch.spec.level]
@@ -174,7 +175,7 @@ class BoxFrame:
         self._launch(
             feature_kernels.convolve, (triton.cdiv(voxels, blocks.rows), packed.out // blocks.columns, 1),
             features, packed.kernel, self._inputs, self._rows, self._lists, self._lengths, self._columns, view,
-            packed.skip, packed.bias, view, view, self._flags[self._branch.names[0]],
+            packed.skip, packed.bias, view, view, self.flags[self._branch.names[0]],
             voxels, features.stride(0), view.stride(0), view.stride(0), view.stride(0), packed.out_width,
             VOLUME=len(packed.kernel), LISTED=self._listed, SORTED=True, WIDTH=packed.width, SKIP_WIDTH=0,
             OUT=packed.out, RESIDUAL=False, RELU=True, LIMIT=self._limit, SPLIT=False,
@@ -200,7 +201,7 @@ class BoxFrame:
         columns = min(64, triton.next_power_of_2(width))
         self._launch(
             box_kernels.finish_plane, (triton.cdiv(cells, _PLANE_BLOCK // columns), triton.cdiv(width, columns)),
-            rows, plane.bias, out, self._flags[plane.name], cells, stride, out.stride(0), width,
+            rows, plane.bias, out, self.flags[plane.name], cells, stride, out.stride(0), width,
             LIMIT=self._limit, ROWS=_PLANE_BLOCK // columns, COLUMNS=columns,
         )  # fmt: skip
 
