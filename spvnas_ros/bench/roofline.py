@@ -31,7 +31,34 @@ class Work:
     def __add__(self, other: Work) -> Work:
         return Work(self.flop + other.flop, self.bytes + other.bytes)
 
-    def branch_work(spec: NetSpec, levels: Levels, itemsize: int) -> list[Work]:
+    def floor_ms(self, rates: Rates) -> float:
+        """Returns the least time, in milliseconds, that a device of these rates needs."""
+        return 1e3 * max(self.flop / rates.flops, self.bytes / rates.bytes_per_second)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """The rates of a device.
+
+    flops:            operations a second in a large matrix product
+    bytes_per_second: read and written in a large copy
+    """
+
+    flops: float
+    bytes_per_second: float
+
+
+def plan_work(plan: Plan, levels: Levels, itemsize: int) -> list[Work]:
+    """Returns the work of every step on a scan, with features and weights of `itemsize` bytes.
+
+    The geometry is not counted.
+    """
+    rows = [len(level) for level in levels.levels]
+    pairs = [len(kernel_map) for kernel_map in levels.neighbours]
+    return [_step_work(plan, step, rows, pairs, itemsize) for step in plan.steps]
+
+
+def branch_work(spec: NetSpec, levels: Levels, itemsize: int) -> list[Work]:
     """Returns the work of every layer of a network's box branch on a scan, nothing where there is no branch.
 
     Where the voxels' columns are, and which boxes stay, is not counted.
@@ -57,33 +84,6 @@ class Work:
     outputs = branch.head.anchors_per_cell * (len(branch.head.classes) + CODE + DIRECTIONS)
     layers.append((finest * up * outputs, finest * up, finest * outputs, up * outputs))
     return [Work(2 * macs, itemsize * (read + written + kernel)) for macs, read, written, kernel in layers]
-
-
-def floor_ms(self, rates: Rates) -> float:
-        """Returns the least time, in milliseconds, that a device of these rates needs."""
-        return 1e3 * max(self.flop / rates.flops, self.bytes / rates.bytes_per_second)
-
-
-@dataclass(frozen=True)
-class Rates:
-    """The rates of a device.
-
-    flops:            operations a second in a large matrix product
-    bytes_per_second: read and written in a large copy
-    """
-
-    flops: float
-    bytes_per_second: float
-
-
-def plan_work(plan: Plan, levels: Levels, itemsize: int) -> list[Work]:
-    """Returns the work of every step on a scan, with features and weights of `itemsize` bytes.
-
-    The geometry is not counted.
-    """
-    rows = [len(level) for level in levels.levels]
-    pairs = [len(kernel_map) for kernel_map in levels.neighbours]
-    return [_step_work(plan, step, rows, pairs, itemsize) for step in plan.steps]
 
 
 def floor_ms(work: Iterable[Work], rates: Rates) -> float:
