@@ -143,8 +143,8 @@ def suppress(bits, valid, count, kept, number, words, MOST: tl.constexpr, WIDTH:
         stays = ((gone >> lane) & 1) == 0
         after = (w > block) & (w < blocks)
         for r in tl.static_range(32):
-            row = bits + (block * 32 + r) * words + w
-            displaced = displaced | tl.load(row, mask=after & (((gone >> r) & 1) == 0), other=0)
+            row = tl.load(bits + (block * 32 + r) * words + w, mask=after, other=0)
+            displaced = displaced | tl.where(((gone >> r) & 1) == 0, row, 0)
         place = total + tl.cumsum(stays.to(tl.int32), axis=0) - stays.to(tl.int32)
         tl.store(kept + place, i, mask=stays & (place < MOST))
         total += tl.sum(stays.to(tl.int32), axis=0)
