@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -125,6 +126,26 @@ def test_boxes_in_a_whole_scan_are_those_of_the_definition(
         with torch.inference_mode():
             frame.run(stored)
         np.testing.assert_array_equal(read_boxes(answer.cpu()).boxes, found.boxes)
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_boxes_ask_the_device_nothing(selection: Selection) -> None:
+    """As `test_a_frame_asks_the_device_nothing`: on torch's device without data a value that is asked for is an error."""
+    branch, device, launched = branch_at(2, selection), torch.device("meta"), list[str]()
+    geometry = Geometry(Capacity(1024, (1024,) * 5), TILE_ROWS, device)
+    plan = Plan((PointMean("last", 0, 0, 0),), (Slot(2, WIDTH),) * 2, 1, taken=1)
+    packed = pack_branch(branch, plan, "fp16", device, TILE_ROWS)
+    flags, answer = (torch.zeros(shape, dtype=torch.int32, device=device) for shape in ((40, 4), answer_words(packed)))
+
+    def record(kernel: Any, *_: object, **__: object) -> None:
+        launched.append(kernel.__name__)
+
+    frame = BoxFrame(packed, geometry, "fp16", device, 65504.0, flags[: len(packed.names)], answer, record)
+    with torch.inference_mode():
+        frame.run(torch.zeros(1024, pad(WIDTH), dtype=torch.float16, device=device))
+    assert launched[0] == "mark_columns"
+    assert launched.count("finish_plane") == len(packed.names) - 1
+    assert launched[-2:] == ["find_overlaps", "suppress"]
 
 
 def test_values_that_half_precision_cannot_hold_are_found_in_the_birds_eye_view(full_scan: np.ndarray) -> None:
