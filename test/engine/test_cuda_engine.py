@@ -169,7 +169,7 @@ def test_a_frame_that_cannot_be_captured_is_launched_kernel_by_kernel(caplog: py
     net, points = golden.trained_looking(narrow(False)), lonely(20)
     network = Network(build_plan(net), VOXEL_SIZE, "fp32", DEVICE, TILE_ROWS)
 
-    def refuse(_: Frame, wanted: Wanted, pool: object) -> Callable[[], None]:
+    def refuse(_: Frame, _wanted: Wanted, _pool: object) -> Callable[[], None]:
         raise RuntimeError("operation not permitted when stream is capturing")
 
     session = Session(network, Capacity.with_room(20, (20,) * LEVELS), refuse)
