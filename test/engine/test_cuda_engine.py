@@ -67,9 +67,7 @@ def test_a_network_matches_the_reference(
     compare(engine(net, precision), net, crop(full_scan, 80), limit)
 
 
-@pytest.mark.parametrize(
-    ("level", "point_branch"), [(0, True), (0, False), (1, True), (2, True), (2, False), (3, True), (4, True)]
-)
+@pytest.mark.parametrize(("level", "point_branch"), [(0, True), (0, False), (1, False), (2, True), (4, True)])
 def test_boxes_are_those_of_the_reference(full_scan: np.ndarray, level: int, point_branch: bool) -> None:
     points = nearest(full_scan, 30)
     net = with_boxes(narrow(point_branch), points, level)
@@ -86,6 +84,7 @@ def test_what_nobody_asks_for_is_not_run(full_scan: np.ndarray) -> None:
     ours = engine(net, "fp32")
     alone = ours.segment(points, scores=True, boxes=True, labels=False)
     both = ours.segment(points, scores=False, boxes=True)
+    compare_boxes(both.boxes, ReferenceEngine(net, VOXEL_SIZE, DEVICE).segment(points, scores=False, boxes=True).boxes)
     assert set(alone.labels.tolist()) == {UNLABELLED}
     assert both.boxes is not None
     assert alone.boxes is not None
@@ -101,7 +100,7 @@ def test_what_nobody_asks_for_is_not_run(full_scan: np.ndarray) -> None:
 
 def test_an_engine_that_finds_other_boxes_than_the_reference_is_not_trusted(full_scan: np.ndarray) -> None:
     points = nearest(full_scan, 300)
-    net = with_boxes(narrow(True), points, 2)
+    net = with_boxes(narrow(True), points, 2, reach=25.6, spread=2000)
     other = copy.deepcopy(net)
     assert other.boxes is not None
     with torch.no_grad():
