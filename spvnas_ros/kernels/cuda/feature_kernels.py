@@ -149,8 +149,9 @@ def convolve(
             total, skip, row, skip_stride, live, skip_weights, columns, skip_blocks, SKIP_WIDTH, OUT, DEPTH
         )
     if SPLIT:
-        place = out + (part.to(tl.int64) * capacity + s)[:, None] * OUT + columns[None, :]
-        tl.store(place, total, mask=live[:, None])
+        # Only few tiles are split, so that offsets within a part fit 32 bits and take half the registers.
+        place = out + part.to(tl.int64) * capacity * OUT
+        tl.store(place + s[:, None] * OUT + columns[None, :], total, mask=live[:, None])
     else:
         _finish(
             total, row, columns, live, bias, residual, out, flag, residual_stride, out_stride, out_width,
