@@ -96,7 +96,7 @@ def reference(branch: BoxBranch, scan: np.ndarray, feats: Tensor, corner: Tensor
     return said, boxes
 
 
-SELECTIONS = (Selection(0.1, 4096, 0.01, False, 500), Selection(0.12, 60, 0.2, True, 30))
+SELECTIONS = (Selection(0.1, 4096, 0.01, False, 500), Selection(0.12, 60, 0.5, True, 30))
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_boxes_in_a_whole_scan_are_those_of_the_definition(
         error = (ours.reshape(theirs[0].shape) - theirs[0]).abs().max() / theirs.abs().max()
         assert error <= (1e-4 if precision == "fp32" else 2e-2)
     found = read_boxes(answer.cpu())
-    assert len(expected) > 3
+    assert len(expected) > 1
     if precision == "fp32":
         np.testing.assert_array_equal(found.classes, expected.classes)
         np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
