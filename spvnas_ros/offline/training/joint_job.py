@@ -179,7 +179,7 @@ class JointJob:
 
     def _class_weights(self) -> Tensor | None:
         loss = self.recipe.loss
-        if loss.class_weights == "none":
+        if loss.class_weights == "none" or self.config.only:
             return None
         counts = np.zeros(256, np.int64)
         rows = np.linspace(0, len(self.scans) - 1, min(loss.class_weight_scans, len(self.scans))).round().astype(int)
@@ -191,6 +191,8 @@ class JointJob:
 
     def facts(self, task: RecipeTask) -> Facts:
         """Returns the facts about the network to come."""
+        if self.start and self.config.only:
+            return self.facts_of(task.net.spec)
         intensity, height = sensor_of(self.scans)
         return replace(self.facts_of(task.net.spec), training_intensity=intensity, sensor_height=height)
 
@@ -198,6 +200,10 @@ class JointJob:
         """Returns the facts that need no look at the scans."""
         recipe, start = self.recipe, self.start
         provenance, record = begun(start, provenance_of(recipe), record_of(recipe, len(self.scans)))
+        if start and self.config.only:  # the labels are the start's, and so is what has to be known for them
+            return replace(
+                start.facts, spec=spec, name=recipe.name, provenance=provenance, training=record, source_sha256=None
+            )
         return Facts(
             spec=spec,
             name=recipe.name,

@@ -58,7 +58,8 @@ class RecipeTask(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Returns the recipe's optimiser and a schedule that sets the learning rate at every step."""
-        optimiser = build_optimiser(self.recipe.optimiser, self.net.parameters())
+        learnt = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
+        optimiser = build_optimiser(self.recipe.optimiser, learnt)
         schedule = LambdaLR(optimiser, lambda step: rate_factor(self.recipe.schedule, step, self.steps))
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
