@@ -88,7 +88,7 @@ class JointJob:
         for scans, key in ((self.scans, "train"), (self.validation, "validation")):
             if scans is None:
                 continue
-            samples, boxes, labels = self._samples(scans, training=False), False, False
+            samples, boxes, labels = self._samples(scans, training=False), False, self.config.only
             for index in range(len(scans)):
                 with suppress(UserError):
                     sample = samples[index]
@@ -151,9 +151,8 @@ class JointJob:
                 if theirs is None
                 else f"has another box branch ({branch_difference(theirs, self.branch)})"
             )
-            lines.append(
-                f"{self.start.weights} {why}: what labels begins with its weights, the branch with random ones"
-            )
+            keeps = "keeps" if self.config.only else "begins with"
+            lines.append(f"{self.start.weights} {why}: what labels {keeps} its weights, the branch begins at random")
         there = () if self.database is None else tuple(self.database.rows)
         if missing := [kind for kind in self.augmentation.kinds if kind not in there]:
             lines.append(

@@ -47,14 +47,14 @@ class JointTask(SegmentationTask):
         if recipe.boxes.only:
             self.net.requires_grad_(False)
             self.net.boxes.requires_grad_(True)
+            self.learn()
 
-    def train(self, mode: bool = True) -> JointTask:
-        """Sets the mode of what is learnt; the rest stays as it is used."""
-        super().train(mode)
-        if mode and self.weights.only:
+    def learn(self) -> None:
+        """Sets what is learnt into the mode of training; the rest stays in that of its use."""
+        super().learn()
+        if self.weights.only:
             self.net.eval()
             self.net.boxes.train()
-        return self
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:  # noqa: ARG002
         """Returns the loss of a `JointBatch` and its parts."""

@@ -46,6 +46,10 @@ class RecipeTask(LightningModule):
         """The network to validate and to keep: the one with averaged weights, where the recipe has an average."""
         return self.net if self.average is None else self.average.module
 
+    def learn(self) -> None:
+        """Sets the network into the mode of training, as it is between validations."""
+        self.net.train()
+
     def configure_model(self) -> None:
         """Adds the average of the weights and the shared BatchNorms that the recipe asks for.
 
