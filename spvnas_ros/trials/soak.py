@@ -299,8 +299,8 @@ def _network(leak: int) -> Network:
     def answer(points: Points, /, *, labels: bool, boxes: bool) -> Segmentation:
         if leak:
             kept.append(b"\1" * leak)
-        labels = np.zeros(len(points), np.uint8)
-        return Segmentation(labels, np.ones(len(points), np.float32), boxes=found if boxes else None)
+        sure = np.ones(len(points), np.float32)
+        return Segmentation(np.zeros(len(points), np.uint8), sure, boxes=found if boxes else None)
 
     return Network(answer, box_names=_NAMES, box_palette=_COLOURS)
 
