@@ -13,9 +13,10 @@ for stamp, pose, boxes in frames:                     # nanoseconds; odom from s
   and heading are random walks. The noise is the same in every direction: a turned frame gives the same tracks.
 * Gate: overlap seen from above, as AB3DMOT has it (Weng et al., IROS 2020), or the distance of the centres by its
   uncertainty: at 10 Hz two boxes of one running person need not cover each other.
-* Association, class by class: greedy as CenterPoint's (Yin et al., CVPR 2021), the likeliest pair first, by d^2 + 2 ln S.
-* Birth and death by counts of hits and misses, as in AB3DMOT. As there, a heading that is off by more than a quarter turn
-  is taken for the other end; here votes, and a sure motion, decide which end is the front.
+* Association, class by class: greedy as CenterPoint's (Yin et al., CVPR 2021), the likeliest pair first, by
+  d^2 + 2 ln S.
+* Birth and death by counts of hits and misses, as in AB3DMOT. As there, a heading that is off by more than a quarter
+  turn is taken for the other end; here votes, and a sure motion, decide which end is the front.
 
 | the stamp | what happens |
 | --- | --- |

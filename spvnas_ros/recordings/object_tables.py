@@ -44,7 +44,7 @@ class Objects:
     boxes:     float32 `[B, 7]`, as in `spvnas_ros.frame.Boxes`
     counts:    int64 `[B]`, how many points the scan has of it
     occlusion: int64 `[B]`, 0 fully visible, 1 partly, 2 largely occluded, 3 unknown; -1 = not known, too
-    ids:       int64 `[B]`, which object it is: the same in all scans of a drive, once in a scan; None where nobody knows
+    ids:       int64 `[B]`, which object of the drive it is, each once in a scan; None where nobody knows
 
     Raises ValueError where these are not as many.
     """
