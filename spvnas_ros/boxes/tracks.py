@@ -67,7 +67,8 @@ class TrackRules:
     longest:    nanoseconds for which it may not be found, and between two frames
     begin:      least score with which a track begins; lower ones only go on with one
     overlap:    intersection over union, seen from above, from which a box may be that object
-    sigmas:     or the distance of the centres, in standard deviations; within 1 m and 3/4 of the object's length
+    sigmas:     or the distance of the centres, in standard deviations; within 1 m and 3/4 of the object's length, and
+                without a pose another metre
     most:       tracks; of more, those that were missed longest, and then the shortest, are forgotten
     """
 
@@ -111,7 +112,7 @@ class _Tracks:
 
     @classmethod
     def none(cls) -> _Tracks:
-        return _begun(np.zeros((0, 7)), np.zeros(0), np.zeros(0, np.uint8), 0)
+        return _begun(np.zeros((0, 7)), np.zeros(0), np.zeros(0, np.uint8), 0, True)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -184,7 +185,7 @@ def track(
 
     Raises BoxError for boxes that are none, TrackError for scores, stamps and poses that are none.
     """
-    fixed = _pose(pose)
+    fixed, framed = _pose(pose), pose is not None
     rows = checked(boxes.boxes)
     if (np.abs(rows) > _FARTHEST).any():
         raise TrackError(f"a box has the number {np.abs(rows).max():g}, expected {_FARTHEST:g} m at most")
@@ -194,7 +195,7 @@ def track(
     if not -_LATEST < stamp < _LATEST:
         raise TrackError(f"the stamp is {stamp} ns, expected one within 146 years of 0")
     gap = 0 if state.stamp is None else stamp - state.stamp
-    restarted = state.stamp is not None and (not 0 <= gap <= rules.longest or state.framed != (pose is not None))
+    restarted = state.stamp is not None and (not 0 <= gap <= rules.longest or state.framed != framed)
     if restarted:
         state, gap = state.forgotten(), 0
     later = gap > 0 or state.stamp is None
@@ -203,21 +204,21 @@ def track(
     order = np.lexsort((*rows.T[::-1], boxes.classes, -scores))
     found = moved(rows[order], fixed)
     scores, classes = scores[order], boxes.classes[order]
-    tracks = _predicted(state.tracks, gap / 1e9)
-    mine, theirs = _associated(tracks, found, classes, fixed, rules)
-    tracks = _updated(tracks, mine, found[theirs], scores[theirs], stamp, later, pose is not None)
+    tracks = _predicted(state.tracks, gap / 1e9, framed)
+    mine, theirs = _associated(tracks, found, classes, fixed, framed, rules)
+    tracks = _updated(tracks, mine, found[theirs], scores[theirs], stamp, later, framed)
 
     owner = np.full(len(found), -1)
     owner[theirs] = mine
     fresh = np.flatnonzero((owner < 0) & (scores >= rules.begin))
     owner[fresh] = len(tracks) + np.arange(len(fresh))
-    tracks = tracks.followed_by(_begun(found[fresh], scores[fresh], classes[fresh], stamp))
+    tracks = tracks.followed_by(_begun(found[fresh], scores[fresh], classes[fresh], stamp, framed))
     tracks, next_id = _named(tracks, owner, state.next_id, rules)
 
-    tracked = _answer(tracks, owner, found, boxes.scores[order], classes, fixed, restarted)
+    tracked = _answer(tracks, owner, found, boxes.scores[order], classes, fixed, framed, restarted)
     back = np.argsort(order)
     kept = _kept(tracks, stamp, rules)
-    return TrackState(stamp, next_id, pose is not None, tracks.among(kept)), _reordered(tracked, back)
+    return TrackState(stamp, next_id, framed, tracks.among(kept)), _reordered(tracked, back)
 
 
 def _pose(pose: npt.ArrayLike | None) -> _Doubles:
@@ -241,25 +242,31 @@ def _noise(boxes: _Doubles) -> _Doubles:
     return 0.1 + 0.05 * np.minimum(boxes[:, 3], 12)
 
 
-def _fastest(boxes: _Doubles) -> _Doubles:
-    """Returns the standard deviation of a new object's velocity, m/s `[N]`."""
-    return np.clip(2.5 * boxes[:, 3], 1.5, 10)
+def _fastest(boxes: _Doubles, framed: bool) -> _Doubles:
+    """Returns the standard deviation of a new object's velocity, m/s `[N]`; the vehicle's own may be in it."""
+    return np.clip(4 * boxes[:, 3], 2.0 if framed else _MOST_SPEED, _MOST_SPEED)
 
 
-def _agility(tracks: _Tracks) -> _Doubles:
-    """Returns the spectral density of an object's acceleration, m^2/s^3 `[N]`."""
-    return np.clip(0.5 * tracks.slow[:, 1], 0.5, 3)
+def _agility(tracks: _Tracks, framed: bool) -> _Doubles:
+    """Returns the spectral density of an object's acceleration, m^2/s^3 `[T]`."""
+    return np.clip(0.5 * tracks.slow[:, 1], 0.5 if framed else _MOST_AGILITY, _MOST_AGILITY)
 
 
+def _reach(tracks: _Tracks, framed: bool) -> _Doubles:
+    """Returns how far a box may be from where its object was expected, metres `[T]`, however little is known."""
+    return (1.0 if framed else 2.0) + 0.75 * tracks.slow[:, 1]
+
+
+_MOST_SPEED, _MOST_AGILITY = 12.0, 3.0
 _Z, _SIZE, _TURN = 0.1, 0.2, 0.1
 """Standard deviations of a detection's height above ground and sizes, metres, and heading, radians."""
 _DRIFT: Final = np.array([0.1, 0.001, 0.3])
 """By how much their variances grow in a second."""
 
 
-def _predicted(tracks: _Tracks, seconds: float) -> _Tracks:
+def _predicted(tracks: _Tracks, seconds: float, framed: bool) -> _Tracks:
     variance, shared, velocity = tracks.spread.T
-    agility = _agility(tracks)
+    agility = _agility(tracks, framed)
     spread = np.column_stack(
         (
             variance + 2 * seconds * shared + seconds**2 * velocity + agility * seconds**3 / 3,
@@ -276,6 +283,7 @@ def _associated(
     found: _Doubles,
     classes: npt.NDArray[np.uint8],
     fixed: _Doubles,
+    framed: bool,
     rules: TrackRules,
 ) -> tuple[_Numbers, _Numbers]:
     """Returns rows of tracks and of the boxes that are theirs: the likeliest pair first, each once."""
@@ -284,8 +292,7 @@ def _associated(
     away = np.linalg.norm(tracks.place[:, None] - found[None, :, :2], axis=2)
     variance = tracks.spread[:, None, 0] + _noise(found)[None] ** 2
     same = tracks.classes[:, None] == classes[None]
-    reach = 1 + 0.75 * tracks.slow[:, 1:2]
-    near = same & (away <= np.minimum(rules.sigmas * np.sqrt(variance), reach))
+    near = same & (away <= np.minimum(rules.sigmas * np.sqrt(variance), _reach(tracks, framed)[:, None]))
     # What covers each other is not farther apart than half of both diagonals.
     halves = (np.hypot(tracks.slow[:, 1], tracks.slow[:, 2])[:, None] + np.hypot(found[:, 3], found[:, 4])[None]) / 2
     if (unsure := same & ~near & (away < halves)).any():
@@ -364,7 +371,7 @@ def _updated(
     )
 
 
-def _begun(found: _Doubles, scores: _Doubles, classes: npt.NDArray[np.uint8], stamp: int) -> _Tracks:
+def _begun(found: _Doubles, scores: _Doubles, classes: npt.NDArray[np.uint8], stamp: int, framed: bool) -> _Tracks:
     count = len(found)
     none = np.zeros(count)
     return _Tracks(
@@ -372,7 +379,7 @@ def _begun(found: _Doubles, scores: _Doubles, classes: npt.NDArray[np.uint8], st
         classes=classes,
         place=found[:, :2],
         velocity=np.zeros((count, 2)),
-        spread=np.column_stack((_noise(found) ** 2, none, _fastest(found) ** 2)),
+        spread=np.column_stack((_noise(found) ** 2, none, _fastest(found, framed) ** 2)),
         slow=found[:, 2:],
         doubt=np.tile(np.array([_Z, _SIZE, _TURN]) ** 2, (count, 1)),
         votes=np.clip(scores, 0, _VOTES),
@@ -407,6 +414,7 @@ def _answer(
     scores: npt.NDArray[np.float32],
     classes: npt.NDArray[np.uint8],
     fixed: _Doubles,
+    framed: bool,
     restarted: bool,
 ) -> Tracked:
     """Returns the boxes of a frame as their tracks have them; those without a track as they were found."""
@@ -417,7 +425,7 @@ def _answer(
     ids, deviation = np.full(len(found), NO_ID), np.full(len(found), 0.0)
     ids[has] = tracks.ids[mine]
     deviation[has] = np.sqrt(tracks.spread[mine, 2])
-    deviation[~has] = _fastest(found[~has])
+    deviation[~has] = _fastest(found[~has], framed)
     confidence = scores.astype(np.float64)
     confidence[has] = tracks.score[mine]
     there = moved(shown, np.linalg.inv(fixed)).astype(np.float32)
