@@ -239,7 +239,7 @@ def _pose(pose: npt.ArrayLike | None) -> _Doubles:
 
 def _noise(boxes: _Doubles) -> _Doubles:
     """Returns the standard deviation of a detection's centre, metres `[N]`."""
-    return 0.1 + 0.05 * np.minimum(boxes[:, 3], 12)
+    return 0.2 + 0.05 * np.minimum(boxes[:, 3], 12)
 
 
 def _fastest(boxes: _Doubles, framed: bool) -> _Doubles:
