@@ -66,8 +66,8 @@ def describe_tracks(report: TrackReport) -> Iterable[Table | Text]:
     yield _table("all tracks", report.scores, lambda score: score.all, amota=False)
     yield Text("")
     yield Text(
-        "By the distance of the centres; percent. Where MOTA is best only tracks from some score on are left. Objects are "
-        "counted in every frame, and in brackets once each."
+        "By the distance of the centres; percent. Where MOTA is best only tracks from some score on are left. Objects "
+        "are counted in every frame, and in brackets once each."
     )
     if few := sorted({f"{each.kind}: {each.identities}" for each in report.scores if 0 < each.identities < FEW}):
         yield Text(f"Few different objects, each of which changes a figure much: {'; '.join(few)}.")
