@@ -62,8 +62,8 @@ class TrackError(BoxError):
 class TrackRules:
     """When tracks begin and end, and how far an object may be from where it was expected.
 
-    hits:       frames in which an object has to be found before it gets an id, 1 or more; a miss begins anew
-    misses:     frames in which it may not be found; with the next it is forgotten
+    hits:       moments in which an object has to be found before it gets an id, 1 or more; a miss begins anew
+    misses:     moments in which it may not be found; with the next it is forgotten
     longest:    nanoseconds for which it may not be found, and between two frames
     begin:      least score with which a track begins; lower ones only go on with one
     overlap:    intersection over union, seen from above, from which a box may be that object
@@ -94,7 +94,9 @@ class _Tracks:
     doubt:    `[T, 3]`: variances of z, of each size, of the yaw
     votes:    `[T]`, for the front as it is
     score:    `[T]`, mean of the detections'
-    ids:      int64 `[T]`; hits, misses: frames; seen: nanoseconds
+    ids:      int64 `[T]`
+    hits, misses: int64 `[T]`, moments in which it was found so far, and in which it was not since
+    seen:     int64 `[T]`, the last of the former, nanoseconds
     """
 
     ids: _Numbers
@@ -198,15 +200,18 @@ def track(
     restarted = state.stamp is not None and (not 0 <= gap <= rules.longest or state.framed != framed)
     if restarted:
         state, gap = state.forgotten(), 0
-    later = gap > 0 or state.stamp is None
 
     # In an order of their own, boxes that come in another order give the same tracks to the last bit.
     order = np.lexsort((*rows.T[::-1], boxes.classes, -scores))
     found = moved(rows[order], fixed)
     scores, classes = scores[order], boxes.classes[order]
-    tracks = _predicted(state.tracks, gap / 1e9, framed)
+    known = state.tracks
+    if state.stamp is not None and gap > 0:
+        # Only now the last moment is over: all its clouds have come.
+        known = _alive(known, state.stamp, stamp, rules)
+    tracks = _predicted(known, gap / 1e9, framed)
     mine, theirs = _associated(tracks, found, classes, fixed, framed, rules)
-    tracks = _updated(tracks, mine, found[theirs], scores[theirs], stamp, later, framed)
+    tracks = _updated(tracks, mine, found[theirs], scores[theirs], stamp, framed)
 
     owner = np.full(len(found), -1)
     owner[theirs] = mine
@@ -217,8 +222,7 @@ def track(
 
     tracked = _answer(tracks, owner, found, boxes.scores[order], classes, fixed, framed, restarted)
     back = np.argsort(order)
-    kept = _kept(tracks, stamp, rules)
-    return TrackState(stamp, next_id, framed, tracks.among(kept)), _reordered(tracked, back)
+    return TrackState(stamp, next_id, framed, _most(tracks, rules)), _reordered(tracked, back)
 
 
 def _pose(pose: npt.ArrayLike | None) -> _Doubles:
@@ -314,13 +318,11 @@ def _associated(
     return chosen[:, 0], chosen[:, 1]
 
 
-def _updated(
-    tracks: _Tracks, rows: _Numbers, found: _Doubles, scores: _Doubles, stamp: int, later: bool, framed: bool
-) -> _Tracks:
-    """Returns tracks with what was found of some of them; the others are missed."""
+def _updated(tracks: _Tracks, rows: _Numbers, found: _Doubles, scores: _Doubles, stamp: int, framed: bool) -> _Tracks:
+    """Returns tracks with what was found of some of them."""
     place, velocity, spread = tracks.place.copy(), tracks.velocity.copy(), tracks.spread.copy()
     slow, doubt, votes, score = tracks.slow.copy(), tracks.doubt.copy(), tracks.votes.copy(), tracks.score.copy()
-    hits, misses, seen = tracks.hits.copy(), tracks.misses.copy(), tracks.seen.copy()
+    hits, seen = tracks.hits.copy(), tracks.seen.copy()
 
     variance, shared, speed = spread[rows].T
     total = variance + _noise(found) ** 2
@@ -350,12 +352,8 @@ def _updated(
     votes[rows] = np.minimum(np.abs(votes[rows]), _VOTES)
 
     score[rows] += (scores - score[rows]) / (hits[rows] + 1)
+    hits[rows] += seen[rows] < stamp
     seen[rows] = stamp
-    if later:
-        missed = np.ones(len(tracks), np.bool_)
-        missed[rows] = False
-        misses[missed] += 1
-        misses[rows], hits[rows] = 0, hits[rows] + 1
     return replace(
         tracks,
         place=place,
@@ -366,7 +364,6 @@ def _updated(
         votes=votes,
         score=score,
         hits=hits,
-        misses=misses,
         seen=seen,
     )
 
@@ -399,12 +396,17 @@ def _named(tracks: _Tracks, owner: _Numbers, next_id: int, rules: TrackRules) ->
     return replace(tracks, ids=ids), next_id + len(sure)
 
 
-def _kept(tracks: _Tracks, stamp: int, rules: TrackRules) -> _Numbers:
-    alive = np.where(tracks.ids == NO_ID, tracks.misses == 0, tracks.misses <= rules.misses)
-    rows = np.flatnonzero(alive & (stamp - tracks.seen <= rules.longest))
-    if len(rows) > rules.most:
-        rows = np.sort(rows[np.lexsort((-tracks.hits[rows], tracks.misses[rows]))[: rules.most]])
-    return rows
+def _alive(tracks: _Tracks, last: int, now: int, rules: TrackRules) -> _Tracks:
+    """Returns the tracks that were not missed too often, the moment `last` being over, nor for too long by `now`."""
+    misses = np.where(tracks.seen == last, 0, tracks.misses + 1)
+    alive = np.where(tracks.ids == NO_ID, misses == 0, misses <= rules.misses) & (now - tracks.seen <= rules.longest)
+    return replace(tracks, misses=misses).among(alive)
+
+
+def _most(tracks: _Tracks, rules: TrackRules) -> _Tracks:
+    if len(tracks) <= rules.most:
+        return tracks
+    return tracks.among(np.sort(np.lexsort((-tracks.hits, -tracks.seen))[: rules.most]))
 
 
 def _answer(
