@@ -39,6 +39,7 @@ from spvnas_ros.ros.node.diagnostics import (
     input_finding,
     intensity_finding,
     node_finding,
+    objects_finding,
     processing_finding,
 )
 from spvnas_ros.ros.node.network import Network
@@ -193,6 +194,18 @@ def frame(at_ms: int, work_ms: int) -> FrameTimes:
 
 
 BEFORE = Snapshot(received=10, published=10)
+
+
+def test_objects_are_told_by_cloud_with_those_that_have_none_and_the_time_of_the_head() -> None:
+    frames = tuple(replace(frame(at, 5), head_ms=float(at)) for at in (1, 2, 3))
+    before = Snapshot(objects=2, with_objects=2, without_objects=1)
+    now = Snapshot(objects=8, with_objects=4, without_objects=2, frames=frames)
+    finding = objects_finding(now, before, 0)
+    assert (finding.message, finding.level) == ("2.0 per cloud, none in 1 of 3 clouds", DiagnosticStatus.OK)
+    assert finding.values["box head (ms)"] == "2.00"
+    assert (finding.values["clouds without any"], finding.values["objects"]) == ("2", "8")
+    assert "choosing (ms)" in finding.values
+    assert objects_finding(now, now, 0).message.startswith("not looked for: nobody subscribes to them")
 
 
 @pytest.mark.parametrize(
