@@ -67,8 +67,8 @@ class TrackRules:
     longest:    nanoseconds for which it may not be found, and between two frames
     begin:      least score with which a track begins; lower ones only go on with one
     overlap:    intersection over union, seen from above, from which a box may be that object
-    sigmas:     or the distance of the centres, in standard deviations; within 1 m and 3/4 of the object's length, and
-                without a pose another metre
+    sigmas:     or the distance of the centres, in standard deviations; within 1 m, 3/4 of the object's length and the
+                way of a new object since it was found, and without a pose another metre
     most:       tracks; of more, those that were missed longest, and then the shortest, are forgotten
     """
 
@@ -210,7 +210,7 @@ def track(
         # Only now the last moment is over: all its clouds have come.
         known = _alive(known, state.stamp, stamp, rules)
     tracks = _predicted(known, gap / 1e9, framed)
-    mine, theirs = _associated(tracks, found, classes, fixed, framed, rules)
+    mine, theirs = _associated(tracks, found, classes, stamp, fixed, framed, rules)
     tracks = _updated(tracks, mine, found[theirs], scores[theirs], stamp, framed)
 
     owner = np.full(len(found), -1)
@@ -256,9 +256,10 @@ def _agility(tracks: _Tracks, framed: bool) -> _Doubles:
     return np.clip(0.5 * tracks.slow[:, 1], 0.5 if framed else _MOST_AGILITY, _MOST_AGILITY)
 
 
-def _reach(tracks: _Tracks, framed: bool) -> _Doubles:
+def _reach(tracks: _Tracks, stamp: int, framed: bool) -> _Doubles:
     """Returns how far a box may be from where its object was expected, metres `[T]`, however little is known."""
-    return (1.0 if framed else 2.0) + 0.75 * tracks.slow[:, 1]
+    speed = _fastest(tracks.boxes(), framed)
+    return (1.0 if framed else 2.0) + 0.75 * tracks.slow[:, 1] + speed * (stamp - tracks.seen) / 1e9
 
 
 _MOST_SPEED, _MOST_AGILITY = 12.0, 3.0
@@ -286,6 +287,7 @@ def _associated(
     tracks: _Tracks,
     found: _Doubles,
     classes: npt.NDArray[np.uint8],
+    stamp: int,
     fixed: _Doubles,
     framed: bool,
     rules: TrackRules,
@@ -296,7 +298,7 @@ def _associated(
     away = np.linalg.norm(tracks.place[:, None] - found[None, :, :2], axis=2)
     variance = tracks.spread[:, None, 0] + _noise(found)[None] ** 2
     same = tracks.classes[:, None] == classes[None]
-    near = same & (away <= np.minimum(rules.sigmas * np.sqrt(variance), _reach(tracks, framed)[:, None]))
+    near = same & (away <= np.minimum(rules.sigmas * np.sqrt(variance), _reach(tracks, stamp, framed)[:, None]))
     # What covers each other is not farther apart than half of both diagonals.
     halves = (np.hypot(tracks.slow[:, 1], tracks.slow[:, 2])[:, None] + np.hypot(found[:, 3], found[:, 4])[None]) / 2
     if (unsure := same & ~near & (away < halves)).any():

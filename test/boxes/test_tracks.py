@@ -100,6 +100,10 @@ def test_a_car_and_a_person_keep_their_ids_and_their_speeds_are_found() -> None:
 def test_a_person_whose_boxes_do_not_touch_and_a_truck_that_jitters_are_followed() -> None:
     runner = list(follow([box(number * 0.85, size=PERSON) for number in range(6)]))
     assert [each.ids[0] for each in runner] == [NO_ID, 1, 1, 1, 1, 1]
+    # Fast bicyclists behind each other, five times a second.
+    rows = [[[2.5 * n, 0, 0, 1.7, 0.6, 1.7, 0], [2.5 * n - 7, 0, 0, 1.7, 0.6, 1.7, 0]] for n in range(6)]
+    fast = list(follow([boxes(np.array(each)) for each in rows], [2 * TENTH * number for number in range(6)]))
+    assert [each.ids.tolist() for each in fast[1:]] == [[1, 2]] * 5
     truck = list(follow([box(3 * (number % 2), size=(12, 2.5, 3.5)) for number in range(6)]))
     assert [each.ids[0] for each in truck] == [NO_ID, 1, 1, 1, 1, 1]
 
@@ -264,7 +268,7 @@ def test_tracks_are_bounded_and_those_that_were_missed_longest_go_first() -> Non
     rules = TrackRules(hits=1, most=50)
     state = TrackState()
     for number in range(12):
-        places = rng.uniform(-1000, 1000, (40, 2))
+        places = rng.uniform(-1e5, 1e5, (40, 2))
         rows = np.column_stack((places, np.zeros(40), np.tile(CAR, (40, 1)), np.zeros(40)))
         state, tracked = track(state, boxes(rows), number * TENTH, np.eye(4), rules)
         assert len(state) <= 50
