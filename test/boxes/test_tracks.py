@@ -103,7 +103,7 @@ def test_a_person_whose_boxes_do_not_touch_and_a_truck_that_jitters_are_followed
     # Fast bicyclists behind each other, five times a second.
     rows = [[[2.5 * n, 0, 0, 1.7, 0.6, 1.7, 0], [2.5 * n - 7, 0, 0, 1.7, 0.6, 1.7, 0]] for n in range(6)]
     fast = list(follow([boxes(np.array(each)) for each in rows], [2 * TENTH * number for number in range(6)]))
-    assert [each.ids.tolist() for each in fast[1:]] == [[1, 2]] * 5
+    assert [each.ids.tolist() for each in fast[1:]] == [[2, 1]] * 5
     truck = list(follow([box(3 * (number % 2), size=(12, 2.5, 3.5)) for number in range(6)]))
     assert [each.ids[0] for each in truck] == [NO_ID, 1, 1, 1, 1, 1]
 
