@@ -16,6 +16,7 @@ from spvnas_ros.clouds.fit import Known
 from spvnas_ros.clouds.intensity import IntensityWatch
 from spvnas_ros.clouds.sensor_rules import Sensor
 from spvnas_ros.ros.node.fit_watch import Fit
+from spvnas_ros.ros.node.following import Followed
 from spvnas_ros.ros.node.network import Network
 from spvnas_ros.ros.node.statistics import STAGES, FrameStatistics, Snapshot
 from spvnas_ros.ros.process.memory import resident_bytes
@@ -40,6 +41,7 @@ class Condition:
     sensor:  the rules for its clouds
     fit:     what the first clouds showed; None before
     no_time: whether the node's clock waits for /clock
+    followed: the objects that are followed; None where none are
     """
 
     state: str
@@ -48,6 +50,7 @@ class Condition:
     sensor: Sensor
     fit: Fit | None = None
     no_time: bool = False
+    followed: Followed | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ class Diagnostics:
         self._watch = watch
         self._condition = condition
         self._before = Snapshot()
+        self._followed: Followed | None = None
         self._reported_ns = time.monotonic_ns()
         self._clock_ns = node.get_clock().now().nanoseconds
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -96,6 +100,9 @@ class Diagnostics:
         ]
         if condition.network is not None and condition.network.box_names:
             findings.append(objects_finding(snapshot, self._before, self._reported_ns))
+        if condition.followed is not None:
+            findings.append(tracks_finding(condition.followed, self._followed or condition.followed))
+        self._followed = condition.followed
         self._before, self._clock_ns, self._reported_ns = snapshot, now.nanoseconds, time.monotonic_ns()
         name = self._node.get_fully_qualified_name().lstrip("/")
         hardware = condition.network.name if condition.network else ""
@@ -277,6 +284,23 @@ def clouds_finding(condition: Condition, now: Snapshot, before: Snapshot) -> Fin
     if fit is not None and fit.concerns:
         return Finding("clouds", "; ".join(map(str, fit.concerns)), values, DiagnosticStatus.WARN)
     return Finding("clouds", "as the network knows them" if fit else "not looked at yet", values)
+
+
+def tracks_finding(now: Followed, before: Followed) -> Finding:
+    """Returns the finding about the objects that are followed from cloud to cloud, now and at the last report."""
+    values = {
+        "frame": now.frame or "the clouds' own",
+        "followed": str(now.objects),
+        "ids given": str(now.given),
+        "restarts": str(now.restarts),
+        "clouds without a place": str(now.unplaced),
+    }
+    if lost := now.unplaced - before.unplaced:
+        text = f"the objects of {lost} clouds have no ids: TF does not say where those were in {now.frame}"
+        return Finding("tracks", text, values, DiagnosticStatus.WARN)
+    if new := now.restarts - before.restarts:
+        return Finding("tracks", f"all objects were forgotten {new} times: time jumped, or clouds stopped", values)
+    return Finding("tracks", f"{now.objects} objects are followed", values)
 
 
 def _status(node: str, hardware: str, finding: Finding) -> DiagnosticStatus:

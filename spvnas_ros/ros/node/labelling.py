@@ -18,6 +18,7 @@ from spvnas_ros.clouds.point_cloud2 import PointCloudError, decode, positions, t
 from spvnas_ros.clouds.sensor_rules import Record, Sensor, has_positions
 from spvnas_ros.frame import UNLABELLED, Points, Segmentation, Unusable
 from spvnas_ros.ros.node.fit_watch import FitWatch
+from spvnas_ros.ros.node.following import Following
 from spvnas_ros.ros.node.network import Network
 from spvnas_ros.ros.node.objects import Objects, objects_of
 from spvnas_ros.ros.node.outputs import Outputs, Wanted
@@ -67,6 +68,7 @@ class Labelling:
     fit:      looks at the first clouds
     settings: returns the settings that apply at the moment of the call
     sweeps:   gives the earlier clouds to label each cloud with; None labels each cloud alone
+    following: gives objects their ids; None leaves them without
     """
 
     network: Network
@@ -79,6 +81,7 @@ class Labelling:
     watch: IntensityWatch
     logger: RcutilsLogger
     sweeps: Sweeps | None = None
+    following: Following | None = None
 
     def decode(self, received: Received) -> Decoded | None:
         """Returns the cloud with its points. Where they cannot be read, counts the cloud and returns None."""
@@ -165,7 +168,7 @@ class Labelling:
         if segmentation.boxes is None or not wanted.boxes:
             return None
         network = self.network
-        return objects_of(
+        objects = objects_of(
             segmentation.boxes,
             network.box_names,
             settings.objects,
@@ -175,6 +178,10 @@ class Labelling:
             segmentation.labels if network.classes else None,
             network.classes,
         )
+        if self.following is None:
+            return objects
+        cloud = decoded.received.cloud
+        return self.following(objects, cloud.header.frame_id, stamp_ns(cloud))
 
     def _pose(self, cloud: PointCloud2, record: Record) -> Pose | None:
         if not self.placing.moves or not len(record) or not has_positions(record):

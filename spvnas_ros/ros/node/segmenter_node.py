@@ -35,6 +35,7 @@ from spvnas_ros.clouds.intensity import Intensity, IntensityWatch
 from spvnas_ros.clouds.sensor_rules import Sensor
 from spvnas_ros.ros.node.diagnostics import Condition, Diagnostics
 from spvnas_ros.ros.node.fit_watch import Fit, FitWatch
+from spvnas_ros.ros.node.following import Following, FollowRules
 from spvnas_ros.ros.node.labelling import Decoded, Labelling, Received, stamp_ns
 from spvnas_ros.ros.node.network import Network, Perceive, load_network, noise, release_memory
 from spvnas_ros.ros.node.outputs import Outputs
@@ -89,6 +90,8 @@ class SegmenterNode(LifecycleNode):
         self._network: Network | None = None
         self._outputs: Outputs | None = None
         self._sweeps: Sweeps | None = None
+        self._following: Following | None = None
+        self._next_id = 1
         self._worker: LatestPipeline[Received, Decoded] | None = None
         self._input: Subscription[PointCloud2] | None = None
         try:
@@ -232,6 +235,9 @@ class SegmenterNode(LifecycleNode):
         rules = SweepRules.of(self._settings.values())
         if rules.count:
             self._sweeps = Sweeps(self, rules, self.statistics)
+        follow = FollowRules.of(self._settings.values())
+        if follow.enabled and self._network.box_names:
+            self._following = Following(self, follow, self._next_id)
         labelling = Labelling(
             self._network,
             self._sensor,
@@ -243,6 +249,7 @@ class SegmenterNode(LifecycleNode):
             self._watch,
             self.get_logger(),
             self._sweeps,
+            self._following,
         )
         self._worker = LatestPipeline(labelling.decode, labelling.label, self.statistics.count_dropped, "labelling")
         self._outputs.publish_class_tables(self._settings.settings)
@@ -266,6 +273,10 @@ class SegmenterNode(LifecycleNode):
         if self._sweeps is not None:
             self._sweeps.destroy()
             self._sweeps = None
+        if self._following is not None:
+            self._next_id = self._following.next_id
+            self._following.destroy()
+            self._following = None
         if self._placing is not None:
             self._placing.destroy()
             self._placing = None
@@ -315,7 +326,8 @@ class SegmenterNode(LifecycleNode):
     def _condition(self) -> Condition:
         state = "active" if self._worker else "inactive" if self._network else "unconfigured"
         fit = self._fit.fit if self._fit is not None else None
-        return Condition(state, self._failure, self._network, self._sensor, fit)
+        followed = self._following.numbers() if self._following is not None else None
+        return Condition(state, self._failure, self._network, self._sensor, fit, followed=followed)
 
 
 def _input_qos() -> QoSProfile:
