@@ -191,6 +191,15 @@ def view(
             show_default="the run's or the network's own, else semantic-kitti",
         ),
     ] = None,
+    boxes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DETECTOR|DIR|TOPIC",
+            help="Show boxes: those that this detector finds, those in this folder of `spvnas segment`, or those of "
+            "this topic of the bag.",
+            show_default="what the weights find, else what the run or the bag has",
+        ),
+    ] = None,
     palette: PaletteOption = "spvnas",
     topic: TopicOption = None,
     columns: ColumnsOption = None,
@@ -228,6 +237,7 @@ def view(
         mount=mount,
         quiet=quiet,
         columns=columns,
+        boxes=boxes,
     )
     raise typer.Exit(status)
 

@@ -19,6 +19,8 @@ from spvnas_ros.recordings.message_types import DETECTIONS_TYPE, typestore
 
 BOXES_TOPIC: Final = "/segmenter/output/boxes"
 """Of the boxes beside labelled clouds."""
+TRUE_BOXES_TOPIC: Final = "/truth/objects"
+"""Of true boxes, in the recordings that have them."""
 _QUATERNION = ("w", "x", "y", "z")
 _LEVEL_WITHIN = 1e-3
 """How far the length of a quaternion may be from 1."""

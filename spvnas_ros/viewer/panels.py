@@ -29,7 +29,8 @@ _ROW = (
     '<span style="position:absolute;right:1em;top:0.1em;opacity:{opacity};font-variant-numeric:tabular-nums">{count}'
     "</span></div>"
 )
-_ROOM_FOR_SWATCH = "\u2003\u2009"
+ROOM_FOR_SWATCH = "\u2003\u2009"
+"""Before the label of a checkbox, for the colour that `swatch_row` draws there."""
 _COMPARE = "<b>C</b> class · <b>T</b> truth · <b>X</b> errors only<br>"
 _KEYS = (
     '<div style="padding:0.2em 0.9em 0.8em;font-size:0.78em;line-height:1.7;opacity:0.75">'
@@ -55,7 +56,7 @@ class Legend:
         both.on_click(lambda event: self._set_all(event.target.value == _ALL))
         for row, name in enumerate(classes.rows):
             self._rows.append(gui.add_html(self._row(row, None)))
-            switch = gui.add_checkbox(_ROOM_FOR_SWATCH + name, initial_value=True)
+            switch = gui.add_checkbox(ROOM_FOR_SWATCH + name, initial_value=True)
             switch.on_update(lambda event: self._tell() if event.client is not None else None)
             self._switches.append(switch)
 
@@ -77,7 +78,12 @@ class Legend:
 
     def _row(self, row: int, count: int | None) -> str:
         colour = ",".join(map(str, self._classes.colours[row]))
-        return _ROW.format(colour=colour, count="" if count is None else f"{count:,}", opacity=0.9 if count else 0.35)
+        return swatch_row(colour, "" if count is None else f"{count:,}", dim=not count)
+
+
+def swatch_row(colour: str, text: str, *, dim: bool) -> str:
+    """Returns what is drawn over a checkbox: its colour, three numbers with commas, and a text at the right."""
+    return _ROW.format(colour=colour, count=text, opacity=0.35 if dim else 0.9)
 
 
 @dataclass(frozen=True)
