@@ -38,6 +38,7 @@ class BoxPanel:
         self._choice, self._found, self._true = choice, found, true
         self._rows: dict[str, tuple[str, viser.GuiHtmlHandle, viser.GuiCheckboxHandle]] = {}
         self._counts: dict[str, BoxCount] = {}
+        self._switches: list[viser.GuiCheckboxHandle] = []
         self._folder = gui.add_folder("objects")
         with self._folder:
             if found:
@@ -48,6 +49,12 @@ class BoxPanel:
                 colour = ",".join(map(str, TRUE_COLOUR))
                 self._gui.add_html(swatch_row(colour, "dashed", dim=True))
                 self._switch(ROOM_FOR_SWATCH + _TRUE, lambda shown: replace(self._choice, true=shown))
+
+    def toggle(self) -> None:
+        """Shows boxes that are hidden, and hides those that are shown: the found ones and the true ones."""
+        shown = not any(switch.value for switch in self._switches)
+        for switch in self._switches:
+            switch.value = shown  # type: ignore[misc]  # viser declares what can be set as read-only
 
     def show(self, kinds: Sequence[str], counts: Mapping[str, BoxCount]) -> None:
         """Shows the number of boxes of each class.
@@ -78,6 +85,7 @@ class BoxPanel:
     def _switch(self, label: str, chosen: Callable[[bool], BoxChoice]) -> None:
         switch = self._gui.add_checkbox(label, initial_value=True)
         switch.on_update(lambda event: self._tell(chosen(event.target.value)))
+        self._switches.append(switch)
 
     def _tell(self, choice: BoxChoice) -> None:
         self._choice = choice

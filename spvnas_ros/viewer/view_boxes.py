@@ -11,13 +11,14 @@ import numpy.typing as npt
 
 from spvnas_ros.boxes.conversions import CORNERS, box_corners, moved
 from spvnas_ros.boxes.inside import counts_inside
+from spvnas_ros.boxes.words import words_for
 from spvnas_ros.frame import Boxes
 from spvnas_ros.palettes import Colour
 
 Lines = npt.NDArray[np.float32]
 """Float32 `[N, S, 2, 3]`: begin and end of each of the lines of each box, metres."""
 
-TRUE_COLOUR: Final[Colour] = (120, 255, 200)
+TRUE_COLOUR: Final[Colour] = (0, 255, 160)
 """Of true boxes, whatever their class: no class of points has it."""
 FIRST_SCORE: Final = 0.3
 """The least score of a box at the start: networks offer many that they hardly believe in."""
@@ -97,7 +98,7 @@ class BoxCount:
 
 def row_of(kind: str) -> str:
     """Returns what a class is counted and switched as: data sets write the same class in several ways."""
-    return kind.lower()
+    return min(words_for(kind))
 
 
 def chosen(boxes: ViewBoxes | None, choice: BoxChoice, *, true: bool = False) -> ViewBoxes | None:
@@ -153,9 +154,14 @@ def dashed_outlines(boxes: npt.NDArray[np.floating[Any]]) -> Lines:
 
 
 def coloured(lines: Lines, colours: Sequence[Colour]) -> npt.NDArray[np.uint8]:
-    """Returns the colour of both ends of all lines, uint8 `[N * S, 2, 3]`; a colour for each box."""
-    each = np.array(colours, np.uint8).reshape(-1, 1, 1, 3)
-    return np.broadcast_to(each, lines.shape).reshape(-1, 2, 3)
+    """Returns the colour of both ends of all lines, uint8 `[N * S, 2, 3]`; a colour for each box.
+
+    The page takes colours of lines for linear light (other than those of points), so that is what they are here: the
+    inverse of sRGB's curve, IEC 61966-2-1.
+    """
+    each = np.array(colours, np.float64).reshape(-1, 1, 1, 3) / 255
+    linear = np.where(each <= 0.04045, each / 12.92, ((each + 0.055) / 1.055) ** 2.4)
+    return np.broadcast_to(np.rint(linear * 255).astype(np.uint8), lines.shape).reshape(-1, 2, 3)
 
 
 def describe_boxes(boxes: ViewBoxes | None, point: npt.NDArray[np.float32], name: str) -> list[tuple[str, str]]:

@@ -50,7 +50,7 @@ from spvnas_ros.viewer.view_boxes import (
 )
 
 P = ParamSpec("P")
-Key = Literal["space", "N", "P", "home", "1", "2", "3", "C", "T", "X"]
+Key = Literal["space", "N", "P", "home", "1", "2", "3", "C", "T", "X", "B"]
 """Keys as viser names them. Arrow keys and W A S D Q E are left out because they also move viser's camera."""
 _CLOUD, _GRID, _POINT = "/cloud", "/grid", "/point"
 _BOXES, _TRUE_BOXES = "/boxes", "/true_boxes"
@@ -294,9 +294,10 @@ class Window:
             look=_look,
         )
         names = [camera.name for camera in CAMERAS]
-        self._controls = Controls(gui, len(self._frames), available, names, self._size, actions)
         found, true = self._frames.boxed, self._frames.true_boxed
-        if found or true:
+        boxed = found or true
+        self._controls = Controls(gui, len(self._frames), available, names, self._size, actions, boxed=boxed)
+        if boxed:
             on_change, colours = self._later(self._set_boxes), self._classes.of_boxes
             self._boxes = BoxPanel(gui, self._choice, found=found, true=true, colours=colours, on_change=on_change)
         gui.main_panel.dock_right()
@@ -332,6 +333,9 @@ class Window:
         for key, mode in modes if TRUTH in available else ():
             command = self._server.gui.add_command(f"show: {mode}", hotkey=key)
             command.on_trigger(partial(_without_event, partial(do.colour_by, mode)))
+        if self._boxes is not None:
+            command = self._server.gui.add_command("show or hide boxes", hotkey="B")
+            command.on_trigger(partial(_without_event, self._boxes.toggle))
         for camera in CAMERAS:
             command = self._server.gui.add_command(f"camera: {camera.name}", hotkey=camera.key)
             command.on_trigger(partial(_look_on_command, camera.name))
@@ -390,10 +394,12 @@ class Window:
 
 def _detail(frame: ViewFrame) -> str:
     text = f"{frame.name}, {len(frame.points):,} points"
-    if frame.boxes is not None:
-        text += f", {len(frame.boxes):,} boxes"
-    if frame.true_boxes is not None:
-        text += f", {len(frame.true_boxes):,} true boxes"
+    boxes = [
+        f"{len(each):,} {what}"
+        for each, what in ((frame.boxes, "found"), (frame.true_boxes, "true"))
+        if each is not None
+    ]
+    text += f", boxes: {', '.join(boxes)}" if boxes else ""
     right, known = accuracy(frame) or (0, 0)
     return f"{text}; {right / known:.1%} of {known:,} with a truth are right" if known else text
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 
+from spvnas_ros.boxes.words import words_for
 from spvnas_ros.frame import Boxes, Points
 from spvnas_ros.offline.datasets.boxed import BoxedScan, open_boxed
 from spvnas_ros.offline.datasets.scan import DatasetError
@@ -18,9 +18,6 @@ from spvnas_ros.perception import Detector, Perception
 from spvnas_ros.segment.progress import OnFrame, Skipped, progress_bar
 from spvnas_ros.zoo.cache import resolve_weights
 from spvnas_ros.zoo.checkpoint import BOXES, CheckpointError, gives
-
-_SAME: Final = ({"car"}, {"pedestrian", "person"}, {"cyclist", "bicyclist"})
-"""What KITTI and simulated drives call the same objects."""
 
 
 @dataclass(frozen=True)
@@ -112,11 +109,7 @@ def network_report(source: Path, weights: Path, *, sequences: str | None, device
 
 def _truth(scan: BoxedScan, network: BoxNetwork) -> tuple[Boxes, np.ndarray]:
     """Returns the objects of the network's classes in its range, and how many points each has."""
-    words = {
-        word: index
-        for index, name in enumerate(network.names)
-        for word in next((same for same in _SAME if name.lower() in same), {name.lower()})
-    }
+    words = {word: index for index, name in enumerate(network.names) for word in words_for(name)}
     classes = np.array([words.get(kind.lower(), -1) for kind in scan.objects.kinds], np.int64)
     low, high = np.array(network.point_range[:2]), np.array(network.point_range[3:5])
     boxes = scan.objects.boxes

@@ -1,0 +1,14 @@
+"""What data sets call the same objects."""
+
+from __future__ import annotations
+
+from typing import Final
+
+_SAME: Final = (frozenset({"pedestrian", "person"}), frozenset({"cyclist", "bicyclist"}))
+"""KITTI's words, and those of SemanticKITTI and simulated drives."""
+
+
+def words_for(kind: str) -> frozenset[str]:
+    """Returns all words for a class of boxes, such as KITTI's Pedestrian, in lower case; its own among them."""
+    word = kind.lower()
+    return next((same for same in _SAME if word in same), frozenset({word}))
