@@ -10,7 +10,7 @@ import viser
 
 from spvnas_ros.palettes import Colour
 from spvnas_ros.viewer.panels import ROOM_FOR_SWATCH, swatch_row
-from spvnas_ros.viewer.view_boxes import TRUE_COLOUR, BoxChoice, BoxCount, row_of
+from spvnas_ros.viewer.view_boxes import TRUE_COLOUR, BoxCount, BoxSwitches, row_of
 
 _FOUND, _TRUE, _SCORE = "boxes", "true boxes", "least score"
 _NOTHING = BoxCount()
@@ -27,12 +27,12 @@ class BoxPanel:
     def __init__(
         self,
         gui: viser.GuiApi,
-        choice: BoxChoice,
+        choice: BoxSwitches,
         *,
         found: bool,
         true: bool,
         colours: Callable[[Sequence[str]], tuple[Colour, ...]],
-        on_change: Callable[[BoxChoice], None],
+        on_change: Callable[[BoxSwitches], None],
     ) -> None:
         self._gui, self._colours, self._on_change = gui, colours, on_change
         self._choice, self._found, self._true = choice, found, true
@@ -82,12 +82,12 @@ class BoxPanel:
         hidden = frozenset(row for row, (_, _, switch) in self._rows.items() if not switch.value)
         self._tell(replace(self._choice, hidden=hidden))
 
-    def _switch(self, label: str, chosen: Callable[[bool], BoxChoice]) -> None:
+    def _switch(self, label: str, chosen: Callable[[bool], BoxSwitches]) -> None:
         switch = self._gui.add_checkbox(label, initial_value=True)
         switch.on_update(lambda event: self._tell(chosen(event.target.value)))
         self._switches.append(switch)
 
-    def _tell(self, choice: BoxChoice) -> None:
+    def _tell(self, choice: BoxSwitches) -> None:
         self._choice = choice
         self._on_change(choice)
 

@@ -73,7 +73,7 @@ class ViewBoxes:
 
 
 @dataclass(frozen=True)
-class BoxChoice:
+class BoxSwitches:
     """Which boxes are shown.
 
     found, true: whether those that were found, and the true ones, are
@@ -101,7 +101,7 @@ def row_of(kind: str) -> str:
     return min(words_for(kind))
 
 
-def chosen(boxes: ViewBoxes | None, choice: BoxChoice, *, true: bool = False) -> ViewBoxes | None:
+def chosen(boxes: ViewBoxes | None, choice: BoxSwitches, *, true: bool = False) -> ViewBoxes | None:
     """Returns the boxes of a frame that are shown; None where none are to be shown at all.
 
     true: they are the true ones, of which no score is asked
@@ -118,7 +118,7 @@ def sure(boxes: ViewBoxes, score: float) -> npt.NDArray[np.bool_]:
     return enough
 
 
-def count_boxes(found: ViewBoxes | None, true: ViewBoxes | None, choice: BoxChoice) -> dict[str, BoxCount]:
+def count_boxes(found: ViewBoxes | None, true: ViewBoxes | None, choice: BoxSwitches) -> dict[str, BoxCount]:
     """Returns the number of boxes of each class that a frame has, by `row_of` it; hidden ones count, too."""
     there, enough = _tally(found), _tally(None if found is None else found.among(sure(found, choice.score)))
     truth = _tally(true)

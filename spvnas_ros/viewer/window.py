@@ -38,7 +38,7 @@ from spvnas_ros.viewer.picking import Vector, describe, under_pointer
 from spvnas_ros.viewer.playback import Playback
 from spvnas_ros.viewer.view_boxes import (
     TRUE_COLOUR,
-    BoxChoice,
+    BoxSwitches,
     Lines,
     chosen,
     coloured,
@@ -125,7 +125,7 @@ class Window:
         self._hidden: frozenset[int] = frozenset()
         self._size = _POINT_SIZE
         self._by = HEIGHT
-        self._choice = BoxChoice()
+        self._choice = BoxSwitches()
         self._shown: tuple[ViewFrame, npt.NDArray[np.bool_]] | None = None
         with redirect_stdout(StringIO()):  # viser introduces itself
             self._server = _Server(host, port, label="spvnas view", verbose=False)
@@ -274,7 +274,7 @@ class Window:
         first = self._first_frame()
         available = (HEIGHT,) if first is None else choices(first)
         self._by = available[0]
-        self._choice = BoxChoice(score=first_score(None if first is None else first.boxes))
+        self._choice = BoxSwitches(score=first_score(None if first is None else first.boxes))
         self._add_grid(0.0 if first is None else ground(first))
         start = self._server.initial_camera
         start.position, start.look_at = _FIRST_CAMERA.position, _FIRST_CAMERA.look_at
@@ -364,7 +364,7 @@ class Window:
         self._controls.select(by)
         self._due = True
 
-    def _set_boxes(self, choice: BoxChoice) -> None:
+    def _set_boxes(self, choice: BoxSwitches) -> None:
         again = choice.found and not self._choice.found
         self._choice = choice
         self._frames.want_boxes(choice.found)
