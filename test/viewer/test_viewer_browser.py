@@ -167,10 +167,14 @@ def bluish(picture: Picture) -> float:
 def test_boxes_are_shown_with_true_ones_hidden_by_score_and_class_and_read(browser: Browser, tmp_path: Path) -> None:
     sequence, run = tmp_path / "set/sequences/00", tmp_path / "run"
     points, truth = street_scan(3, 32, 400)
-    points = points[truth == SEMANTIC_KITTI.classes.index("road")]
-    (sequence / "velodyne").mkdir(parents=True)
-    points.tofile(sequence / "velodyne/000000.bin")
-    boxes = np.array([[9, 2, -0.9, 4.2, 1.8, 1.5, 0.3], [9, -2, -0.9, 4.2, 1.8, 1.5, 0.3]])
+    road = truth == SEMANTIC_KITTI.classes.index("road")
+    for name, rows in (
+        ("velodyne/000000.bin", points[road]),
+        ("labels/000000.label", SEMANTIC_KITTI.decode(truth[road])),
+    ):
+        (sequence / name).parent.mkdir(parents=True)
+        rows.tofile(sequence / name)
+    boxes = np.array([[-1, 3, -0.9, 4.2, 1.8, 1.5, 0.3], [-1, -3, -0.9, 4.2, 1.8, 1.5, 0.3]])
     (tmp_path / "set/boxes/00").mkdir(parents=True)
     one = np.ones(1, np.int64)
     write_objects(tmp_path / "set/boxes/00/000000.csv", Objects(("car",), boxes[1:].astype(np.float32), one, one))
@@ -184,8 +188,7 @@ def test_boxes_are_shown_with_true_ones_hidden_by_score_and_class_and_read(brows
         look.read("1 · 1 true")
         both = look.sees(lambda picture: mint(picture) > 0.001 and bluish(picture) > 0.001)
         assert mint(both) > 0.001
-        look.page.get_by_label("least score").last.fill("0.7")
-        look.page.get_by_label("least score").last.press("Enter")
+        look.page.get_by_role("slider").last.press("End")  # of the least score
         look.read("0 of 1 · 1 true")
         look.sees(lambda picture: mint(picture) > 0.001 and bluish(picture) == 0)
         look.page.get_by_label("car", exact=True).last.click()
