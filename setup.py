@@ -51,6 +51,7 @@ setup(
             "ros-std-msgs",
             "ros-geometry-msgs",
             "ros-diagnostic-msgs",
+            "ros-visualization-msgs",
             "ros-lifecycle-msgs",
             "ros-std-srvs",
             "ros-rosgraph-msgs",

@@ -1,5 +1,5 @@
 """The two public doors: points in, labels (and boxes, where the network finds them) out (`Perception`), and points in,
-boxes out (`Detector`).
+boxes out (`Detector`). `load` opens the one that a checkpoint is for.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ _UNSCALED = 100.0
 """Times the training's 95th percentile."""
 _MOSTLY = 0.2
 """Share of points whose intensity is above the brightest: no reflectors, but another scale."""
+
+
+_RUN_DETECTORS = ("auto", "torch")
 
 
 class Perception:
@@ -157,6 +160,11 @@ class Detector:
             )
         return cls(*load_detector(path), device=device, min_score=min_score)
 
+    @property
+    def known(self) -> Known:
+        """What it knows of the clouds it was trained on."""
+        return Known(reference(None), self.facts.intensity != "none", self.facts.sensor_height, self.limits)
+
     @torch.no_grad()
     def __call__(self, points: Points) -> Boxes:
         """Find the objects, the best score first.
@@ -174,6 +182,23 @@ class Detector:
         if not len(coords):
             return Boxes.none()
         return detections(self._head, self._net(coords, feats, 1), self._anchors)[0]
+
+
+def load(weights: str | Path, device: str = "auto", engine: str = "auto") -> Perception | Detector:
+    """Load a checkpoint of either kind: a `Perception` where it labels points, a `Detector` where it gives boxes alone.
+
+    The arguments and errors are those of `Perception.load`. A detector runs in torch alone: raises ValueError where
+    `engine` is neither "auto" nor "torch".
+    """
+    path = resolve_weights(weights)
+    if gives(path) == LABELS:
+        return Perception.load(path, device, engine)
+    if engine not in _RUN_DETECTORS:
+        raise UserError(
+            f"engine {engine!r} runs no network that gives boxes alone, such as {path}; choose one of "
+            f"{', '.join(_RUN_DETECTORS)}"
+        )
+    return Detector.load(path, device)
 
 
 def _cleaned(points: Points, channels: int, limits: Limits) -> Cleaned:

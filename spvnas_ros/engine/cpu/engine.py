@@ -96,8 +96,9 @@ class CpuEngine:
             else:
                 result = Segmentation.unlabelled(len(points))
             if finder:
-                result = replace(result, boxes=self._boxes(finder, cloud, points, geometry, slots))
+                found = self._boxes(finder, cloud, points, geometry, slots)
                 clock.lap("boxes")
+                result = replace(result, boxes=found, head_ms=1e3 * clock.laps["boxes"])
         return result, clock.laps
 
     def _labels(self, cloud: Cloud, slots: list[Array], scores: bool) -> Segmentation:

@@ -94,6 +94,8 @@ class Diagnostics:
             intensity_finding(self._watch, condition),
             clouds_finding(condition, snapshot, self._before),
         ]
+        if condition.network is not None and condition.network.box_names:
+            findings.append(objects_finding(snapshot, self._before, self._reported_ns))
         self._before, self._clock_ns, self._reported_ns = snapshot, now.nanoseconds, time.monotonic_ns()
         name = self._node.get_fully_qualified_name().lstrip("/")
         hardware = condition.network.name if condition.network else ""
@@ -135,13 +137,14 @@ def node_finding(condition: Condition) -> Finding:
             "engine": network.engine,
             "device": network.device,
             "classes": str(len(network.classes)),
+            "classes of objects": ", ".join(network.box_names) or "none",
         }
     if condition.failure:
         return Finding("node", condition.failure, values, DiagnosticStatus.ERROR)
     if condition.no_time:
         return Finding("node", NO_TIME, values, DiagnosticStatus.WARN)
     if network is not None and not network.trained:
-        return Finding("node", "the network is not trained: its labels mean nothing", values, DiagnosticStatus.WARN)
+        return Finding("node", "the network is not trained: what it says means nothing", values, DiagnosticStatus.WARN)
     return Finding("node", condition.state, values)
 
 
@@ -202,6 +205,31 @@ def processing_finding(now: Snapshot, before: Snapshot, since_ns: int) -> Findin
         text = f"a cloud takes {work:.0f} ms, one comes every {now.period_ms:.0f} ms: {dropped} were dropped"
         return Finding("processing", text, values, DiagnosticStatus.WARN)
     return Finding("processing", f"{work:.1f} ms per cloud", values)
+
+
+def objects_finding(now: Snapshot, before: Snapshot, since_ns: int) -> Finding:
+    """Returns the finding about the objects that are published, and the time that they take.
+
+    now, before: the counters at this report and at the last one
+    since_ns:    time of the monotonic clock; frames published later count
+    """
+    some, none = now.with_objects - before.with_objects, now.without_objects - before.without_objects
+    values = {
+        "objects": str(now.objects),
+        "clouds with objects": str(now.with_objects),
+        "clouds without any": str(now.without_objects),
+    }
+    if not some + none:
+        return Finding("objects", "not looked for: nobody subscribes to them, or no clouds come", values)
+    frames = [frame for frame in now.frames if frame.published > since_ns]
+    heads = [frame.head_ms for frame in frames if frame.head_ms is not None]
+    if heads:
+        values["box head (ms)"] = f"{np.median(heads):.2f}"
+    if frames:
+        values["choosing (ms)"] = f"{np.median([frame.stages_ms()['objects'] for frame in frames]):.2f}"
+    each = (now.objects - before.objects) / (some + none)
+    values["objects per cloud"] = f"{each:.1f}"
+    return Finding("objects", f"{each:.1f} per cloud, none in {none} of {some + none} clouds", values)
 
 
 def intensity_finding(watch: IntensityWatch, condition: Condition) -> Finding:

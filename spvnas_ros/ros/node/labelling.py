@@ -18,8 +18,9 @@ from spvnas_ros.clouds.point_cloud2 import PointCloudError, decode, positions, t
 from spvnas_ros.clouds.sensor_rules import Record, Sensor, has_positions
 from spvnas_ros.frame import UNLABELLED, Points, Segmentation, Unusable
 from spvnas_ros.ros.node.fit_watch import FitWatch
-from spvnas_ros.ros.node.network import Perceive
-from spvnas_ros.ros.node.outputs import Outputs
+from spvnas_ros.ros.node.network import Network
+from spvnas_ros.ros.node.objects import Objects, objects_of
+from spvnas_ros.ros.node.outputs import Outputs, Wanted
 from spvnas_ros.ros.node.parameters import Settings
 from spvnas_ros.ros.node.placing import NoTransformError, Placing, Pose
 from spvnas_ros.ros.node.statistics import FrameStatistics, FrameTimes
@@ -55,7 +56,9 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Labelling:
-    """Labels clouds and publishes the results. An error concerns only its cloud, which is counted.
+    """Labels clouds, finds the objects in them, and publishes what somebody wants of it.
+
+    An error concerns only its cloud, which is counted.
 
     `decode` and `label` may run in two threads, each with one cloud at a time. Neither raises.
 
@@ -66,7 +69,7 @@ class Labelling:
     sweeps:   gives the earlier clouds to label each cloud with; None labels each cloud alone
     """
 
-    perceive: Perceive
+    network: Network
     sensor: Sensor
     placing: Placing
     fit: FitWatch
@@ -121,6 +124,8 @@ class Labelling:
     def _label(self, decoded: Decoded) -> None:
         resumed = time.monotonic_ns()
         settings, cloud, points = self.settings(), decoded.received.cloud, decoded.points
+        # Asked once: who subscribes from here on gets the next cloud, for which more may have to be done.
+        wanted = self.outputs.wanted(settings)
         self.watch.add(points)
         self.fit.add(decoded.record, points)
         # The user's region cuts what was measured; the rest is counted by the network's own rules.
@@ -128,7 +133,8 @@ class Labelling:
         inside = points if kept is None else points[kept]
         seen = self._with_earlier(decoded, inside, settings)
         prepared = time.monotonic_ns()
-        segmentation = _first(self.perceive(seen), len(inside))
+        labels = wanted.labels or (wanted.boxes and settings.objects.needs_labels)
+        segmentation = _first(self.network.perceive(seen, labels=labels, boxes=wanted.boxes), len(inside))
         if kept is not None:
             segmentation = segmentation.among(kept, Unusable(outside=len(points) - len(inside)))
         inferred = time.monotonic_ns()
@@ -136,17 +142,39 @@ class Labelling:
         if self.sweeps is not None:
             self.sweeps.remember(_sweep(decoded, points))
         sure = _without_doubtful(segmentation, settings.confidence_threshold)
+        objects = self._objects(decoded, sure, settings, wanted)
+        chosen = time.monotonic_ns()
         # Published coordinates are the cloud's own.
         places = points if decoded.pose is None else positions(decoded.record).astype(np.float32)
-        messages = self.outputs.compose(cloud, places, sure, settings)
+        messages = self.outputs.compose(cloud, places, sure, settings, wanted, objects)
         composed = time.monotonic_ns()
         for publisher, message in messages:
             publisher.publish(message)
         published = time.monotonic_ns()
         begun = (decoded.received.at, decoded.taken, decoded.at, resumed)
-        times = FrameTimes(stamp_ns(cloud), *begun, prepared, inferred, composed, published)
-        self.statistics.count_published(times, len(points), segmentation.unusable)
+        times = FrameTimes(stamp_ns(cloud), *begun, prepared, inferred, chosen, composed, published, sure.head_ms)
+        self.statistics.count_published(
+            times, len(points), segmentation.unusable, None if objects is None else len(objects)
+        )
         self.outputs.publish_times(times)
+
+    def _objects(
+        self, decoded: Decoded, segmentation: Segmentation, settings: Settings, wanted: Wanted
+    ) -> Objects | None:
+        """Returns the objects to publish; None where nobody wants any, or the network finds none."""
+        if segmentation.boxes is None or not wanted.boxes:
+            return None
+        network = self.network
+        return objects_of(
+            segmentation.boxes,
+            network.box_names,
+            settings.objects,
+            settings.region,
+            decoded.pose,
+            decoded.points,
+            segmentation.labels if network.classes else None,
+            network.classes,
+        )
 
     def _pose(self, cloud: PointCloud2, record: Record) -> Pose | None:
         if not self.placing.moves or not len(record) or not has_positions(record):
@@ -174,7 +202,9 @@ def _first(segmentation: Segmentation, count: int) -> Segmentation:
     """Returns the labels of the first `count` points. These are the current cloud's; those of earlier clouds follow."""
     if len(segmentation) == count:
         return segmentation
-    return Segmentation(segmentation.labels[:count], segmentation.confidence[:count], None, segmentation.unusable)
+    return replace(
+        segmentation, labels=segmentation.labels[:count], confidence=segmentation.confidence[:count], scores=None
+    )
 
 
 def _without_doubtful(segmentation: Segmentation, threshold: float) -> Segmentation:

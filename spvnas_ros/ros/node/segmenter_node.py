@@ -1,4 +1,4 @@
-"""`segmenter`: the managed (lifecycle) node that labels a LiDAR's clouds.
+"""`segmenter`: the managed (lifecycle) node that labels a LiDAR's clouds, and finds the objects in them.
 
 Subscribes to `~/input/points` (best effort, newest only) and publishes, under the input's header and each only while
 somebody subscribes:
@@ -7,8 +7,10 @@ somebody subscribes:
                              (float32) appended
   ~/output/colored_points    x, y, z and the class's colour (rgb)
   ~/output/filtered_points   as labeled_points, without the points of some classes
+  ~/output/objects           boxes around objects, where the network finds any
+  ~/output/object_markers    the same for RViz
 
-Further ~/output/label_info (latched), ~/debug/processing_time/*_ms and /diagnostics.
+Further ~/output/label_info and ~/output/object_info (latched), ~/debug/processing_time/*_ms and /diagnostics.
 """
 
 from __future__ import annotations
@@ -66,9 +68,10 @@ class SegmenterNode(LifecycleNode):
     """
 
     def __init__(
-        self, perception: Perceive | None = None, command_line: Sequence[str] = (), **node_options: Any
+        self, perception: Perceive | Network | None = None, command_line: Sequence[str] = (), **node_options: Any
     ) -> None:
-        """perception:   labels the points, instead of the network that the parameters name
+        """perception:   labels the points, and finds objects where it is a `Network` that says so, instead of the
+                      network that the parameters name
         command_line: the ROS arguments of the process; what they give for other nodes only is warned of
         node_options: passed on to `LifecycleNode`
 
@@ -91,7 +94,7 @@ class SegmenterNode(LifecycleNode):
             super().__init__(NODE_NAME, **node_options)
             for warning in for_others(given_by(command_line), self.get_fully_qualified_name()):
                 self.get_logger().warning(warning)
-            self._settings = NodeParameters(self, self._classes, self._on_settings)
+            self._settings = NodeParameters(self, lambda: self._network, self._on_settings)
         except (ParameterException, InvalidQosOverridesError, ValueError) as error:
             raise StartError(str(error)) from error
         self._diagnostics = Diagnostics(self, self.statistics, self._watch, self._condition)
@@ -187,14 +190,17 @@ class SegmenterNode(LifecycleNode):
         place = place_rule(self._settings.values())
         network = self._load()
         self._sensor = Sensor(self._intensity_rule(), replace(place, sensor_height=network.known.sensor_height))
-        self._settings.settings.ignored(network.classes)
+        self._settings.settings.check(network)
         started = time.monotonic()
-        network.perceive(noise())
+        network.perceive(noise(), labels=bool(network.classes), boxes=bool(network.box_names))
         self.get_logger().info(f"warmed up in {time.monotonic() - started:.1f} s")
         self._network = network
         self._outputs = Outputs(self, network)
+        self._warn_of_scores(self._settings.settings)
 
     def _load(self) -> Network:
+        if isinstance(self._perception, Network):
+            return self._perception
         if self._perception is not None:
             return Network(self._perception)
         weights = self._settings["weights"] or DEFAULT
@@ -202,8 +208,16 @@ class SegmenterNode(LifecycleNode):
         whose = ", the network that comes with the package" if weights == DEFAULT else ""
         self.get_logger().info(f"weights {weights}{whose} ({network})")
         if not network.trained:
-            self.get_logger().warning("the network is not trained: its labels mean nothing")
+            self.get_logger().warning("the network is not trained: what it says means nothing")
         return network
+
+    def _warn_of_scores(self, settings: Settings) -> None:
+        network, lowest = self._network, settings.objects.choice.min_scores.lowest
+        if network is not None and network.box_names and 0 < lowest < network.least_score:
+            self.get_logger().warning(
+                f"objects.min_score asks for objects from {lowest:g} on, but none below {network.least_score:g} comes "
+                "out of the network"
+            )
 
     def _listen(self) -> None:
         assert self._network is not None
@@ -217,7 +231,7 @@ class SegmenterNode(LifecycleNode):
         if rules.count:
             self._sweeps = Sweeps(self, rules, self.statistics)
         labelling = Labelling(
-            self._network.perceive,
+            self._network,
             self._sensor,
             self._placing,
             self._fit,
@@ -229,7 +243,7 @@ class SegmenterNode(LifecycleNode):
             self._sweeps,
         )
         self._worker = LatestPipeline(labelling.decode, labelling.label, self.statistics.count_dropped, "labelling")
-        self._outputs.publish_label_info(self._settings.settings)
+        self._outputs.publish_class_tables(self._settings.settings)
         self._input = self.create_subscription(
             PointCloud2,
             INPUT_TOPIC,
@@ -263,9 +277,6 @@ class SegmenterNode(LifecycleNode):
         self._network = None
         release_memory(device)
 
-    def _classes(self) -> Sequence[str] | None:
-        return self._network.classes if self._network is not None else None
-
     def _on_cloud(self, cloud: PointCloud2) -> None:
         at, age = time.monotonic_ns(), self.get_clock().now().nanoseconds - stamp_ns(cloud)
         if self._outputs is None or self._worker is None:
@@ -295,7 +306,8 @@ class SegmenterNode(LifecycleNode):
 
     def _on_settings(self, settings: Settings) -> None:
         if self._outputs is not None:
-            self._outputs.publish_label_info(settings)
+            self._outputs.publish_class_tables(settings)
+            self._warn_of_scores(settings)
 
     def _condition(self) -> Condition:
         state = "active" if self._worker else "inactive" if self._network else "unconfigured"
