@@ -64,7 +64,7 @@ def read_boxes(path: Path, topic: str) -> list[RecordedBoxes]:
     with closing(open_container(path)) as container:
         channels = [each for each in container.channels if each.topic == topic and _holds_boxes(each)]
         with named(f"{path} is damaged"):
-            return [_decoded(f"{path}, {topic}", raw) for _, _, raw in container.messages(channels)]
+            return [decode_boxes(f"{path}, {topic}", raw) for _, _, raw in container.messages(channels)]
 
 
 def in_seconds(stamp: int) -> str:
@@ -93,7 +93,8 @@ def encode_boxes(boxes: RecordedBoxes) -> bytes:
     return bytes(typestore().serialize_cdr(message["Detection3DArray"](header, detections), DETECTIONS_TYPE))
 
 
-def _decoded(where: str, raw: bytes) -> RecordedBoxes:
+def decode_boxes(where: str, raw: bytes) -> RecordedBoxes:
+    """Decodes a serialised message (CDR). Raises BagError, which says `where`, as `read_boxes` does."""
     with named(f"{where}: a recorded message is damaged"):
         message: Any = typestore().deserialize_cdr(raw, DETECTIONS_TYPE)
     stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
