@@ -73,9 +73,8 @@ class ObjectTally:
 
     def scores(self) -> dict[str, ObjectScore]:
         """Returns how good the boxes are, by the name of the class."""
-        found = [
-            sum(int((each.found.classes == index).sum()) for each in self._frames) for index in range(len(self.names))
-        ]
+        every = np.concatenate([np.zeros(0, np.uint8), *(each.found.classes for each in self._frames)])
+        found = np.bincount(every, minlength=len(self.names)).tolist()
         if self._true is None:
             return {name: ObjectScore(count) for name, count in zip(self.names, found, strict=True)}
         figures = average_precisions(self._frames, self.names)
@@ -104,7 +103,8 @@ class ObjectTally:
     def _within(self, boxes: Boxes) -> Boxes:
         """Returns those whose middle is in the network's range, seen from above."""
         low, high = np.array(self._range[:2]), np.array(self._range[3:5])
-        return boxes.among(((boxes.boxes[:, :2] >= low) & (boxes.boxes[:, :2] <= high)).all(axis=1))
+        middles = boxes.boxes[:, :2]
+        return boxes.among(np.flatnonzero(((middles >= low) & (middles <= high)).all(axis=1)))
 
 
 def object_lines(scores: dict[str, ObjectScore], *, trained: bool) -> Sequence[str]:

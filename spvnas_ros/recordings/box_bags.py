@@ -114,7 +114,7 @@ def decode_boxes(where: str, raw: bytes) -> RecordedBoxes:
         raise BagError(f"{where}: object {wrong} has the orientation {turns[wrong]} (w, x, y, z), expected length 1")
     if len(nan := np.flatnonzero(~np.isfinite(scores))):
         raise BagError(f"{where}: object {nan[0]} has the score {scores[nan[0]]}, expected a finite number")
-    arrays = (np.array(each, np.float64).reshape(len(names), -1) for each in (centres, sizes, turns))
+    arrays = (np.array(each, np.float64) for each in (centres, sizes, turns))
     try:
         boxes = checked(from_nuscenes(*arrays), "the message")
     except BoxError as error:
