@@ -83,13 +83,11 @@ def segment(
 ) -> None:
     """Label a recording: .label files or a new bag, and a picture; with --truth also scores and a confusion picture.
 
-    With --boxes also the objects of a detector, as JSON, as KITTI's results, or in the bag.
+    With --boxes, or weights that find boxes, also objects, as JSON, as KITTI's results, or in the bag.
 
     Interrupted or killed, it goes on where it stopped when the same command is given again. Exit status 1: frames were
     left out, or no point could be labelled.
     """
-    if min_score is not None and boxes is None:
-        raise typer.BadParameter("--min-score is that of a detector's boxes: it goes with --boxes")
     from spvnas_ros.segment.command import SegmentRequest, run
     from spvnas_ros.segment.label_forms import LabelForm
 

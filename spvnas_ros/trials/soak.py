@@ -296,11 +296,11 @@ def _network(leak: int) -> Network:
     places = rng.uniform((-40, -40, -1, 1, 1, 1, -3), (40, 40, 1, 5, 3, 3, 3), (_BOXES, 7)).astype(np.float32)
     found = Boxes(places, np.linspace(0, 1, _BOXES, dtype=np.float32), np.arange(_BOXES).astype(np.uint8) % 2)
 
-    def answer(points: Points, /, *, labels: bool, boxes: bool) -> Segmentation:
+    def answer(points: Points, /, *, labels: bool, boxes: bool) -> Segmentation:  # noqa: ARG001 (all at once)
         if leak:
             kept.append(b"\1" * leak)
-        labels = np.zeros(len(points), np.uint8)
-        return Segmentation(labels, np.ones(len(points), np.float32), boxes=found if boxes else None)
+        sure = np.ones(len(points), np.float32)
+        return Segmentation(np.zeros(len(points), np.uint8), sure, boxes=found if boxes else None)
 
     return Network(answer, box_names=_NAMES, box_palette=_COLOURS)
 

@@ -135,4 +135,4 @@ def _product(first: npt.NDArray[np.float64], others: npt.NDArray[np.float64]) ->
 
 def _said(said: Support, box: int, classes: Sequence[str]) -> tuple[str, float]:
     label = int(said.labels[box])
-    return ("unlabelled", 1.0) if label == UNLABELLED else (classes[label], float(said.label_share[box]))
+    return ("unlabelled", 0.0) if label == UNLABELLED else (classes[label], float(said.label_share[box]))

@@ -87,6 +87,10 @@ class Outputs:
         self._publishers: list[LifecyclePublisher[Any]] = []
         self._vision_msgs = _message_module("vision_msgs")
         self._visualization_msgs = _message_module("visualization_msgs") if network.box_names else None
+        if not network.classes and self._vision_msgs is None and self._visualization_msgs is None:
+            raise UserError(
+                f"the network finds objects alone, and the messages for them are not installed: {_HOW_TO_INSTALL}"
+            )
         self._labelled = self._colored = self._filtered = self._label_info = None
         self._objects = self._markers = self._object_info = None
         if network.classes:
@@ -192,13 +196,9 @@ class Outputs:
         return info
 
     def _tell(self) -> None:
-        """Says once what is not published, and why. Raises ValueError where that is everything."""
+        """Says once what is not published, and why."""
         say, network = self._node.get_logger().info, self._network
         if network.box_names and not network.classes:
-            if self._objects is None and self._markers is None:
-                raise UserError(
-                    f"the network finds objects alone, and the messages for them are not installed: {_HOW_TO_INSTALL}"
-                )
             say("the network finds objects and labels no points: labelled clouds are not offered")
         if self._vision_msgs is None:
             missing = [LABEL_INFO_TOPIC] * bool(network.classes)

@@ -85,6 +85,7 @@ class SegmenterNode(LifecycleNode):
         self._placing: Placing | None = None
         self._fit: FitWatch | None = None
         self._failure = ""
+        self._lowest_score = 0.0
         self._network: Network | None = None
         self._outputs: Outputs | None = None
         self._sweeps: Sweeps | None = None
@@ -212,8 +213,9 @@ class SegmenterNode(LifecycleNode):
         return network
 
     def _warn_of_scores(self, settings: Settings) -> None:
-        network, lowest = self._network, settings.objects.choice.min_scores.lowest
-        if network is not None and network.box_names and 0 < lowest < network.least_score:
+        network, lowest, before = self._network, settings.objects.choice.min_scores.lowest, self._lowest_score
+        self._lowest_score = lowest
+        if network is not None and network.box_names and 0 < lowest < network.least_score and lowest != before:
             self.get_logger().warning(
                 f"objects.min_score asks for objects from {lowest:g} on, but none below {network.least_score:g} comes "
                 "out of the network"
@@ -251,7 +253,8 @@ class SegmenterNode(LifecycleNode):
             _input_qos(),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
-        self.get_logger().info(f"labels clouds of {self._input.topic_name}")
+        does = "labels" if self._network.classes else "finds objects in"
+        self.get_logger().info(f"{does} clouds of {self._input.topic_name}")
 
     def _silence(self) -> None:
         if self._input is not None:

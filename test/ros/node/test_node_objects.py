@@ -260,6 +260,31 @@ def test_heads_that_nobody_wants_do_not_run_and_parameters_choose_while_the_node
         assert "objects in" in node.statistics.summary()
 
 
+def test_objects_come_also_where_earlier_clouds_are_added(ros: str) -> None:
+    pytest.importorskip("tf2_msgs.msg", reason="tf2_msgs is not there; python -m spvnas_ros.ros.build_messages")
+
+    def last_point(points: Points, *, labels: bool, boxes: bool) -> Segmentation:  # noqa: ARG001
+        """A car around the last of the points."""
+        box = np.array([(*points[-1, :3], 4, 2, 2, 0)] if len(points) else [], np.float32).reshape(-1, 7)
+        found = Boxes(box, np.ones(len(box), np.float32), np.zeros(len(box), np.uint8))
+        return Segmentation(np.full(len(points), CAR, np.uint8), np.ones(len(points), np.float32), boxes=found)
+
+    given = {"sweeps.count": 1, "sweeps.fixed_frame": "lidar", "sweeps.ego_radius": 0.0, "objects.label_vote": 0.5}
+    overrides = [Parameter(name, value=value) for name, value in given.items()]
+    node = SegmenterNode(
+        Network(last_point, box_names=NAMES, box_palette=COLOURS), namespace=ros, parameter_overrides=overrides
+    )
+    driver = Node("driver")
+    publisher = driver.create_publisher(PointCloud2, f"{ros}/segmenter/input/points", KEEP)
+    objects = collect(driver, f"{ros}/segmenter/output/objects", KEEP, Detection3DArray)
+    earlier, now = (np.array([(x, 3, 0, 0.5)], np.float32) for x in (8, 8.5))
+    with spinning(driver), spinning(node):
+        objects.wait_until(lambda came: bool(came) or publisher.publish(stamped(earlier, 4)) is not None)
+        publisher.publish(stamped(now, 5))
+        (found,) = objects.newest(5).detections
+    assert found.bbox.center.position.x == 8
+
+
 @pytest.mark.parametrize("missing", ["vision_msgs", "visualization_msgs"])
 def test_without_a_message_package_the_other_topics_are_there(
     ros: str, missing: str, monkeypatch: pytest.MonkeyPatch
@@ -342,7 +367,7 @@ def test_a_detector_runs_by_the_same_parameter_and_offers_no_labelled_clouds(ros
     publisher = listener.create_publisher(PointCloud2, f"{ros}/segmenter/input/points", KEEP)
     objects = collect(listener, f"{ros}/segmenter/output/objects", KEEP, Detection3DArray)
     with segmenter(ros, weights=weights, intensity="unit", device="cpu") as process, spinning(listener):
-        process.wait_for("labels clouds of")
+        process.wait_for("finds objects in clouds of")
         objects.wait_until(lambda came: bool(came) or publisher.publish(stamped(STREET, 3)) is not None)
         offered = {name for name, _ in listener.get_publisher_names_and_types_by_node("segmenter", ros)}
         assert process.stop() == 0
