@@ -58,7 +58,11 @@ BoxesOption = Annotated[
 MinScoreOption = Annotated[
     float | None,
     typer.Option(
-        "--min-score", min=0, max=1, help="Least score of a box, with --boxes.", show_default="the detector's own"
+        "--min-score",
+        min=0,
+        max=1,
+        help="Least score of a box, with --boxes or weights that find boxes.",
+        show_default="the network's own",
     ),
 ]
 ColumnsOption = Annotated[

@@ -43,7 +43,7 @@ class SegmentRequest:
     topic:    of a bag's clouds, where it has several
     palette:  name of the colours in pictures
     boxes:    the detector whose boxes are written beside the labels, as `weights`; None for none
-    min_score: least score of a box; None for what the detector says
+    min_score: least score of a box; None for what the detector says, or the weights that find boxes
     columns:  what the numbers of a point are, for scans that do not say it
     form:     in which form the labels of scans are written
     judge:    makes what the labels are compared with, from the source and what the weights say of themselves
@@ -115,7 +115,8 @@ def run(asked: SegmentRequest) -> int:
         detector = None
         if asked.boxes is not None:
             detector = Detector.load(asked.boxes, device=asked.device, min_score=asked.min_score)
-        perception = Perception.load(asked.weights, device=asked.device, engine=asked.engine)
+        own = asked.min_score if asked.boxes is None else None
+        perception = Perception.load(asked.weights, device=asked.device, engine=asked.engine, min_score=own)
         if asked.benchmark:
             check_benchmark([frame.name for frame in source], perception.facts.label_map)
         judge = asked.judge(source, perception.facts) if asked.judge else None

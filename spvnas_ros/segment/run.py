@@ -49,7 +49,7 @@ from spvnas_ros.segment.output import (
 from spvnas_ros.segment.picture import PicturedBoxes, save_picture
 from spvnas_ros.segment.predictions import RUN, Prediction, Predictions
 from spvnas_ros.segment.progress import OnFrame, Skipped
-from spvnas_ros.segment.summary import RunFacts, Summary
+from spvnas_ros.segment.summary import RunFacts, Summary, differences
 
 if TYPE_CHECKING:
     from spvnas_ros.perception import Detector, Perception
@@ -204,7 +204,7 @@ def segment(
                     summary.kitti_frames += frame.name in kitti
                     for kind in boxes.kinds:
                         summary.boxes[kind] += 1
-                if options.detector:
+                if prediction.boxes_ms:
                     summary.boxes_ms.append(prediction.boxes_ms)
                 counts += np.bincount(result.labels, minlength=256)
                 on_written(None)
@@ -275,7 +275,8 @@ def finished(source: Source, perception: Perception, out: Path, options: Segment
         return None  # a run that was to replace these results, and did not end
     if summary.run != facts:
         raise OutputError(
-            f"{out / SUMMARY} is of another run and would be replaced; name another folder, or replace with --force"
+            f"{out / SUMMARY} is of another run ({differences(summary.run, facts)}) and would be replaced; name "
+            "another folder, or replace with --force"
         )
     # What lies there may be another run's.
     with suppress(OutputError), Predictions(out / UNFINISHED, vars(summary.run)) as left:
@@ -301,7 +302,7 @@ def _facts(source: Source, perception: Perception, options: SegmentOptions) -> R
         truth=options.judge.truth if options.judge else None,
         palette=options.palette,
         detector_sha256=detector.facts.weights_sha256 if detector else None,
-        min_score=detector.min_score if detector else None,
+        min_score=detector.min_score if detector else perception.min_score,
         columns=source.columns,
         format=options.form.form,
         classification=options.form.classification,
@@ -355,7 +356,7 @@ def _label(
                     warm = True
                 begun = perf_counter()
                 result = perception(points, scores)
-                prediction = Prediction(result, (perf_counter() - begun) * 1e3)
+                prediction = Prediction(result, (perf_counter() - begun) * 1e3, result.head_ms or 0.0)
                 if detector:
                     begun = perf_counter()
                     result = replace(result, boxes=_detected(points, perception, detector, source))

@@ -43,7 +43,7 @@ class RunFacts:
     truth:          what the labels are compared with, in words; None for nothing
     palette:        name of the colours in pictures
     detector_sha256: of the weights that boxes come from; None without a detector, or for one that was never saved
-    min_score:      least score of a box; None without a detector
+    min_score:      least score of a box; None where nothing looks for any
     columns:        what the numbers of a point are, as the user named them
     format, classification: in which form labels are written, as the options have them
     """
@@ -70,6 +70,17 @@ class RunFacts:
     classification: str = ""
 
 
+def differences(then: RunFacts, now: RunFacts) -> str:
+    """Returns in what two runs differ, such as "min_score 0.1, now 0.3"; what is a checksum is only named."""
+    texts = []
+    for each in fields(RunFacts):
+        before, after = getattr(then, each.name), getattr(now, each.name)
+        if before != after:
+            what, checksum, _ = each.name.partition("_sha256")
+            texts.append(f"other {what}" if checksum else f"{each.name} {before!r}, now {after!r}")
+    return "; ".join(texts)
+
+
 @dataclass
 class Summary:
     """What a run did.
@@ -88,7 +99,8 @@ class Summary:
     detector:           name of what the boxes come from; "" where nothing looked for any
     detector_trained:   False for random weights
     boxes:              how many there are, by class name; {} where nothing looked for any
-    boxes_ms:           milliseconds the detector took for each frame, beside `ms`; [] without one
+    boxes_ms:           milliseconds for the boxes of each frame: of the detector beside `ms`, or of the network's box
+                        branch as a part of `ms`; [] where nothing looked for any, or its engine does not measure it
     kitti_frames:       how many frames have their boxes as KITTI's results, too
     """
 

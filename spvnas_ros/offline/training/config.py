@@ -18,7 +18,8 @@ from pydantic.dataclasses import dataclass
 from spvnas_ros.clouds.point_cloud2 import LABEL_FIELD
 from spvnas_ros.errors import UserError
 from spvnas_ros.labels import SEMANTIC_KITTI
-from spvnas_ros.nets.box_spec import KITTI_RANGE, BoxBranchSpec, BoxClass, DetectorSpec
+from spvnas_ros.nets.box_spec import BoxBranchSpec, BoxClass
+from spvnas_ros.nets.detector_spec import KITTI_RANGE, DetectorSpec
 from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.nets.spec_error import SpecError
 
