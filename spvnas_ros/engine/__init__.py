@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from spvnas_ros.errors import UserError
-from spvnas_ros.frame import Points, Segmentation
+from spvnas_ros.frame import Boxes, Points, Segmentation
 from spvnas_ros.kernels.grid import MAX_EXTENT
 from spvnas_ros.nets.unet import PointVoxelUNet
 
@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 ENGINES = ("auto", "cpu", "cuda", "torch", "spconv", "spconv-triton", "torchsparse")
 """The last three run the same weights through other libraries (`engine.peers`), where those are installed."""
 
-_FIND_BOXES = ("auto", "cpu", "torch")
-"""The engines that run a network's box branch; "auto" is the reference on CUDA then."""
+_FIND_BOXES = ("auto", "cpu", "cuda", "torch")
+"""The engines that run a network's box branch."""
 
 OLDEST_CAPABILITY = (7, 5)
 """Compute capability of the oldest GPUs that the CUDA engine's kernels are compiled for in the tests."""
@@ -34,6 +34,13 @@ LEAST_AGREEMENT = 0.9
 """The CUDA engine and the reference label `CHECKED_POINTS` points of a sample. The CUDA engine is trusted where at
 least this share of the points gets the same label. Half precision alone changes one label in a thousand, and more in a
 network without training."""
+
+CLEAR_SCORE = 0.05
+ALIKE = 0.5
+STRAY_BOXES = 2
+"""Likewise of boxes: of those that score at least `CLEAR_SCORE` more than the least score of any, `LEAST_AGREEMENT`
+must have one of the other engine's, of their class, that covers them by `ALIKE` (intersection over union from above).
+`STRAY_BOXES` may have none in any case: of few boxes one is a large share."""
 
 
 class Engine(Protocol):
@@ -91,9 +98,9 @@ def build_engine(
         )
     if engine == "cuda":
         return cuda_engine(net, voxel_size, place, sample)
-    if engine == "auto" and place.type == "cuda" and not net.spec.boxes:
+    if engine == "auto" and place.type == "cuda":
         return gpu_engine(net, voxel_size, place, sample)
-    if engine == "torch" or (engine == "auto" and place.type == "cuda"):
+    if engine == "torch":
         from spvnas_ros.engine.reference import ReferenceEngine
 
         return ReferenceEngine(net, voxel_size, place)
@@ -149,16 +156,40 @@ def cuda_engine(net: PointVoxelUNet, voxel_size: float, place: torch.device, sam
 
 
 def check_agreement(engine: Engine, reference: Engine, points: Points) -> None:
-    """Raises RuntimeError where an engine's labels differ from the reference's by more than rounding explains."""
+    """Raises RuntimeError where an engine's labels or boxes differ from the reference's by more than rounding explains.
+
+    Boxes are compared where the network has a branch for them.
+    """
     if len(points) == 0:
         return
-    found, expected = (each.segment(points, scores=False).labels for each in (engine, reference))
-    agreement = float(np.mean(found == expected))
+    found, expected = (each.segment(points, scores=False, boxes=True) for each in (engine, reference))
+    agreement = float(np.mean(found.labels == expected.labels))
+    report = "please report this with the GPU and the versions of torch and triton"
     if agreement < LEAST_AGREEMENT:
         raise RuntimeError(
             f"engine {engine.name!r} gives {agreement:.1%} of the points of a sample the reference's label, expected "
-            f"{LEAST_AGREEMENT:.0%} or more; please report this with the GPU and the versions of torch and triton"
+            f"{LEAST_AGREEMENT:.0%} or more; {report}"
         )
+    ours, theirs = found.boxes or Boxes.none(), expected.boxes or Boxes.none()
+    if len(ours) == len(theirs) == 0:
+        return
+    least = CLEAR_SCORE + min([*ours.scores.tolist(), *theirs.scores.tolist()])
+    for one, other, words in ((theirs, ours, "misses"), (ours, theirs, "adds")):
+        alone, clear = _without_alike(one, other, least)
+        if alone > max(STRAY_BOXES, (1 - LEAST_AGREEMENT) * clear):
+            raise RuntimeError(
+                f"engine {engine.name!r} {words} {alone} boxes of {clear} in a sample, beside the reference, expected "
+                f"{1 - LEAST_AGREEMENT:.0%} or less; {report}"
+            )
+
+
+def _without_alike(boxes: Boxes, others: Boxes, least: float) -> tuple[int, int]:
+    """Returns how many boxes with a score of `least` or more have nothing like them among others, and of how many."""
+    from spvnas_ros.boxes.overlap import bev_overlap
+
+    clear = boxes.among(boxes.scores >= least)
+    alike = (bev_overlap(clear.boxes, others.boxes) >= ALIKE) & (clear.classes[:, None] == others.classes[None])
+    return int(np.sum(~alike.any(axis=1))), len(clear)
 
 
 def _street(channels: int, voxel_size: float) -> Points:

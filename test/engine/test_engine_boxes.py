@@ -87,5 +87,5 @@ def test_a_network_without_a_branch_finds_none(scan: Points, engine: str) -> Non
 
 
 def test_engines_that_find_no_boxes_say_so(scan: Points) -> None:
-    with pytest.raises(UserError, match=r"engine 'spconv' gives labels alone so far.*auto, cpu, torch"):
+    with pytest.raises(UserError, match=r"engine 'spconv' gives labels alone so far.*auto, cpu, cuda, torch"):
         build_engine(network(2, scan), EDGE, device="cpu", engine="spconv")
