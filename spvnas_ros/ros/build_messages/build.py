@@ -14,7 +14,7 @@ from pathlib import Path
 
 from spvnas_ros.ros.build_messages.errors import CannotBuild
 from spvnas_ros.ros.build_messages.install import STAMP, Place
-from spvnas_ros.ros.build_messages.packages import DEPENDENCIES, MessagePackage
+from spvnas_ros.ros.build_messages.packages import MessagePackage
 
 _GENERATORS = (
     "rosidl_adapter",
@@ -77,7 +77,7 @@ def _provided(package: MessagePackage) -> bool:
 
 
 def _require_generators(package: MessagePackage) -> None:
-    missing = [name for name in (*_GENERATORS, *DEPENDENCIES) if not (Path(sys.prefix) / "share" / name).is_dir()]
+    missing = [name for name in (*_GENERATORS, *package.dependencies) if not (Path(sys.prefix) / "share" / name).is_dir()]
     if not missing:
         return
     if distribution := os.environ.get("ROS_DISTRO"):
@@ -102,7 +102,7 @@ def _fingerprint(package: MessagePackage) -> str:
 
 def _ingredients(package: MessagePackage) -> Iterator[bytes]:
     yield from (str(part).encode() for part in (sys.version_info[:2], sysconfig.get_config_var("SOABI")))
-    yield from (_version(name).encode() for name in (*_GENERATORS, *DEPENDENCIES, "fastcdr", "numpy"))
+    yield from (_version(name).encode() for name in (*_GENERATORS, *package.dependencies, "fastcdr", "numpy"))
     for path in (*package.definitions, *sorted(Path(__file__).parent.glob("*.py"))):
         yield path.name.encode()
         yield path.read_bytes()
