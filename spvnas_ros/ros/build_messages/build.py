@@ -12,7 +12,7 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-from spvnas_ros.ros.build_messages.errors import CannotBuild
+from spvnas_ros.ros.build_messages.errors import CannotBuild, NotInDistribution
 from spvnas_ros.ros.build_messages.install import STAMP, Place
 from spvnas_ros.ros.build_messages.packages import MessagePackage
 
@@ -42,8 +42,8 @@ def ensure(package: MessagePackage, prefix: Path | None = None) -> Outcome:
 
     Two processes may call this at once: one builds, the other waits for it.
 
-    Raises CannotBuild where the machine lacks something that a build needs, BuildError where the result is wrong, and
-    OSError where the prefix cannot be written.
+    Raises CannotBuild where the machine lacks something that a build needs (NotInDistribution where that is a package
+    of a ROS distribution), BuildError where the result is wrong, and OSError where the prefix cannot be written.
     """
     if _provided(package):
         return Outcome.PROVIDED
@@ -77,15 +77,15 @@ def _provided(package: MessagePackage) -> bool:
 
 
 def _require_generators(package: MessagePackage) -> None:
-    missing = [name for name in (*_GENERATORS, *package.dependencies) if not (Path(sys.prefix) / "share" / name).is_dir()]
+    missing = [
+        name for name in (*_GENERATORS, *package.dependencies) if not (Path(sys.prefix) / "share" / name).is_dir()
+    ]
     if not missing:
         return
     if distribution := os.environ.get("ROS_DISTRO"):
         name = package.name.replace("_", "-")
-        raise CannotBuild(
-            f"a ROS distribution ({distribution}) is in use without the package; it has it: "
-            f"apt install ros-{distribution}-{name}"
-        )
+        advice = package.source or f"it has it: apt install ros-{distribution}-{name}"
+        raise NotInDistribution(f"a ROS distribution ({distribution}) is in use without the package; {advice}")
     raise CannotBuild(
         f"{sys.prefix} lacks the ROS wheels ({', '.join(missing)}); get them with: pip install 'spvnas_ros[ros]'"
     )

@@ -19,12 +19,16 @@ class MessagePackage:
     type_hashes:  by name of the message, the hash (RIHS01, in hex) that the type has everywhere else
     dependencies: the message packages whose types the definitions use, directly or indirectly
     defined_in:   the folder of the definitions, where it is not called as the package
+    source:       where a ROS distribution that lacks it gets it; "" for the distribution's own packages
+    needed:       whether the node publishes or needs its messages, whatever sensor there is
     """
 
     name: str
     type_hashes: Mapping[str, str]
     dependencies: tuple[str, ...] = _GEOMETRY
     defined_in: str = ""
+    source: str = ""
+    needed: bool = True
 
     @property
     def folder(self) -> Path:
@@ -61,6 +65,7 @@ POINT_CLOUD_INTERFACES = MessagePackage(
     "point_cloud_interfaces",
     MappingProxyType({"CompressedPointCloud2": "4b38df4932a156a54c53e80a7f34e54e2966b20e54a4d14ded34a165a389c0c1"}),
     (*_GEOMETRY, "sensor_msgs"),
+    needed=False,
 )
 
 LIVOX_ROS_DRIVER2 = MessagePackage(
@@ -73,6 +78,8 @@ LIVOX_ROS_DRIVER2 = MessagePackage(
     ),
     ("builtin_interfaces", "std_msgs"),
     "livox",
+    "source the workspace of Livox's driver, which has it",
+    needed=False,
 )
 
 LIVOX_ROS_DRIVER = MessagePackage(
@@ -85,8 +92,10 @@ LIVOX_ROS_DRIVER = MessagePackage(
     ),
     ("builtin_interfaces", "std_msgs"),
     "livox",
+    "source the workspace of Livox's driver, which has it",
+    needed=False,
 )
-"""The same messages by the name of the driver's first package, which recordings of ROS 1 keep when they are converted."""
+"""The same messages as the driver for ROS 1 calls them. Recordings that were converted keep the name."""
 
 PACKAGES = MappingProxyType(
     {
