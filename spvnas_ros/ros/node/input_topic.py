@@ -16,7 +16,7 @@ from sensor_msgs.msg import PointCloud2
 from spvnas_ros.ros.node.cloud_messages import CLOUD_TYPE, PackedCloud, message_class, readable_types, why_unread
 
 _LOOK_SECONDS: Final = 0.5
-_PATIENCE: Final = 10
+_PATIENCE: Final = 6
 """Looks in a row after which it is said that nobody publishes; a driver may start after the node."""
 
 

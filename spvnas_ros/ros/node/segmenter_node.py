@@ -1,6 +1,6 @@
 """`segmenter`: the managed (lifecycle) node that labels a LiDAR's clouds.
 
-Subscribes to `~/input/points` (best effort, newest only; PointCloud2, compressed clouds or Livox's) and publishes, under
+Subscribes to `~/input/points` (best effort, newest only; PointCloud2, compressed or Livox's) and publishes, under
 the input's header and each only while somebody subscribes:
 
   ~/output/labeled_points    every field of the input, with `label` (uint8, 255 = unlabelled) and `confidence`

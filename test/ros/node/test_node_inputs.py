@@ -1,0 +1,148 @@
+"""The node hears what its topic carries: compressed clouds, Livox's CustomMsg, and PointCloud2 again."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed; pip install 'spvnas_ros[ros]' brings it")
+pytest.importorskip("DracoPy", reason="DracoPy is not installed; pip install 'spvnas_ros[draco]' brings it")
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from rosbags.typesys.store import Typestore
+from sensor_msgs.msg import PointCloud2
+from std_msgs.msg import String
+
+from driver_messages import LIVOX, PACKERS, compressed, custom, write
+from message_builds import build
+from recorded_clouds import FIELDS, record, stamps
+from ros_harness import Process, cloud, collect, eventually, ros, segmenter_with
+from spvnas_ros.clouds.point_cloud2 import decode
+from spvnas_ros.recordings.message_types import COMPRESSED_TYPE
+from spvnas_ros.ros.node.labelling import stamp_ns
+from spvnas_ros.ros.process.lifetime import spinning
+
+__all__ = ["ros"]  # a fixture
+
+
+@pytest.fixture(scope="module")
+def packages() -> None:
+    """The message packages that the plugins and drivers use."""
+    done = build("point_cloud_interfaces", "livox_ros_driver2", "livox_ros_driver")
+    if done.returncode == 3:
+        pytest.skip(done.stderr)
+    assert done.returncode == 0, done.stderr
+
+
+def playing(bag: Path, namespace: str) -> Process:
+    """A process that publishes the bag's messages, as they were recorded, on the node's topic, again and again."""
+    topic = f"{namespace}/segmenter/input/points"
+    module = "spvnas_ros.ros.replay.bag_player"
+    return Process(sys.executable, "-m", module, str(bag), "--loop", "--ros-args", "-r", f"/points:={topic}")
+
+
+def every_codec(store: Typestore, number: int) -> Any:
+    return compressed(store, number, *list(PACKERS.values())[number])
+
+
+def driver2(store: Typestore, number: int) -> Any:
+    return custom(store, number, "livox_ros_driver2")
+
+
+@pytest.mark.usefixtures("packages")
+def test_the_type_on_the_topic_is_followed_and_every_point_keeps_its_place(ros: str, tmp_path: Path) -> None:
+    packed = write(tmp_path / "packed", False, COMPRESSED_TYPE, every_codec)
+    livox = write(tmp_path / "livox", False, "livox_ros_driver2/msg/CustomMsg", driver2)
+    listener = Node("listener")
+    answers = collect(listener, f"{ros}/segmenter/output/labeled_points", QoSProfile(depth=50))
+
+    def check(fields: list[tuple[str, str]]) -> None:
+        answers.clouds.clear()
+        answers.wait_until(lambda came: {stamp_ns(each) for each in came} >= set(stamps()))
+        assert {stamp_ns(each) for each in answers.clouds} == set(stamps())
+        for came in answers.clouds:
+            number = stamps().index(stamp_ns(came))
+            found, expected = decode(came), record(number, fields)
+            assert (came.header.frame_id, came.height, came.width) == ("lidar", 1, len(expected))
+            assert found.dtype.names == (*(name for name, _ in fields), "label", "confidence")
+            for name, _ in fields:
+                np.testing.assert_array_equal(found[name], expected[name])
+            np.testing.assert_array_equal(found["label"], np.arange(len(expected)) % 19)
+
+    with segmenter_with(ros, "counting") as node, spinning(listener):
+        with playing(packed, ros) as player:
+            node.wait_for(f"carries {COMPRESSED_TYPE}: labels these")
+            check(FIELDS)
+            player.stop()
+        with playing(livox, ros) as player:
+            node.wait_for("carries livox_ros_driver2/msg/CustomMsg: labels these")
+            check(LIVOX)
+            player.stop()
+        assert node.stop() == 0
+    assert " 0 bad" in node.output
+
+
+def spoilt(store: Typestore, number: int) -> Any:
+    """Draco; a broken zstd, twice; and a good one."""
+    if number == 0:
+        return compressed(store, number, *PACKERS["draco"])
+    name, pack = PACKERS["zstd"]
+    return compressed(store, number, name, lambda points: pack(points)[: None if number == 3 else 40])
+
+
+@pytest.mark.usefixtures("packages")
+def test_what_cannot_be_read_is_said_once_and_counted_by_kind(
+    ros: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bag = write(tmp_path / "spoilt", False, COMPRESSED_TYPE, spoilt)
+    livox = write(
+        tmp_path / "livox", False, "livox_ros_driver/msg/CustomMsg", lambda *e: custom(*e, "livox_ros_driver")
+    )
+    # As where neither was installed.
+    (hidden := tmp_path / "hidden").mkdir()
+    for name in ("DracoPy", "livox_ros_driver"):
+        (hidden / f"{name}.py").write_text("raise ImportError('not here')\n")
+    listener = Node("listener")
+    answers = collect(listener, f"{ros}/segmenter/output/labeled_points", QoSProfile(depth=50))
+    told: list[str] = []
+    listener.create_subscription(DiagnosticArray, "/diagnostics", lambda m: told.extend(map(str, m.status)), 10)
+    with monkeypatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join((str(hidden), os.environ.get("PYTHONPATH", ""))))
+        node = segmenter_with(ros, "counting")
+    with node, spinning(listener):
+        with playing(bag, ros) as player:
+            answers.wait_until(lambda came: len(came) > 2)
+            assert {stamp_ns(each) for each in answers.clouds} == {stamps()[3]}
+            kinds = ("bad: missing-library", "bad: unreadable-CompressedPointCloud2")
+            assert eventually(lambda: any(all(kind in each for kind in kinds) for each in list(told)))
+            player.stop()
+        with playing(livox, ros):
+            node.wait_for(r"carries livox_ros_driver/msg/CustomMsg, whose message package is not installed: source")
+            assert eventually(lambda: any("build_messages livox_ros_driver'" in each for each in list(told)))
+        assert node.stop() == 0
+    assert node.output.count("need DracoPy, which is missing: pip install 'spvnas_ros[draco]'") == 1
+    assert node.output.count("skipped a bad cloud (unreadable-CompressedPointCloud2)") == 1
+    assert node.output.count("whose message package is not installed") == 1
+
+
+def test_a_topic_without_clouds_is_told_with_the_topics_that_have_some(ros: str) -> None:
+    driver = Node("driver")
+    topic = f"{ros}/segmenter/input/points"
+    elsewhere = driver.create_publisher(PointCloud2, f"{ros}/velodyne", 1)
+    with segmenter_with(ros, "counting") as node, spinning(driver):
+        node.wait_for(rf"nobody publishes on {topic}; clouds are on {ros}/velodyne \(sensor_msgs/msg/PointCloud2\)")
+        wrong = driver.create_publisher(String, topic, 1)
+        node.wait_for(
+            rf"{topic} carries std_msgs/msg/String, expected clouds: sensor_msgs/msg/PointCloud2, point_cloud"
+        )
+        driver.destroy_publisher(wrong)
+        elsewhere.publish(cloud(1))
+        assert node.stop() == 0
+    assert "Traceback" not in node.output
