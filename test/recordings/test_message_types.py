@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from spvnas_ros.recordings.message_types import COMPRESSED_TYPE, typestore
-from spvnas_ros.ros.build_messages.packages import POINT_CLOUD_INTERFACES, VISION_MSGS
+import pytest
+
+from spvnas_ros.recordings.message_types import typestore
+from spvnas_ros.ros.build_messages.packages import PACKAGES, VISION_MSGS
 
 
 def test_boxes_are_the_messages_that_ros_has() -> None:
@@ -12,6 +14,7 @@ def test_boxes_are_the_messages_that_ros_has() -> None:
         assert store.hash_rihs01(f"vision_msgs/msg/{name}") == f"RIHS01_{VISION_MSGS.type_hashes[name]}"
 
 
-def test_compressed_clouds_are_the_message_that_the_plugins_have() -> None:
-    expected = POINT_CLOUD_INTERFACES.type_hashes["CompressedPointCloud2"]
-    assert typestore().hash_rihs01(COMPRESSED_TYPE) == f"RIHS01_{expected}"
+@pytest.mark.parametrize("package", ["point_cloud_interfaces", "livox_ros_driver", "livox_ros_driver2"])
+def test_what_sensors_drivers_send_is_the_message_that_their_packages_have(package: str) -> None:
+    for name, expected in PACKAGES[package].type_hashes.items():
+        assert typestore().hash_rihs01(f"{package}/msg/{name}") == f"RIHS01_{expected}"

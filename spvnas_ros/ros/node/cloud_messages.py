@@ -91,6 +91,13 @@ def readable_types() -> tuple[str, ...]:
     return (CLOUD_TYPE, *(kind for kind in CDR_TYPES if kind != CLOUD_TYPE))
 
 
+def best_type(types: Collection[str]) -> str | None:
+    """Returns which of the types of a topic to listen to: PointCloud2, or the first that can be read; None for none."""
+    if CLOUD_TYPE in types:
+        return CLOUD_TYPE
+    return next((kind for kind in readable_types() if kind in types and message_class(kind) is not None), None)
+
+
 def message_class(name: str) -> Any | None:
     """Returns the class of a message type, None where its package is not installed, or only in part."""
     package, kind, message = name.split("/")
@@ -111,11 +118,9 @@ def how_to_get(kind: str) -> str:
 
 def why_unread(topic: str, types: Collection[str]) -> str:
     """Returns why a topic that carries these types cannot be read, and what to do; "" where it can, or has none."""
-    if not types or CLOUD_TYPE in types:
+    if not types or best_type(types) is not None:
         return ""
     known = [kind for kind in types if kind in readable_types()]
-    if any(message_class(kind) is not None for kind in known):
-        return ""
     listed = ", ".join(sorted(types))
     if known:
         return f"{topic} carries {listed}, whose message package is not installed: {how_to_get(known[0])}"

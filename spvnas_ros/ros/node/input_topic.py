@@ -13,7 +13,14 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import PointCloud2
 
-from spvnas_ros.ros.node.cloud_messages import CLOUD_TYPE, PackedCloud, message_class, readable_types, why_unread
+from spvnas_ros.ros.node.cloud_messages import (
+    CLOUD_TYPE,
+    PackedCloud,
+    best_type,
+    message_class,
+    readable_types,
+    why_unread,
+)
 
 _LOOK_SECONDS: Final = 0.5
 _PATIENCE: Final = 6
@@ -44,7 +51,7 @@ class InputTopic:
         self.type = CLOUD_TYPE
         self._published: tuple[str, ...] = ()
         self._subscription: Subscription[Any] | None = None
-        self._subscribe(self._best(self._look()))
+        self._subscribe(best_type(self._look()) or CLOUD_TYPE)
         self._timer = node.create_timer(_LOOK_SECONDS, self._follow, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     @property
@@ -62,20 +69,13 @@ class InputTopic:
         """Returns the types that are published on the topic, sorted."""
         return tuple(sorted({each.topic_type for each in self._node.get_publishers_info_by_topic(self._topic)}))
 
-    def _best(self, types: tuple[str, ...]) -> str:
-        """Returns the type to listen to: the first of these that can be read, else that of now."""
-        if not types or types == (self.type,):
-            return self.type
-        readable = [kind for kind in readable_types() if kind in types and message_class(kind) is not None]
-        return readable[0] if readable else self.type
-
     def _follow(self) -> None:
         types = self._look()
         self._alone = 0 if types else self._alone + 1
         if types != self._published:
             self._published = types
             self.lack = why_unread(self.name, types)
-            if (best := self._best(types)) != self.type:
+            if (best := best_type(types) or self.type) != self.type:
                 self._unsubscribe()
                 self._subscribe(best)
                 self._node.get_logger().info(f"{self.name} carries {best}: labels these")

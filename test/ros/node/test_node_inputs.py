@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,9 @@ from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import String
 
 from driver_messages import LIVOX, PACKERS, compressed, custom, write
-from message_builds import build
+from message_builds import need_packages
 from recorded_clouds import FIELDS, record, stamps
-from ros_harness import Process, cloud, collect, eventually, ros, segmenter_with
+from ros_harness import cloud, collect, eventually, playing, ros, segmenter_with
 from spvnas_ros.clouds.point_cloud2 import decode
 from spvnas_ros.recordings.message_types import COMPRESSED_TYPE
 from spvnas_ros.ros.node.labelling import stamp_ns
@@ -35,17 +34,7 @@ __all__ = ["ros"]  # a fixture
 @pytest.fixture(scope="module")
 def packages() -> None:
     """The message packages that the plugins and drivers use."""
-    done = build("point_cloud_interfaces", "livox_ros_driver2", "livox_ros_driver")
-    if done.returncode == 3:
-        pytest.skip(done.stderr)
-    assert done.returncode == 0, done.stderr
-
-
-def playing(bag: Path, namespace: str) -> Process:
-    """A process that publishes the bag's messages, as they were recorded, on the node's topic, again and again."""
-    topic = f"{namespace}/segmenter/input/points"
-    module = "spvnas_ros.ros.replay.bag_player"
-    return Process(sys.executable, "-m", module, str(bag), "--loop", "--ros-args", "-r", f"/points:={topic}")
+    need_packages("point_cloud_interfaces", "livox_ros_driver2", "livox_ros_driver")
 
 
 def every_codec(store: Typestore, number: int) -> Any:
@@ -60,7 +49,7 @@ def driver2(store: Typestore, number: int) -> Any:
 def test_the_type_on_the_topic_is_followed_and_every_point_keeps_its_place(ros: str, tmp_path: Path) -> None:
     packed = write(tmp_path / "packed", False, COMPRESSED_TYPE, every_codec)
     livox = write(tmp_path / "livox", False, "livox_ros_driver2/msg/CustomMsg", driver2)
-    listener = Node("listener")
+    listener, topic = Node("listener"), f"{ros}/segmenter/input/points"
     answers = collect(listener, f"{ros}/segmenter/output/labeled_points", QoSProfile(depth=50))
 
     def check(fields: list[tuple[str, str]]) -> None:
@@ -77,11 +66,11 @@ def test_the_type_on_the_topic_is_followed_and_every_point_keeps_its_place(ros: 
             np.testing.assert_array_equal(found["label"], np.arange(len(expected)) % 19)
 
     with segmenter_with(ros, "counting") as node, spinning(listener):
-        with playing(packed, ros) as player:
+        with playing(packed, topic) as player:
             node.wait_for(f"carries {COMPRESSED_TYPE}: labels these")
             check(FIELDS)
             player.stop()
-        with playing(livox, ros) as player:
+        with playing(livox, topic) as player:
             node.wait_for("carries livox_ros_driver2/msg/CustomMsg: labels these")
             check(LIVOX)
             player.stop()
@@ -109,7 +98,7 @@ def test_what_cannot_be_read_is_said_once_and_counted_by_kind(
     (hidden := tmp_path / "hidden").mkdir()
     for name in ("DracoPy", "livox_ros_driver"):
         (hidden / f"{name}.py").write_text("raise ImportError('not here')\n")
-    listener = Node("listener")
+    listener, topic = Node("listener"), f"{ros}/segmenter/input/points"
     answers = collect(listener, f"{ros}/segmenter/output/labeled_points", QoSProfile(depth=50))
     told: list[str] = []
     listener.create_subscription(DiagnosticArray, "/diagnostics", lambda m: told.extend(map(str, m.status)), 10)
@@ -117,13 +106,13 @@ def test_what_cannot_be_read_is_said_once_and_counted_by_kind(
         patch.setenv("PYTHONPATH", os.pathsep.join((str(hidden), os.environ.get("PYTHONPATH", ""))))
         node = segmenter_with(ros, "counting")
     with node, spinning(listener):
-        with playing(bag, ros) as player:
+        with playing(bag, topic) as player:
             answers.wait_until(lambda came: len(came) > 2)
             assert {stamp_ns(each) for each in answers.clouds} == {stamps()[3]}
             kinds = ("bad: missing-library", "bad: unreadable-CompressedPointCloud2")
             assert eventually(lambda: any(all(kind in each for kind in kinds) for each in list(told)))
             player.stop()
-        with playing(livox, ros):
+        with playing(livox, topic):
             node.wait_for(r"carries livox_ros_driver/msg/CustomMsg, whose message package is not installed: source")
             assert eventually(lambda: any("build_messages livox_ros_driver'" in each for each in list(told)))
         assert node.stop() == 0
