@@ -69,6 +69,17 @@ def custom(store: Typestore, number: int, package: str, frame: str = "lidar", co
     )
 
 
+def plain(store: Typestore, number: int) -> Any:
+    """A PointCloud2."""
+    points = record(number)
+    message = cloud_message(points, 0, "")
+    fields = [store.types["sensor_msgs/msg/PointField"](f.name, f.offset, f.datatype, f.count) for f in message.fields]
+    step = points.dtype.itemsize
+    return store.types["sensor_msgs/msg/PointCloud2"](
+        header(store, number), 1, len(points), fields, False, step, step * len(points), message.data, True
+    )
+
+
 def compressed(store: Typestore, number: int, name: str, pack: Callable[[np.ndarray], bytes]) -> Any:
     points = record(number)
     plain = cloud_message(points, 0, "")

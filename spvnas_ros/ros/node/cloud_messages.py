@@ -100,11 +100,11 @@ def best_type(types: Collection[str]) -> str | None:
 
 def message_class(name: str) -> Any | None:
     """Returns the class of a message type, None where its package is not installed, or only in part."""
-    package, kind, message = name.split("/")
     try:
+        package, kind, message = name.split("/")
         found = getattr(importlib.import_module(f"{package}.{kind}"), message)
         check_for_type_support(found)
-    except Exception:  # of half an installation: a dozen types
+    except Exception:  # half an installation raises a dozen types
         return None
     return found
 
