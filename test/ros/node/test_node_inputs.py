@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,21 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed; pip install 'spvnas
 pytest.importorskip("DracoPy", reason="DracoPy is not installed; pip install 'spvnas_ros[draco]' brings it")
 
 from diagnostic_msgs.msg import DiagnosticArray
+from hypothesis import given
+from hypothesis import strategies as st
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rosbags.typesys.store import Typestore
 from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import String
 
-from driver_messages import LIVOX, PACKERS, compressed, custom, write
+from driver_messages import LIVOX, PACKERS, ROS2, compressed, custom, write
 from message_builds import need_packages
 from recorded_clouds import FIELDS, record, stamps
 from ros_harness import collect, eventually, playing, ros, segmenter_with
-from spvnas_ros.clouds.point_cloud2 import decode
+from spvnas_ros.clouds.point_cloud2 import PointCloudError, decode
 from spvnas_ros.recordings.message_types import COMPRESSED_TYPE
+from spvnas_ros.ros.node.cloud_messages import PackedCloud
 from spvnas_ros.ros.node.labelling import stamp_ns
 from spvnas_ros.ros.process.lifetime import spinning
 
@@ -76,6 +80,27 @@ def test_the_type_on_the_topic_is_followed_and_every_point_keeps_its_place(ros: 
             player.stop()
         assert node.stop() == 0
     assert " 0 bad" in node.output
+
+
+LIVOX_TYPE = "livox_ros_driver2/msg/CustomMsg"
+GOOD = {
+    LIVOX_TYPE: [bytes(ROS2.serialize_cdr(driver2(ROS2, 0), LIVOX_TYPE))],
+    COMPRESSED_TYPE: [
+        bytes(ROS2.serialize_cdr(compressed(ROS2, 0, *each), COMPRESSED_TYPE)) for each in PACKERS.values()
+    ],
+}
+
+
+@given(st.sampled_from([(kind, raw) for kind in GOOD for raw in GOOD[kind]]), st.data())
+def test_no_bytes_raise_anything_that_is_not_counted(good: tuple[str, bytes], data: st.DataObject) -> None:
+    kind, raw = good
+    changed = bytearray(raw[: data.draw(st.integers(0, len(raw)))])
+    for _ in range(data.draw(st.integers(0, 3)) if changed else 0):
+        changed[data.draw(st.integers(0, min(len(changed), 200) - 1))] = data.draw(st.integers(0, 255))
+    packed = PackedCloud.of(kind, bytes(changed))
+    with suppress(PointCloudError):
+        packed.unpacked()
+    assert PackedCloud.of(kind, raw).unpacked().header == PackedCloud.of(kind, raw).header
 
 
 def spoilt(store: Typestore, number: int) -> Any:
