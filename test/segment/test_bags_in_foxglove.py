@@ -17,14 +17,6 @@ from spvnas_ros.recordings.bags import BagWriter
 
 FLOAT32, UINT8 = 7, 2
 BUILT_IN = {"bool", "string", "float32", "float64", *(f"{sign}int{n}" for sign in ("", "u") for n in (8, 16, 32, 64))}
-    "bool",
-    "byte",
-    "char",
-    "float32",
-    "float64",
-    "string",
-    *(f"{s}int{n}" for s in ("", "u") for n in (8, 16, 32, 64)),
-}
 
 
 @pytest.fixture(scope="module")
