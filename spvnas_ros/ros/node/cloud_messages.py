@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-from builtin_interfaces.msg import Time
 from rclpy.type_support import check_for_type_support
 from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import Header
@@ -140,6 +139,8 @@ def _header(raw: bytes) -> Header:
         order = "<" if raw[1] & 1 else ">"
         seconds, nanoseconds, length = struct.unpack_from(f"{order}iII", raw, 4)
         frame = raw[16 : 16 + length].removesuffix(b"\0").decode()
-        return Header(stamp=Time(sec=seconds, nanosec=nanoseconds), frame_id=frame)
     except (IndexError, ValueError, struct.error):
         return Header()
+    header = Header(frame_id=frame)
+    header.stamp.sec, header.stamp.nanosec = seconds, nanoseconds
+    return header
