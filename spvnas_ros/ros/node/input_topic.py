@@ -76,9 +76,7 @@ class InputTopic:
             self._published = types
             self.lack = why_unread(self.name, types)
             if (best := best_type(types) or self.type) != self.type:
-                self._unsubscribe()
-                self._subscribe(best)
-                self._node.get_logger().info(f"{self.name} carries {best}: labels these")
+                self._change(best)
             if self.lack:
                 self._warn_once(self.lack, self.lack)
             elif len(types) > 1:
@@ -87,6 +85,18 @@ class InputTopic:
         elif self._alone and self._alone % _PATIENCE == 0:
             self.lack = nobody_publishes(self._node, self.name)
             self._warn_once("nobody", self.lack)
+
+    def _change(self, kind: str) -> None:
+        before = self.type
+        # Before the next: a process cannot have one topic with two types.
+        self._unsubscribe()
+        try:
+            self._subscribe(kind)
+        except RuntimeError as error:  # as where another node of this process has the topic with the old type
+            self._subscribe(before)
+            self.lack = f"{self.name} carries {kind}, which cannot be listened to: {error}"
+        else:
+            self._node.get_logger().info(f"{self.name} carries {kind}: labels these")
 
     def _warn_once(self, what: str, text: str) -> None:
         if what not in self._said:
@@ -108,7 +118,6 @@ class InputTopic:
         self.type = kind
 
     def _unsubscribe(self) -> None:
-        # Before the next: a process cannot have one topic with two types.
         if self._subscription is not None:
             self._node.destroy_subscription(self._subscription)
             self._subscription = None

@@ -26,10 +26,12 @@ from driver_messages import LIVOX, PACKERS, ROS2, compressed, custom, write
 from message_builds import need_packages
 from recorded_clouds import FIELDS, record, stamps
 from ros_harness import collect, eventually, playing, ros, segmenter_with
+from segmenter_with import counting
 from spvnas_ros.clouds.point_cloud2 import PointCloudError, decode
 from spvnas_ros.recordings.message_types import COMPRESSED_TYPE
 from spvnas_ros.ros.node.cloud_messages import PackedCloud
 from spvnas_ros.ros.node.labelling import stamp_ns
+from spvnas_ros.ros.node.segmenter_node import SegmenterNode
 from spvnas_ros.ros.process.lifetime import spinning
 
 __all__ = ["ros"]  # a fixture
@@ -152,3 +154,16 @@ def test_what_cannot_be_heard_or_read_is_said_once_and_counted_by_kind(
     assert node.output.count("skipped a bad cloud (unreadable-CompressedPointCloud2)") == 1
     assert node.output.count("whose message package is not installed") == node.output.count("nobody publishes on") == 1
     assert "Traceback" not in node.output
+
+
+@pytest.mark.usefixtures("packages")
+def test_a_type_that_this_process_cannot_listen_to_is_told_and_the_node_lives_on(ros: str, tmp_path: Path) -> None:
+    livox = write(tmp_path / "livox", False, LIVOX_TYPE, driver2)
+    topic = f"{ros}/segmenter/input/points"
+    node, other = SegmenterNode(namespace=ros, perception=counting), Node("other")
+    other.create_subscription(PointCloud2, topic, print, 1)
+    told: list[str] = []
+    other.create_subscription(DiagnosticArray, "/diagnostics", lambda m: told.extend(map(str, m.status)), 10)
+    with spinning(node), spinning(other), playing(livox, topic):
+        text = f"{topic} carries {LIVOX_TYPE}, which cannot be listened to"
+        assert eventually(lambda: any(text in each for each in list(told)))
