@@ -130,7 +130,7 @@ def test_boxes_in_a_whole_scan_are_those_of_the_definition(
 
 @pytest.mark.parametrize("selection", SELECTIONS)
 def test_boxes_ask_the_device_nothing(selection: Selection) -> None:
-    """As `test_a_frame_asks_the_device_nothing`: on torch's device without data a value that is asked for is an error."""
+    """Like `test_a_frame_asks_the_device_nothing`: on the device without data, asking for a value is an error."""
     branch, device, launched = branch_at(2, selection), torch.device("meta"), list[str]()
     geometry = Geometry(Capacity(1024, (1024,) * 5), TILE_ROWS, device)
     plan = Plan((PointMean("last", 0, 0, 0),), (Slot(2, WIDTH),) * 2, 1, taken=1)
