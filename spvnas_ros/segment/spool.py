@@ -90,8 +90,7 @@ class Spool:
         return read_rows(self.folder / VOXELS, np.float32, int(begin), int(end - begin), _WIDTH)
 
     def members(self) -> Iterator[npt.NDArray[np.int64]]:
-        """Yields for every point in the order of the file, some at a time, the row of its voxel; -1 for those left out.
-        """
+        """Yields for every point in the order of the file, some at a time, the row of its voxel; -1 for those left out."""
         bounds = np.searchsorted(self.segments[:, 0], np.arange(len(self.sizes) + 1))
         at = 0
         for number, count in enumerate(self.sizes.tolist()):

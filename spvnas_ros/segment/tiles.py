@@ -55,8 +55,7 @@ class View(Protocol):
         ...
 
     def tile(self, tile: Tile, spool: Spool, columns: list[int], rows: list[Points]) -> tuple[Points, Points | None]:
-        """Returns the points of a tile, column by column, as the network sees them, and a point to add; None for none.
-        """
+        """Returns the points of a tile, column by column, as the network sees them, and a point to add; None for none."""
         ...
 
 
@@ -276,9 +275,7 @@ def _done(folder: Path, tiles: int, voxels: int, classes: int) -> tuple[set[int]
     return set(), 0.0
 
 
-def _label_tile(
-    folder: Path, spool: Spool, view: ScanView | MapView, tile: Tile, halo: int, scores: bool
-) -> float:
+def _label_tile(folder: Path, spool: Spool, view: ScanView | MapView, tile: Tile, halo: int, scores: bool) -> float:
     """Labels the voxels of a tile; returns the milliseconds that the network took."""
     perception = view.perception
     size = perception.facts.voxel_size
@@ -343,7 +340,9 @@ def _by_point(folder: Path, spool: Spool, classes: int) -> StoredSegmentation:
             two.write(sure.tobytes())
     if classes:
         with (folder / SCORES).open("wb") as file:
-            table = np.memmap(folder / f"{_VOXELS}{SCORES}", np.float32, "r", shape=(voxels, classes)) if voxels else None
+            table = (
+                np.memmap(folder / f"{_VOXELS}{SCORES}", np.float32, "r", shape=(voxels, classes)) if voxels else None
+            )
             for rows in spool.members():
                 values = np.zeros((len(rows), classes), np.float32)
                 if table is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from spvnas_ros.clouds.intensity import Intensity
@@ -13,7 +13,7 @@ from spvnas_ros.frame import Points
 from spvnas_ros.recordings.containers.kind_of_file import KINDS_BY_SUFFIX, MAGICS
 from spvnas_ros.recordings.scans import e57, kitti_bin, las, npy, npz, nuscenes_bin, pcd, ply, tables, text
 from spvnas_ros.recordings.scans.columns import renamed
-from spvnas_ros.recordings.scans.records import Columns, Record, ScanError, ScanFormat
+from spvnas_ros.recordings.scans.records import PIECE, Columns, Record, ScanError, ScanFormat
 
 FORMATS: dict[str, ScanFormat] = {
     each.name: each
@@ -91,6 +91,36 @@ def read_record(path: str | Path, columns: Columns | None = None, part: int = 0)
         return _checked(renamed(_read(path, columns, part)))
     except ScanError as error:
         raise ScanError(f"{path}: {error}") from error
+    except OSError as error:
+        raise ScanError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def points_announced(path: Path, columns: Columns | None = None, part: int = 0) -> int:
+    """Returns how many points a scan has, without reading them: exactly, or about as many where nothing says so.
+
+    Of a format that has to be read whole, and of a file that cannot be read, which says so when it is, it is 0.
+    """
+    try:
+        form = FORMATS.get(kind_of(path) or "")
+        return form.count(path, columns, part) if form and form.count else 0
+    except (ScanError, OSError):
+        return 0
+
+
+def read_pieces(path: Path, columns: Columns | None = None, part: int = 0) -> Iterator[Record]:
+    """Reads one scan as `read_record` does, some points at a time, in order. Raises ScanError as it does."""
+    try:
+        form = FORMATS.get(kind_of(path) or "")
+        if form is None or form.pieces is None:
+            record = read_record(path, columns, part)
+            yield from (record[at : at + PIECE] for at in range(0, max(1, len(record)), PIECE))
+            return
+        if columns is not None and form.read_columns is None:
+            raise ScanError(f"its format ({form.name}) names its columns itself; leave --columns out")
+        for piece in form.pieces(path, columns, part):
+            yield _checked(renamed(piece))
+    except ScanError as error:
+        raise error if str(error).startswith(f"{path}: ") else ScanError(f"{path}: {error}") from error
     except OSError as error:
         raise ScanError(f"{path}: cannot be read: {error.strerror or error}") from error
 
