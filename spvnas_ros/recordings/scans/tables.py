@@ -74,7 +74,8 @@ def _rows_of_parquet(path: Path) -> int:
             return int(file.metadata.num_rows)
 
 
-def _rows_of_feather(path: Path) -> int:
+def rows_of_feather(path: Path) -> int:
+    """Returns how many rows a Feather file has. Raises ScanError for a damaged one."""
     _check_version(path)
     with arrow("Feather") as pa, pa.memory_map(str(path)) as source:
         file = pa.ipc.open_file(source)
@@ -150,6 +151,6 @@ FEATHER = ScanFormat(
     (".feather", ".arrow"),
     read_feather,
     rb"ARROW1|FEA1",
-    count=lambda path, *_: _rows_of_feather(path),
+    count=lambda path, *_: rows_of_feather(path),
     pieces=lambda path, *_: feather_pieces(path),
 )
