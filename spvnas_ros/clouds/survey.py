@@ -10,12 +10,11 @@ from typing import Final
 
 import numpy as np
 
-from spvnas_ros.clouds.mount import SENSOR_HEIGHT, Positions, Vector3, find_sensor
+from spvnas_ros.clouds.mount import SENSOR_HEIGHT, Positions, Vector3, find_sensor, is_far
 
-FAR: Final = 100.0
-"""Metres, in the plane: where all points are farther from the origin, no sensor stands there."""
-_WIDE: Final = 40.0
-"""Metres, in the plane: half of a scan's points lie nearer to its sensor than this."""
+_WIDE, _WIDER = 40.0, 60.0
+"""Metres, in the plane: half of a scan's points lie nearer to its sensor than this; the larger where there are points
+around the origin, so that a sensor may stand there."""
 _SOME: Final = 30_000
 _FEWEST: Final = 100
 
@@ -27,20 +26,11 @@ class Survey:
     """What coordinates are.
 
     kind:  SENSOR where the origin is the sensor, SCAN for one scan whose sensor is elsewhere, MAP for many
-    place: the sensor's; of a map its middle, at the median height
+    place: the sensor's; of a map its densest part, at the height of a sensor above the ground there
     """
 
     kind: str
     place: Vector3 = (0.0, 0.0, 0.0)
-
-
-def is_far(positions: Positions) -> bool:
-    """Returns whether no point, of positions `[N, 3]` that are finite, lies within `FAR` of the origin."""
-    if not len(positions):
-        return False
-    some = positions[:: max(1, len(positions) // _SOME)]
-    # The sample speaks for most clouds; single zeros that stand for "no return" were left out before.
-    return bool(np.hypot(some[:, 0], some[:, 1]).min() > FAR and np.hypot(positions[:, 0], positions[:, 1]).min() > FAR)
 
 
 def survey(positions: Positions, *, alone: bool = True, height: float = SENSOR_HEIGHT) -> Survey:
@@ -58,7 +48,6 @@ def survey(positions: Positions, *, alone: bool = True, height: float = SENSOR_H
     assert place is not None
     some = positions[:: max(1, len(positions) // _SOME), :2]
     distances = np.hypot(*(some - np.array(place[:2])).T)
-    if float(np.median(distances)) > _WIDE:
-        middle = np.median(positions[:: max(1, len(positions) // _SOME)], axis=0)
-        return Survey(MAP, (float(middle[0]), float(middle[1]), float(middle[2])))
+    if float(np.median(distances)) > (_WIDE if far else _WIDER):
+        return Survey(MAP, place)
     return Survey(SCAN, place) if far else Survey(SENSOR)

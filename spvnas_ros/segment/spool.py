@@ -4,19 +4,19 @@ FOLDER/points      float32 `[M, 4]`: the points that a network can use, piece by
 FOLDER/places      int32 `[N]`: the column of every point in the order of the file, -1 for those left out
 FOLDER/voxels      float32 `[V, 4]`: the first point of each voxel, column by column
 FOLDER/members     uint32 `[M]`: for each of `points`, its voxel within its column
-FOLDER/spool.npz   what lies where; it is written last
+FOLDER/table       what lies where; it is written last
 
 Nothing of it is kept in memory but one piece or one column at a time, and the tables of columns.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -26,7 +26,7 @@ from spvnas_ros.frame import NONE_UNUSABLE, Points, Unusable
 from spvnas_ros.recordings.files import replacing
 from spvnas_ros.segment.tile_plan import COLUMN, Columns
 
-POINTS, PLACES, VOXELS, MEMBERS, TABLE = "points", "places", "voxels", "members", "spool.npz"
+POINTS, PLACES, VOXELS, MEMBERS, TABLE = "points", "places", "voxels", "members", "table"
 _WIDTH = 4
 _BYTES = 4 * _WIDTH
 _SHIFT = 31
@@ -90,7 +90,7 @@ class Spool:
         return read_rows(self.folder / VOXELS, np.float32, int(begin), int(end - begin), _WIDTH)
 
     def members(self) -> Iterator[npt.NDArray[np.int64]]:
-        """Yields for every point in the order of the file, some at a time, the row of its voxel; -1 for those left out."""
+        """Yields for every point in the order of the file, some at a time, the row of its voxel, -1 for none."""
         bounds = np.searchsorted(self.segments[:, 0], np.arange(len(self.sizes) + 1))
         at = 0
         for number, count in enumerate(self.sizes.tolist()):
@@ -161,7 +161,7 @@ def _reduce(folder: Path, segments: npt.NDArray[np.int64], columns: Columns, wri
     bounds = np.searchsorted(segments[order, 1], np.arange(len(columns) + 1))
     with (folder / VOXELS).open("wb") as voxels, (folder / MEMBERS).open("wb") as members:
         members.truncate(4 * written)
-        for column, (begin, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+        for column, (begin, end) in enumerate(pairwise(bounds)):
             mine = segments[order[begin:end]]
             keys, firsts = np.empty(0, np.int64), np.empty((0, _WIDTH), np.float32)
             for _, _, start, length in mine:
@@ -195,17 +195,7 @@ def _keys(folder: Path, start: int, length: int, column: npt.NDArray[np.int64]) 
 def read_rows(path: Path, kind: npt.DTypeLike, start: int, rows: int, width: int = 1) -> npt.NDArray[Any]:
     """Reads rows of a file of numbers, `[rows, width]`, or `[rows]` where the width is 1. Raises OSError."""
     kind = np.dtype(kind)
-    array = np.empty(rows * width, kind)
-    with path.open("rb") as file:
-        file.seek(start * width * kind.itemsize)
-        if file.readinto(memoryview(array).cast("B")) != array.nbytes:
-            raise OSError(f"{path} is cut short")
+    array = np.fromfile(path, kind, rows * width, offset=start * width * kind.itemsize)
+    if len(array) < rows * width:
+        raise OSError(f"{path} is cut short")
     return array.reshape(rows, width) if width > 1 else array
-
-
-def remove(folder: Path) -> None:
-    """Removes what was written into a folder."""
-    for name in (POINTS, PLACES, VOXELS, MEMBERS, TABLE, "cells"):
-        (folder / name).unlink(missing_ok=True)
-    if folder.is_dir() and not any(folder.iterdir()):
-        os.rmdir(folder)

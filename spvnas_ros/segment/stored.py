@@ -12,10 +12,11 @@ import numpy as np
 
 from spvnas_ros.frame import NONE_UNUSABLE, Segmentation, Unusable
 from spvnas_ros.recordings.files import replacing
+from spvnas_ros.recordings.scans.records import PIECE
 from spvnas_ros.segment.spool import read_rows
 
 LABELS, CONFIDENCE, SCORES, RESULT = "labels", "confidence", "scores", "result.json"
-PART: Final = 1 << 20
+PART: Final = PIECE
 """Points whose labels are in memory at a time."""
 
 

@@ -46,6 +46,7 @@ class RunFacts:
     min_score:      least score of a box; None without a detector
     columns:        what the numbers of a point are, as the user named them
     format, classification: in which form labels are written, as the options have them
+    tile:           which scans are cut into tiles, as the option has it
     """
 
     source: str
@@ -68,6 +69,7 @@ class RunFacts:
     columns: str = ""
     format: str = "auto"
     classification: str = ""
+    tile: str = "auto"
 
 
 @dataclass

@@ -33,8 +33,7 @@ class Tile:
     def holds(self, columns: Columns, margin: int = 0) -> npt.NDArray[np.bool_]:
         """Returns which columns lie in it, bool `[B]`, or so many columns around it."""
         low, high = np.array(self.low) - margin, np.array(self.high) + margin
-        inside: npt.NDArray[np.bool_] = ((columns >= low) & (columns < high)).all(axis=1)
-        return inside
+        return np.asarray(((columns >= low) & (columns < high)).all(axis=1))
 
 
 def plan_tiles(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import rmtree
@@ -19,23 +20,22 @@ import numpy as np
 import numpy.typing as npt
 
 from spvnas_ros.clouds.cleaning import clean
-from spvnas_ros.clouds.mount import GROUND_SHARE, Mount, find_ground
+from spvnas_ros.clouds.mount import AUTO, GROUND_SHARE, Mount, Vector3, find_ground
 from spvnas_ros.clouds.point_cloud2 import positions
-from spvnas_ros.clouds.sensor_rules import Record, Sensor
-from spvnas_ros.errors import UserError
+from spvnas_ros.clouds.sensor_rules import Record, Sensor, finite_positions
+from spvnas_ros.clouds.survey import MAP, SCAN, survey
 from spvnas_ros.frame import UNLABELLED, Points, Segmentation, Unusable
 from spvnas_ros.nets.receptive import receptive_voxels
 from spvnas_ros.nets.spec import NUM_STAGES
+from spvnas_ros.recordings.scans import Frame
 from spvnas_ros.segment.spool import Piece, Spool, read_rows, write_spool
 from spvnas_ros.segment.stored import CONFIDENCE, LABELS, SCORES, StoredSegmentation
 from spvnas_ros.segment.tile_plan import COLUMN, Tile, plan_tiles
+from spvnas_ros.segment.tile_rule import TileRule
 
 if TYPE_CHECKING:
     from spvnas_ros.perception import Perception
 
-AUTO, OFF = "auto", "off"
-LARGE: Final = 1_000_000
-"""Points from which a scan is cut into tiles by itself."""
 MAP_TILE: Final = 40.0
 """Metres along the edge of a map's tiles, at most: a network knows what lies within some tens of metres of a sensor."""
 _SPREAD = 1e6
@@ -43,19 +43,33 @@ _SPREAD = 1e6
 _STRIDE = 1 << NUM_STAGES
 _SPOOL, _VOXELS, _DONE, _PLAN = "spool", "voxels.", "done.jsonl", "plan.json"
 
-OnTile = Callable[[int, int], None]
-"""Is called with the number of tiles that are labelled, and of all."""
+OnStep = Callable[[str, int, int], None]
+"""Is called with what is being done, how much of it is done, and of how much in all; 0 where that is not known."""
+READING, LABELLING = "reading points", "labelling tiles"
 
 
 class View(Protocol):
-    """How a cloud becomes what a network sees."""
+    """How a cloud becomes what a network sees.
+
+    words: says it in half a sentence
+    """
+
+    @property
+    def perception(self) -> Perception: ...
+
+    @property
+    def words(self) -> str: ...
 
     def piece(self, record: Record) -> Piece:
         """Returns some of its points. Raises PointCloudError."""
         ...
 
     def tile(self, tile: Tile, spool: Spool, columns: list[int], rows: list[Points]) -> tuple[Points, Points | None]:
-        """Returns the points of a tile, column by column, as the network sees them, and a point to add; None for none."""
+        """Returns the points of a tile, column by column, as the network sees them, and a point to add."""
+        ...
+
+    def points(self, record: Record) -> Points:
+        """Returns all of some points, float32 `[n, 4]`, for pictures and scores."""
         ...
 
 
@@ -65,6 +79,7 @@ class ScanView:
 
     perception: Perception
     sensor: Sensor
+    words: str = "a scan with one origin"
 
     def piece(self, record: Record) -> Piece:
         """Returns some of its points as `Perception` would see them."""
@@ -73,7 +88,17 @@ class ScanView:
         kept = np.ones(len(points), np.bool_) if cleaned.kept is None else cleaned.kept
         return Piece(cleaned.points, cells_of(cleaned.points, self.perception.facts.voxel_size), kept, cleaned.unusable)
 
-    def tile(self, tile: Tile, spool: Spool, columns: list[int], rows: list[Points]) -> tuple[Points, Points | None]:
+    def points(self, record: Record) -> Points:
+        """Returns all of some points as the network sees them, float32 `[n, 4]`."""
+        return self.sensor.points(record)
+
+    def tile(
+        self,
+        tile: Tile,
+        spool: Spool,
+        columns: list[int],  # noqa: ARG002
+        rows: list[Points],
+    ) -> tuple[Points, Points | None]:
         """Returns the points as they are, and what keeps the coarse voxels where they are in the whole.
 
         That is one point beyond the surroundings of the tile, so that it changes no label there: the lower corner, from
@@ -102,7 +127,8 @@ class MapView:
 
     perception: Perception
     sensor: Sensor
-    middle: tuple[float, float, float]
+    middle: Vector3
+    words: str = "a map of many scans, each tile with an origin in its middle"
 
     def moved(self, record: Record) -> npt.NDArray[np.float64]:
         """Returns the positions of some points from the middle, level, float64 `[n, 3]`."""
@@ -153,7 +179,7 @@ class MapView:
 
 def cells_of(points: Points, voxel_size: float) -> npt.NDArray[np.int64]:
     """Returns the voxel of each point, int64 `[N, 3]`, counted from the sensor; rounded as `sparse.coords.quantize`."""
-    return np.rint(points[:, :3] / np.float32(voxel_size)).astype(np.int64)
+    return np.asarray(np.rint(points[:, :3] / np.float32(voxel_size)), np.int64)
 
 
 class Stopped(Exception):
@@ -164,51 +190,52 @@ class Stopped(Exception):
         self.done, self.total = done, total
 
 
-@dataclass(frozen=True)
-class TileRule:
-    """Which clouds are cut into tiles, and how.
+def view_of(frame: Frame, perception: Perception, sensor: Sensor, rule: TileRule, *, alone: bool) -> View | None:
+    """Returns how a scan is seen where it is cut into tiles: a large one, a map, or any that is to be cut; else None.
 
-    edge: metres along a tile's edge; None for what the points allow
-    cuts: False where no cloud is cut
-    all:  whether every scan is cut, not just large ones and maps
+    alone: whether it is the only one of its recording
+
+    What kind of cloud it is, is only asked where nobody has said where the sensor is. Raises ScanError where it is
+    malformed.
     """
-
-    edge: float | None = None
-    cuts: bool = True
-    all: bool = False
-
-    @classmethod
-    def parse(cls, text: str) -> TileRule:
-        """Reads "auto", "off", or metres. Raises UserError."""
-        if text in (AUTO, OFF):
-            return cls(cuts=text == AUTO)
-        try:
-            edge = float(text)
-        except ValueError:
-            edge = 0.0
-        if not 0 < edge <= 1e5:
-            raise UserError(f"--tile is auto, off or the edge of a tile in metres, found {text!r}")
-        return cls(edge, all=True)
-
-    def __str__(self) -> str:
-        return f"{self.edge:g}" if self.edge is not None else AUTO if self.cuts else OFF
+    if frame.scan is None or not rule.cuts:
+        return None
+    large, place = frame.scan.large, sensor.place
+    if not (large or rule.all or place.by_itself):
+        return None
+    # The clouds of a folder are looked at, too: each may be a part of a map.
+    found = finite_positions(frame.scan.sample() if large else frame.load().record)
+    if place.by_itself:
+        seen = survey(found, alone=alone, height=place.sensor_height)
+        if seen.kind == MAP:
+            return MapView(perception, sensor, seen.place)
+        place = replace(place, origin=seen.place if seen.kind == SCAN else None, by_itself=False)
+    elif place.origin == AUTO:
+        place = replace(place, origin=place.origin_of(found))
+    if not (large or rule.all):
+        return None
+    fixed = copy(sensor)
+    fixed.place = place
+    return ScanView(perception, fixed)
 
 
 def label_tiles(
     folder: Path,
     pieces: Iterable[Record],
-    view: ScanView | MapView,
+    view: View,
     edge: float | None,
     *,
+    announced: int = 0,
     scores: bool = False,
     stopped: Callable[[], bool] = lambda: False,
-    on_tile: OnTile = lambda *_: None,
+    on_step: OnStep = lambda *_: None,
 ) -> tuple[StoredSegmentation, float]:
     """Labels a cloud, and returns its labels and how many milliseconds the network took.
 
     folder: where everything is kept, also what an interrupted call has left, which goes on there
     pieces: the records of the cloud, in order
     edge:   metres along a tile's edge, at most; None for what the points allow
+    announced: about how many points there are
 
     Raises Stopped where `stopped` says so, asked before each piece and each tile; ScanError, PointCloudError where the
     cloud cannot be read; OSError where the disk is full.
@@ -220,10 +247,13 @@ def label_tiles(
         (folder / _SPOOL).mkdir(parents=True)
 
         def read() -> Iterator[Piece]:
+            count = 0
             for record in pieces:
                 if stopped():
                     raise Stopped
                 yield view.piece(record)
+                count += len(record)
+                on_step(READING, count, announced)
 
         spool = write_spool(folder / _SPOOL, read())
     classes = perception.facts.spec.num_classes
@@ -234,7 +264,7 @@ def label_tiles(
         spool.columns, np.diff(spool.voxels), halo, None if edge is None else max(1.0, edge / (COLUMN * size))
     )
     done, ms = _done(folder, len(tiles), int(spool.voxels[-1]), classes if scores else 0)
-    on_tile(len(done), len(tiles))
+    on_step(LABELLING, len(done), len(tiles))
     for number, tile in enumerate(tiles):
         if number in done:
             continue
@@ -245,9 +275,9 @@ def label_tiles(
             file.write(json.dumps([number, took]) + "\n")
         done.add(number)
         ms += took
-        on_tile(len(done), len(tiles))
+        on_step(LABELLING, len(done), len(tiles))
     result = _by_point(folder, spool, classes if scores else 0)
-    result.save(ms, len(tiles), type(view).__name__)
+    result.save(ms, len(tiles), view.words)
     rmtree(folder / _SPOOL)
     for name in (LABELS, CONFIDENCE, SCORES):
         (folder / f"{_VOXELS}{name}").unlink(missing_ok=True)
@@ -275,7 +305,7 @@ def _done(folder: Path, tiles: int, voxels: int, classes: int) -> tuple[set[int]
     return set(), 0.0
 
 
-def _label_tile(folder: Path, spool: Spool, view: ScanView | MapView, tile: Tile, halo: int, scores: bool) -> float:
+def _label_tile(folder: Path, spool: Spool, view: View, tile: Tile, halo: int, scores: bool) -> float:
     """Labels the voxels of a tile; returns the milliseconds that the network took."""
     perception = view.perception
     size = perception.facts.voxel_size

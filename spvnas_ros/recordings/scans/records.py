@@ -96,9 +96,9 @@ def binary_pieces(path: Path, dtype: np.dtype[np.void], rows: int, start: int) -
     with path.open("rb") as file:
         file.seek(start)
         for at in range(0, rows, PIECE):
-            piece = np.empty(min(PIECE, rows - at), dtype)
-            if file.readinto(memoryview(piece.view(np.uint8))) != piece.nbytes:  # type: ignore[attr-defined]
-                raise ScanError(_too_few(rows, f"the file's end after fewer"))
+            piece = np.fromfile(file, dtype, min(PIECE, rows - at))
+            if len(piece) < min(PIECE, rows - at):
+                raise ScanError(_too_few(rows, f"{at + len(piece)}"))
             yield piece
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
 
 from spvnas_ros.clouds.intensity import Intensity
-from spvnas_ros.clouds.mount import AUTO, PlaceRule
+from spvnas_ros.clouds.mount import AUTO, FAR, PlaceRule, is_far
 from spvnas_ros.clouds.point_cloud2 import PointCloudError, decode
-from spvnas_ros.clouds.sensor_rules import Sensor
+from spvnas_ros.clouds.sensor_rules import Sensor, finite_positions
+from spvnas_ros.clouds.survey import MAP, survey
 from spvnas_ros.frame import Points
 from spvnas_ros.recordings.containers.kind_of_file import BAG_SUFFIXES, MAGICS, PACKET_SUFFIXES, is_recording_folder
 from spvnas_ros.recordings.scans.columns import parse_columns
@@ -23,11 +26,13 @@ from spvnas_ros.recordings.scans.read import (
     kind_of,
     parts_of,
     passed_over,
+    points_announced,
+    read_pieces,
     read_record,
     scan_files,
     sequences_in,
 )
-from spvnas_ros.recordings.scans.records import Record, ScanError
+from spvnas_ros.recordings.scans.records import Columns, Record, ScanError
 
 if TYPE_CHECKING:
     from rosbags.typesys.stores.ros2_humble import sensor_msgs__msg__PointCloud2 as PointCloud2
@@ -38,6 +43,12 @@ if TYPE_CHECKING:
 _VELODYNE = "velodyne"
 _FIRST_LOOK = 12
 """Frames that tell intensity scale and mount, evenly spread over the recording."""
+LARGE: Final = 1_000_000
+"""Points from which a scan is not read whole where that can be avoided. No sensor's single scan has as many."""
+SAMPLE: Final = 400_000
+_PLACED = "the sensor's place is found in each cloud"
+_LARGE_ONES = 2
+"""How many large scans are looked at: each is read from one end to the other."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +74,47 @@ class Frame:
     load:  reads the cloud; raises ScanError where the scan or cloud is malformed
     stamp: time of recording, nanoseconds since 1970; 0 for a scan
     file:  the scan's file; None for a cloud of a bag
+    scan:  reads the same cloud some points at a time; None for clouds that only come whole
     """
 
     name: str
     load: Callable[[], Cloud]
     stamp: int = 0
     file: Path | None = None
+    scan: ScanFile | None = None
+
+
+@dataclass(frozen=True)
+class ScanFile:
+    """A scan of a file, which need not fit into memory.
+
+    columns: what its numbers are, where the file does not say it
+    part:    which scan of a file that holds several
+    """
+
+    file: Path
+    columns: Columns | None = None
+    part: int = 0
+
+    @property
+    def announced(self) -> int:
+        """How many points it has, or about as many; 0 where only reading it would tell."""
+        return points_announced(self.file, self.columns, self.part)
+
+    @property
+    def large(self) -> bool:
+        """Whether it is better not read whole."""
+        return self.announced > LARGE
+
+    def pieces(self) -> Iterator[Record]:
+        """Yields its points, structured `[n]`, some at a time, in order. Raises ScanError where it is malformed."""
+        return read_pieces(self.file, self.columns, self.part)
+
+    def sample(self) -> Record:
+        """Reads some points of all over it, about `SAMPLE` of a large one. Raises ScanError where it is malformed."""
+        # An odd step: beams and returns alternate by powers of two.
+        step = max(1, self.announced // SAMPLE) | 1
+        return np.concatenate([piece[::step] for piece in self.pieces()])
 
 
 class Source:
@@ -119,7 +165,26 @@ class Source:
         clouds = [cloud for cloud in self._some() if len(cloud)]
         if self.sensor.open:
             self.sensor.settle(clouds)
+        self._tell_place(clouds)
         return clouds
+
+    def _tell_place(self, clouds: Sequence[Record]) -> None:
+        """Remarks once that a sensor's place was found without being asked for."""
+        place = self.sensor.place
+        if place.origin is not None or not place.by_itself or any(_PLACED in remark for remark in self.remarks):
+            return
+        for cloud in clouds:
+            found = finite_positions(cloud)
+            if not is_far(found):
+                continue
+            where = ", ".join(f"{value:.1f}" for value in place.origin_of(found))
+            several = ", but this looks like a map of many scans" if survey(found).kind == MAP else ""
+            remark = (
+                f"place: no point lies within {FAR:g} m of the origin, so {_PLACED}, at {where} in the first such one"
+                f"{several}; --origin x,y,z sets it, --origin 0,0,0 leaves the coordinates as they are"
+            )
+            self.remarks = (*self.remarks, remark)
+            return
 
     def _some(self) -> Iterator[Record]:
         """Yields clouds that can be read, evenly spread over the recording."""
@@ -154,7 +219,8 @@ class _Scans(Source):
         return len(self._scans)
 
     def resume(self, number: int, stamp: int | None) -> Iterator[Frame]:  # noqa: ARG002
-        return (Frame(name, partial(self._load, file, part), 0, file) for name, file, part in self._scans[number:])
+        for name, file, part in self._scans[number:]:
+            yield Frame(name, partial(self._load, file, part), 0, file, ScanFile(file, self._columns, part))
 
     def _load(self, file: Path, part: int) -> Cloud:
         try:
@@ -163,10 +229,16 @@ class _Scans(Source):
             raise ScanError(f"{file}: {error}") from error
 
     def _some(self) -> Iterator[Record]:
+        left = _LARGE_ONES
         for row in _spread(len(self._scans)):
             _, file, part = self._scans[row]
+            scan = ScanFile(file, self._columns, part)
             with suppress(ScanError):
-                yield self._read(file, part)
+                if not scan.large:
+                    yield self._read(file, part)
+                elif left:
+                    left -= 1
+                    yield scan.sample()
 
     def _read(self, file: Path, part: int) -> Record:
         return read_record(file, self._columns, part)
@@ -184,6 +256,14 @@ class _LaidOut(_Scans):
         self.files = tuple(file for _, file in layout.files)
         self._scans = [(name, file, 0) for name, file in layout.files]
         self._layout = layout
+
+    def resume(self, number: int, stamp: int | None) -> Iterator[Frame]:  # noqa: ARG002
+        return (Frame(name, partial(self._load, file, part), 0, file) for name, file, part in self._scans[number:])
+
+    def _some(self) -> Iterator[Record]:
+        for row in _spread(len(self._scans)):
+            with suppress(ScanError):
+                yield self._read(self._scans[row][1], 0)
 
     def _read(self, file: Path, part: int) -> Record:  # noqa: ARG002
         return self._layout.read(file)
@@ -262,6 +342,7 @@ def open_source(
     """
     path = Path(path)
     rule = intensity if isinstance(intensity, Intensity) else Intensity(intensity)
+    mine = sensor is None
     sensor = sensor or Sensor(rule, place or PlaceRule())
     if not path.exists():
         raise ScanError(f"{path} does not exist; expected a scan, a folder of scans, or a rosbag2")
@@ -274,6 +355,8 @@ def open_source(
             from spvnas_ros.recordings.bags import BagReader
 
             return _Bag(path, BagReader(path, topic), sensor)
+        if mine:  # what a bag's clouds are counted from, their frame says
+            sensor.place = replace(sensor.place, by_itself=sensor.place.origin is None)
         if topic is not None:
             raise ScanError(f"{path} is no bag, so it has no topic {topic}; leave the topic out")
         if folders := sequences_in(path):
