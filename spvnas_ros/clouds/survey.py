@@ -5,12 +5,14 @@ A scan is dense around its sensor, however far it reaches; a map of many scans i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from spvnas_ros.clouds.mount import SENSOR_HEIGHT, Positions, Vector3, find_sensor, is_far
+from spvnas_ros.clouds.mount import FAR, SENSOR_HEIGHT, Positions, Vector3, find_sensor, is_far
+from spvnas_ros.clouds.sensor_rules import Record, Sensor, finite_positions
 
 _WIDE, _WIDER = 40.0, 60.0
 """Metres, in the plane: half of a scan's points lie nearer to its sensor than this; the larger where there are points
@@ -51,3 +53,21 @@ def survey(positions: Positions, *, alone: bool = True, height: float = SENSOR_H
     if float(np.median(distances)) > (_WIDE if far else _WIDER):
         return Survey(MAP, place)
     return Survey(SCAN, place) if far else Survey(SENSOR)
+
+
+def place_remark(clouds: Sequence[Record], sensor: Sensor) -> str:
+    """Says that a sensor's place was found in clouds, structured `[N]`, unasked for; "" where it was not."""
+    place = sensor.place
+    if place.origin is not None or not place.by_itself:
+        return ""
+    for cloud in clouds:
+        found = finite_positions(cloud)
+        if is_far(found):
+            where = ", ".join(f"{value:.1f}" for value in place.origin_of(found))
+            several = ", but this looks like a map of many scans" if survey(found).kind == MAP else ""
+            return (
+                f"place: no point lies within {FAR:g} m of the origin, so the sensor's place is found in each cloud, "
+                f"at {where} in the first such one{several}; --origin x,y,z sets it, --origin 0,0,0 leaves the "
+                "coordinates as they are"
+            )
+    return ""

@@ -50,7 +50,7 @@ from spvnas_ros.segment.output import (
 from spvnas_ros.segment.picture import RANGES, PicturedBoxes, save_picture
 from spvnas_ros.segment.predictions import RUN, Prediction, Predictions
 from spvnas_ros.segment.progress import OnFrame, Skipped
-from spvnas_ros.segment.stored import Labelled, parts_of_result
+from spvnas_ros.segment.stored import Labelled, StoredSegmentation, parts_of_result
 from spvnas_ros.segment.summary import RunFacts, Summary
 from spvnas_ros.segment.tile_rule import TileRule
 from spvnas_ros.segment.tiles import OnStep, Stopped, View, label_tiles, view_of
@@ -191,7 +191,7 @@ def segment(
             summary.detector_trained = options.detector is None or options.detector.facts.trained
         sensor = source.sensor
         summary.intensity_from, summary.intensity_scale = sensor.intensity.field, str(sensor.intensity.scale or "")
-        summary.sensor_words, summary.concerns = sensor.describe(), [*options.concerns, *views.remarks()]
+        summary.sensor_words, summary.concerns = sensor.describe(), list(options.concerns)
         unusable = NONE_UNUSABLE
         if not predictions.count():
             return summary
@@ -224,6 +224,8 @@ def segment(
                         summary.boxes[kind] += 1
                 if options.detector:
                     summary.boxes_ms.append(prediction.boxes_ms)
+                if isinstance(result, StoredSegmentation):
+                    summary.tiled[result.words] = summary.tiled.get(result.words, 0) + result.tiles
                 for part in parts_of_result(result):
                     counts += np.bincount(part.labels, minlength=256)
                 on_written(None)
@@ -280,11 +282,6 @@ class _Views:
                 frame, self._perception, self._source.sensor, self._rule, alone=len(self._source) == 1
             )
         return self._found[frame.name]
-
-    def remarks(self) -> list[str]:
-        """Says of the frames that were cut how they are seen, a sentence for each way."""
-        words = [view.words for view in self._found.values() if view is not None]
-        return [f"cut into tiles: {words.count(each)} frame(s), {each}" for each in dict.fromkeys(words)]
 
 
 def _judged(judge: Judge, frame: Frame, load: Callable[[], Cloud], result: Labelled, views: _Views) -> float | None:

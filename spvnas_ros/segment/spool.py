@@ -148,8 +148,8 @@ def write_spool(folder: Path, pieces: Iterable[Piece]) -> Spool:
     spool = Spool(folder, sum(sizes), unusable, lowest, columns, ends, table, np.array(sizes, np.int64))
     with replacing(folder / TABLE) as file:
         np.savez(
-            file, total=np.int64(spool.total), unusable=np.array([*unusable.counts().values()], np.int64), lowest=lowest,
-            columns=columns, voxels=ends, segments=table, sizes=spool.sizes,
+            file, total=np.int64(spool.total), unusable=np.array([*unusable.counts().values()], np.int64),
+            lowest=lowest, columns=columns, voxels=ends, segments=table, sizes=spool.sizes,
         )  # fmt: skip
     return spool
 

@@ -25,12 +25,16 @@ class StoredSegmentation:
     """The labels of `count` points in a folder; `part` reads some of them, as `Segmentation.part` gives them.
 
     classes: number of values of a point's scores; 0 without scores
+    tiles:   in how many it was labelled
+    words:   how it was seen there, in half a sentence
     """
 
     folder: Path
     count: int
     classes: int = 0
     unusable: Unusable = NONE_UNUSABLE
+    tiles: int = 0
+    words: str = ""
 
     def __len__(self) -> int:
         return self.count
@@ -45,11 +49,11 @@ class StoredSegmentation:
         labels = read_rows(self.folder / LABELS, np.uint8, begin, count)
         return Segmentation(labels, read_rows(self.folder / CONFIDENCE, np.float32, begin, count), scores)
 
-    def save(self, ms: float, tiles: int, place: str) -> None:
-        """Writes that the labels are whole, how long the network took in milliseconds, and how the cloud was cut."""
+    def save(self, ms: float) -> None:
+        """Writes that the labels are whole, and how long the network took, milliseconds."""
         document = {
-            "count": self.count, "classes": self.classes, "unusable": self.unusable.counts(), "ms": ms, "tiles": tiles,
-            "place": place,
+            "count": self.count, "classes": self.classes, "unusable": self.unusable.counts(), "ms": ms,
+            "tiles": self.tiles, "words": self.words,
         }  # fmt: skip
         with replacing(self.folder / RESULT) as file:
             file.write(json.dumps(document).encode())
@@ -59,7 +63,10 @@ class StoredSegmentation:
         """Returns what `save` wrote, and the milliseconds; None where there are no whole labels."""
         try:
             document = json.loads((folder / RESULT).read_text())
-            found = cls(folder, document["count"], document["classes"], Unusable(**document["unusable"]))
+            found = cls(
+                folder, document["count"], document["classes"], Unusable(**document["unusable"]), document["tiles"],
+                document["words"],
+            )  # fmt: skip
             sizes = {LABELS: found.count, CONFIDENCE: 4 * found.count, SCORES: 4 * found.count * found.classes}
             if any(size and (folder / name).stat().st_size != size for name, size in sizes.items()):
                 return None

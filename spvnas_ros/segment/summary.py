@@ -92,6 +92,7 @@ class Summary:
     boxes:              how many there are, by class name; {} where nothing looked for any
     boxes_ms:           milliseconds the detector took for each frame, beside `ms`; [] without one
     kitti_frames:       how many frames have their boxes as KITTI's results, too
+    tiled:              how frames that were labelled tile by tile were seen, and in how many tiles each such kind
     """
 
     run: RunFacts
@@ -118,6 +119,7 @@ class Summary:
     boxes: dict[str, int] = field(default_factory=dict)
     boxes_ms: list[float] = field(default_factory=list)
     kitti_frames: int = 0
+    tiled: dict[str, int] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -177,6 +179,8 @@ def _lines(summary: Summary, out: Path, kind: str) -> Iterator[str]:
         shares = [f"{name} {count / labelled:.1%}" for name, count in summary.classes.items()]
         rest = len(shares) - _TOP_CLASSES
         yield ", ".join(shares[:_TOP_CLASSES]) + (f", {rest} more classes" if rest > 0 else "")
+    for words, tiles in summary.tiled.items():
+        yield f"Labelled in {tiles:,} tile(s): {words}."
     if summary.unusable_words:
         yield f"Without a label: {summary.unusable_words}."
     if summary.detector:

@@ -276,8 +276,8 @@ def label_tiles(
         done.add(number)
         ms += took
         on_step(LABELLING, len(done), len(tiles))
-    result = _by_point(folder, spool, classes if scores else 0)
-    result.save(ms, len(tiles), view.words)
+    result = replace(_by_point(folder, spool, classes if scores else 0), tiles=len(tiles), words=view.words)
+    result.save(ms)
     rmtree(folder / _SPOOL)
     for name in (LABELS, CONFIDENCE, SCORES):
         (folder / f"{_VOXELS}{name}").unlink(missing_ok=True)

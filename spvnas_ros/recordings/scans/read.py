@@ -58,11 +58,18 @@ def parts_of(path: Path) -> int:
         return 1
 
 
-def read_scan(path: str | Path, intensity: Intensity | Sensor | str = "auto") -> Points:
+def frames_of(name: str, path: Path) -> list[tuple[str, Path, int]]:
+    """Returns the scans of a file: what each is called, `name` or `name_0`, `name_1`, ..., the file, and its number."""
+    count = parts_of(path)
+    return [(name if count == 1 else f"{name}_{part}", path, part) for part in range(count)]
+
+
+def read_scan(path: str | Path, intensity: Intensity | Sensor | str = "auto", part: int = 0) -> Points:
     """Reads one scan as float32 `[N, 4]`: x, y, z in metres and intensity in 0..1.
 
     path:      a scan of one of `FORMATS`; a file whose first bytes name its format may have any name
     intensity: the rule that scales the file's intensity, or all rules of a sensor; pass one for all its scans
+    part:      which scan of a file that may hold several
 
     Points may be NaN, as in organised clouds. The intensity is 0 where the file has none.
 
@@ -73,7 +80,7 @@ def read_scan(path: str | Path, intensity: Intensity | Sensor | str = "auto") ->
         intensity = Intensity(intensity)
     sensor = intensity if isinstance(intensity, Sensor) else Sensor(intensity)
     try:
-        return sensor.points(read_record(path))
+        return sensor.points(read_record(path, part=part))
     except PointCloudError as error:
         raise ScanError(f"{path}: {error}") from error
 

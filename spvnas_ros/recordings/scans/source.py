@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from spvnas_ros.clouds.intensity import Intensity
-from spvnas_ros.clouds.mount import AUTO, FAR, PlaceRule, is_far
+from spvnas_ros.clouds.mount import AUTO, PlaceRule
 from spvnas_ros.clouds.point_cloud2 import PointCloudError, decode
-from spvnas_ros.clouds.sensor_rules import Sensor, finite_positions
-from spvnas_ros.clouds.survey import MAP, survey
+from spvnas_ros.clouds.sensor_rules import Sensor
+from spvnas_ros.clouds.survey import place_remark
 from spvnas_ros.frame import Points
 from spvnas_ros.recordings.containers.kind_of_file import BAG_SUFFIXES, MAGICS, PACKET_SUFFIXES, is_recording_folder
 from spvnas_ros.recordings.scans.columns import parse_columns
@@ -23,8 +23,8 @@ from spvnas_ros.recordings.scans.layouts import Layout, find_layout
 from spvnas_ros.recordings.scans.layouts.nuscenes_tables import is_nuscenes
 from spvnas_ros.recordings.scans.read import (
     SUFFIXES,
+    frames_of,
     kind_of,
-    parts_of,
     passed_over,
     points_announced,
     read_pieces,
@@ -46,7 +46,6 @@ _FIRST_LOOK = 12
 LARGE: Final = 1_000_000
 """Points from which a scan is not read whole where that can be avoided. No sensor's single scan has as many."""
 SAMPLE: Final = 400_000
-_PLACED = "the sensor's place is found in each cloud"
 _LARGE_ONES = 2
 """How many large scans are looked at: each is read from one end to the other."""
 
@@ -165,26 +164,10 @@ class Source:
         clouds = [cloud for cloud in self._some() if len(cloud)]
         if self.sensor.open:
             self.sensor.settle(clouds)
-        self._tell_place(clouds)
-        return clouds
-
-    def _tell_place(self, clouds: Sequence[Record]) -> None:
-        """Remarks once that a sensor's place was found without being asked for."""
-        place = self.sensor.place
-        if place.origin is not None or not place.by_itself or any(_PLACED in remark for remark in self.remarks):
-            return
-        for cloud in clouds:
-            found = finite_positions(cloud)
-            if not is_far(found):
-                continue
-            where = ", ".join(f"{value:.1f}" for value in place.origin_of(found))
-            several = ", but this looks like a map of many scans" if survey(found).kind == MAP else ""
-            remark = (
-                f"place: no point lies within {FAR:g} m of the origin, so {_PLACED}, at {where} in the first such one"
-                f"{several}; --origin x,y,z sets it, --origin 0,0,0 leaves the coordinates as they are"
-            )
+        remark = place_remark(clouds, self.sensor)
+        if remark and remark not in self.remarks:
             self.remarks = (*self.remarks, remark)
-            return
+        return clouds
 
     def _some(self) -> Iterator[Record]:
         """Yields clouds that can be read, evenly spread over the recording."""
@@ -213,7 +196,7 @@ class _Scans(Source):
         self.files = tuple(file for _, file in files)
         self.columns = columns or ""
         self._columns = parse_columns(columns) if columns is not None else None
-        self._scans = [scan for name, file in files for scan in _parts(name, file)]
+        self._scans = [scan for name, file in files for scan in frames_of(name, file)]
 
     def __len__(self) -> int:
         return len(self._scans)
@@ -242,12 +225,6 @@ class _Scans(Source):
 
     def _read(self, file: Path, part: int) -> Record:
         return read_record(file, self._columns, part)
-
-
-def _parts(name: str, file: Path) -> list[tuple[str, Path, int]]:
-    """Returns the scans of a file by name."""
-    count = parts_of(file)
-    return [(name if count == 1 else f"{name}_{part}", file, part) for part in range(count)]
 
 
 class _LaidOut(_Scans):
