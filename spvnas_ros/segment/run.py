@@ -275,18 +275,19 @@ class _Views:
         self._source, self._perception, self._rule = source, perception, options.tiles
         self._found: dict[str, View | None] = {}
 
-    def of(self, frame: Frame) -> View | None:
-        """Returns how a frame is seen; None where it is not cut. Raises ScanError where it is malformed."""
+    def of(self, frame: Frame, load: Callable[[], Cloud]) -> View | None:
+        """Returns how a frame, which `load` reads, is seen; None where it is not cut. Raises ScanError."""
         if frame.name not in self._found:
+            alone = len(self._source) == 1
             self._found[frame.name] = view_of(
-                frame, self._perception, self._source.sensor, self._rule, alone=len(self._source) == 1
+                frame, load, self._perception, self._source.sensor, self._rule, alone=alone
             )
         return self._found[frame.name]
 
 
 def _judged(judge: Judge, frame: Frame, load: Callable[[], Cloud], result: Labelled, views: _Views) -> float | None:
     """Counts a frame, and returns its accuracy; of one that was cut into tiles, part by part."""
-    view = None if isinstance(result, Segmentation) else views.of(frame)
+    view = None if isinstance(result, Segmentation) else views.of(frame, load)
     if isinstance(result, Segmentation):
         return judge.add(frame, load(), result)
     assert view is not None
@@ -317,7 +318,7 @@ def _pictured(frame: Frame, load: Callable[[], Cloud], result: Labelled, views: 
     """Returns what a picture of a frame shows: all of it, or of a large one what lies around its middle."""
     if isinstance(result, Segmentation):
         return load().points, result
-    view = views.of(frame)
+    view = views.of(frame, load)
     assert view is not None
     points: list[Points] = []
     labels: list[Segmentation] = []
@@ -437,8 +438,9 @@ def _label(
     for frame in frames_until_damage(source, skip):
         if stopped():
             raise Interrupted(predictions.count(), len(source))
+        load = cache(frame.load)
         try:
-            if (view := views.of(frame)) is not None:
+            if (view := views.of(frame, load)) is not None:
                 if detector:
                     raise UserError(
                         f"{frame.name} is cut into tiles ({view.words}), and a detector needs a scan as its sensor saw "
@@ -447,7 +449,7 @@ def _label(
                 _label_in_tiles(source, frame, view, options, predictions, on_step, stopped)
                 on_frame(None)
                 continue
-            points = frame.load().points
+            points = load().points
             if predictions.find(frame.name, len(points)) is None:
                 if not warm:
                     # The first call of a process pays for memory and compiled kernels: it is not what is measured.

@@ -27,7 +27,7 @@ from spvnas_ros.clouds.survey import MAP, SCAN, survey
 from spvnas_ros.frame import UNLABELLED, Points, Segmentation, Unusable
 from spvnas_ros.nets.receptive import receptive_voxels
 from spvnas_ros.nets.spec import NUM_STAGES
-from spvnas_ros.recordings.scans import Frame
+from spvnas_ros.recordings.scans import Cloud, Frame
 from spvnas_ros.segment.spool import Piece, Spool, read_rows, write_spool
 from spvnas_ros.segment.stored import CONFIDENCE, LABELS, SCORES, StoredSegmentation
 from spvnas_ros.segment.tile_plan import COLUMN, Tile, plan_tiles
@@ -190,9 +190,18 @@ class Stopped(Exception):
         self.done, self.total = done, total
 
 
-def view_of(frame: Frame, perception: Perception, sensor: Sensor, rule: TileRule, *, alone: bool) -> View | None:
+def view_of(
+    frame: Frame,
+    load: Callable[[], Cloud],
+    perception: Perception,
+    sensor: Sensor,
+    rule: TileRule,
+    *,
+    alone: bool,
+) -> View | None:
     """Returns how a scan is seen where it is cut into tiles: a large one, a map, or any that is to be cut; else None.
 
+    load:  reads it, where it is not large
     alone: whether it is the only one of its recording
 
     What kind of cloud it is, is only asked where nobody has said where the sensor is. Raises ScanError where it is
@@ -204,7 +213,7 @@ def view_of(frame: Frame, perception: Perception, sensor: Sensor, rule: TileRule
     if not (large or rule.all or place.by_itself):
         return None
     # The clouds of a folder are looked at, too: each may be a part of a map.
-    found = finite_positions(frame.scan.sample() if large else frame.load().record)
+    found = finite_positions(frame.scan.sample() if large else load().record)
     if place.by_itself:
         seen = survey(found, alone=alone, height=place.sensor_height)
         if seen.kind == MAP:
