@@ -320,6 +320,9 @@ def _pictured(frame: Frame, load: Callable[[], Cloud], result: Labelled, views: 
         return load().points, result
     view = views.of(frame, load)
     assert view is not None
+    assert frame.scan is not None
+    if not frame.scan.large:
+        return view.points(load().record), result.part(0, len(result))
     points: list[Points] = []
     labels: list[Segmentation] = []
     step = max(1, len(result) // _PICTURED) | 1
