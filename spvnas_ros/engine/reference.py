@@ -27,6 +27,7 @@ class ReferenceEngine:
     ) -> None:
         self.device = str(device)
         self.in_channels = net.spec.in_channels
+        self.finds_boxes = net.spec.boxes is not None
         self._device = device
         self._dtype = dtype
         self._net = copy.deepcopy(net).to(device, dtype).eval()

@@ -242,14 +242,12 @@ def segment(
 
 
 def _box_names(perception: Perception, detector: Detector | None) -> tuple[str, ...]:
-    """Returns the classes of the boxes that a run finds; () where nothing looks for any."""
+    """Returns the classes of the boxes that a run finds; () where nothing looks for any.
+
+    Where a detector is given, its boxes take the place of those that the network would find.
+    """
     if detector is None:
         return perception.box_names
-    if perception.box_names:
-        raise UserError(
-            f"the weights find boxes themselves ({', '.join(perception.box_names)}), and so would the detector; "
-            "leave out --boxes, or name other weights"
-        )
     if (channels := detector.facts.spec.in_channels) != _CHANNELS:
         raise UserError(f"the detector takes {channels} values a point, expected x, y, z and intensity")
     return detector.names
@@ -457,12 +455,12 @@ def _label(
             if predictions.find(frame.name, len(points)) is None:
                 if not warm:
                     # The first call of a process pays for memory and compiled kernels: it is not what is measured.
-                    perception(points, scores)
+                    perception(points, scores, boxes=detector is None)
                     if detector:
                         _detected(points, perception, detector, source)
                     warm = True
                 begun = perf_counter()
-                result = perception(points, scores)
+                result = perception(points, scores, boxes=detector is None)
                 prediction = Prediction(result, (perf_counter() - begun) * 1e3, result.head_ms or 0.0)
                 if detector:
                     begun = perf_counter()

@@ -54,6 +54,7 @@ class CpuEngine:
 
     def __init__(self, net: PointVoxelUNet, voxel_size: float, threads: int | None = None) -> None:
         self.in_channels = net.spec.in_channels
+        self.finds_boxes = net.spec.boxes is not None
         self.team = Team(default_threads() if threads is None else threads)
         self._plan = build_plan(net)
         self._packed = [_pack(step) for step in self._plan.steps]

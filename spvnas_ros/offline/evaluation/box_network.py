@@ -49,7 +49,7 @@ def load_network(weights: str | Path, device: str = "auto") -> BoxNetwork:
         raise CheckpointError(f"{path} labels points and finds no boxes; expected a detector, or one that does both")
 
     def find(points: Points) -> Boxes:
-        return perception(points).boxes or Boxes.none()
+        return perception(points, labels=False).boxes or Boxes.none()
 
     return BoxNetwork(find, perception.box_names, perception.facts.spec.boxes.point_range)
 
