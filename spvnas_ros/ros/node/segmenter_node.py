@@ -231,7 +231,7 @@ class SegmenterNode(LifecycleNode):
         self._worker = LatestPipeline(labelling.decode, labelling.label, self.statistics.count_dropped, "labelling")
         self._outputs.publish_label_info(self._settings.settings)
         self._input = InputTopic(self, INPUT_TOPIC, self._on_cloud)
-        self.get_logger().info(f"labels clouds of {self._input.name}")
+        self.get_logger().info(f"labels clouds of {self._input}")
 
     def _silence(self) -> None:
         if self._input is not None:
