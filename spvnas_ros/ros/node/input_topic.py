@@ -60,6 +60,9 @@ class InputTopic:
         assert self._subscription is not None
         return str(self._subscription.topic_name)
 
+    def __str__(self) -> str:
+        return self.name if self.type == CLOUD_TYPE else f"{self.name} ({self.type})"
+
     def destroy(self) -> None:
         """Stops listening."""
         self._node.destroy_timer(self._timer)

@@ -255,7 +255,7 @@ class SegmenterNode(LifecycleNode):
         self._outputs.publish_class_tables(self._settings.settings)
         self._input = InputTopic(self, INPUT_TOPIC, self._on_cloud)
         does = "labels" if self._network.classes else "finds objects in"
-        self.get_logger().info(f"{does} clouds of {self._input.name}")
+        self.get_logger().info(f"{does} clouds of {self._input}")
 
     def _silence(self) -> None:
         if self._input is not None:
