@@ -18,7 +18,7 @@ from spvnas_ros.clouds.sensor_rules import Sensor
 from spvnas_ros.ros.node.fit_watch import Fit
 from spvnas_ros.ros.node.following import Followed
 from spvnas_ros.ros.node.network import Network
-from spvnas_ros.ros.node.statistics import STAGES, FrameStatistics, Snapshot
+from spvnas_ros.ros.node.statistics import OBJECTS, STAGES, FrameStatistics, Snapshot
 from spvnas_ros.ros.process.memory import resident_bytes
 
 PERIOD_SECONDS = 1.0
@@ -236,7 +236,7 @@ def objects_finding(now: Snapshot, before: Snapshot, since_ns: int) -> Finding:
     if heads:
         values["box head (ms)"] = f"{np.median(heads):.2f}"
     if frames:
-        values["choosing (ms)"] = f"{np.median([frame.stages_ms()['objects'] for frame in frames]):.2f}"
+        values["choosing (ms)"] = f"{np.median([frame.parts_ms()[OBJECTS] for frame in frames]):.2f}"
     each = (now.objects - before.objects) / (some + none)
     values["objects per cloud"] = f"{each:.1f}"
     return Finding("objects", f"{each:.1f} per cloud, none in {none} of {some + none} clouds", values)
