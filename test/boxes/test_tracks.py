@@ -178,7 +178,7 @@ def test_clouds_that_are_lost_are_bridged_by_motion(lost: tuple[int, ...]) -> No
 
 
 @given(st.integers(0, 99), st.lists(st.sampled_from([0, 1, TENTH, TENTH, 3 * TENTH, 10**13, -TENTH]), max_size=12))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_whatever_the_stamps_ids_are_unique_never_reused_and_all_is_finite(seed: int, gaps: list[int]) -> None:
     frames = drive(seed, len(gaps) + 1)
     state, stamp, used, gone = TrackState(), 10**18, set[int](), set[int]()
@@ -203,7 +203,7 @@ def test_whatever_the_stamps_ids_are_unique_never_reused_and_all_is_finite(seed:
 
 
 @given(st.integers(0, 99), st.integers(-(10**18), 10**18))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 def test_the_clock_s_beginning_does_not_matter(seed: int, shift: int) -> None:
     frames = drive(seed)
     stamps = [number * TENTH for number in range(len(frames))]
@@ -216,7 +216,7 @@ def test_the_clock_s_beginning_does_not_matter(seed: int, shift: int) -> None:
 
 
 @given(st.integers(0, 999))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_the_order_of_the_boxes_does_not_matter(seed: int) -> None:
     frames, rng = drive(seed), np.random.default_rng(seed)
     orders = [rng.permutation(len(frame)) for frame in frames]
@@ -230,7 +230,7 @@ def test_the_order_of_the_boxes_does_not_matter(seed: int) -> None:
 @given(
     st.integers(0, 99), st.floats(-4, 4), st.tuples(*[st.floats(-1e5, 1e5)] * 2, st.floats(-100, 100)), st.booleans()
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_another_fixed_frame_gives_the_same_tracks(
     seed: int, yaw: float, shift: tuple[float, float, float], driving: bool
 ) -> None:
@@ -307,7 +307,7 @@ def test_what_is_no_frame_is_refused() -> None:
 
 
 @given(st.lists(st.tuples(*[st.floats(-1e6, 1e6, width=32)] * 3, *[st.floats(0, 1e6, width=32)] * 4), max_size=5))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_boxes_of_any_numbers_give_numbers(rows: list[tuple[float, ...]]) -> None:
     found = boxes(np.array(rows, np.float32))
     for first, tracked in pairwise(follow([found, found, Boxes.none(), found])):

@@ -118,7 +118,7 @@ def test_what_is_no_frame_is_refused() -> None:
 
 
 @given(st.integers(0, 10_000))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_counts_are_those_of_another_implementation(seed: int) -> None:
     """motmetrics, which nuScenes' tool counts with."""
     rng = np.random.default_rng(seed)
