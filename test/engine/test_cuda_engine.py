@@ -17,7 +17,7 @@ import golden
 from cuda_engines import VOXEL_SIZE, compare, compare_boxes, narrow, with_boxes
 from spvnas_ros.engine import build_engine, check_agreement, gpu_engine
 from spvnas_ros.engine.cuda import CudaEngine, HalfRangeError
-from spvnas_ros.engine.cuda.launches import LEVELS, Network
+from spvnas_ros.engine.cuda.launches import LEVELS, Frame, Network, Wanted
 from spvnas_ros.engine.cuda.session import Session
 from spvnas_ros.engine.plan import build_plan
 from spvnas_ros.engine.reference import ReferenceEngine
@@ -169,7 +169,7 @@ def test_a_frame_that_cannot_be_captured_is_launched_kernel_by_kernel(caplog: py
     net, points = golden.trained_looking(narrow(False)), lonely(20)
     network = Network(build_plan(net), VOXEL_SIZE, "fp32", DEVICE, TILE_ROWS)
 
-    def refuse(*_: object) -> Callable[[], None]:
+    def refuse(_: Frame, _wanted: Wanted, _pool: object) -> Callable[[], None]:
         raise RuntimeError("operation not permitted when stream is capturing")
 
     session = Session(network, Capacity.with_room(20, (20,) * LEVELS), refuse)

@@ -64,7 +64,7 @@ class TestOnTheDevice:
 def test_boxes_in_full_scans_match_the_reference(full_scan: np.ndarray, level: int, point_branch: bool) -> None:
     """Captured three times, for labels, boxes and both, and none waits but for its result."""
     spec = NetSpec.spvcnn(16) if point_branch else NetSpec.minkunet(16)
-    net = with_boxes(spec, full_scan, level, reach=25.6, share=0.001)
+    net = with_boxes(spec, full_scan, level, reach=25.6)
     ours = CudaEngine(net, VOXEL_SIZE, DEVICE, "fp32", sample=full_scan)
     allowed = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
@@ -88,7 +88,7 @@ def test_boxes_in_full_scans_match_the_reference(full_scan: np.ndarray, level: i
 @pytest.mark.cuda
 @pytest.mark.skipif(DEVICE.type == "cpu", reason="no CUDA device")
 def test_a_gpu_gets_this_engine_for_boxes_and_half_precision_finds_most(full_scan: np.ndarray) -> None:
-    net = with_boxes(NetSpec.spvcnn(16), full_scan, 2, reach=25.6, share=0.001)
+    net = with_boxes(NetSpec.spvcnn(16), full_scan, 2, reach=25.6)
     assert isinstance(build_engine(net, VOXEL_SIZE, sample=full_scan), CudaEngine)
 
 

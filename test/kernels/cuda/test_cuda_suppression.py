@@ -50,14 +50,14 @@ def test_the_boxes_that_stay_are_those_of_the_definition(
 def test_many_boxes_on_a_street(per_class: bool) -> None:
     """More boxes than a word has bits, of all sizes, crowded as around an object."""
     rng = np.random.default_rng(3)
-    centres = rng.uniform(-60, 60, (20, 2))[rng.integers(0, 20, 200)]
-    boxes = np.zeros((200, 7), np.float32)
-    boxes[:, :2] = centres + rng.normal(0, 0.7, (200, 2))
-    boxes[:, 3:6] = rng.uniform(0.4, 5, (200, 3))
-    boxes[:, 6] = rng.uniform(-4, 4, 200)
-    classes = rng.integers(0, 3, 200)
-    valid = rng.random(200) < 0.9
-    scores = -np.arange(200.0)
+    centres = rng.uniform(-60, 60, (20, 2))[rng.integers(0, 20, 100)]
+    boxes = np.zeros((100, 7), np.float32)
+    boxes[:, :2] = centres + rng.normal(0, 0.7, (100, 2))
+    boxes[:, 3:6] = rng.uniform(0.4, 5, (100, 3))
+    boxes[:, 6] = rng.uniform(-4, 4, 100)
+    classes = rng.integers(0, 3, 100)
+    valid = rng.random(100) < 0.9
+    scores = -np.arange(100.0)
     expected = nms(boxes[valid], scores[valid], 0.1, classes=classes[valid] if per_class else None)
     found = kept(boxes, classes, 0.1, per_class, valid=valid)
     assert found == np.flatnonzero(valid)[expected].tolist()
