@@ -57,7 +57,7 @@ def test_a_raised_frame_is_told_of_with_the_mount_that_mends_it(tmp_path: Path) 
     raised = write(tmp_path / "raised", (0, 0, 1.2))
     _, said = report(raised)
     (line,) = said.splitlines()
-    option = line.rpartition("set mount: ")[2]
+    option = line.rpartition("set --mount ")[2]
     assert option.startswith("z=0.")
     found, said = report(raised, "--mount", option)
     assert said == ""
