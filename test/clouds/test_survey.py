@@ -47,7 +47,7 @@ def test_real_scans_are_scans(shared: Path) -> None:
 
 
 def test_a_place_is_only_found_by_itself_where_no_point_is_near(scan: np.ndarray) -> None:
-    far = record_of(scan + (*UTM, 0))
+    far = record_of(scan + np.append(UTM, 0))
     sensor = Sensor(place=PlaceRule(by_itself=True))
     assert np.abs(sensor.points(far)[:, :2]).max() < 100
     assert place_remark([far], sensor).startswith("place: no point lies within 100 m")
@@ -58,6 +58,6 @@ def test_a_place_is_only_found_by_itself_where_no_point_is_near(scan: np.ndarray
         assert place_remark([far], Sensor(place=rule)) == ""
     lifted = Sensor(place=PlaceRule(mount=Mount(1.73), by_itself=True))
     np.testing.assert_allclose(lifted.points(far)[:, :3], sensor.points(far)[:, :3], atol=1e-3)
-    zeros = record_of(np.concatenate([np.zeros((9, 4)), scan + (*UTM, 0)]))
+    zeros = record_of(np.concatenate([np.zeros((9, 4)), scan + np.append(UTM, 0)]))
     assert np.abs(sensor.points(zeros)[9:, :2]).max() < 100, "what no point came back for is no point near by"
     assert not is_far(np.empty((0, 3)))
