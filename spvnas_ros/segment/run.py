@@ -276,6 +276,8 @@ class _Views:
     def of(self, frame: Frame, load: Callable[[], Cloud]) -> View | None:
         """Returns how a frame, which `load` reads, is seen; None where it is not cut. Raises ScanError."""
         if frame.name not in self._found:
+            if frame.scan is not None and self._rule.cuts and self._source.sensor.open:
+                self._source.look()  # what the rules leave open, all of the recording decides, not a piece
             alone = len(self._source) == 1
             self._found[frame.name] = view_of(
                 frame, load, self._perception, self._source.sensor, self._rule, alone=alone

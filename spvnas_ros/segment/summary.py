@@ -196,7 +196,7 @@ def _lines(summary: Summary, out: Path, kind: str) -> Iterator[str]:
     if summary.unusable_words:
         yield f"Without a label: {summary.unusable_words}."
     if summary.detector:
-        yield _boxes(summary)
+        yield _boxes(summary) + ("; not sought in tiles" if summary.tiled else "")
     labels = {"bag": BAG, "dataset": SEQUENCES}.get(kind, LABELS)
     places = [name for name in (labels, ARRAYS, SCANS) if (out / name).is_dir()] or [labels]
     scored = (REPORT, CONFUSION) if facts.truth else ()
