@@ -25,7 +25,7 @@ from spvnas_ros.demo.recording import given_drive, simulated_drive
 from spvnas_ros.engine.sample_street import street_scan
 from spvnas_ros.labels import SEMANTIC_KITTI
 from spvnas_ros.offline.datasets import LabelField
-from spvnas_ros.offline.evaluation.metrics import confusion_matrix
+from spvnas_ros.offline.evaluation.metrics import confusion_matrix, score
 from spvnas_ros.recordings.bags import LABELLED_TOPIC, BagReader
 from spvnas_ros.recordings.scans import open_source
 from spvnas_ros.ros.node.statistics import STAGES
