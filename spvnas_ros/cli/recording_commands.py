@@ -144,6 +144,9 @@ def replay(
     origin: OriginOption = None,
     mount: MountOption = None,
     topic: TopicOption = None,
+    boxes: Annotated[
+        bool, typer.Option("--boxes/--no-boxes", help="Listen to objects, too, where the weights find any.")
+    ] = True,
     force: ForceOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -157,7 +160,7 @@ def replay(
     from spvnas_ros.cli.replay import ReplayOptions, run
 
     sensor = (intensity, intensity_field, origin, mount)
-    options = ReplayOptions(bag, weights, out, rate, topic, where, device, engine, *sensor, quiet)
+    options = ReplayOptions(bag, weights, out, rate, topic, where, device, engine, *sensor, quiet, boxes)
     raise typer.Exit(run(options, force=force))
 
 

@@ -22,6 +22,8 @@ _OUTSIDE: Final = 0.05
 """Share of points beyond the boxes' range that is worth a warning."""
 _SUNK: Final = 0.4
 """Metres between anchors and ground: more than voxels and slopes explain."""
+_LOW: Final = 0.2
+"""Metres: a sensor stands higher than that above a ground."""
 _NEAR: Final = 20.0
 """Metres within which a network of boxes that is of use has to see an object."""
 
@@ -70,7 +72,7 @@ def _reach(clouds: Clouds, boxes: BoxKnowledge) -> Findings:
 def _anchors(clouds: Clouds, boxes: BoxKnowledge) -> Findings:
     """Checks whether anchors stand on the ground that the clouds show."""
     ground = typical_ground([sample.look.ground for sample in clouds.samples if sample.look.ground])
-    if ground is None or ground.share <= GROUND_SHARE:
+    if ground is None or ground.share <= GROUND_SHARE or ground.height < _LOW:
         yield Finding(OK, "anchors", "the clouds show no ground to compare them with")
         return
     # Some of KITTI's anchors float a metre above the ground, and their networks have learned it; the lowest never do.

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.lib.recfunctions import unstructured_to_structured
 from PIL import Image
 
+from joint_networks import write_joint
 from segment_results import FRAMES, PICTURES, content, document_in, files_in, write_bag
 from spvnas_cli import segmented, spvnas
 from spvnas_ros.boxes.conversions import moved, wrapped
@@ -357,3 +358,31 @@ def test_files_in_the_wrong_place_are_one_sentence(
 def test_the_words_for_classes_are_kittis() -> None:
     words = {"car": "Car", "Person": "Pedestrian", "bicyclist": "Cyclist", "Van": "Van", "bus": "Misc"}
     assert {name: kitti_kind(name) for name in words} == words
+
+
+def test_the_least_score_is_also_that_of_a_networks_own_boxes(weights: Path, tmp_path: Path) -> None:
+    scan = street_scan(0, 16, 200)[0]
+    (tmp_path / "scans").mkdir()
+    scan.tofile(tmp_path / "scans/a.bin")
+    joint, out = write_joint(tmp_path / "joint.safetensors", scan), tmp_path / "out"
+    plain = Perception.load(joint, device="cpu")
+    whole = plain(scan).boxes
+    assert whole is not None
+    least = round(float(np.sort(whole.scores)[len(whole) // 2]), 3)
+    more = Perception.load(joint, device="cpu", min_score=0.0)
+    assert (plain.min_score, more.min_score) == (0.1, 0.0)
+    assert len(more(scan).boxes or ()) > len(whole)
+    arguments = (tmp_path / "scans", "-o", out, "--device", "cpu", "--quiet")
+    assert segmented(*arguments, "-w", joint, "--min-score", least)[0] == 0
+    summary = document_in(out, "summary.json")
+    assert (summary["min_score"], len(summary["boxes_ms"])) == (least, 1)
+    assert 0 < summary["boxes_ms"][0] < summary["ms"][0]
+    assert sum(summary["boxes"].values()) == len(document_in(out, "boxes/a.json")["boxes"])
+    assert sum(summary["boxes"].values()) == (whole.scores >= least).sum()
+    assert f"(min_score {least}, now 0.9)" in segmented(*arguments, "-w", joint, "--min-score", 0.9)[2]
+    assert "(other weights; min_score " in segmented(*arguments, "-w", weights)[2]
+    assert "finds no boxes" in segmented(*arguments, "-w", weights, "--min-score", 0.9)[2]
+    (tmp_path / "label_2").mkdir()
+    said = spvnas("evaluate", tmp_path, "--boxes", out).output
+    assert "whose boxes are in boxes/*.json alone" in said
+    assert "--boxes" not in said

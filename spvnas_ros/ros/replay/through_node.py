@@ -8,6 +8,7 @@ where their message package is installed, and other kinds as PointCloud2.
 
 from __future__ import annotations
 
+import importlib
 import os
 import struct
 import sys
@@ -16,6 +17,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from threading import Condition
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,7 +32,7 @@ from spvnas_ros.clouds.point_cloud2 import decode
 from spvnas_ros.errors import UserError
 from spvnas_ros.ros.node.cloud_messages import CLOUD_TYPE, message_class
 from spvnas_ros.ros.node.labelling import stamp_ns
-from spvnas_ros.ros.node.outputs import LABELLED_TOPIC, TIMES_TOPIC
+from spvnas_ros.ros.node.outputs import HEAD, LABELLED_TOPIC, OBJECTS_TOPIC, TIMES_TOPIC
 from spvnas_ros.ros.node.segmenter_node import INPUT_TOPIC, NODE_NAME
 from spvnas_ros.ros.node.statistics import STAGES
 from spvnas_ros.ros.process.lifetime import ros_process, spinning
@@ -93,12 +95,14 @@ def replay(
     rate: float = 1.0,
     on_sent: Callable[[], None] = lambda: None,
     on_labels: OnLabels | None = None,
+    boxes: bool = False,
 ) -> Replay:
     """Starts the node, sends the clouds at the pace of their recording, `rate` times as fast, and ends the node.
 
     kind:      what their messages are, as `BagReader.type` has it
     on_sent:   called after each cloud that was sent
     on_labels: called with the labels of each cloud
+    boxes:     listen to the objects, too, so that the node looks for them; needs vision_msgs (`can_hear_objects`)
 
     Raises ReplayError, and what reading the clouds raises. Raises StopRequested where SIGINT or SIGTERM came.
     """
@@ -106,22 +110,28 @@ def replay(
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     namespace = f"/replay_{os.getpid()}"
     with ros_process([]):
-        driver = _Driver(f"{namespace}/{NODE_NAME}", sent_as(kind), on_labels)
+        driver = _Driver(f"{namespace}/{NODE_NAME}", sent_as(kind), on_labels, boxes=boxes)
         with spinning(driver), segmenter_process(namespace, options.parameters(), driver.fail):
             driver.wait_until_ready()
             driver.play(clouds, rate, on_sent)
             return driver.finish()
 
 
+def can_hear_objects() -> bool:
+    """Returns whether the messages of objects are installed, which only ROS distributions bring along."""
+    return find_spec("vision_msgs") is not None
+
+
 class _Driver(Node):
     """Sends clouds and measures times. Its callbacks run in another thread."""
 
-    def __init__(self, segmenter: str, kind: str, on_labels: OnLabels | None) -> None:
+    def __init__(self, segmenter: str, kind: str, on_labels: OnLabels | None, *, boxes: bool) -> None:
         super().__init__("replay")
         self._changed = Condition()
         self._failure = ""
         self._on_labels = on_labels
-        self._ready = False
+        self._ready, self._boxes_ready = False, not boxes
+        self._boxes = boxes
         self._passages: dict[int, Passage] = {}
         self._stages: defaultdict[str, list[float]] = defaultdict(list)
         self._diagnostics: dict[str, dict[str, str]] = {}
@@ -134,7 +144,10 @@ class _Driver(Node):
         self._to_segmenter = self.create_publisher(sent, INPUT_TOPIC.replace("~", segmenter), _QUEUE)
         self.create_subscription(PointCloud2, LABELLED_TOPIC.replace("~", segmenter), self._on_answer, _QUEUE)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, _QUEUE)
-        for stage in STAGES:
+        if boxes:
+            found = importlib.import_module("vision_msgs.msg").Detection3DArray
+            self.create_subscription(found, OBJECTS_TOPIC.replace("~", segmenter), self._on_objects, _QUEUE)
+        for stage in (*STAGES, *((HEAD,) if boxes else ())):
             topic = TIMES_TOPIC.format(stage).replace("~", segmenter)
             self.create_subscription(Float64, topic, lambda time, stage=stage: self._on_time(stage, time.data), _QUEUE)
 
@@ -150,7 +163,7 @@ class _Driver(Node):
         Raises ReplayError where no answer comes in time.
         """
         deadline = time.monotonic() + _START_SECONDS
-        while not self._wait(lambda: self._ready, _PROBE_EVERY):
+        while not self._wait(lambda: self._ready and self._boxes_ready, _PROBE_EVERY):
             if time.monotonic() > deadline:
                 raise ReplayError(f"the node did not answer in {_START_SECONDS:.0f} s")
             self._to_segmenter.publish(self._probe)
@@ -201,12 +214,12 @@ class _Driver(Node):
         self._wait(lambda: self._answers() > answered, _LAST_ANSWER_SECONDS)
 
     def _answers(self) -> int:
-        return sum(each.answered is not None for each in self._passages.values())
+        return sum((each.answered is not None) + (each.boxed is not None) for each in self._passages.values())
 
     def _answered_last(self) -> bool:
         with self._changed:
             last = next(reversed(self._passages.values()), None)
-            return last is None or last.answered is not None
+            return last is None or (last.answered is not None and (last.boxed is not None or not self._boxes))
 
     def _counts(self) -> NodeCounts:
         """Returns new counts of the node, taken when no cloud waits or is in work.
@@ -241,6 +254,14 @@ class _Driver(Node):
                 self._on_labels(passage.number, decode(cloud)["label"])
             except (ValueError, OSError) as error:  # for example a full disk
                 self.fail(f"the labels of cloud {passage.number} could not be kept: {error}")
+
+    def _on_objects(self, message: Any) -> None:
+        at, stamp = time.monotonic_ns(), stamp_ns(message)
+        with self._changed:
+            if (passage := self._passages.get(stamp)) is not None:
+                self._passages[stamp] = replace(passage, boxed=at)
+            self._boxes_ready = True
+            self._changed.notify_all()
 
     def _on_time(self, stage: str, milliseconds: float) -> None:
         self._stages[stage].append(milliseconds)
