@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from spvnas_ros.engine.plan import fold
 from spvnas_ros.frame import Boxes
-from spvnas_ros.kernels.cpu.columns import best_classes, sum_columns
+from spvnas_ros.kernels.cpu.box_columns import best_classes, sum_columns
 from spvnas_ros.kernels.cpu.team import Team
 from spvnas_ros.nets.bev import BevStage, PlaneConvNorm
 from spvnas_ros.nets.box_branch import BoxBranch, base_of, branch_anchors

@@ -32,9 +32,9 @@ from spvnas_ros.clouds.point_cloud2 import decode
 from spvnas_ros.errors import UserError
 from spvnas_ros.ros.node.cloud_messages import CLOUD_TYPE, message_class
 from spvnas_ros.ros.node.labelling import stamp_ns
-from spvnas_ros.ros.node.outputs import HEAD, LABELLED_TOPIC, OBJECTS_TOPIC, TIMES_TOPIC
+from spvnas_ros.ros.node.outputs import LABELLED_TOPIC, OBJECTS_TOPIC, TIMES_TOPIC
 from spvnas_ros.ros.node.segmenter_node import INPUT_TOPIC, NODE_NAME
-from spvnas_ros.ros.node.statistics import STAGES
+from spvnas_ros.ros.node.statistics import HEAD, STAGES
 from spvnas_ros.ros.process.lifetime import ros_process, spinning
 from spvnas_ros.ros.process.segmenter_process import segmenter_process
 from spvnas_ros.ros.replay.replay_statistics import NodeCounts, Passage, Replay, evaluate
