@@ -103,7 +103,7 @@ class Perception:
     @property
     def box_names(self) -> tuple[str, ...]:
         """The classes of its boxes, in index order; none without a box branch."""
-        return self.facts.spec.boxes.head.names if self.facts.spec.boxes else ()
+        return self.facts.spec.boxes.head.names if self.facts.spec.boxes and self.engine.finds_boxes else ()
 
     def __call__(
         self, points: Points, scores: bool = False, *, labels: bool = True, boxes: bool = True

@@ -90,6 +90,14 @@ ClassificationOption = Annotated[
         show_default="as it came",
     ),
 ]
+TileOption = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|off|METRES",
+        help="Label large scans and maps tile by tile, with bounded memory; METRES cuts every scan, into tiles that "
+        "wide.",
+    ),
+]
 TopicOption = Annotated[str | None, typer.Option(help="The clouds' topic, where a bag has several.")]
 TruthOption = Annotated[
     str | None,

@@ -28,6 +28,7 @@ from spvnas_ros.cli.options import (
     OriginOption,
     PaletteOption,
     QuietOption,
+    TileOption,
     TopicOption,
     TruthOption,
     WeightsOption,
@@ -67,6 +68,7 @@ def segment(
     columns: ColumnsOption = None,
     label_format: FormatOption = "auto",
     classification: ClassificationOption = "",
+    tile: TileOption = "auto",
     scores: Annotated[bool, typer.Option("--scores", help="Also save the probabilities of all classes.")] = False,
     palette: PaletteOption = "spvnas",
     benchmark: Annotated[
@@ -112,6 +114,7 @@ def segment(
         form=LabelForm(label_format, classification),
         sweeps=sweeps,
         benchmark=benchmark,
+        tile=tile,
     )
     if where := chosen_truth(truth, label_ids, network_labels):
         from spvnas_ros.offline.evaluation.judge import TruthJudge, print_report

@@ -28,7 +28,6 @@ from spvnas_ros.segment.output import BAG, LABELS, SEQUENCES, SUMMARY
 from spvnas_ros.viewer.box_sources import (
     Boxing,
     NamedBoxes,
-    ViewBoxesError,
     origin_of_a_run,
     recorded_boxes,
     true_boxes,
@@ -120,15 +119,11 @@ def run(
             tell([*source.remarks, *first_look(source.look(), source.sensor, facts)], quiet=quiet)
             known = LABEL_MAPS.get(label_map or facts.label_map, known)
             classes = Classes(facts.classes, shown(facts.classes, facts.palette, palette), palette)
-            if perception.box_names and boxes is not None:
-                raise ViewBoxesError(
-                    f"{weights} finds boxes itself ({', '.join(perception.box_names)}); leave out --boxes, or --weights"
-                )
         if named.detector is not None:
             detector = _detector(named.detector, device, source.sensor, perception)
             boxing = Boxing(detector=(detector, detector.names))
             warning += "" if detector.trained else "\nThis detector is untrained: its boxes mean nothing."
-        elif perception is None or not perception.box_names:
+        elif boxes is not None or perception is None or not perception.box_names:
             recorded, remark = recorded_boxes(named, source, run)
             boxing, warning = Boxing(recorded=recorded), warning + (remark and f"\n{remark}")
         recording, numbers = origin_of_a_run(run)

@@ -225,7 +225,11 @@ class Frames:
         self._boxing = boxing or Boxing()
         self._wanted = True
         detector = self._boxing.detector
-        self.box_names = detector[1] if detector else labelling.network.box_names if labelling.network else ()
+        # Boxes that somebody has named take the place of those that the network would find.
+        self._by_network = labelling.network is not None and not detector and not self._boxing.recorded
+        self.box_names: tuple[str, ...] = detector[1] if detector else ()
+        if labelling.network is not None and self._by_network:
+            self.box_names = labelling.network.box_names
         self.boxed = bool(self.box_names) or self._boxing.recorded is not None
         self.true_boxed = self._boxing.true is not None
         self._cache: OrderedDict[int, ViewFrame] = OrderedDict()
@@ -267,7 +271,7 @@ class Frames:
 
     def _read(self, index: int, frame: Frame) -> ViewFrame:
         cloud = frame.load()
-        known = self._labelling(self.source, frame, cloud, boxes=self._wanted)
+        known = self._labelling(self.source, frame, cloud, boxes=self._wanted and self._by_network)
         labels, confidence = known.labels, known.confidence
         placed = (np.abs(cloud.points[:, :3]) < _OUT_OF_SIGHT).all(axis=1)
         found, true, problem = self._boxes(index, frame, cloud, known.boxes)

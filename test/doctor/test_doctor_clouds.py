@@ -142,7 +142,7 @@ def test_decibels_are_turned_into_shares_and_signed_bytes_are_refused(street: np
     status, out, error = invoke(path)
     assert (status, out, error.count("\n")) == (1, "", 1)
     assert "below 0" in error
-    assert "intensity_field" in error
+    assert "choose another field" in error
     assert invoke(path, "--intensity", "none")[0] == 0
 
 

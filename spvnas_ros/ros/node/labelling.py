@@ -17,7 +17,9 @@ from spvnas_ros.clouds.intensity import IntensityWatch
 from spvnas_ros.clouds.point_cloud2 import PointCloudError, decode, positions, to_points
 from spvnas_ros.clouds.sensor_rules import Record, Sensor, has_positions
 from spvnas_ros.frame import UNLABELLED, Points, Segmentation, Unusable
+from spvnas_ros.ros.node.cloud_messages import PackedCloud, as_cloud
 from spvnas_ros.ros.node.fit_watch import FitWatch
+from spvnas_ros.ros.node.following import Following
 from spvnas_ros.ros.node.network import Network
 from spvnas_ros.ros.node.objects import Objects, objects_of
 from spvnas_ros.ros.node.outputs import Outputs, Wanted
@@ -29,9 +31,9 @@ from spvnas_ros.ros.node.sweeps import Sweep, Sweeps
 
 @dataclass(frozen=True)
 class Received:
-    """A cloud and the time when its callback ran, nanoseconds of the monotonic clock."""
+    """A cloud, or the message that holds it, and the time when its callback ran, nanoseconds of the monotonic clock."""
 
-    cloud: PointCloud2
+    cloud: PointCloud2 | PackedCloud
     at: int
 
 
@@ -67,6 +69,7 @@ class Labelling:
     fit:      looks at the first clouds
     settings: returns the settings that apply at the moment of the call
     sweeps:   gives the earlier clouds to label each cloud with; None labels each cloud alone
+    following: gives objects their ids; None leaves them without
     """
 
     network: Network
@@ -79,14 +82,17 @@ class Labelling:
     watch: IntensityWatch
     logger: RcutilsLogger
     sweeps: Sweeps | None = None
+    following: Following | None = None
 
     def decode(self, received: Received) -> Decoded | None:
         """Returns the cloud with its points. Where they cannot be read, counts the cloud and returns None."""
         decoded = None
         with self._one_cloud():
             taken = time.monotonic_ns()
-            record = decode(received.cloud)
-            pose = self._pose(received.cloud, record)
+            cloud = as_cloud(received.cloud)
+            received = replace(received, cloud=cloud)
+            record = decode(cloud)
+            pose = self._pose(cloud, record)
             before = self.sensor.intensity.describe()
             points = to_points(record, self.sensor.intensity, pose)
             if (now := self.sensor.intensity.describe()) != before:
@@ -165,7 +171,7 @@ class Labelling:
         if segmentation.boxes is None or not wanted.boxes:
             return None
         network = self.network
-        return objects_of(
+        objects = objects_of(
             segmentation.boxes,
             network.box_names,
             settings.objects,
@@ -175,6 +181,10 @@ class Labelling:
             segmentation.labels if network.classes else None,
             network.classes,
         )
+        if self.following is None:
+            return objects
+        cloud = decoded.received.cloud
+        return self.following(objects, cloud.header.frame_id, stamp_ns(cloud))
 
     def _pose(self, cloud: PointCloud2, record: Record) -> Pose | None:
         if not self.placing.moves or not len(record) or not has_positions(record):
@@ -188,7 +198,7 @@ class Labelling:
         return self.sweeps.with_earlier(_sweep(decoded, points), settings.region)
 
 
-def stamp_ns(cloud: PointCloud2) -> int:
+def stamp_ns(cloud: PointCloud2 | PackedCloud) -> int:
     """Returns the stamp of a cloud in nanoseconds."""
     return int(cloud.header.stamp.sec) * 1_000_000_000 + int(cloud.header.stamp.nanosec)
 

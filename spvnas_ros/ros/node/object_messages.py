@@ -29,7 +29,8 @@ def detections_message(vision_msgs: Any, header: Header, objects: Objects) -> An
     vision_msgs: the module `vision_msgs.msg`
 
     `bbox.size` is full: x along the object's front, y across, z up. `results` has the class by its name; where the
-    labels of the points do not support it, a second one says which class most of them have, and their share.
+    labels of the points do not support it, a second one says which class most of them have, and their share. `id` is
+    that of an object that is followed. There is no field for a velocity, and covariances stay 0: not known.
     """
     detections = []
     sizes = objects.found.boxes[:, 3:6].tolist()
@@ -55,11 +56,12 @@ def marker_message(visualization_msgs: Any, header: Header, objects: Objects, co
     colours:            of the classes, by name
 
     Namespaces: `boxes` (cubes that let points shine through), `fronts` (arrows to where the front is), `names` (class,
-    score and, where there is one, id).
+    score and, where there is one, id), `motions` (of what moves, arrows as long as the way of a second).
     """
     kind = visualization_msgs.Marker
     markers = [kind(header=header, action=kind.DELETEALL)]
     sizes = objects.found.boxes[:, 3:6].tolist()
+    ends = objects.ends().tolist()
     lifetime = Duration(sec=LIFETIME_SECONDS)
     for row, pose in enumerate(_poses(objects)):
         length, _, height = sizes[row]
@@ -79,6 +81,11 @@ def marker_message(visualization_msgs: Any, header: Header, objects: Objects, co
         label.pose, label.scale = _above(pose, height / 2 + _ABOVE), _vector(0.0, 0.0, _TEXT_HEIGHT)
         label.color, label.text = _colour(colour, _SOLID), text
         markers += [box, front, label]
+        if objects.motions and objects.motions[row] is not None:
+            motion = _marker(kind, header, "motions", row, kind.ARROW, lifetime)
+            motion.points, motion.scale = [pose.position, _point(*ends[row])], _vector(0.2, 0.5, 0.6)
+            motion.color = _colour(colour, _SOLID)
+            markers.append(motion)
     return visualization_msgs.MarkerArray(markers=markers)
 
 
@@ -106,6 +113,10 @@ def _above(pose: Pose, height: float) -> Pose:
 
 def _marker(kind: Any, header: Header, group: str, number: int, shape: int, lifetime: Duration) -> Any:
     return kind(header=header, ns=group, id=number, type=shape, action=kind.ADD, lifetime=lifetime)
+
+
+def _point(x: float, y: float, z: float) -> Point:
+    return Point(x=x, y=y, z=z)
 
 
 def _vector(x: float, y: float, z: float) -> Vector3:

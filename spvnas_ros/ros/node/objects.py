@@ -15,6 +15,9 @@ from spvnas_ros.clouds.region import Region
 from spvnas_ros.frame import UNLABELLED, Boxes, Points
 from spvnas_ros.ros.node.placing import Pose
 
+Motion = tuple[float, float, float]
+"""Metres a second along x, y and z."""
+
 DROP, MARK = "drop", "mark"
 """What is done with boxes that the labels of their points do not support."""
 
@@ -48,6 +51,8 @@ class Objects:
     doubt: for each the class that most of its points have and their share, 0..1, where they do not support the box and
            unsupported ones are marked; else None
     ids:   for each what tells it from the other objects of the clouds before, "" where nothing does
+    motions: for each that surely moves its velocity over ground, in the frame of `found`, else None; () where nobody
+             follows them
     """
 
     found: Boxes
@@ -55,6 +60,7 @@ class Objects:
     pose: Pose | None
     doubt: tuple[tuple[str, float] | None, ...]
     ids: tuple[str, ...]
+    motions: tuple[Motion | None, ...] = ()
 
     def __len__(self) -> int:
         return len(self.found)
@@ -63,6 +69,15 @@ class Objects:
         """Returns the centres in the cloud's own frame, float64 `[B, 3]`, metres."""
         centres = self.found.boxes[:, :3].astype(np.float64)
         return centres if self.pose is None else self.pose.undo(centres)
+
+    def ends(self) -> npt.NDArray[np.float64]:
+        """Returns where each will be after a second if it goes on like this, in the cloud's own frame, float64
+        `[B, 3]`; where it is, if it does not surely move.
+        """
+        ends = self.found.boxes[:, :3].astype(np.float64)
+        if self.motions:
+            ends += np.array([motion or (0.0, 0.0, 0.0) for motion in self.motions]).reshape(-1, 3)
+        return ends if self.pose is None else self.pose.undo(ends)
 
     def turns(self) -> npt.NDArray[np.float64]:
         """Returns what turns each box in the cloud's own frame, unit quaternions x, y, z, w, float64 `[B, 4]`.

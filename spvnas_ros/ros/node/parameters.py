@@ -23,6 +23,7 @@ from spvnas_ros.errors import UserError
 from spvnas_ros.frame import UNLABELLED
 from spvnas_ros.palettes import PALETTES, SPVNAS
 from spvnas_ros.palettes import check as check_palette
+from spvnas_ros.ros.node.following import FollowRules
 from spvnas_ros.ros.node.network import Network
 from spvnas_ros.ros.node.objects import DROP, MARK, ObjectRules
 from spvnas_ros.ros.node.overrides import QOS, ParameterValueError, fitting, nearest, unread, unread_qos
@@ -154,6 +155,14 @@ PARAMETERS: Mapping[str, Entry] = {
     "objects.unsupported": Entry(
         DROP,
         f"Of which fewer are: {DROP} leaves the object out, {MARK} also publishes what the points say",
+    ),
+    "objects.track": Entry(
+        False, "Follow objects from cloud to cloud: they have ids and are smoothed", Changes.CONFIGURE
+    ),
+    "objects.track_frame": Entry(
+        "odom",
+        "TF frame in which they are followed, where what stands stays where it is; empty for the clouds' own",
+        Changes.CONFIGURE,
     ),
     "color.enabled": Entry(True, "Offer ~/output/colored_points"),
     "color.palette": Entry(SPVNAS, f"Colours of SemanticKITTI's classes: {', '.join(PALETTES)}", Changes.CONFIGURE),
@@ -392,6 +401,7 @@ def _checked(values: Mapping[str, Any], network: Network | None) -> Settings:
     check_palette(values["color.palette"])
     settings = Settings.of(values)
     SweepRules.of(values)
+    FollowRules.of(values)
     if network is not None:
         settings.check(network)
     return settings

@@ -46,7 +46,7 @@ def test_a_map_is_told_of_and_its_origin_gives_the_scores_of_the_scan_as_it_was(
     assert "intensity from field 'intensity', taken as it is" in str(plain["sensor"])
     away = write(tmp_path / "map", UTM)
     done = spvnas("evaluate", away)
-    assert "warning: place: the sensor seems to be at 45" in done.stderr
+    assert "warning: place: no point lies within 100 m of the origin, so" in done.stderr
     mended, said = report(away, "--origin", ",".join(map(str, UTM)))
     assert said == ""
     assert mended["confusion"] == plain["confusion"]
@@ -57,7 +57,7 @@ def test_a_raised_frame_is_told_of_with_the_mount_that_mends_it(tmp_path: Path) 
     raised = write(tmp_path / "raised", (0, 0, 1.2))
     _, said = report(raised)
     (line,) = said.splitlines()
-    option = line.rpartition("set mount: ")[2]
+    option = line.rpartition("set --mount ")[2]
     assert option.startswith("z=0.")
     found, said = report(raised, "--mount", option)
     assert said == ""
