@@ -112,6 +112,7 @@ setup(
             "dpkt>=1.9",
             "foxglove-sdk>=0.30",  # writes recordings as Foxglove does
             "foxglove-schemas-flatbuffer>=0.3",
+            "mcap-ros2-support>=0.5",  # decodes by the definitions in the file, as Foxglove does
             "lightning>=2.4",
             "tensorboard>=2.14",
             "pydantic>=2.7",

@@ -105,6 +105,11 @@ class Segmentation:
             scores[where] = self.scores
         return Segmentation(labels, confidence, scores, self.unusable + unusable, self.boxes, self.head_ms)
 
+    def part(self, begin: int, end: int) -> Segmentation:
+        """Returns the results of the points from `begin` to before `end`, without counts and boxes of the cloud."""
+        scores = None if self.scores is None else self.scores[begin:end]
+        return Segmentation(self.labels[begin:end], self.confidence[begin:end], scores)
+
     def __repr__(self) -> str:
         labelled = self.labels[self.labels != UNLABELLED]
         share = f", {len(labelled) / len(self):.1%} labelled" if len(self) else ""

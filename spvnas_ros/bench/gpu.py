@@ -13,29 +13,49 @@ import platform
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
+from spvnas_ros.bench.cpu_worker import VOXEL_SIZE
 from spvnas_ros.bench.gpu_report import Row, markdown, place
 from spvnas_ros.bench.gpu_run import Options, gather, run
 from spvnas_ros.bench.gpu_worker import DTYPES, Case, ContenderError
 from spvnas_ros.engine.peers import PEERS
 from spvnas_ros.errors import UserError
+from spvnas_ros.nets.box_spec import BoxBranchSpec, kitti_head
 from spvnas_ros.nets.spec import BlockSpec, NetSpec, StageSpec
 
-NETWORKS = ("W16", "W32", "SPVNAS")
+NETWORKS = ("W16", "W32", "SPVNAS", "W16-boxes")
+BOXES = "-boxes"
+"""Behind the name of a network that has a box branch."""
 SECONDS = 450.0
 
 
 def spec_of(name: str) -> NetSpec:
-    """Returns a network by its name in the table: "W16" is SPVCNN of that width, "SPVNAS" a subnet."""
+    """Returns a network by its name in the table: "W16" is SPVCNN of that width, "SPVNAS" a subnet.
+
+    "W16-boxes" has a box branch as wide as it, too.
+    """
     if name == "SPVNAS":
         return spvnas_like()
-    if not name.startswith("W") or not name[1:].isdigit():
-        raise UserError(f"unknown network {name!r}, expected 'SPVNAS' or 'W' and a width, as 'W16'")
-    return NetSpec.spvcnn(int(name[1:]))
+    width = name.removesuffix(BOXES)[1:]
+    if not name.startswith("W") or not width.isdigit():
+        raise UserError(f"unknown network {name!r}, expected 'SPVNAS' or 'W' and a width, as 'W16' or 'W16{BOXES}'")
+    plain = NetSpec.spvcnn(int(width))
+    return replace(plain, boxes=box_branch(int(width))) if name.endswith(BOXES) else plain
+
+
+def box_branch(width: int) -> BoxBranchSpec:
+    """Returns a branch that looks for KITTI's classes all around, 51.2 m far.
+
+    Its weights are not trained. So that boxes are compared with each other all the same, it asks for no score: always
+    4096 boxes, more than what a trained network finds.
+    """
+    spec = BoxBranchSpec.around(VOXEL_SIZE, kitti_head("openpcdet").classes, width=width)
+    return replace(spec, head=replace(spec.head, selection=replace(spec.head.selection, score=0.0)))
 
 
 def spvnas_like() -> NetSpec:
@@ -139,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scan", type=Path, help="a scan that `spvnas segment` can read (default: a generated street)")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N, or cpu to try the benchmark itself")
-    parser.add_argument("--networks", default=",".join(NETWORKS), help="default %(default)s; W and any width")
+    parser.add_argument("--networks", default=",".join(NETWORKS), help="default %(default)s; W and any width, -boxes")
     parser.add_argument("--precisions", default="fp16,fp32", help="default %(default)s")
     parser.add_argument("--contenders", default="", help="default: this engine, torch, and the installed libraries")
     parser.add_argument("--rounds", type=int, default=5, help="turns of every contender (default %(default)s)")

@@ -19,6 +19,12 @@ _GEOMETRY = ("encode", "mark_levels", "build_levels", "search_neighbours", "refi
 _CONVOLUTIONS = ("convolve", "add_parts")
 _POINTS = ("fuse_points", "mean_points")
 _LABELS = ("classify", "label_points")
+_BOXES = (
+    "mark_columns", "mark_leads", "gather_columns", "list_kernel_rows", "finish_plane", "score_anchors",
+    "find_overlaps", "suppress",
+)  # fmt: skip
+_DENSE = ("cudnn", "implicit_gemm", "implicit_convolve", "xmma", "cutlass", "conv2d", "fprop", "dgrad", "nhwc", "nchw")
+"""Parts of the names of cuDNN's kernels."""
 
 
 @dataclass(frozen=True)
@@ -135,14 +141,18 @@ def _stage_of_lap(name: str) -> str:
 
 def _stage_of_kernel(name: str) -> str:
     lowered = name.lower()
+    if name.startswith(_BOXES) or "topk" in lowered:
+        return "boxes"
+    if name.startswith(_CONVOLUTIONS):
+        return "convolutions"
+    if any(part in lowered for part in _DENSE):
+        return "bird's-eye view"
     if name.startswith(_GEOMETRY) or any(word in lowered for word in ("sort", "scan", "reduce")):
         return "geometry"
     if name.startswith(_POINTS):
         return "points"
     if name.startswith(_LABELS):
         return "labels"
-    if name.startswith(_CONVOLUTIONS):
-        return "convolutions"
     return "copies" if lowered.startswith(("memcpy", "memset")) else "other"
 
 

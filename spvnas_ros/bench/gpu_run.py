@@ -18,7 +18,7 @@ import torch
 from spvnas_ros.bench.cpu_worker import VOXEL_SIZE, seeded
 from spvnas_ros.bench.gpu_report import OURS, Row, Setting, row_of
 from spvnas_ros.bench.gpu_worker import DTYPES, Case, ContenderError, Precision, Profile, Worker
-from spvnas_ros.bench.roofline import Rates, plan_work
+from spvnas_ros.bench.roofline import Rates, branch_work, plan_work
 from spvnas_ros.engine.plan import build_plan
 from spvnas_ros.frame import Points
 from spvnas_ros.recordings.scans import read_scan
@@ -127,7 +127,9 @@ class Run:
                 self.book.put(Row(case.network, case.precision, name, error=error))
 
     def train(self, case: Case) -> None:
-        """Adds the time of a training step to the rows of a case."""
+        """Adds the time of a training step to the rows of a case. Networks with a box branch are not trained here."""
+        if case.spec.boxes:
+            return
         for row in self.book.rows(case):
             if row.error or row.contender not in TRAINED:
                 continue
@@ -141,7 +143,9 @@ class Run:
 
     def _row(self, case: Case, name: str, times: Sequence[Sequence[float]], agree: float) -> Row:
         """Returns a contender's row. Where the profiler fails, the row lacks the profiler's figures."""
-        work = plan_work(build_plan(seeded(case.spec)), self.levels, DTYPES[case.precision].itemsize)
+        itemsize = DTYPES[case.precision].itemsize
+        work = plan_work(build_plan(seeded(case.spec)), self.levels, itemsize)
+        work += branch_work(case.spec, self.levels, itemsize)
         profile, problem = Profile(0, 0, 0, {}, {}, 0.0), ""
         try:
             profile = self.workers[name].ask("profile", timeout_s=self.clock.limit(FRAMES_S))

@@ -21,6 +21,7 @@ from torch.nn import functional
 from spvnas_ros.bench.cpu_worker import VOXEL_SIZE, seeded
 from spvnas_ros.bench.roofline import Rates, measure_rates
 from spvnas_ros.engine import Engine
+from spvnas_ros.errors import UserError
 from spvnas_ros.frame import Points
 from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.sparse.coords import quantize
@@ -85,6 +86,7 @@ class Bench:
             torch.cuda.set_device(self._device)
         self._engine: Engine | None = None
         self._points = np.zeros((0, 4), np.float32)
+        self._boxes = False
 
     def prepare(self, case: Case, points: Points) -> npt.NDArray[np.uint8]:
         """Builds and warms up the engine, and returns the labels it gives. Peak memory counts from here."""
@@ -92,34 +94,41 @@ class Bench:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-        self._points = points
+        self._points, self._boxes = points, case.spec.boxes is not None
         self._engine = build(self._contender, case, self._device, points)
         for _ in range(WARM_UP if self._device.type == "cuda" else 1):
-            labels = self._engine.segment(points, scores=False).labels
+            labels = self._engine.segment(points, scores=False, boxes=self._boxes).labels
         return labels
 
     def frames(self, count: int) -> list[float]:
-        """Returns the milliseconds of `count` frames, from points to labels in the host's memory."""
+        """Returns the milliseconds of `count` frames, from points to labels in the host's memory.
+
+        Boxes are found, too, where the network has a branch for them.
+        """
         times = []
         engine = self._ready()
         for _ in range(count):
             self._wait()
             start = perf_counter()
-            engine.segment(self._points, scores=False)
+            engine.segment(self._points, scores=False, boxes=self._boxes)
             times.append(1e3 * (perf_counter() - start))
         return times
 
     def profile(self) -> Profile:
         """Runs frames under the profiler, and one frame by the engine's own clock where it has one."""
         engine = self._ready()
-        engine.segment(self._points, scores=False)
+        engine.segment(self._points, scores=False, boxes=self._boxes)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         if self._device.type == "cuda":
             peak = torch.cuda.max_memory_allocated() / 2**20
         timed: Callable[..., tuple[Any, dict[str, float]]] | None = getattr(engine, "segment_timed", None)
-        stages = {} if timed is None else {name: 1e3 * s for name, s in timed(self._points)[1].items()}
+        stages = {} if timed is None else self._stages(timed)
         events = self._events(engine) if self._device.type == "cuda" else []
         return summarise(events, stages, peak)
+
+    def _stages(self, timed: Callable[..., tuple[Any, dict[str, float]]]) -> dict[str, float]:
+        asked = {"boxes": True} if self._boxes else {}
+        return {name: 1e3 * seconds for name, seconds in timed(self._points, **asked)[1].items()}
 
     def train(self, case: Case, points: Points, steps: int) -> list[float]:
         """Returns the milliseconds of `steps` training steps, after a first one that is not counted."""
@@ -165,7 +174,7 @@ class Bench:
         activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA]
         for _ in range(2):  # the first use of the profiler is slow
             with profile(activities=activities) as profiler:
-                engine.segment(self._points, scores=False)
+                engine.segment(self._points, scores=False, boxes=self._boxes)
                 self._wait()
         events = profiler.events() or []
         return [Event(e.name, e.device_type.name == "CUDA", float(e.time_range.elapsed_us())) for e in events]
@@ -174,8 +183,10 @@ class Bench:
 def build(contender: str, case: Case, device: torch.device, sample: Points) -> Engine:
     """Builds the contender's engine for a case, ready for scans like the sample.
 
-    Raises ValueError where the engine cannot be built.
+    Raises ValueError where the engine cannot be built or does not do what the case asks for.
     """
+    if case.spec.boxes and contender not in ("cuda", "cpu", "torch"):
+        raise UserError(f"{contender} gives labels alone")
     net, dtype = seeded(case.spec), DTYPES[case.precision]
     if contender == "cuda":
         from spvnas_ros.engine.cuda import CudaEngine

@@ -13,6 +13,8 @@ import torch
 
 from spvnas_ros.engine.laps import Laps
 from spvnas_ros.engine.plan import Convolution, Plan, PointFusion, Source, Step
+from spvnas_ros.nets.heads import CODE, DIRECTIONS
+from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.sparse.kernel_map import Levels
 
 _INDEX_BYTES = 4
@@ -54,6 +56,34 @@ def plan_work(plan: Plan, levels: Levels, itemsize: int) -> list[Work]:
     rows = [len(level) for level in levels.levels]
     pairs = [len(kernel_map) for kernel_map in levels.neighbours]
     return [_step_work(plan, step, rows, pairs, itemsize) for step in plan.steps]
+
+
+def branch_work(spec: NetSpec, levels: Levels, itemsize: int) -> list[Work]:
+    """Returns the work of every layer of a network's box branch on a scan, nothing where there is no branch.
+
+    Where the voxels' columns are, and which boxes stay, is not counted.
+    """
+    branch = spec.boxes
+    if branch is None:
+        return []
+    cells, width = branch.columns[0] * branch.columns[1], branch.width
+    finest, taken = branch.head_cells[0] * branch.head_cells[1], spec.level_width(branch.level)
+    rows = len(levels.levels[branch.level])
+    # (products of channels, values read, values written, values of the kernel); each voxel is in one column
+    layers = [(rows * taken * width, rows * taken, cells * width, branch.volume * taken * width)]
+    for block in branch.bev:
+        for i in range(1 + block.layers):
+            before = cells * width
+            cells //= block.stride**2 if i == 0 else 1
+            kernel = 9 * width * block.width
+            layers.append((cells * kernel, before, cells * block.width, kernel))
+            width = block.width
+        upsampled = width * block.up
+        layers.append((finest * upsampled, cells * width, finest * block.up, finest // cells * upsampled))
+    up = sum(block.up for block in branch.bev)
+    outputs = branch.head.anchors_per_cell * (len(branch.head.classes) + CODE + DIRECTIONS)
+    layers.append((finest * up * outputs, finest * up, finest * outputs, up * outputs))
+    return [Work(2 * macs, itemsize * (read + written + kernel)) for macs, read, written, kernel in layers]
 
 
 def floor_ms(work: Iterable[Work], rates: Rates) -> float:

@@ -24,6 +24,7 @@ _ALSO: Final[Mapping[str, tuple[str, ...]]] = {
     "bicycle": ("bicyclist", "person"),
     "motorcycle": ("motorcyclist", "person"),
     "van": ("car", "truck", "other-vehicle"),
+    "large-vehicle": ("truck", "other-vehicle"),
     "truck": ("other-vehicle",),
     "bus": ("other-vehicle",),
     "tram": ("other-vehicle",),

@@ -143,6 +143,7 @@ def _play(
         return replay(
             clouds,
             node,
+            kind=clouds.type,
             rate=options.rate,
             on_sent=lambda: on_sent(None),
             on_labels=labels.keep if labels else None,

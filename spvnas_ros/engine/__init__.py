@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from spvnas_ros.errors import UserError
-from spvnas_ros.frame import Points, Segmentation
+from spvnas_ros.frame import Boxes, Points, Segmentation
 from spvnas_ros.kernels.grid import MAX_EXTENT
 from spvnas_ros.nets.unet import PointVoxelUNet
 
@@ -22,9 +22,6 @@ logger = logging.getLogger(__name__)
 
 ENGINES = ("auto", "cpu", "cuda", "torch", "spconv", "spconv-triton", "torchsparse")
 """The last three run the same weights through other libraries (`engine.peers`), where those are installed."""
-
-_FIND_BOXES = ("auto", "cpu", "torch")
-"""The engines that run a network's box branch; "auto" is the reference on CUDA then."""
 
 OLDEST_CAPABILITY = (7, 5)
 """Compute capability of the oldest GPUs that the CUDA engine's kernels are compiled for in the tests."""
@@ -35,6 +32,13 @@ LEAST_AGREEMENT = 0.9
 least this share of the points gets the same label. Half precision alone changes one label in a thousand, and more in a
 network without training."""
 
+CLEAR_SCORE = 0.05
+ALIKE = 0.5
+STRAY_BOXES = 2
+"""Likewise of boxes: of those that score at least `CLEAR_SCORE` more than the least score of any, `LEAST_AGREEMENT`
+must have one of the other engine's, of their class, that covers them by `ALIKE` (intersection over union from above).
+`STRAY_BOXES` may have none in any case: of few boxes one is a large share."""
+
 
 class Engine(Protocol):
     """An engine that runs one network.
@@ -42,11 +46,13 @@ class Engine(Protocol):
     name:        as in `ENGINES`
     device:      as torch names it
     in_channels: values per point: x, y, z and the features after them
+    finds_boxes: whether it runs the network's box branch; False without one
     """
 
     name: str
     device: str
     in_channels: int
+    finds_boxes: bool
 
     def segment(self, points: Points, scores: bool, boxes: bool = False, labels: bool = True) -> Segmentation:
         """Labels a cloud of finite points float32 `[N, in_channels]`; N may be 0.
@@ -84,22 +90,19 @@ def build_engine(
     place = resolve_device("cpu" if engine == "cpu" and device == "auto" else device)
     if engine == "cpu" and place.type != "cpu":
         raise UserError(f"engine 'cpu' runs on the CPU, but device {device!r} was asked for; use engine 'torch' there")
-    if net.spec.boxes and engine not in _FIND_BOXES:
-        raise UserError(
-            f"engine {engine!r} gives labels alone so far, and the network gives boxes, too; "
-            f"use one of {', '.join(_FIND_BOXES)}"
-        )
     if engine == "cuda":
         return cuda_engine(net, voxel_size, place, sample)
-    if engine == "auto" and place.type == "cuda" and not net.spec.boxes:
+    if engine == "auto" and place.type == "cuda":
         return gpu_engine(net, voxel_size, place, sample)
-    if engine == "torch" or (engine == "auto" and place.type == "cuda"):
+    if engine == "torch":
         from spvnas_ros.engine.reference import ReferenceEngine
 
         return ReferenceEngine(net, voxel_size, place)
     if engine not in ("auto", "cpu"):
         from spvnas_ros.engine.peers import build_peer
 
+        if net.spec.boxes:
+            logger.warning("engine %r gives labels alone; the boxes that the network finds, too, are left out", engine)
         return build_peer(engine, net, voxel_size, place)
     try:
         from spvnas_ros.engine.cpu import CpuEngine
@@ -149,16 +152,40 @@ def cuda_engine(net: PointVoxelUNet, voxel_size: float, place: torch.device, sam
 
 
 def check_agreement(engine: Engine, reference: Engine, points: Points) -> None:
-    """Raises RuntimeError where an engine's labels differ from the reference's by more than rounding explains."""
+    """Raises RuntimeError where an engine's labels or boxes differ from the reference's by more than rounding explains.
+
+    Boxes are compared where the network has a branch for them.
+    """
     if len(points) == 0:
         return
-    found, expected = (each.segment(points, scores=False).labels for each in (engine, reference))
-    agreement = float(np.mean(found == expected))
+    found, expected = (each.segment(points, scores=False, boxes=True) for each in (engine, reference))
+    agreement = float(np.mean(found.labels == expected.labels))
+    report = "please report this with the GPU and the versions of torch and triton"
     if agreement < LEAST_AGREEMENT:
         raise RuntimeError(
             f"engine {engine.name!r} gives {agreement:.1%} of the points of a sample the reference's label, expected "
-            f"{LEAST_AGREEMENT:.0%} or more; please report this with the GPU and the versions of torch and triton"
+            f"{LEAST_AGREEMENT:.0%} or more; {report}"
         )
+    ours, theirs = found.boxes or Boxes.none(), expected.boxes or Boxes.none()
+    if len(ours) == len(theirs) == 0:
+        return
+    least = CLEAR_SCORE + min([*ours.scores.tolist(), *theirs.scores.tolist()])
+    for one, other, words in ((theirs, ours, "misses"), (ours, theirs, "adds")):
+        alone, clear = _without_alike(one, other, least)
+        if alone > max(STRAY_BOXES, (1 - LEAST_AGREEMENT) * clear):
+            raise RuntimeError(
+                f"engine {engine.name!r} {words} {alone} boxes of {clear} in a sample, beside the reference, expected "
+                f"{1 - LEAST_AGREEMENT:.0%} or less; {report}"
+            )
+
+
+def _without_alike(boxes: Boxes, others: Boxes, least: float) -> tuple[int, int]:
+    """Returns how many boxes with a score of `least` or more have nothing like them among others, and of how many."""
+    from spvnas_ros.boxes.overlap import bev_overlap
+
+    clear = boxes.among(boxes.scores >= least)
+    alike = (bev_overlap(clear.boxes, others.boxes) >= ALIKE) & (clear.classes[:, None] == others.classes[None])
+    return int(np.sum(~alike.any(axis=1))), len(clear)
 
 
 def _street(channels: int, voxel_size: float) -> Points:

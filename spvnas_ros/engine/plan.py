@@ -177,7 +177,7 @@ def place_slots(sizes: Sequence[int], lifetimes: Sequence[tuple[int, int]]) -> t
     return offsets, max((o + s for o, s in zip(offsets, sizes, strict=True)), default=0)
 
 
-def fold(conv: Tensor, norm: nn.BatchNorm1d, bias: Tensor | None = None) -> tuple[Array, Array]:
+def fold(conv: Tensor, norm: nn.BatchNorm1d | nn.BatchNorm2d, bias: Tensor | None = None) -> tuple[Array, Array]:
     """Folds a BatchNorm into the convolution before it, whose kernel is `[..., Cin, Cout]`.
 
     Returns the folded kernel `[K, Cin, Cout]` and the folded bias.

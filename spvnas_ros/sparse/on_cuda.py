@@ -76,8 +76,8 @@ class Side:
             feats, weights, self.gather.inputs, self.gather.rows, self.gather.lists, self.gather.lengths, self.size,
             out, out, bias, out, out, bias,
             self.number, feats.stride(0), 0, 0, out.stride(0), columns,
-            VOLUME=volume, SORTED=True, WIDTH=width, SKIP_WIDTH=0, OUT=padded, RESIDUAL=False, RELU=False, LIMIT=0.0,
-            SPLIT=False, ROWS=blocks.rows, COLUMNS=blocks.columns, DEPTH=blocks.depth, **blocks.options,
+            VOLUME=volume, LISTED=32, SORTED=True, WIDTH=width, SKIP_WIDTH=0, OUT=padded, RESIDUAL=False, RELU=False,
+            LIMIT=0.0, SPLIT=False, ROWS=blocks.rows, COLUMNS=blocks.columns, DEPTH=blocks.depth, **blocks.options,
         )  # fmt: skip
         return out
 

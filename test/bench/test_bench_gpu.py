@@ -17,9 +17,9 @@ from spvnas_ros.bench.cpu_worker import seeded
 from spvnas_ros.bench.gpu_report import BEGIN, END, Row, Setting, markdown, place, row_of, stages_of
 from spvnas_ros.bench.gpu_run import TIME_IS_UP, Book, Clock, Options, Run, gather, write
 from spvnas_ros.bench.gpu_worker import Case, ContenderError, Event, Profile, Worker, summarise
-from spvnas_ros.bench.roofline import Rates, Work, floor_ms, measure_rates, plan_work
+from spvnas_ros.bench.roofline import Rates, Work, branch_work, floor_ms, measure_rates, plan_work
 from spvnas_ros.engine.plan import build_plan
-from spvnas_ros.nets.cost import count_macs, count_parameters
+from spvnas_ros.nets.cost import count_macs, count_parameters, stage_costs
 from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.sparse import build_levels, quantize
 
@@ -47,6 +47,17 @@ def test_work_is_what_the_paper_counts_and_every_byte_once(full_scan: np.ndarray
     assert full[-1] == Work(2 * rows * inputs * outputs, 4 * (rows * (inputs + outputs) + inputs * outputs))
 
 
+def test_the_work_of_a_box_branch_is_what_it_costs() -> None:
+    spec = gpu.spec_of("W16-boxes")
+    levels = build_levels(torch.tensor([[0, 1, 2, 3], [0, 9, 2, 3], [0, 10, 2, 3]]))
+    half, full = (branch_work(spec, levels, itemsize) for itemsize in (2, 4))
+    assert sum(half, Work(0, 0)).flop == 2 * stage_costs(spec, levels)[-1].macs
+    assert [2 * work.bytes for work in half] == [work.bytes for work in full]
+    cells = 512 * 512  # the first convolution over the view reads 16 channels of every cell and writes 16
+    assert full[1] == Work(2 * cells * 9 * 256, 4 * (2 * cells * 16 + 9 * 256))
+    assert branch_work(gpu.spec_of("W16"), levels, 2) == []
+
+
 def test_the_floor_is_the_slower_of_both_for_every_step() -> None:
     steps = [Work(flop=2 * 10**9, bytes=10**8), Work(flop=10**9, bytes=3 * 10**8)]
     assert floor_ms(steps, RATES) == pytest.approx(2.0 + 3.0)
@@ -72,10 +83,13 @@ def test_a_profile_counts_kernels_launches_and_waits() -> None:
         Event("cudaDeviceSynchronize", False, 9),
         Event("aten::mm", False, 7),
         Event("cuLaunchKernelEx", False, 7),
+        Event("sm90_xmma_fprop_implicit_gemm_f16_nhwc", True, 30),
+        Event("find_overlaps", True, 20),
     ]
     profile = summarise(events, {}, 12.0)
-    assert (profile.kernels, profile.launches, profile.waits, profile.peak_mb) == (2, 2, 1, 12.0)
-    assert stages_of(profile) == pytest.approx({"convolutions": 0.3, "copies": 0.05})
+    assert (profile.kernels, profile.launches, profile.waits, profile.peak_mb) == (4, 2, 1, 12.0)
+    stages = {"convolutions": 0.3, "copies": 0.05, "bird's-eye view": 0.03, "boxes": 0.02}
+    assert stages_of(profile) == pytest.approx(stages)
 
 
 def test_an_engines_own_laps_are_summed_by_stage_of_the_network() -> None:

@@ -5,6 +5,7 @@ Without a GPU it runs in Triton's interpreter, on small crops of real scans; who
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -13,13 +14,14 @@ import torch
 
 import on_device  # isort: skip  # first: it decides how triton runs
 import golden
-from cuda_engines import VOXEL_SIZE, compare, narrow
+from cuda_engines import VOXEL_SIZE, compare, compare_boxes, narrow, with_boxes
 from spvnas_ros.engine import build_engine, check_agreement, gpu_engine
 from spvnas_ros.engine.cuda import CudaEngine, HalfRangeError
-from spvnas_ros.engine.cuda.launches import LEVELS, Frame, Network
+from spvnas_ros.engine.cuda.launches import LEVELS, Network
 from spvnas_ros.engine.cuda.session import Session
 from spvnas_ros.engine.plan import build_plan
 from spvnas_ros.engine.reference import ReferenceEngine
+from spvnas_ros.frame import UNLABELLED
 from spvnas_ros.kernels.cuda.geometry import Capacity
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.sparse import KeyRangeError
@@ -45,6 +47,10 @@ def crop(scan: np.ndarray, number: int) -> np.ndarray:
     return near[np.argsort(np.abs(np.arctan2(near[:, 1], near[:, 0])))[:number]]
 
 
+def nearest(scan: np.ndarray, number: int) -> np.ndarray:
+    return scan[np.argsort(np.linalg.norm(scan[:, :2], axis=1))[:number]]
+
+
 def lonely(number: int) -> np.ndarray:
     """Points without neighbours at any level, which is quick to run."""
     cells = np.stack(np.meshgrid(*[np.arange(16)] * 3), axis=-1).reshape(-1, 3)[:number]
@@ -59,6 +65,51 @@ def test_a_network_matches_the_reference(
 ) -> None:
     net = golden.trained_looking(narrow(point_branch))
     compare(engine(net, precision), net, crop(full_scan, 80), limit)
+
+
+@pytest.mark.parametrize(
+    ("level", "point_branch"), [(0, True), (0, False), (1, True), (2, True), (2, False), (3, True), (4, True)]
+)
+def test_boxes_are_those_of_the_reference(full_scan: np.ndarray, level: int, point_branch: bool) -> None:
+    points = nearest(full_scan, 30)
+    net = with_boxes(narrow(point_branch), points, level)
+    expected = ReferenceEngine(net, VOXEL_SIZE, DEVICE).segment(points, scores=False, boxes=True)
+    both = engine(net, "fp32").segment(points, scores=False, boxes=True)
+    np.testing.assert_array_equal(both.labels, expected.labels)
+    compare_boxes(both.boxes, expected.boxes)
+
+
+def test_what_nobody_asks_for_is_not_run(full_scan: np.ndarray) -> None:
+    """Boxes alone, labels alone and both give the same, in whichever order they are asked for."""
+    points = nearest(full_scan, 20)
+    net = with_boxes(narrow(True), points, 3)
+    ours = engine(net, "fp32")
+    alone = ours.segment(points, scores=True, boxes=True, labels=False)
+    both = ours.segment(points, scores=False, boxes=True)
+    assert set(alone.labels.tolist()) == {UNLABELLED}
+    assert both.boxes is not None
+    assert alone.boxes is not None
+    np.testing.assert_array_equal(alone.boxes.boxes, both.boxes.boxes)
+    labels = ours.segment(points, scores=False)
+    assert labels.boxes is None
+    np.testing.assert_array_equal(labels.labels, both.labels)
+    assert ours.segment(points, scores=False, boxes=False, labels=False).boxes is None
+    nothing = ours.segment(points[:0], scores=False, boxes=True).boxes
+    assert nothing is not None
+    assert len(nothing) == 0
+
+
+def test_an_engine_that_finds_other_boxes_than_the_reference_is_not_trusted(full_scan: np.ndarray) -> None:
+    points = nearest(full_scan, 300)
+    net = with_boxes(narrow(True), points, 2)
+    other = copy.deepcopy(net)
+    assert other.boxes is not None
+    with torch.no_grad():
+        other.boxes.head.boxes.bias += 1.0
+    ours, theirs = (ReferenceEngine(each, VOXEL_SIZE, torch.device("cpu")) for each in (net, other))
+    check_agreement(ours, ours, points)
+    with pytest.raises(RuntimeError, match=r"misses \d+ boxes of \d+ in a sample"):
+        check_agreement(ours, theirs, points)
 
 
 def test_batches_match_the_reference_in_the_callers_order(full_scan: np.ndarray) -> None:
@@ -118,7 +169,7 @@ def test_a_frame_that_cannot_be_captured_is_launched_kernel_by_kernel(caplog: py
     net, points = golden.trained_looking(narrow(False)), lonely(20)
     network = Network(build_plan(net), VOXEL_SIZE, "fp32", DEVICE, TILE_ROWS)
 
-    def refuse(_: Frame) -> Callable[[], None]:
+    def refuse(*_: object) -> Callable[[], None]:
         raise RuntimeError("operation not permitted when stream is capturing")
 
     session = Session(network, Capacity.with_room(20, (20,) * LEVELS), refuse)

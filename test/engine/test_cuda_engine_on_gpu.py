@@ -10,7 +10,7 @@ import torch
 
 from on_device import DEVICE  # isort: skip  # first: it decides how triton runs
 import golden
-from cuda_engines import VOXEL_SIZE, compare
+from cuda_engines import VOXEL_SIZE, compare, compare_boxes, with_boxes
 from spvnas_ros.engine import build_engine
 from spvnas_ros.engine.cuda import CudaEngine
 from spvnas_ros.engine.reference import ReferenceEngine
@@ -55,6 +55,41 @@ class TestOnTheDevice:
         assert "cannot be captured" not in caplog.text
         assert torch.cuda.memory_allocated() == before
         assert torch.cuda.max_memory_allocated() < 2**30
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(DEVICE.type == "cpu", reason="no CUDA device")
+@pytest.mark.parametrize("level", range(5))
+@pytest.mark.parametrize("point_branch", [True, False])
+def test_boxes_in_full_scans_match_the_reference(full_scan: np.ndarray, level: int, point_branch: bool) -> None:
+    """Captured three times, for labels, boxes and both, and none waits but for its result."""
+    spec = NetSpec.spvcnn(16) if point_branch else NetSpec.minkunet(16)
+    net = with_boxes(spec, full_scan, level, reach=25.6, share=0.001)
+    ours = CudaEngine(net, VOXEL_SIZE, DEVICE, "fp32", sample=full_scan)
+    allowed = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        expected = ReferenceEngine(net, VOXEL_SIZE, DEVICE).segment(full_scan, scores=False, boxes=True)
+    finally:
+        torch.backends.cudnn.allow_tf32 = allowed
+    asked = ((True, True), (True, False), (False, True))
+    for boxes, labels in asked:
+        ours.segment(full_scan, scores=False, boxes=boxes, labels=labels)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        both, _, alone = (ours.segment(full_scan, scores=False, boxes=b, labels=w) for b, w in asked)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    compare_boxes(both.boxes, expected.boxes)
+    compare_boxes(alone.boxes, expected.boxes)
+    assert (both.labels == expected.labels).mean() >= 0.9999
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(DEVICE.type == "cpu", reason="no CUDA device")
+def test_a_gpu_gets_this_engine_for_boxes_and_half_precision_finds_most(full_scan: np.ndarray) -> None:
+    net = with_boxes(NetSpec.spvcnn(16), full_scan, 2, reach=25.6, share=0.001)
+    assert isinstance(build_engine(net, VOXEL_SIZE, sample=full_scan), CudaEngine)
 
 
 @pytest.mark.cuda

@@ -13,7 +13,6 @@ from joint_networks import joint_facts as facts
 from joint_networks import joint_network as network
 from spvnas_ros.engine import build_engine
 from spvnas_ros.engine.cpu import CpuEngine
-from spvnas_ros.errors import UserError
 from spvnas_ros.frame import UNLABELLED, Points
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.perception import Perception
@@ -84,8 +83,3 @@ def test_a_network_without_a_branch_finds_none(scan: Points, engine: str) -> Non
     perception = Perception.from_net(net, facts(net), device="cpu", engine=engine)
     assert perception.box_names == ()
     assert perception(scan).boxes is None
-
-
-def test_engines_that_find_no_boxes_say_so(scan: Points) -> None:
-    with pytest.raises(UserError, match=r"engine 'spconv' gives labels alone so far.*auto, cpu, torch"):
-        build_engine(network(2, scan), EDGE, device="cpu", engine="spconv")

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
+import torch
 
 from on_device import DEVICE  # isort: skip  # first: it decides how triton runs
+import golden
 from spvnas_ros.engine.cuda import CudaEngine
 from spvnas_ros.engine.reference import ReferenceEngine
+from spvnas_ros.frame import Boxes
+from spvnas_ros.nets.box_spec import BoxBranchSpec, BoxClass
 from spvnas_ros.nets.spec import BlockSpec, NetSpec, StageSpec
 from spvnas_ros.nets.unet import PointVoxelUNet
+from spvnas_ros.sparse import quantize
 
 VOXEL_SIZE = 0.05
+CLASSES = (
+    BoxClass("car", (4.3, 2.0, 1.6), -1.75, 0.5, 0.35),
+    BoxClass("person", (0.7, 0.7, 1.75), -1.65, 0.4, 0.25),
+)
 
 
 def narrow(point_branch: bool) -> NetSpec:
@@ -22,6 +34,31 @@ def narrow(point_branch: bool) -> NetSpec:
     encoder = (stage(5, 7), stage(7, 10), stage(10, 18), stage(18, 20))
     decoder = (stage(20, 18), stage(17, 10), stage(10, 9), stage(9, 8))
     return NetSpec("narrow", (5, 6), encoder, decoder, point_branch, num_classes=7)
+
+
+def with_boxes(
+    spec: NetSpec, points: np.ndarray, level: int, reach: float = 3.2, share: float = 0.01
+) -> PointVoxelUNet:
+    """A network with a box branch, in which so large a share of the anchors of a scan scores enough."""
+    branch = BoxBranchSpec.around(VOXEL_SIZE, CLASSES, width=5, reach=reach, level=level)
+    net = golden.trained_looking(replace(spec, boxes=branch))
+    assert net.boxes is not None
+    voxels = quantize(torch.from_numpy(points), VOXEL_SIZE)
+    with torch.inference_mode():
+        net.boxes.head.classes.weight.mul_(10)
+        said = net.labels_and_boxes(voxels.coords, torch.from_numpy(points)[voxels.first], 1)
+        best = said.boxes.classes.amax(2)[0].sort(descending=True).values
+        net.boxes.head.classes.bias += math.log(0.1 / 0.9) - float(best[math.ceil(share * len(best))])
+    return net
+
+
+def compare_boxes(found: Boxes | None, expected: Boxes | None) -> None:
+    assert found is not None
+    assert expected is not None
+    assert len(found) == len(expected) > 0
+    np.testing.assert_array_equal(found.classes, expected.classes)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-3)
+    np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-2, rtol=1e-3)
 
 
 def compare(

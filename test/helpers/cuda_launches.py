@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,11 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 from triton.runtime.jit import JITFunction
 
-from spvnas_ros.engine.cuda.launches import Frame, Network
+from spvnas_ros.engine.cuda.launches import Frame, Network, Wanted
 from spvnas_ros.engine.plan import Plan, build_plan
 from spvnas_ros.kernels.cuda.blocks import Precision
 from spvnas_ros.kernels.cuda.geometry import Capacity
+from spvnas_ros.nets.box_spec import BoxBranchSpec, BoxClass
 from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.nets.unet import PointVoxelUNet
 
@@ -35,6 +36,7 @@ GENERATIONS = (75, 80, 90)
 
 _OPTIONS = ("num_warps", "num_stages")
 _TYPES = {
+    torch.float64: "fp64",
     torch.float32: "fp32",
     torch.float16: "fp16",
     torch.bfloat16: "bf16",
@@ -73,22 +75,37 @@ class Launch:
 
 
 @cache
-def _plan() -> Plan:
-    """SPVCNN W32's; the weights are the same for every GPU."""
+def _net() -> PointVoxelUNet:
+    """SPVCNN W32 with a box branch, whose range is small: what it has no kernel of its own for runs here. The weights
+    are the same for every GPU.
+    """
     torch.manual_seed(0)
-    return build_plan(PointVoxelUNet(NetSpec.spvcnn(32)).eval())
+    classes = (
+        BoxClass("car", (4.3, 2.0, 1.6), -1.75, 0.5, 0.35),
+        BoxClass("person", (0.7, 0.7, 1.75), -1.65, 0.4, 0.25),
+    )
+    branch = BoxBranchSpec.around(0.05, classes, width=32, reach=3.2)
+    return PointVoxelUNet(replace(NetSpec.spvcnn(32), boxes=branch)).eval()
+
+
+@cache
+def _plan() -> Plan:
+    return build_plan(_net())
 
 
 def launches(plan: Plan, precision: Precision, capability: int, multiprocessors: int = 0) -> list[Launch]:
-    """Every distinct launch of a frame, in order, on a GPU of so many multiprocessors."""
+    """Every distinct launch of a frame for labels and boxes, in order, on a GPU of so many multiprocessors."""
     found: list[Launch] = []
 
     def record(kernel: JITFunction[Any], _: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
         found.append(_launch(kernel, arguments, constants))
 
     cpu = torch.device("cpu")
-    network = Network(plan, 0.05, precision, cpu, capability=capability, multiprocessors=multiprocessors)
-    Frame(network, Capacity(1024, (1024,) * 5), record).run()
+    network = Network(
+        plan, 0.05, precision, cpu, capability=capability, multiprocessors=multiprocessors, branch=_net().boxes
+    )
+    with torch.inference_mode():
+        Frame(network, Capacity(1024, (1024,) * 5), record).run(Wanted(boxes=True))
     return list(dict.fromkeys(found))
 
 

@@ -158,6 +158,12 @@ def segmenter(namespace: str, files: Iterable[Path] = (), **parameters: object) 
     return Process(sys.executable, "-m", "spvnas_ros.ros.node", *arguments)
 
 
+def playing(bag: Path, topic: str) -> Process:
+    """A process that publishes what a bag has on /points, as it was recorded, on another topic again and again."""
+    arguments = (str(bag), "--loop", "--ros-args", "-r", f"/points:={topic}")
+    return Process(sys.executable, "-m", "spvnas_ros.ros.replay.bag_player", *arguments)
+
+
 def segmenter_with(namespace: str, perception: str, files: Iterable[Path] = (), **parameters: object) -> Process:
     """The node with one of the perceptions of `segmenter_with.py` in place of a network."""
     arguments = _ros_arguments(namespace, parameters, files)

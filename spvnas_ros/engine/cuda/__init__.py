@@ -1,4 +1,4 @@
-"""The CUDA engine: a plan's steps as Triton kernels, from raw points to labels without the host in between.
+"""The CUDA engine: a plan's steps as Triton kernels, from raw points to labels and boxes without the host in between.
 
 `engine.cuda_engine` makes it, and `bench` measures it.
 
@@ -16,6 +16,8 @@ capacity, one copy each way and one synchronisation at the end are therefore eno
    then adds bias, residual and 1x1 skip, and applies ReLU. Concatenated inputs lie side by side in one array. Where
    tiles are too few for the GPU, each tile's loop is divided into parts, and a second kernel adds the parts in order.
 6. The point branch runs in Morton order. The classifier, argmax and softmax are one kernel.
+7. Where boxes are asked for, the voxels of a level are summed up in columns, cuDNN convolves the bird's-eye view, and
+   the best anchors are decoded and displace each other, all in fixed sizes (`box_frame`).
 """
 
 from spvnas_ros.engine.cuda.engine import CudaEngine

@@ -1,7 +1,8 @@
-"""`CudaEngine`: decides capacity and precision, and labels every scan that can be keyed."""
+"""`CudaEngine`: decides capacity and precision, and labels every scan that can be keyed and finds boxes in it."""
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import threading
@@ -13,12 +14,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from spvnas_ros.engine.cuda.launches import LEVELS, Frame, Network, Status
+from spvnas_ros.engine.cuda.launches import LEVELS, Frame, Network, Status, Wanted
 from spvnas_ros.engine.cuda.packed_weights import HalfRangeError, half_range_error
 from spvnas_ros.engine.cuda.session import Answer, Session, capture_graph, measure
 from spvnas_ros.engine.plan import build_plan
 from spvnas_ros.errors import UserError
-from spvnas_ros.frame import Points, Segmentation
+from spvnas_ros.frame import Boxes, Points, Segmentation
 from spvnas_ros.kernels.cuda.blocks import TILE_ROWS, Precision
 from spvnas_ros.kernels.cuda.geometry import Capacity
 from spvnas_ros.kernels.grid import MAX_BATCH, MAX_EXTENT, key_range_error
@@ -61,11 +62,13 @@ class CudaEngine:
             raise UserError(f"engine 'cuda' runs on CUDA devices, not on {place}; use engine 'cpu' or 'torch' there")
         self.device = str(place)
         self.in_channels = net.spec.in_channels
+        self.finds_boxes = net.spec.boxes is not None
         self.capacity: Capacity | None = None
         if str(place) == "cuda":
             place = torch.device("cuda", torch.cuda.current_device())  # every thread has its own current device
         self._place, self._voxel_size, self._tile_rows = place, voxel_size, tile_rows
         self._plan = build_plan(net)
+        self._branch = None if net.boxes is None else copy.deepcopy(net.boxes).to("cpu", torch.float32).eval()
         self._falls_back = precision == "auto"
         self._session: Session | None = None
         self._capture = capture_graph if place.type == "cuda" else None
@@ -74,7 +77,7 @@ class CudaEngine:
             self._network = self._first_network("fp16" if precision == "auto" else precision)
         logger.info("compiling the CUDA kernels for %s, or loading them from Triton's cache", self.device)
         if sample is not None and len(sample):
-            self.segment(sample, scores=False)
+            self.segment(sample, scores=False, boxes=True)
         else:
             self._try_kernels()
 
@@ -83,20 +86,27 @@ class CudaEngine:
         """The precision in which features and weights are stored."""
         return self._network.precision
 
-    def segment(self, points: Points, scores: bool, boxes: bool = False, labels: bool = True) -> Segmentation:  # noqa: ARG002
+    def segment(self, points: Points, scores: bool, boxes: bool = False, labels: bool = True) -> Segmentation:
         """Labels a cloud of finite points, as `Engine.segment` says. Raises HalfRangeError as the class says."""
-        if not labels:
+        wanted = Wanted(labels, boxes and self._branch is not None)
+        if not wanted.labels and not wanted.boxes:
             return Segmentation.unlabelled(len(points))
         if len(points) == 0:
             none = np.zeros((0, self._plan.num_classes), np.float32) if scores else None
-            return Segmentation(np.zeros(0, np.uint8), np.zeros(0, np.float32), none)
+            nothing = Boxes.none() if wanted.boxes else None
+            return Segmentation(np.zeros(0, np.uint8), np.zeros(0, np.float32), none, boxes=nothing)
         with self._lock, self._on_device(), torch.inference_mode():
             cloud = torch.from_numpy(np.require(points, np.float32, ["C", "W"]))
-            while (found := self._attempt(cloud)) is None:
+            while (found := self._attempt(cloud, wanted)) is None:
                 pass
             session, answer = found
+            objects = session.boxes() if wanted.boxes else None
+            if not wanted.labels:
+                return Segmentation.unlabelled(len(points), objects)
             probabilities = session.probabilities(len(cloud)).numpy() if scores else None
-            return Segmentation(answer.labels.numpy().copy(), answer.confidence.numpy().copy(), probabilities)
+            return Segmentation(
+                answer.labels.numpy().copy(), answer.confidence.numpy().copy(), probabilities, boxes=objects
+            )
 
     def logits(self, coords: npt.NDArray[np.integer], feats: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Returns the class scores float32 `[N, num_classes]` of distinct voxels, as `PointVoxelUNet.forward` does.
@@ -129,14 +139,14 @@ class CudaEngine:
     def _on_device(self) -> AbstractContextManager[object]:
         return torch.cuda.device(self._place) if self._place.type == "cuda" else nullcontext()
 
-    def _attempt(self, cloud: Tensor) -> tuple[Session, Answer] | None:
-        """Labels the cloud in the present session and returns the session and its answer.
+    def _attempt(self, cloud: Tensor, wanted: Wanted) -> tuple[Session, Answer] | None:
+        """Runs the cloud in the present session and returns the session and its answer.
 
         Returns None where the session was too small or its precision too low. The next attempt then makes a new
         session.
         """
-        session = self._session_for(cloud)
-        answer = session.label(cloud)
+        session = self._session_for(cloud, wanted)
+        answer = session.label(cloud, wanted)
         self._check_range(answer.status, cloud)
         if not session.frame.capacity.holds(len(cloud), answer.status.voxels):
             self._resize(len(cloud), answer.status)
@@ -147,7 +157,7 @@ class CudaEngine:
             return session, answer
         return None
 
-    def _session_for(self, cloud: Tensor) -> Session:
+    def _session_for(self, cloud: Tensor, wanted: Wanted) -> Session:
         """Returns the session. Makes or enlarges it where the number of points alone requires that."""
         if self.capacity is None or len(cloud) > self.capacity.points:
             status = measure(self._network, cloud)
@@ -155,7 +165,7 @@ class CudaEngine:
             self._resize(len(cloud), status)
         if self._session is None:
             assert self.capacity is not None
-            self._session = self._new_session(self.capacity)
+            self._session = self._new_session(self.capacity, wanted)
         return self._session
 
     def _resize(self, number: int, status: Status) -> None:
@@ -193,7 +203,7 @@ class CudaEngine:
             and torch.cuda.get_device_capability(self._place) < (8, 0)
         ):
             raise UserError(f"precision 'bf16' needs compute capability 8.0, which {self._place} has not; use 'fp16'")
-        return Network(self._plan, self._voxel_size, precision, self._place, self._tile_rows)
+        return Network(self._plan, self._voxel_size, precision, self._place, self._tile_rows, branch=self._branch)
 
     def _wider(self, layers: list[str]) -> Network:
         """Returns the network in fp32, after values that fp16 cannot hold were found in some layers.
@@ -206,8 +216,8 @@ class CudaEngine:
         logger.warning("%s; using fp32 from now on, which is slower", error)
         return self._build("fp32")
 
-    def _new_session(self, capacity: Capacity) -> Session:
-        session = Session(self._network, capacity, self._capture)
+    def _new_session(self, capacity: Capacity, wanted: Wanted) -> Session:
+        session = Session(self._network, capacity, self._capture, wanted)
         if not session.captured:
             self._capture = None  # a capture that failed is not tried again with every growth
         return session
@@ -215,8 +225,9 @@ class CudaEngine:
     def _try_kernels(self) -> None:
         """Compiles and launches every kernel on a scan without points, so that its errors are found now."""
         with self._on_device(), torch.inference_mode():
-            session = self._new_session(Capacity.with_room(0, (0,) * LEVELS))
-            session.label(torch.zeros(0, self.in_channels))
+            wanted = Wanted(boxes=self._branch is not None)
+            session = self._new_session(Capacity.with_room(0, (0,) * LEVELS), wanted)
+            session.label(torch.zeros(0, self.in_channels), wanted)
 
 
 def _checked(coords: Tensor) -> Tensor:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 import triton
 from torch import Tensor
 
+from spvnas_ros.engine.cuda.box_frame import BoxFrame, answer_words, read_boxes
 from spvnas_ros.engine.cuda.layout import build_layout
+from spvnas_ros.engine.cuda.packed_branch import PackedBranch, pack_branch
 from spvnas_ros.engine.cuda.packed_weights import Packed, input_width, multiprocessors_of, pack_step, split, split_input
 from spvnas_ros.engine.plan import INPUT, Convolution, Plan, PointFusion, PointMean
+from spvnas_ros.frame import Boxes
 from spvnas_ros.kernels.cuda import feature_kernels as kernels
 from spvnas_ros.kernels.cuda.blocks import TILE_ROWS, Precision, capability_of
 from spvnas_ros.kernels.cuda.geometry import Capacity, Gather, Geometry, cells_of_points
 from spvnas_ros.kernels.cuda.launch import Launch, run
+from spvnas_ros.nets.box_branch import BoxBranch
 from spvnas_ros.nets.spec import NUM_STAGES
 
 LEVELS = NUM_STAGES + 1
@@ -34,9 +38,21 @@ _HALF_LIMIT = 65504.0
 """Above this, float16 is infinite."""
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What a frame is asked for. What neither needs is not run."""
+
+    labels: bool = True
+    boxes: bool = False
+
+
+LABELS = Wanted()
+
+
 class Network:
     """A plan's weights on a device in one precision.
 
+    branch: the network's box branch, None without one
     capability, multiprocessors: of the GPU that the kernels are for, where it is not the device
 
     Raises HalfRangeError for weights that do not fit.
@@ -51,6 +67,7 @@ class Network:
         tile_rows: tuple[int, ...] = TILE_ROWS,
         capability: int | None = None,
         multiprocessors: int | None = None,
+        branch: BoxBranch | None = None,
     ) -> None:
         capability = capability_of(device) if capability is None else capability
         self.multiprocessors = multiprocessors_of(device) if multiprocessors is None else multiprocessors
@@ -61,6 +78,12 @@ class Network:
         self.limit = _HALF_LIMIT if precision == "fp16" else 0.0
         self.voxel_size = torch.tensor(voxel_size, dtype=torch.float32, device=device)
         self.packed = [pack_step(plan, step, precision, device, tile_rows, capability) for step in plan.steps]
+        self.branch: PackedBranch | None = None
+        if branch is not None:
+            self.branch = pack_branch(branch, plan, precision, device, tile_rows, capability)
+        self.for_boxes = plan.for_boxes() if self.branch else ()
+        names = self.branch.names if self.branch else ()
+        self.names = ("the input", *(step.name for step in plan.steps), *names)
 
 
 @dataclass(frozen=True)
@@ -83,7 +106,7 @@ class Frame:
     """Buffers on the device for scans of a capacity.
 
     input:  int32 `[words]`, which the host writes: the number of points and the points' bits
-    output: int32 `[words]`, which the host reads: status, confidence and labels
+    output: int32 `[words]`, which the host reads: status, boxes, confidence and labels
     logits: float32 `[voxels, classes]`
     """
 
@@ -94,8 +117,9 @@ class Frame:
         self._launch = launch
         self.input = torch.zeros(_HEADER + capacity.points * channels, dtype=torch.int32, device=device)
         self.points = self.input[_HEADER:].view(torch.float32).view(capacity.points, channels)
-        self._status_words = _ROW * (LEVELS + 1 + len(plan.steps) + 1)
-        words = self._status_words + capacity.points + capacity.points // 4
+        self._status_words = _ROW * (LEVELS + 1 + len(network.names))
+        self.box_words = answer_words(network.branch) if network.branch else 0
+        words = self._status_words + self.box_words + capacity.points + capacity.points // 4
         self.output = torch.zeros(words, dtype=torch.int32, device=device)
         self._status = self.output[: self._status_words].view(-1, _ROW)
         self.geometry = Geometry(capacity, network.tile_rows, device, self._status[:LEVELS], launch)
@@ -109,13 +133,14 @@ class Frame:
         self.logits = torch.zeros(capacity.voxels[0], plan.num_classes, device=device)
         self._voxel_labels = torch.zeros(capacity.voxels[0], dtype=torch.uint8, device=device)
         self._voxel_confidence = torch.zeros(capacity.voxels[0], device=device)
+        self._boxes: BoxFrame | None = None
 
     def _results(self, output: Tensor) -> tuple[Tensor, Tensor]:
         """Returns views of confidence float32 and labels uint8 `[points capacity]` in an output buffer.
 
         The buffer may be on the host or on the device.
         """
-        start = self._status_words
+        start = self._status_words + self.box_words
         confidence, labels = torch.split(output[start:], [self.capacity.points, self.capacity.points // 4])
         return confidence.view(torch.float32), labels.view(torch.uint8)
 
@@ -130,18 +155,47 @@ class Frame:
         """Returns status, labels uint8 and confidence float32 `[number]` from a host buffer like `output`."""
         status = staging[: self._status_words].view(-1, _ROW)
         extent, farthest = status[LEVELS].view(torch.float32)[:2].tolist()
-        names = ["the input", *(step.name for step in self.network.plan.steps)]
         flags = status[LEVELS + 1 :, 0].tolist()
-        overflows = tuple(name for name, flag in zip(names, flags, strict=True) if flag)
+        overflows = tuple(name for name, flag in zip(self.network.names, flags, strict=True) if flag)
         confidence, labels = self._results(staging)
         found = Status(tuple(status[:LEVELS, 0].tolist()), extent, farthest, overflows)
         return found, labels[:number], confidence[:number]
 
-    def run(self) -> None:
-        """Computes `output` from `input`. It only launches kernels and never waits for the device."""
+    def read_boxes(self, staging: Tensor) -> Boxes:
+        """Returns the boxes from a host buffer like `output`. The network must have a box branch."""
+        return read_boxes(staging[self._status_words :][: self.box_words])
+
+    def told(self, wanted: Wanted, staging: Tensor) -> Tensor:
+        """Returns the part of a buffer like `output` that holds what is wanted: the front without labels, else all."""
+        return staging if wanted.labels else staging[: self._status_words + self.box_words]
+
+    def run(self, wanted: Wanted = LABELS) -> None:
+        """Computes `output` from `input`. It only launches kernels and never waits for the device.
+
+        The buffers for boxes are made when they are first wanted, which takes a network with a box branch.
+        """
         self.find_voxels()
         self.geometry.find_neighbours()
-        self.compute()
+        self.compute(None if wanted.labels else self.network.for_boxes)
+        if wanted.boxes:
+            self._find_boxes()
+        if wanted.labels:
+            self._label_points()
+
+    def _find_boxes(self) -> None:
+        network = self.network
+        branch = network.branch
+        if branch is None:
+            raise ValueError("the network has no box branch")
+        if self._boxes is None:
+            flags = self._flags[1 + len(network.plan.steps) :]
+            answer = self.output[self._status_words :][: self.box_words]
+            self._boxes = BoxFrame(
+                branch, self.geometry, network.precision, network.device, network.limit, flags, answer, self._launch
+            )
+        self._boxes.run(self._features[branch.taken])
+
+    def _label_points(self) -> None:
         grid = (triton.cdiv(self.capacity.points, _POINTS_BLOCK),)
         self._launch(
             kernels.label_points, grid,
@@ -171,18 +225,23 @@ class Frame:
         )
         geometry.find_voxels()
 
-    def compute(self) -> None:
-        """Computes the voxels' logits, labels and confidence from the geometry and `points`."""
+    def compute(self, steps: Sequence[int] | None = None) -> None:
+        """Computes the voxels' logits, labels and confidence from the geometry and `points`.
+
+        steps: the indices of those that are run, in order; by default all
+        """
         self._flags.zero_()
         self._gather_inputs()
-        for index, (step, packed) in enumerate(zip(self.network.plan.steps, self.network.packed, strict=True)):
+        plan = self.network.plan
+        for index in range(len(plan.steps)) if steps is None else steps:
+            step, packed = plan.steps[index], self.network.packed[index]
             if isinstance(step, PointMean):
                 self._mean(step)
             elif packed is None:
                 raise ValueError(f"step {step.name} has no weights")
             elif isinstance(step, PointFusion):
                 self._fuse(step, packed, self._flags[index + 1])
-            elif index == len(self.network.plan.steps) - 1:
+            elif index == len(plan.steps) - 1:
                 self._classify(step, packed)
             else:
                 self._convolve(step, packed, self._flags[index + 1])
@@ -215,7 +274,7 @@ class Frame:
             features, packed.kernel, inputs, rows, lists, lengths, size, skip, packed.skip, packed.bias, residual,
             out if parts == 1 else self._partial, flag,
             voxels, features.stride(0), skip.stride(0), residual.stride(0), out.stride(0), packed.out_width,
-            VOLUME=len(packed.kernel), SORTED=is_sorted, WIDTH=packed.width, SKIP_WIDTH=packed.skip_width,
+            VOLUME=len(packed.kernel), LISTED=32, SORTED=is_sorted, WIDTH=packed.width, SKIP_WIDTH=packed.skip_width,
             OUT=packed.out, **(end if parts == 1 else _NO_END), SPLIT=parts > 1,
             ROWS=blocks.rows, COLUMNS=blocks.columns, DEPTH=blocks.depth, **blocks.options,
         )  # fmt: skip

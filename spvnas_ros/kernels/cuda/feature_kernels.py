@@ -13,7 +13,7 @@ from spvnas_ros.kernels.cuda.geometry_kernels import compact
 
 
 @triton.jit
-def _store(values, out, rows, columns, stride, width, live, flag, LIMIT: tl.constexpr):
+def store_rows(values, out, rows, columns, stride, width, live, flag, LIMIT: tl.constexpr):
     """Stores rows of results in the output's precision. Sets `flag` where a result exceeds LIMIT."""
     if LIMIT > 0:
         peak = tl.max(tl.max(tl.abs(values), axis=1), axis=0)
@@ -49,7 +49,7 @@ def gather_inputs(
     there = live[:, None] & (c < given)[None, :]
     value = tl.load(points + point[:, None] * channels + (c % channels)[None, :], mask=there, other=0.0)
     rounded = value.to(out.dtype.element_ty).to(tl.float32)
-    _store(tl.where((c < channels)[None, :], value, value - rounded), out, v, c, WIDTH, WIDTH, live, flag, LIMIT)
+    store_rows(tl.where((c < channels)[None, :], value, value - rounded), out, v, c, WIDTH, WIDTH, live, flag, LIMIT)
 
 
 @triton.jit
@@ -93,14 +93,15 @@ def _finish(
         total += tl.load(place, mask=there, other=0.0).to(tl.float32)
     if RELU:
         total = tl.maximum(total, 0.0)
-    _store(total, out, row, columns, out_stride, out_width, live, flag, LIMIT)
+    store_rows(total, out, row, columns, out_stride, out_width, live, flag, LIMIT)
 
 
 @triton.jit
 def convolve(
     features, weights, inputs, rows, lists, lengths, size, skip, skip_weights, bias, residual, out, flag,
     capacity, stride, skip_stride, residual_stride, out_stride, out_width,
-    VOLUME: tl.constexpr, SORTED: tl.constexpr, WIDTH: tl.constexpr, SKIP_WIDTH: tl.constexpr, OUT: tl.constexpr,
+    VOLUME: tl.constexpr, LISTED: tl.constexpr, SORTED: tl.constexpr, WIDTH: tl.constexpr, SKIP_WIDTH: tl.constexpr,
+    OUT: tl.constexpr,
     RESIDUAL: tl.constexpr, RELU: tl.constexpr, LIMIT: tl.constexpr, SPLIT: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
@@ -108,7 +109,7 @@ def convolve(
 
     inputs int32 `[VOLUME, capacity]`: input row at each kernel row, -1 where there is none
     SORTED: the columns of `inputs` are in the order `rows` int32 `[capacity]`, and a tile visits only the kernel rows
-            in its list
+            in its list, which has room for LISTED
     weights `[VOLUME, WIDTH padded to DEPTH, OUT]`, skip_weights `[SKIP_WIDTH padded to DEPTH, OUT]`
     SPLIT: each of `num_programs(2)` parts sums its share of the steps into `out`, from where `add_parts` reads it
     """
@@ -135,7 +136,7 @@ def convolve(
         for j in range(first, last):
             k = j // BLOCKS
             if SORTED:
-                k = tl.load(lists + tile * 32 + k)
+                k = tl.load(lists + tile * LISTED + k)
             start = (j % BLOCKS) * DEPTH
             near = tl.load(inputs + k * capacity + s, mask=live, other=-1)
             a = _rows(features, near, stride, start, near >= 0, WIDTH, DEPTH)
@@ -241,7 +242,7 @@ def fuse_points(
             place = voxels + near.to(tl.int64)[:, None] * voxel_stride + columns[None, :]
             value = tl.load(place, mask=(near >= 0)[:, None] & inside[None, :], other=0.0).to(tl.float32)
             total += (weight / share)[:, None] * value
-    _store(total, out, row, columns, out_stride, out_width, live, flag, LIMIT)
+    store_rows(total, out, row, columns, out_stride, out_width, live, flag, LIMIT)
 
 
 @triton.jit

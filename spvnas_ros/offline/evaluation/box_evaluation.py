@@ -20,7 +20,7 @@ from spvnas_ros.offline.evaluation.kitti import OFFICIAL, KittiConfig, KittiFram
 from spvnas_ros.offline.evaluation.kitti.kitti_algorithm import share_unlabelled
 from spvnas_ros.recordings.box_bags import RecordedBoxes, boxes_topic, in_seconds, read_boxes
 from spvnas_ros.recordings.kitti_objects import KittiObjects, read_objects
-from spvnas_ros.segment.output import BAG, KITTI, REPORT, SUMMARY
+from spvnas_ros.segment.output import BAG, BOXES, KITTI, REPORT, SUMMARY
 
 _MOST_CLASSES = 255
 CURVES = "curves.png"
@@ -220,9 +220,14 @@ def _of_a_run(predictions: Path) -> Path:
         return predictions
     if found := next((place for place in (predictions / BAG, predictions / KITTI) if place.is_dir()), None):
         return found
+    if (predictions / BOXES).is_dir():
+        raise BoxesError(
+            f"{predictions} holds a run of `spvnas segment` whose boxes are in {BOXES}/*.json alone: KITTI's results "
+            "are written for scans with a calibration (velodyne/NAME.bin with calib/NAME.txt beside it)"
+        )
     raise BoxesError(
-        f"{predictions} holds a run of `spvnas segment` that has left no boxes to score: it needs --boxes, and a bag "
-        "or scans of KITTI (velodyne/NAME.bin with calib/NAME.txt beside it)"
+        f"{predictions} holds a run of `spvnas segment` that has left no boxes to score: it needs --boxes or weights "
+        "that find boxes, and a bag or scans of KITTI (velodyne/NAME.bin with calib/NAME.txt beside it)"
     )
 
 

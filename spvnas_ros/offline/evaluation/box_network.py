@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from spvnas_ros.boxes.words import words_for
 from spvnas_ros.frame import Boxes, Points
 from spvnas_ros.offline.datasets.boxed import BoxedScan, open_boxed
 from spvnas_ros.offline.datasets.scan import DatasetError
@@ -20,9 +20,6 @@ from spvnas_ros.recordings.object_tables import Objects
 from spvnas_ros.segment.progress import OnFrame, Skipped, progress_bar
 from spvnas_ros.zoo.cache import resolve_weights
 from spvnas_ros.zoo.checkpoint import BOXES, CheckpointError, gives
-
-_SAME: Final = ({"car"}, {"pedestrian", "person"}, {"cyclist", "bicyclist"})
-"""What KITTI and simulated drives call the same objects."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ def load_network(weights: str | Path, device: str = "auto") -> BoxNetwork:
         raise CheckpointError(f"{path} labels points and finds no boxes; expected a detector, or one that does both")
 
     def find(points: Points) -> Boxes:
-        return perception(points).boxes or Boxes.none()
+        return perception(points, labels=False).boxes or Boxes.none()
 
     return BoxNetwork(find, perception.box_names, perception.facts.spec.boxes.point_range)
 
@@ -119,11 +116,7 @@ def rows_of(
 
     point_range: as `BoxNetwork` has it: only objects whose middle is in it, seen from above; None for all
     """
-    words = {
-        word: index
-        for index, name in enumerate(names)
-        for word in next((same for same in _SAME if name.lower() in same), {name.lower()})
-    }
+    words = {word: index for index, name in enumerate(names) for word in words_for(name)}
     classes = np.array([words.get(kind.lower(), -1) for kind in objects.kinds], np.int64)
     kept = classes >= 0
     if point_range is not None:

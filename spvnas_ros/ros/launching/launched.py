@@ -54,7 +54,7 @@ class Started:
 def segment_arguments() -> tuple[Argument, ...]:
     """Returns the arguments of segment.launch.py."""
     return (
-        Argument("points", "/points", "Topic of the clouds (sensor_msgs/PointCloud2)"),
+        Argument("points", "/points", "Topic of the clouds (PointCloud2, compressed clouds, Livox's CustomMsg)"),
         Argument(
             "weights",
             "",

@@ -18,7 +18,7 @@ from spvnas_ros.clouds.sensor_rules import Sensor
 from spvnas_ros.ros.node.fit_watch import Fit
 from spvnas_ros.ros.node.following import Followed
 from spvnas_ros.ros.node.network import Network
-from spvnas_ros.ros.node.statistics import STAGES, FrameStatistics, Snapshot
+from spvnas_ros.ros.node.statistics import OBJECTS, STAGES, FrameStatistics, Snapshot
 from spvnas_ros.ros.process.memory import resident_bytes
 
 PERIOD_SECONDS = 1.0
@@ -42,6 +42,7 @@ class Condition:
     fit:     what the first clouds showed; None before
     no_time: whether the node's clock waits for /clock
     followed: the objects that are followed; None where none are
+    lack:    why no clouds can come; "" where they can
     """
 
     state: str
@@ -51,6 +52,7 @@ class Condition:
     fit: Fit | None = None
     no_time: bool = False
     followed: Followed | None = None
+    lack: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class Diagnostics:
         seconds = (now.nanoseconds - self._clock_ns) / 1e9 if self._clock_ns else 0.0
         findings = [
             node_finding(condition),
-            input_finding(snapshot, self._before, seconds, condition.state == "active"),
+            input_finding(snapshot, self._before, seconds, condition.state == "active", condition.lack),
             processing_finding(snapshot, self._before, self._reported_ns),
             intensity_finding(self._watch, condition),
             clouds_finding(condition, snapshot, self._before),
@@ -155,12 +157,13 @@ def node_finding(condition: Condition) -> Finding:
     return Finding("node", condition.state, values)
 
 
-def input_finding(now: Snapshot, before: Snapshot, seconds: float, active: bool) -> Finding:
+def input_finding(now: Snapshot, before: Snapshot, seconds: float, active: bool, lack: str = "") -> Finding:
     """Returns the finding about the clouds that arrive and what is done with them.
 
     now, before: the counters at this report and at the last one
     seconds:     time between them by the node's clock, which may stand still or jump back
     active:      whether the node is active
+    lack:        why no clouds can come; "" where they can
     """
     new = now.received - before.received
     rate = f"{new / seconds:.2f}" if seconds > 0 else "unknown"
@@ -178,7 +181,7 @@ def input_finding(now: Snapshot, before: Snapshot, seconds: float, active: bool)
     if not active:
         return Finding("input", "not active: clouds are not listened to", values)
     if not new:
-        return Finding("input", "no clouds come", values, DiagnosticStatus.WARN)
+        return Finding("input", lack or "no clouds come", values, DiagnosticStatus.WARN)
     if kinds := sorted((now.bad - before.bad).keys()):
         return Finding("input", f"clouds that cannot be labelled: {', '.join(kinds)}", values, DiagnosticStatus.WARN)
     if alone := now.tf_failed - before.tf_failed:
@@ -233,7 +236,7 @@ def objects_finding(now: Snapshot, before: Snapshot, since_ns: int) -> Finding:
     if heads:
         values["box head (ms)"] = f"{np.median(heads):.2f}"
     if frames:
-        values["choosing (ms)"] = f"{np.median([frame.stages_ms()['objects'] for frame in frames]):.2f}"
+        values["choosing (ms)"] = f"{np.median([frame.parts_ms()[OBJECTS] for frame in frames]):.2f}"
     each = (now.objects - before.objects) / (some + none)
     values["objects per cloud"] = f"{each:.1f}"
     return Finding("objects", f"{each:.1f} per cloud, none in {none} of {some + none} clouds", values)

@@ -17,6 +17,7 @@ from spvnas_ros.clouds.intensity import IntensityWatch
 from spvnas_ros.clouds.point_cloud2 import PointCloudError, decode, positions, to_points
 from spvnas_ros.clouds.sensor_rules import Record, Sensor, has_positions
 from spvnas_ros.frame import UNLABELLED, Points, Segmentation, Unusable
+from spvnas_ros.ros.node.cloud_messages import PackedCloud, as_cloud
 from spvnas_ros.ros.node.fit_watch import FitWatch
 from spvnas_ros.ros.node.following import Following
 from spvnas_ros.ros.node.network import Network
@@ -30,9 +31,9 @@ from spvnas_ros.ros.node.sweeps import Sweep, Sweeps
 
 @dataclass(frozen=True)
 class Received:
-    """A cloud and the time when its callback ran, nanoseconds of the monotonic clock."""
+    """A cloud, or the message that holds it, and the time when its callback ran, nanoseconds of the monotonic clock."""
 
-    cloud: PointCloud2
+    cloud: PointCloud2 | PackedCloud
     at: int
 
 
@@ -88,8 +89,10 @@ class Labelling:
         decoded = None
         with self._one_cloud():
             taken = time.monotonic_ns()
-            record = decode(received.cloud)
-            pose = self._pose(received.cloud, record)
+            cloud = as_cloud(received.cloud)
+            received = replace(received, cloud=cloud)
+            record = decode(cloud)
+            pose = self._pose(cloud, record)
             before = self.sensor.intensity.describe()
             points = to_points(record, self.sensor.intensity, pose)
             if (now := self.sensor.intensity.describe()) != before:
@@ -195,7 +198,7 @@ class Labelling:
         return self.sweeps.with_earlier(_sweep(decoded, points), settings.region)
 
 
-def stamp_ns(cloud: PointCloud2) -> int:
+def stamp_ns(cloud: PointCloud2 | PackedCloud) -> int:
     """Returns the stamp of a cloud in nanoseconds."""
     return int(cloud.header.stamp.sec) * 1_000_000_000 + int(cloud.header.stamp.nanosec)
 

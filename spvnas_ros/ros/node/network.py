@@ -94,7 +94,7 @@ def load_network(weights: str, device: str, engine: str, palette: str = SPVNAS) 
         known=known_of(facts),
         trained=facts.trained,
     )
-    if facts.spec.boxes is None:
+    if facts.spec.boxes is None or not loaded.box_names:
         return network
     colours = box_colours(loaded.box_names, facts.classes, facts.palette, palette)
     return _with_boxes(network, loaded.box_names, colours, facts.spec.boxes.head.selection)

@@ -22,7 +22,7 @@ from spvnas_ros.ros.node.object_messages import detections_message, marker_messa
 from spvnas_ros.ros.node.objects import Objects
 from spvnas_ros.ros.node.parameters import UNLABELLED_NAME, Settings
 from spvnas_ros.ros.node.remarks import nobody_subscribes
-from spvnas_ros.ros.node.statistics import STAGES, FrameTimes
+from spvnas_ros.ros.node.statistics import HEAD, OBJECTS, STAGES, FrameTimes
 
 LABELLED_TOPIC = "~/output/labeled_points"
 COLORED_TOPIC = "~/output/colored_points"
@@ -32,9 +32,6 @@ OBJECTS_TOPIC = "~/output/objects"
 MARKERS_TOPIC = "~/output/object_markers"
 OBJECT_INFO_TOPIC = "~/output/object_info"
 TIMES_TOPIC = "~/debug/processing_time/{}_ms"
-
-HEAD = "box_head"
-"""The stage of the timing topic of the box branch alone, which is a part of `inference`."""
 
 _HOW_TO_INSTALL = (
     "python -m spvnas_ros.ros.build_messages builds vision_msgs, pip install ros-visualization-msgs brings the other"
@@ -106,7 +103,7 @@ class Outputs:
             self._markers = self._advertise(self._visualization_msgs.MarkerArray, MARKERS_TOPIC)
         self._times = {stage: self._advertise(Float64, TIMES_TOPIC.format(stage)) for stage in STAGES}
         if network.box_names:
-            self._times[HEAD] = self._advertise(Float64, TIMES_TOPIC.format(HEAD))
+            self._times |= {part: self._advertise(Float64, TIMES_TOPIC.format(part)) for part in (OBJECTS, HEAD)}
         self._tell()
 
     def destroy(self) -> None:
@@ -171,8 +168,7 @@ class Outputs:
 
     def publish_times(self, times: FrameTimes) -> None:
         """Publishes the milliseconds of a frame's stages, each on its own topic."""
-        stages = times.stages_ms() | ({} if times.head_ms is None else {HEAD: times.head_ms})
-        for stage, milliseconds in stages.items():
+        for stage, milliseconds in (times.stages_ms() | times.parts_ms()).items():
             if stage in self._times and self._times[stage].get_subscription_count():
                 self._times[stage].publish(Float64(data=milliseconds))
 

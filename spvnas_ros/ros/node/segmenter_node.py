@@ -1,7 +1,7 @@
 """`segmenter`: the managed (lifecycle) node that labels a LiDAR's clouds, and finds the objects in them.
 
-Subscribes to `~/input/points` (best effort, newest only) and publishes, under the input's header and each only while
-somebody subscribes:
+Subscribes to `~/input/points` (best effort, newest only; PointCloud2, compressed or Livox's) and publishes, under
+the input's header and each only while somebody subscribes:
 
   ~/output/labeled_points    every field of the input, with `label` (uint8, 255 = unlabelled) and `confidence`
                              (float32) appended
@@ -26,16 +26,16 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.exceptions import ParameterException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.qos_overriding_options import InvalidQosOverridesError, QoSOverridingOptions
-from rclpy.subscription import Subscription
+from rclpy.qos_overriding_options import InvalidQosOverridesError
 from sensor_msgs.msg import PointCloud2
 
 from spvnas_ros.clouds.intensity import Intensity, IntensityWatch
 from spvnas_ros.clouds.sensor_rules import Sensor
+from spvnas_ros.ros.node.cloud_messages import PackedCloud
 from spvnas_ros.ros.node.diagnostics import Condition, Diagnostics
 from spvnas_ros.ros.node.fit_watch import Fit, FitWatch
 from spvnas_ros.ros.node.following import Following, FollowRules
+from spvnas_ros.ros.node.input_topic import InputTopic
 from spvnas_ros.ros.node.labelling import Decoded, Labelling, Received, stamp_ns
 from spvnas_ros.ros.node.network import Network, Perceive, load_network, noise, release_memory
 from spvnas_ros.ros.node.outputs import Outputs
@@ -93,7 +93,7 @@ class SegmenterNode(LifecycleNode):
         self._following: Following | None = None
         self._next_id = 1
         self._worker: LatestPipeline[Received, Decoded] | None = None
-        self._input: Subscription[PointCloud2] | None = None
+        self._input: InputTopic | None = None
         try:
             super().__init__(NODE_NAME, **node_options)
             for warning in for_others(given_by(command_line), self.get_fully_qualified_name()):
@@ -253,19 +253,13 @@ class SegmenterNode(LifecycleNode):
         )
         self._worker = LatestPipeline(labelling.decode, labelling.label, self.statistics.count_dropped, "labelling")
         self._outputs.publish_class_tables(self._settings.settings)
-        self._input = self.create_subscription(
-            PointCloud2,
-            INPUT_TOPIC,
-            self._on_cloud,
-            _input_qos(),
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-        )
+        self._input = InputTopic(self, INPUT_TOPIC, self._on_cloud)
         does = "labels" if self._network.classes else "finds objects in"
-        self.get_logger().info(f"{does} clouds of {self._input.topic_name}")
+        self.get_logger().info(f"{does} clouds of {self._input}")
 
     def _silence(self) -> None:
         if self._input is not None:
-            self.destroy_subscription(self._input)
+            self._input.destroy()
             self._input = None
         if self._worker is not None:
             self._worker.stop()
@@ -291,7 +285,7 @@ class SegmenterNode(LifecycleNode):
         self._network = None
         release_memory(device)
 
-    def _on_cloud(self, cloud: PointCloud2) -> None:
+    def _on_cloud(self, cloud: PointCloud2 | PackedCloud) -> None:
         at, age = time.monotonic_ns(), self.get_clock().now().nanoseconds - stamp_ns(cloud)
         if self._outputs is None or self._worker is None:
             return
@@ -327,14 +321,5 @@ class SegmenterNode(LifecycleNode):
         state = "active" if self._worker else "inactive" if self._network else "unconfigured"
         fit = self._fit.fit if self._fit is not None else None
         followed = self._following.numbers() if self._following is not None else None
-        return Condition(state, self._failure, self._network, self._sensor, fit, followed=followed)
-
-
-def _input_qos() -> QoSProfile:
-    """Returns the QoS of the input: best effort, and only the newest cloud waits."""
-    return QoSProfile(
-        history=HistoryPolicy.KEEP_LAST,
-        depth=1,
-        reliability=ReliabilityPolicy.BEST_EFFORT,
-        durability=DurabilityPolicy.VOLATILE,
-    )
+        lack = self._input.lack if self._input is not None else ""
+        return Condition(state, self._failure, self._network, self._sensor, fit, followed=followed, lack=lack)

@@ -11,8 +11,12 @@ import numpy as np
 
 from spvnas_ros.frame import NONE_UNUSABLE, Unusable
 
-STAGES = ("decode", "preprocess", "inference", "objects", "postprocess", "publish", "total")
+STAGES = ("decode", "preprocess", "inference", "postprocess", "publish", "total")
 """The stages of a frame, by the names of the timing topics."""
+
+OBJECTS, HEAD = "objects", "box_head"
+"""Parts of the stages of a frame for which objects were looked for, likewise: of `postprocess` what chooses those that
+are published, of `inference` the box branch."""
 
 _REMEMBERED_FRAMES = 4096
 _REMEMBERED_ARRIVALS = 21
@@ -64,9 +68,14 @@ class FrameTimes:
 
     def stages_ms(self) -> dict[str, float]:
         """Returns the milliseconds by the names in `STAGES`. Only `total` includes the time that the cloud waited."""
-        marks = (self.resumed, self.prepared, self.inferred, self.chosen, self.composed, self.published)
+        marks = (self.resumed, self.prepared, self.inferred, self.composed, self.published)
         parts = [(after - before) / 1e6 for before, after in pairwise(marks)]
         return dict(zip(STAGES, ((self.decoded - self.taken) / 1e6, *parts, self.total_ms), strict=True))
+
+    def parts_ms(self) -> dict[str, float]:
+        """Returns the milliseconds of OBJECTS, and of HEAD where it is known; see there."""
+        head = {} if self.head_ms is None else {HEAD: self.head_ms}
+        return {OBJECTS: (self.chosen - self.inferred) / 1e6} | head
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 Both ends of the measurement are in this process and read one monotonic clock. The node is a process of its own and is
 reached over the middleware, as on a vehicle. Each cloud gets the time at which it is due as its stamp, which also tells
-the answers apart. Nothing else in it is changed.
+the answers apart. Nothing else in it is changed: compressed clouds and Livox's messages are sent as they were recorded
+where their message package is installed, and other kinds as PointCloud2.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import os
 import struct
 import sys
 import time
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from threading import Condition
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +28,7 @@ from std_msgs.msg import Float64
 
 from spvnas_ros.clouds.point_cloud2 import decode
 from spvnas_ros.errors import UserError
+from spvnas_ros.ros.node.cloud_messages import CLOUD_TYPE, message_class
 from spvnas_ros.ros.node.labelling import stamp_ns
 from spvnas_ros.ros.node.outputs import LABELLED_TOPIC, TIMES_TOPIC
 from spvnas_ros.ros.node.segmenter_node import INPUT_TOPIC, NODE_NAME
@@ -50,6 +53,13 @@ _COUNTS_SECONDS = 5.0
 
 _LAST_ANSWER_SECONDS = 10.0
 """After so many seconds without an answer, the missing answers are given up."""
+
+_EMPTY: Final[Mapping[str, Mapping[str, Any]]] = {
+    CLOUD_TYPE: {},
+    "point_cloud_interfaces/msg/CompressedPointCloud2": {"format": "zlib", "compressed_data": zlib.compress(b"")},
+    **{f"{package}/msg/CustomMsg": {} for package in ("livox_ros_driver", "livox_ros_driver2", "livox_interfaces")},
+}
+"""By type, the fields of a message without points, which the node answers: what can be sent as it was recorded."""
 
 OnLabels = Callable[[int, npt.NDArray[np.uint8]], None]
 """Called with the number of a cloud and its labels, uint8 `[N]`, when they arrive."""
@@ -79,12 +89,14 @@ def replay(
     clouds: Iterable[RecordedCloud],
     options: NodeOptions,
     *,
+    kind: str = CLOUD_TYPE,
     rate: float = 1.0,
     on_sent: Callable[[], None] = lambda: None,
     on_labels: OnLabels | None = None,
 ) -> Replay:
     """Starts the node, sends the clouds at the pace of their recording, `rate` times as fast, and ends the node.
 
+    kind:      what their messages are, as `BagReader.type` has it
     on_sent:   called after each cloud that was sent
     on_labels: called with the labels of each cloud
 
@@ -94,7 +106,7 @@ def replay(
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     namespace = f"/replay_{os.getpid()}"
     with ros_process([]):
-        driver = _Driver(f"{namespace}/{NODE_NAME}", on_labels)
+        driver = _Driver(f"{namespace}/{NODE_NAME}", sent_as(kind), on_labels)
         with spinning(driver), segmenter_process(namespace, options.parameters(), driver.fail):
             driver.wait_until_ready()
             driver.play(clouds, rate, on_sent)
@@ -104,7 +116,7 @@ def replay(
 class _Driver(Node):
     """Sends clouds and measures times. Its callbacks run in another thread."""
 
-    def __init__(self, segmenter: str, on_labels: OnLabels | None) -> None:
+    def __init__(self, segmenter: str, kind: str, on_labels: OnLabels | None) -> None:
         super().__init__("replay")
         self._changed = Condition()
         self._failure = ""
@@ -116,7 +128,10 @@ class _Driver(Node):
         self._before = NodeCounts()
         self._late = 0
         self._name = segmenter.lstrip("/")
-        self._to_segmenter = self.create_publisher(PointCloud2, INPUT_TOPIC.replace("~", segmenter), _QUEUE)
+        sent: Any = message_class(kind)
+        self._as_recorded = kind != CLOUD_TYPE
+        self._probe = sent(**_EMPTY[kind])
+        self._to_segmenter = self.create_publisher(sent, INPUT_TOPIC.replace("~", segmenter), _QUEUE)
         self.create_subscription(PointCloud2, LABELLED_TOPIC.replace("~", segmenter), self._on_answer, _QUEUE)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, _QUEUE)
         for stage in STAGES:
@@ -138,7 +153,7 @@ class _Driver(Node):
         while not self._wait(lambda: self._ready, _PROBE_EVERY):
             if time.monotonic() > deadline:
                 raise ReplayError(f"the node did not answer in {_START_SECONDS:.0f} s")
-            self._to_segmenter.publish(PointCloud2())
+            self._to_segmenter.publish(self._probe)
         self._before = self._counts()
         self._stages.clear()
 
@@ -151,7 +166,7 @@ class _Driver(Node):
             offset = round((recorded.stamp - first) / rate)
             stamp = max(stamp + 1, wall + offset)
             try:
-                cloud = restamped(recorded.cdr, stamp)
+                cloud = restamped(recorded.raw if self._as_recorded else recorded.cdr, stamp)
             except UserError as error:  # of another kind than PointCloud2, and damaged
                 print(f"warning: cloud {number:06d} is not sent: {error}", file=sys.stderr)
                 on_sent()
@@ -237,6 +252,11 @@ class _Driver(Node):
                     values = {each.key: each.value for each in status.values}
                     self._diagnostics[status.name.removeprefix(f"{self._name}: ")] = values
             self._changed.notify_all()
+
+
+def sent_as(kind: str) -> str:
+    """Returns the type in which clouds that were recorded in type `kind` are sent to the node."""
+    return kind if kind in _EMPTY and message_class(kind) is not None else CLOUD_TYPE
 
 
 def restamped(raw: bytes, stamp: int) -> bytes:

@@ -23,6 +23,8 @@ SHARED_MEMORY = {75: 64, 80: 163, 87: 163, 89: 99, 90: 227, 120: 99}
 KERNELS = {
     "encode", "mark_levels", "build_levels", "search_neighbours", "refine_neighbours", "tile_neighbours",
     "tile_parents", "gather_inputs", "convolve", "add_parts", "fuse_points", "mean_points", "classify", "label_points",
+    "mark_columns", "mark_leads", "gather_columns", "list_kernel_rows", "finish_plane", "score_anchors",
+    "find_overlaps", "suppress",
 }  # fmt: skip
 
 
