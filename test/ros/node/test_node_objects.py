@@ -338,6 +338,7 @@ def test_labels_and_boxes_of_one_network_through_the_node(ros: str, tmp_path: Pa
     sent = stamped(own, 7)
     listener, tables, heads = Node("listener"), [], []  # type: ignore[var-annotated]
     parameters = {"mount.z": 1.9, "mount.pitch": 6.0, "mount.yaw": 90.0, "intensity": "unit", "device": "cpu"}
+    parameters["objects.min_score"] = ""
     topics = f"{ros}/segmenter"
     objects = collect(listener, f"{topics}/output/objects", KEEP, Detection3DArray)
     listener.create_subscription(LabelInfo, f"{topics}/output/object_info", tables.append, LATCHED)
@@ -366,7 +367,8 @@ def test_a_detector_runs_by_the_same_parameter_and_offers_no_labelled_clouds(ros
     listener = Node("listener")
     publisher = listener.create_publisher(PointCloud2, f"{ros}/segmenter/input/points", KEEP)
     objects = collect(listener, f"{ros}/segmenter/output/objects", KEEP, Detection3DArray)
-    with segmenter(ros, weights=weights, intensity="unit", device="cpu") as process, spinning(listener):
+    given = {"intensity": "unit", "device": "cpu", "objects.min_score": ""}
+    with segmenter(ros, weights=weights, **given) as process, spinning(listener):
         process.wait_for("finds objects in clouds of")
         objects.wait_until(lambda came: bool(came) or publisher.publish(stamped(STREET, 3)) is not None)
         offered = {name for name, _ in listener.get_publisher_names_and_types_by_node("segmenter", ros)}
