@@ -338,7 +338,7 @@ def test_labels_and_boxes_of_one_network_through_the_node(ros: str, tmp_path: Pa
     sent = stamped(own, 7)
     listener, tables, heads = Node("listener"), [], []  # type: ignore[var-annotated]
     parameters = {"mount.z": 1.9, "mount.pitch": 6.0, "mount.yaw": 90.0, "intensity": "unit", "device": "cpu"}
-    parameters["objects.min_score"] = ""
+    parameters["objects.min_score"] = 0.0
     topics = f"{ros}/segmenter"
     objects = collect(listener, f"{topics}/output/objects", KEEP, Detection3DArray)
     listener.create_subscription(LabelInfo, f"{topics}/output/object_info", tables.append, LATCHED)
@@ -367,7 +367,7 @@ def test_a_detector_runs_by_the_same_parameter_and_offers_no_labelled_clouds(ros
     listener = Node("listener")
     publisher = listener.create_publisher(PointCloud2, f"{ros}/segmenter/input/points", KEEP)
     objects = collect(listener, f"{ros}/segmenter/output/objects", KEEP, Detection3DArray)
-    given = {"intensity": "unit", "device": "cpu", "objects.min_score": ""}
+    given = {"intensity": "unit", "device": "cpu", "objects.min_score": 0.0}
     with segmenter(ros, weights=weights, **given) as process, spinning(listener):
         process.wait_for("finds objects in clouds of")
         objects.wait_until(lambda came: bool(came) or publisher.publish(stamped(STREET, 3)) is not None)
