@@ -51,6 +51,7 @@ setup(
             "ros-std-msgs",
             "ros-geometry-msgs",
             "ros-diagnostic-msgs",
+            "ros-visualization-msgs",
             "ros-lifecycle-msgs",
             "ros-std-srvs",
             "ros-rosgraph-msgs",
@@ -76,6 +77,8 @@ setup(
         "simulate": ["embreex>=2.17.7"],
         # `spvnas view`; the browser's page is inside the package, nothing is fetched when it is used.
         "view": ["viser>=1.1"],
+        # `spvnas evaluate --track`: pairs of objects and tracks
+        "tracks": ["scipy>=1.11"],
         # `spvnas train`
         "train": ["lightning>=2.4", "tensorboard>=2.14", "pydantic>=2.7", "pyyaml>=6"],
         # Formats of scans; docs/formats.md has which
@@ -91,6 +94,8 @@ setup(
             "embreex>=2.17.7",
             "viser>=1.1",
             "shapely>=2",  # the areas that ours are compared with
+            "scipy>=1.11",
+            "motmetrics>=1.4",  # counts of tracks that ours are compared with
             "laspy[lazrs]>=2.5",
             "pye57>=0.4.10",
             "pyarrow>=15",
@@ -107,6 +112,7 @@ setup(
             "dpkt>=1.9",
             "foxglove-sdk>=0.30",  # writes recordings as Foxglove does
             "foxglove-schemas-flatbuffer>=0.3",
+            "mcap-ros2-support>=0.5",  # decodes by the definitions in the file, as Foxglove does
             "lightning>=2.4",
             "tensorboard>=2.14",
             "pydantic>=2.7",

@@ -72,6 +72,7 @@ class Segmentation:
     scores:      float32 `[N, C]` softmax probabilities, rows of zeros where unlabelled; None if not asked for
     unusable:    the points that the network did not see
     boxes:       the objects in the cloud; None where nothing looked for any
+    head_ms:     milliseconds that the box branch took, where the engine measured it; else None
     """
 
     labels: npt.NDArray[np.uint8]
@@ -79,6 +80,7 @@ class Segmentation:
     scores: npt.NDArray[np.float32] | None = None
     unusable: Unusable = NONE_UNUSABLE
     boxes: Boxes | None = None
+    head_ms: float | None = None
 
     @classmethod
     def unlabelled(cls, count: int, boxes: Boxes | None = None) -> Segmentation:
@@ -101,7 +103,12 @@ class Segmentation:
         if self.scores is not None:
             scores = np.zeros((len(where), self.scores.shape[1]), np.float32)
             scores[where] = self.scores
-        return Segmentation(labels, confidence, scores, self.unusable + unusable, self.boxes)
+        return Segmentation(labels, confidence, scores, self.unusable + unusable, self.boxes, self.head_ms)
+
+    def part(self, begin: int, end: int) -> Segmentation:
+        """Returns the results of the points from `begin` to before `end`, without counts and boxes of the cloud."""
+        scores = None if self.scores is None else self.scores[begin:end]
+        return Segmentation(self.labels[begin:end], self.confidence[begin:end], scores)
 
     def __repr__(self) -> str:
         labelled = self.labels[self.labels != UNLABELLED]

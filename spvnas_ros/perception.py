@@ -1,5 +1,5 @@
 """The two public doors: points in, labels (and boxes, where the network finds them) out (`Perception`), and points in,
-boxes out (`Detector`).
+boxes out (`Detector`). `load` opens the one that a checkpoint is for.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from spvnas_ros.clouds.intensity import reference
 from spvnas_ros.engine import Engine, build_engine, resolve_device
 from spvnas_ros.errors import UserError
 from spvnas_ros.frame import Boxes, Points, Segmentation
+from spvnas_ros.nets.box_spec import BoxHeadSpec
 from spvnas_ros.nets.detections import detections
 from spvnas_ros.nets.heads import anchor_boxes
 from spvnas_ros.nets.second import Second
@@ -31,6 +32,9 @@ _MOSTLY = 0.2
 """Share of points whose intensity is above the brightest: no reflectors, but another scale."""
 
 
+_RUN_DETECTORS = ("auto", "torch")
+
+
 class Perception:
     """A trained network, ready to label clouds, and to find the boxes of objects where it has a box branch.
 
@@ -38,24 +42,31 @@ class Perception:
         facts: what the weights say of themselves (classes, palette, voxel size, intensity rule, ...)
         engine: what runs the network; `engine.name` and `engine.device` tell which and where
         limits: which points it can use
+        min_score: least score of a box that comes out; None without a box branch
     """
 
-    def __init__(self, engine: Engine, facts: Facts) -> None:
+    def __init__(self, engine: Engine, facts: Facts, *, min_score: float | None = None) -> None:
         self.engine = engine
         self.facts = facts
         self.limits = limits_of(facts)
+        branch = facts.spec.boxes
+        self.min_score = None if branch is None else branch.head.selection.score if min_score is None else min_score
 
     @classmethod
-    def load(cls, weights: str | Path, device: str = "auto", engine: str = "auto") -> Perception:
+    def load(
+        cls, weights: str | Path, device: str = "auto", engine: str = "auto", *, min_score: float | None = None
+    ) -> Perception:
         """Load a checkpoint in the project's format (see `spvnas import`, `spvnas zoo fetch`).
 
         weights: path of a `.safetensors` file, or the name of a fetched model (`spvnas zoo list`)
         device:  "auto" (a CUDA device where there is one), "cpu", "cuda", "cuda:1", ...
         engine:  "auto", "cpu" (fused, numba), "torch" (the reference, any device), or another library by name, for
                  comparing (see `spvnas_ros.engine.ENGINES`)
+        min_score: least score of a box that comes out, 0..1; None for what the network's head says
 
         Raises FetchError where there is no such file or fetched model, CheckpointError for a file that is not a
-        checkpoint or of a detector, ValueError for an unknown engine or device, or a library that is not installed.
+        checkpoint or of a detector, ValueError for an unknown engine or device, a library that is not installed, or a
+        least score where the network finds no boxes.
         """
         path = resolve_weights(weights)
         if gives(path) == BOXES:
@@ -64,7 +75,17 @@ class Perception:
                 "what it is, and `spvnas segment` takes it with --boxes, beside one for the labels"
             )
         net, facts = load_checkpoint(path)
-        return cls.from_net(net, facts, device=device, engine=engine)
+        if min_score is None:
+            return cls.from_net(net, facts, device=device, engine=engine)
+        _check_score(min_score)
+        if net.boxes is None:
+            raise UserError(
+                f"{path} finds no boxes, so there is no least score of them to choose; a detector does (--boxes)"
+            )
+        head = _scored_from(net.boxes.spec.head, min_score)
+        net.boxes.spec = replace(net.boxes.spec, head=head)
+        net.spec = replace(net.spec, boxes=net.boxes.spec)
+        return cls(build_engine(net, facts.voxel_size, device=device, engine=engine), facts, min_score=min_score)
 
     @classmethod
     def from_net(
@@ -82,7 +103,7 @@ class Perception:
     @property
     def box_names(self) -> tuple[str, ...]:
         """The classes of its boxes, in index order; none without a box branch."""
-        return self.facts.spec.boxes.head.names if self.facts.spec.boxes else ()
+        return self.facts.spec.boxes.head.names if self.facts.spec.boxes and self.engine.finds_boxes else ()
 
     def __call__(
         self, points: Points, scores: bool = False, *, labels: bool = True, boxes: bool = True
@@ -125,14 +146,13 @@ class Detector:
         """
         if facts.spec != net.spec:
             raise CheckpointError(f"the facts describe another detector: {facts.spec}, expected {net.spec}")
-        if min_score is not None and not 0 <= min_score <= 1:
-            raise UserError(f"the least score of a box is {min_score}, expected a number in 0..1")
         place = resolve_device(device)
         self.facts, self.names, self.device = facts, facts.classes, str(place)
         self.limits = Limits(key_window(min(facts.spec.voxel_size)), 1.0, facts.spec.point_range)
         head = facts.spec.head
         if min_score is not None:
-            head = replace(head, selection=replace(head.selection, score=min_score))
+            _check_score(min_score)
+            head = _scored_from(head, min_score)
         self.min_score = head.selection.score
         self._net, self._head = net.to(place).eval(), head
         self._anchors = anchor_boxes(head, facts.spec.bev_shape, facts.spec.point_range).to(place)
@@ -157,6 +177,11 @@ class Detector:
             )
         return cls(*load_detector(path), device=device, min_score=min_score)
 
+    @property
+    def known(self) -> Known:
+        """What it knows of the clouds it was trained on."""
+        return Known(reference(None), self.facts.intensity != "none", self.facts.sensor_height, self.limits)
+
     @torch.no_grad()
     def __call__(self, points: Points) -> Boxes:
         """Find the objects, the best score first.
@@ -174,6 +199,32 @@ class Detector:
         if not len(coords):
             return Boxes.none()
         return detections(self._head, self._net(coords, feats, 1), self._anchors)[0]
+
+
+def load(weights: str | Path, device: str = "auto", engine: str = "auto") -> Perception | Detector:
+    """Load a checkpoint of either kind: a `Perception` where it labels points, a `Detector` where it gives boxes alone.
+
+    The arguments and errors are those of `Perception.load`. A detector runs in torch alone: raises ValueError where
+    `engine` is neither "auto" nor "torch".
+    """
+    path = resolve_weights(weights)
+    if gives(path) == LABELS:
+        return Perception.load(path, device, engine)
+    if engine not in _RUN_DETECTORS:
+        raise UserError(
+            f"engine {engine!r} runs no network that gives boxes alone, such as {path}; choose one of "
+            f"{', '.join(_RUN_DETECTORS)}"
+        )
+    return Detector.load(path, device)
+
+
+def _check_score(min_score: float) -> None:
+    if not 0 <= min_score <= 1:
+        raise UserError(f"the least score of a box is {min_score}, expected a number in 0..1")
+
+
+def _scored_from(head: BoxHeadSpec, min_score: float) -> BoxHeadSpec:
+    return replace(head, selection=replace(head.selection, score=min_score))
 
 
 def _cleaned(points: Points, channels: int, limits: Limits) -> Cleaned:

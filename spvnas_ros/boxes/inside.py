@@ -19,7 +19,10 @@ def rows_inside(points: npt.NDArray[np.floating[Any]], boxes: npt.NDArray[np.flo
 
     Raises BoxError for boxes that are none.
     """
-    return [_rows(points, box) for box in checked(boxes)]
+    rows = checked(boxes)
+    # Most points are far from any box, and two coordinates tell, which are compared fastest where they lie together.
+    columns = [np.ascontiguousarray(points[:, axis]) for axis in (0, 1)] if len(rows) else []
+    return [_rows(points, columns, box) for box in rows]
 
 
 def counts_inside(points: npt.NDArray[np.floating[Any]], boxes: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int64]:
@@ -27,12 +30,25 @@ def counts_inside(points: npt.NDArray[np.floating[Any]], boxes: npt.NDArray[np.f
     return np.array([len(rows) for rows in rows_inside(points, boxes)], np.int64)
 
 
-def _rows(points: npt.NDArray[np.floating[Any]], box: npt.NDArray[np.float64]) -> _Rows:
-    # Most points are far from any box, and one coordinate tells.
-    near = np.flatnonzero(np.abs(points[:, 0] - box[0]) <= np.hypot(box[3], box[4]) / 2 + 1e-3)
+def _rows(
+    points: npt.NDArray[np.floating[Any]], columns: list[npt.NDArray[np.floating[Any]]], box: npt.NDArray[np.float64]
+) -> _Rows:
+    reach = np.hypot(box[3], box[4]) / 2 + 1e-3
+    around = np.ones(len(points), np.bool_)
+    for column, middle in zip(columns, box[:2], strict=True):
+        around &= (column >= _beyond(middle - reach, column.dtype, -np.inf)) & (
+            column <= _beyond(middle + reach, column.dtype, np.inf)
+        )
+    near = np.flatnonzero(around)
     offset = points[near, :3].astype(np.float64) - box[:3]
     cos, sin = np.cos(box[6]), np.sin(box[6])
     along, across = offset[:, 0] * cos + offset[:, 1] * sin, offset[:, 1] * cos - offset[:, 0] * sin
     inside = (np.abs(along) <= box[3] / 2) & (np.abs(across) <= box[4] / 2) & (np.abs(offset[:, 2]) <= box[5] / 2)
     found: _Rows = near[inside]
     return found
+
+
+def _beyond(limit: float, kind: np.dtype[Any], where: float) -> np.floating[Any]:
+    """Returns a limit in the points' own type, in which they are compared, rounded outwards."""
+    rounded: np.floating[Any] = np.nextafter(kind.type(limit), kind.type(where))
+    return rounded

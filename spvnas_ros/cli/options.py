@@ -58,7 +58,11 @@ BoxesOption = Annotated[
 MinScoreOption = Annotated[
     float | None,
     typer.Option(
-        "--min-score", min=0, max=1, help="Least score of a box, with --boxes.", show_default="the detector's own"
+        "--min-score",
+        min=0,
+        max=1,
+        help="Least score of a box, with --boxes or weights that find boxes.",
+        show_default="the network's own",
     ),
 ]
 ColumnsOption = Annotated[
@@ -84,6 +88,14 @@ ClassificationOption = Annotated[
         help="Also set the classification of LAS points: ground, road surface, building, high vegetation, else "
         "unclassified.",
         show_default="as it came",
+    ),
+]
+TileOption = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|off|METRES",
+        help="Label large scans and maps tile by tile, with bounded memory; METRES cuts every scan, into tiles that "
+        "wide.",
     ),
 ]
 TopicOption = Annotated[str | None, typer.Option(help="The clouds' topic, where a bag has several.")]

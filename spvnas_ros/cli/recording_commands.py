@@ -28,6 +28,7 @@ from spvnas_ros.cli.options import (
     OriginOption,
     PaletteOption,
     QuietOption,
+    TileOption,
     TopicOption,
     TruthOption,
     WeightsOption,
@@ -67,6 +68,7 @@ def segment(
     columns: ColumnsOption = None,
     label_format: FormatOption = "auto",
     classification: ClassificationOption = "",
+    tile: TileOption = "auto",
     scores: Annotated[bool, typer.Option("--scores", help="Also save the probabilities of all classes.")] = False,
     palette: PaletteOption = "spvnas",
     benchmark: Annotated[
@@ -83,13 +85,11 @@ def segment(
 ) -> None:
     """Label a recording: .label files or a new bag, and a picture; with --truth also scores and a confusion picture.
 
-    With --boxes also the objects of a detector, as JSON, as KITTI's results, or in the bag.
+    With --boxes, or weights that find boxes, also objects, as JSON, as KITTI's results, or in the bag.
 
     Interrupted or killed, it goes on where it stopped when the same command is given again. Exit status 1: frames were
     left out, or no point could be labelled.
     """
-    if min_score is not None and boxes is None:
-        raise typer.BadParameter("--min-score is that of a detector's boxes: it goes with --boxes")
     from spvnas_ros.segment.command import SegmentRequest, run
     from spvnas_ros.segment.label_forms import LabelForm
 
@@ -114,6 +114,7 @@ def segment(
         form=LabelForm(label_format, classification),
         sweeps=sweeps,
         benchmark=benchmark,
+        tile=tile,
     )
     if where := chosen_truth(truth, label_ids, network_labels):
         from spvnas_ros.offline.evaluation.judge import TruthJudge, print_report
@@ -143,6 +144,9 @@ def replay(
     origin: OriginOption = None,
     mount: MountOption = None,
     topic: TopicOption = None,
+    boxes: Annotated[
+        bool, typer.Option("--boxes/--no-boxes", help="Listen to objects, too, where the weights find any.")
+    ] = True,
     force: ForceOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -156,7 +160,7 @@ def replay(
     from spvnas_ros.cli.replay import ReplayOptions, run
 
     sensor = (intensity, intensity_field, origin, mount)
-    options = ReplayOptions(bag, weights, out, rate, topic, where, device, engine, *sensor, quiet)
+    options = ReplayOptions(bag, weights, out, rate, topic, where, device, engine, *sensor, quiet, boxes)
     raise typer.Exit(run(options, force=force))
 
 
@@ -189,6 +193,15 @@ def view(
         typer.Option(
             help="What raw ids of labels mean: semantic-kitti, mit-han-lab or nuscenes.",
             show_default="the run's or the network's own, else semantic-kitti",
+        ),
+    ] = None,
+    boxes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DETECTOR|DIR|TOPIC",
+            help="Show boxes: those that this detector finds, those in this folder of `spvnas segment`, or those of "
+            "this topic of the bag.",
+            show_default="what the weights find, else what the run or the bag has",
         ),
     ] = None,
     palette: PaletteOption = "spvnas",
@@ -228,6 +241,7 @@ def view(
         mount=mount,
         quiet=quiet,
         columns=columns,
+        boxes=boxes,
     )
     raise typer.Exit(status)
 

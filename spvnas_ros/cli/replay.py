@@ -41,6 +41,7 @@ class ReplayOptions:
     truth: a field of the clouds, or a folder of .label files
     origin, mount: as the options have them
     quiet: nothing is said about clouds that do not fit the network
+    boxes: whether the node looks for objects, where its network finds any
     """
 
     bag: Path
@@ -56,6 +57,7 @@ class ReplayOptions:
     origin: str | None = None
     mount: str | None = None
     quiet: bool = False
+    boxes: bool = True
 
 
 class KeptLabels:
@@ -98,7 +100,8 @@ def run(options: ReplayOptions, *, force: bool = False) -> int:
         with tempfile.TemporaryFile(dir=options.out) as file:
             labels = KeptLabels(file)
             try:
-                figures = _play(source, weights, options, place, labels if truth else None)
+                boxes = options.boxes and facts.spec.boxes is not None
+                figures = _play(source, weights, options, place, labels if truth else None, boxes=boxes)
             except StopRequested:
                 return INTERRUPTED
             except StartError as error:
@@ -134,18 +137,25 @@ def _play(
     options: ReplayOptions,
     place: dict[str, str | float],
     labels: KeptLabels | None,
+    *,
+    boxes: bool,
 ) -> Replay:
-    from spvnas_ros.ros.replay.through_node import NodeOptions, replay
+    from spvnas_ros.ros.replay.through_node import NodeOptions, can_hear_objects, replay
 
+    if boxes and not can_hear_objects():
+        tell(["objects are left out: vision_msgs is not built (make messages) or not installed"], quiet=options.quiet)
+        boxes = False
     field = options.intensity_field or ""
     node = NodeOptions(str(weights.absolute()), options.device, options.engine, options.intensity, field, place)
     with BagReader(source.path, source.topic) as clouds, progress_bar(len(source), "playing") as on_sent:
         return replay(
             clouds,
             node,
+            kind=clouds.type,
             rate=options.rate,
             on_sent=lambda: on_sent(None),
             on_labels=labels.keep if labels else None,
+            boxes=boxes,
         )
 
 
@@ -157,6 +167,7 @@ def table(figures: Replay) -> Table:
         result.add_column(title, justify="right", no_wrap=True)
     rows: dict[str, Spread | None] = {
         "latency, publish to labels": figures.latency_ms,
+        **({"latency, publish to objects": figures.boxes_ms} if figures.boxes_ms else {}),
         "age of the newest labels": figures.age_ms,
         **{f"node: {name}": spread for name, spread in figures.stages_ms.items()},
     }
@@ -178,6 +189,8 @@ def lines(figures: Replay, found: Score | None, facts: Facts) -> Iterator[str]:
     if found and found.miou is not None:
         occur = sum(value is not None for value in found.iou.values())
         yield f"mIoU {found.miou:.1%} over {occur} of {len(found.iou)} classes, on the clouds that were answered"
+    if facts.spec.boxes is not None and figures.boxes_ms is None:
+        yield "Nobody listened to objects, so the node looked for none."
     if not facts.trained:
         yield "These weights are untrained: the labels mean nothing."
 

@@ -46,6 +46,21 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    track: Annotated[
+        bool,
+        typer.Option(
+            "--track",
+            help="With --boxes: follow the boxes of a network, or of a run of `spvnas segment`, through a simulated "
+            "drive, and score who is taken for whom (MOTA, AMOTA).",
+        ),
+    ] = False,
+    poses: Annotated[
+        bool,
+        typer.Option("--poses/--no-poses", help="With --track: follow in a fixed frame, or in the sensor's own."),
+    ] = True,
+    every: Annotated[
+        int, typer.Option(min=1, help="With --track: take every so manieth scan, as if the others were lost.")
+    ] = 1,
     tta: Annotated[
         bool,
         typer.Option(
@@ -104,7 +119,8 @@ def evaluate(
     Shows IoU (intersection over union) by class and by distance, its mean (mIoU), and how far the confidences can be
     trusted. Exit status 1: scans were left out, or no point has a label.
 
-    With --boxes: average precision as KITTI's development kit has it, and by distance around the sensor.
+    With --boxes: average precision as KITTI's development kit has it, and by distance around the sensor; with --track
+    how well objects keep their ids.
     """
     if boxes is not None:
         _only_with_boxes(context)
@@ -118,10 +134,15 @@ def evaluate(
                 topic=topic,
                 sequences=sequences,
                 device=device,
+                track=track,
+                posed=poses,
+                every=every,
                 out=out,
                 as_json=as_json,
             )
         )
+    if track or not poses or every != 1:
+        raise typer.BadParameter("--track, --no-poses and --every follow boxes: they go with --boxes")
     from spvnas_ros.offline.evaluation.dataset_evaluation import run
 
     status = run(
@@ -147,11 +168,18 @@ def evaluate(
     raise typer.Exit(status)
 
 
+_WITH_BOXES = {"data", "boxes", "truth", "topic", "as_json", "out", "quiet", "sequences", "device"} | {
+    "track",
+    "poses",
+    "every",
+}
+
+
 def _only_with_boxes(context: typer.Context) -> None:
     """Raises BadParameter for options that say something about a network or scans, of which there are none."""
     for parameter in context.command.params:
         name = parameter.name or ""
-        if name in ("data", "boxes", "truth", "topic", "as_json", "out", "quiet", "sequences", "device"):
+        if name in _WITH_BOXES:
             continue
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":

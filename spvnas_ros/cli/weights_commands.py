@@ -124,6 +124,9 @@ def blend(
     from spvnas_ros.zoo.cache import resolve_weights
     from spvnas_ros.zoo.checkpoint import load_checkpoint, save_checkpoint
 
-    net, facts = mix(load_checkpoint(resolve_weights(weights)), load_checkpoint(resolve_weights(tuned)), share)
+    both = [load_checkpoint(resolve_weights(each)) for each in (weights, tuned)]
+    net, facts = mix(both[0], both[1], share)
     save_checkpoint(out, net, facts, half=half)
+    if facts.spec.boxes is None and any(each.spec.boxes for _, each in both):
+        typer.echo("labels alone: the networks do not have the same box branch", err=True)
     typer.echo(f"{out}: {facts.provenance}")

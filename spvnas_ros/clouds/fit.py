@@ -25,6 +25,7 @@ from spvnas_ros.clouds.mount import (
     typical_ground,
 )
 from spvnas_ros.clouds.sensor_rules import Record, Sensor, finite_positions, has_positions
+from spvnas_ros.clouds.wording import TO_NODE, Wording
 from spvnas_ros.frame import NONE_UNUSABLE, Points, Unusable
 
 LOOKED_AT: Final = 5
@@ -72,7 +73,7 @@ class Concern:
 
     about:  a word
     found:  what was found
-    advice: what to do, with the names of options as commands and node have them
+    advice: what to do, with the names of options, or of the node's parameters
     """
 
     about: str
@@ -152,8 +153,11 @@ def look_at_all(clouds: Sequence[Record], sensor: Sensor, limits: Limits) -> lis
     return looks
 
 
-def concerns(looks: Sequence[Look], sensor: Sensor, known: Known) -> list[Concern]:
-    """Returns what does not fit, the most telling first; [] where the clouds are such as the network knows."""
+def concerns(looks: Sequence[Look], sensor: Sensor, known: Known, to: Wording = TO_NODE) -> list[Concern]:
+    """Returns what does not fit, the most telling first; [] where the clouds are such as the network knows.
+
+    to: whom the advice is for
+    """
     looks = [look for look in looks if look.count >= _FEW_POINTS]
     blind = [look for look in looks if not look.sensor]
     if looks and len(blind) == len(looks):
@@ -161,10 +165,10 @@ def concerns(looks: Sequence[Look], sensor: Sensor, known: Known) -> list[Concer
     looks = [look for look in looks if look.sensor]
     if not looks:
         return []
-    return [*_of_place(looks, sensor, known), *_of_points(looks), *_of_intensity(looks, sensor, known)]
+    return [*_of_place(looks, sensor, known, to), *_of_points(looks, to), *_of_intensity(looks, sensor, known, to)]
 
 
-def _of_place(looks: Sequence[Look], sensor: Sensor, known: Known) -> Iterator[Concern]:
+def _of_place(looks: Sequence[Look], sensor: Sensor, known: Known, to: Wording) -> Iterator[Concern]:
     reach = float(np.nanmedian([look.reach for look in looks]))
     away = _away(looks)
     if (rounding := max(look.rounding for look in looks)) > _COARSE:
@@ -183,8 +187,7 @@ def _of_place(looks: Sequence[Look], sensor: Sensor, known: Known) -> Iterator[C
         yield Concern(
             "place",
             f"the sensor seems to be at {away[0]:.1f}, {away[1]:.1f}, {away[2]:.1f}, not {where}",
-            "give its place with origin (x,y,z or auto; mount auto for the height), or the sensor's frame with "
-            "target_frame",
+            to.place,
         )
     elif reach < _SMALL_SCENE:
         yield Concern(
@@ -199,7 +202,7 @@ def _of_place(looks: Sequence[Look], sensor: Sensor, known: Known) -> Iterator[C
             "ground",
             f"it lies {ground.height:.2f} m below the origin{tilted}; the network knows it "
             f"{known.sensor_height:.2f} m below",
-            f"set mount: {needed}" if (needed := str(unmoved.mount(known.sensor_height))) else "leave the mount out",
+            to.mount(unmoved.mount(known.sensor_height)) or to.no_mount,
         )
 
 
@@ -217,14 +220,14 @@ def _away(looks: Sequence[Look]) -> Vector3 | None:
     return None
 
 
-def _of_points(looks: Sequence[Look]) -> Iterator[Concern]:
+def _of_points(looks: Sequence[Look], to: Wording) -> Iterator[Concern]:
     total = sum(look.count for look in looks)
     unusable = sum((look.unusable for look in looks), NONE_UNUSABLE)
     if unusable.no_intensity > _MANY * total:
         yield Concern(
             "intensity",
             f"{unusable.no_intensity / total:.0%} of the points have none (NaN) and get no label",
-            "set intensity to none, or choose another field with intensity_field",
+            f"{to.scale('none')}, or choose another field with {to.field}",
         )
     place, count = max((look.piled for look in looks), key=lambda pile: pile[1])
     if count > _MANY * total / len(looks):
@@ -236,7 +239,7 @@ def _of_points(looks: Sequence[Look]) -> Iterator[Concern]:
         )
 
 
-def _of_intensity(looks: Sequence[Look], sensor: Sensor, known: Known) -> Iterator[Concern]:
+def _of_intensity(looks: Sequence[Look], sensor: Sensor, known: Known, to: Wording) -> Iterator[Concern]:
     if sensor.intensity.rule == "none" or not known.uses_intensity:
         return
     values = np.concatenate([look.intensity for look in looks])
@@ -247,13 +250,13 @@ def _of_intensity(looks: Sequence[Look], sensor: Sensor, known: Known) -> Iterat
         yield Concern(
             "intensity",
             f"no field is known to hold it (fields: {fields})",
-            "the network sees zeros and knows less; name the field with intensity_field",
+            f"the network sees zeros and knows less; name the field with {to.field}",
         )
     elif len(values):
         median, p95, largest = np.percentile(values, (50, 95, 100))
         spread = IntensitySpread(float(median), float(p95), float(largest))
         scale = sensor.intensity.scale
-        if complaint := spread.complaint(known.reference, scale.divisor if scale else 1.0):
+        if complaint := spread.complaint(known.reference, scale.divisor if scale else 1.0, to):
             yield Concern("intensity", *complaint)
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from spvnas_ros.clouds.wording import TO_NODE, Wording
 from spvnas_ros.errors import UserError
 from spvnas_ros.frame import Points
 
@@ -150,7 +151,7 @@ def scale_of(looks: Sequence[_Look]) -> Scale:
             return Scale(decibels=True)
         raise IntensityError(
             f"intensities are below 0 (median {median:g}, 99.5th percentile {high:g}), which is no known scale; choose "
-            "another field with intensity_field, or none with intensity: none"
+            "another field for them, or the intensity rule none"
         )
     whole = all(look.whole for look in looks) and high > 0 and median != high
     for largest, least in _STANDARD:
@@ -396,23 +397,24 @@ class IntensitySpread:
     p95: float
     largest: float
 
-    def complaint(self, reference: Reference, divisor: float = 1.0) -> tuple[str, str] | None:
+    def complaint(self, reference: Reference, divisor: float = 1.0, to: Wording = TO_NODE) -> tuple[str, str] | None:
         """Says what is wrong with the scale, and what to do; None where the scale fits.
 
         divisor: what the intensities were divided by
+        to:      whom the advice is for
         """
         trained = reference.intensity.p95
         if trained == 0:
             found = f"the clouds have intensities, {reference.whose} had none"
-            return (found, "set intensity to none") if self.largest else None
+            return (found, to.scale("none")) if self.largest else None
         if self.p95 == 0:
             many = "all" if self.largest == 0 else "nearly all"
-            return f"{many} of them are 0", "the network knows less; choose another field with intensity_field"
+            return f"{many} of them are 0", f"the network knows less; choose another field with {to.field}"
         if DARKEST * trained <= self.p95 <= min(BRIGHTEST * trained, 1.0):
             return None
         return (
             f"their 95th percentile is {self.p95:.3g}, that of {reference.whose} {trained:.3g}",
-            "the sensor has another scale; set intensity to unit, u8, u12, u16 or the value that stands for 1, such as "
+            f"the sensor has another scale; {to.scale('unit, u8, u12, u16 or the value that stands for 1, such as')} "
             f"{_rounded(self.p95 * divisor / trained):g}",
         )
 

@@ -47,6 +47,9 @@ _SMOOTH: Final = (30.0, 20.0, 12.0, *(8.0,) * 8)
 """Metres: widths of the window that finds the densest place, wide ones first."""
 _SOME = 30_000
 
+FAR: Final = 100.0
+"""Metres, in the plane: where all points are farther from the origin, no sensor stands there."""
+
 
 @dataclass(frozen=True)
 class Mount:
@@ -249,6 +252,17 @@ def find_sensor(positions: Positions, height: float = SENSOR_HEIGHT) -> Vector3 
     return x, y, z
 
 
+def is_far(positions: Positions) -> bool:
+    """Returns whether no point, of positions `[N, 3]` that are finite, lies within `FAR` of the origin in the plane."""
+    if not len(positions):
+        return False
+    # Some points are enough to know that a cloud is near.
+    return all(
+        float(np.hypot(some[:, 0], some[:, 1]).min()) > FAR
+        for some in (positions[:: -(-len(positions) // 100)], positions)
+    )
+
+
 @dataclass(frozen=True)
 class PlaceRule:
     """Where the sensor is, as somebody said it.
@@ -257,11 +271,13 @@ class PlaceRule:
                    origin
     mount:         how the clouds' frame stands over the ground; AUTO finds it in the first clouds
     sensor_height: of the network's training sensor, metres
+    by_itself:     without an origin, the place is found in clouds that are all `FAR` away from theirs, as surveys are
     """
 
     origin: Vector3 | str | None = None
     mount: Mount | str = Mount()
     sensor_height: float = SENSOR_HEIGHT
+    by_itself: bool = False
 
     @classmethod
     def parse(cls, origin: str | None, mount: str | None) -> PlaceRule:
@@ -298,9 +314,11 @@ class PlaceRule:
         """Returns where the sensor is in the frame of a cloud, positions `[N, 3]`, which may hold NaN."""
         if isinstance(self.origin, tuple):
             return self.origin
-        if self.origin is None:
+        if self.origin is None and not self.by_itself:
             return 0.0, 0.0, 0.0
         there = np.isfinite(positions).all(axis=1) & (positions != 0).any(axis=1)
+        if self.origin is None and not is_far(positions[there]):
+            return 0.0, 0.0, 0.0
         # A mount that says how high the sensor is speaks of the place that is found, too.
         known = self.mount.z if isinstance(self.mount, Mount) else None
         return find_sensor(positions[there], self.sensor_height if known is None else known) or (0.0, 0.0, 0.0)

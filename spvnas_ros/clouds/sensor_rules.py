@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spvnas_ros.clouds.intensity import Intensity
-from spvnas_ros.clouds.mount import AUTO, Mount, Placement, PlaceRule
+from spvnas_ros.clouds.mount import AUTO, FAR, Mount, Placement, PlaceRule
 from spvnas_ros.clouds.point_cloud2 import positions, to_points
 from spvnas_ros.frame import Points
 
@@ -66,14 +66,15 @@ class Sensor:
         """Returns what a network sees of a cloud, float32 `[N, 4]`, as `to_points` does. Raises PointCloudError."""
         if self.place.mount == AUTO and len(cloud):
             self.settle([cloud])
-        if not self.place.moves or not len(cloud) or not has_positions(cloud):
-            return to_points(cloud, self.intensity)
-        return to_points(cloud, self.intensity, self.place.of(positions(cloud)))
+        return to_points(cloud, self.intensity, self.placement(cloud))
 
     def placement(self, cloud: Record) -> Placement | None:
-        """Returns what moved a cloud, structured `[N]`, that was read; None where clouds stay where they are."""
-        moved = self.place.moves and len(cloud) and has_positions(cloud)
-        return self.place.of(positions(cloud)) if moved else None
+        """Returns what moved a cloud, structured `[N]`, that was read; None where it stays where it is."""
+        if not len(cloud) or not has_positions(cloud):
+            return None
+        if self.place.moves or (self.place.by_itself and self.place.origin is None and _may_be_far(cloud)):
+            return self.place.of(positions(cloud))
+        return None
 
     @property
     def stands(self) -> bool:
@@ -89,6 +90,14 @@ class Sensor:
 def has_positions(cloud: Record) -> bool:
     """Returns whether a cloud has x, y and z, one number each."""
     return all(name in (cloud.dtype.names or ()) and not cloud.dtype[name].shape for name in "xyz")
+
+
+def _may_be_far(cloud: Record) -> bool:
+    """Returns whether some of a cloud's points leave it open that all are far from the origin."""
+    some = positions(cloud[:: -(-len(cloud) // 1000)])
+    with np.errstate(invalid="ignore"):
+        near = (np.hypot(some[:, 0], some[:, 1]) <= FAR) & (some != 0).any(axis=1)
+    return not bool(near.any())
 
 
 def finite_positions(cloud: Record) -> npt.NDArray[np.float64]:

@@ -17,6 +17,8 @@ from spvnas_ros.clouds.point_cloud2 import LABEL_FIELD
 from spvnas_ros.labels import SEMANTIC_KITTI
 from spvnas_ros.offline.datasets.label_field import LabelField, truth_field
 from spvnas_ros.recordings.bags import BagReader, BagWriter, cloud_message, encode
+from spvnas_ros.recordings.scans import open_source
+from spvnas_ros.viewer.box_sources import BoxSource, true_boxes
 
 if TYPE_CHECKING:
     from spvnas_ros.offline.evaluation.truth import Truth
@@ -47,6 +49,11 @@ class Drive:
     topic: str | None = None
     field: LabelField | None = None
 
+    def true_boxes(self) -> BoxSource | None:
+        """Returns what gives the true boxes of a cloud; None where nobody knows any. Raises what `open_source` does."""
+        with open_source(self.bag, intensity="none", topic=self.topic) as source:
+            return true_boxes(source)
+
     def truth(self, facts: Facts) -> Truth | None:
         """Returns a reader that gives the truth as classes of these weights, or None where the recording has no truth.
 
@@ -71,8 +78,8 @@ def given_drive(bag: Path, topic: str | None) -> Drive:
     return Drive(bag, what, topic, LabelField(known) if known else None)
 
 
-def simulated_drive(out: Path, sensor: str, clouds: int, say: Callable[[str], None]) -> Drive:
-    """Simulates a drive in a new street and writes it below the folder `out`.
+def simulated_drive(out: Path, sensor: str, clouds: int, say: Callable[[str], None], *, boxed: bool = False) -> Drive:
+    """Simulates a drive in a new street and writes it below the folder `out`, with `boxed` also its true boxes.
 
     Where Embree is missing, it draws a street of boxes instead and passes the reason to `say`.
 
@@ -81,7 +88,7 @@ def simulated_drive(out: Path, sensor: str, clouds: int, say: Callable[[str], No
     from spvnas_ros.offline.simulation.cast import SimulationError, check_embree
     from spvnas_ros.offline.simulation.drive import CONFIGURATION, Plan, simulate
 
-    plan = Plan(sensor, clouds, _INTERVAL, SEED, formats=("bag",))
+    plan = Plan(sensor, clouds, _INTERVAL, SEED, formats=("bag", "boxes") if boxed else ("bag",))
     try:
         check_embree()
     except SimulationError as error:

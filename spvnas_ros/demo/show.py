@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spvnas_ros.boxes.choice import SURE
 from spvnas_ros.demo.looking import LookError, look, missing_viewer
+from spvnas_ros.demo.objects_score import ObjectScore, ObjectTally, object_lines
 from spvnas_ros.demo.recording import Drive, given_drive, simulated_drive
 from spvnas_ros.demo.totals import Tally
 from spvnas_ros.demo.weights import Weights, choose_weights
 from spvnas_ros.recordings.bags import LABELLED_TOPIC, BagError, BagReader, BagWriter, RecordedCloud
+from spvnas_ros.recordings.box_bags import BOXES_TOPIC, TRUE_BOXES_TOPIC, RecordedBoxes, encode_boxes
+from spvnas_ros.recordings.message_types import DETECTIONS_TYPE
 from spvnas_ros.ros.replay.through_node import NodeOptions
 from spvnas_ros.trials.tour import Tour, tour
 
@@ -27,6 +31,7 @@ Say = Callable[[str, str], None]
 """Takes a subject and a text about it, and tells the user at once."""
 
 _WITHOUT_LABELS = "label_info is missing: vision_msgs is not built (make messages) or not installed"
+_WITHOUT_OBJECTS = "objects are missing: vision_msgs is not built (make messages) or not installed"
 _MEANINGLESS = "The network is not trained: its labels mean nothing."
 
 
@@ -59,6 +64,7 @@ class Summary:
     miou:    mean IoU against the truth, over the classes that occur in the truth; None without a truth
     iou:     IoU by class name, for the classes that occur in the truth
     truth:   number of points by class name according to the truth, for the classes that occur
+    objects: how good the boxes are by class; nothing where the network finds none, or they could not be listened to
     files:   path of each file that was written, by its kind
     viewer:  what did not work in the viewer; "" where it worked, or where it is not installed
     """
@@ -76,6 +82,7 @@ class Summary:
     miou: float | None = None
     iou: Mapping[str, float] = field(default_factory=dict)
     truth: Mapping[str, int] = field(default_factory=dict)
+    objects: Mapping[str, ObjectScore] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     viewer: str = ""
 
@@ -97,15 +104,19 @@ def show(options: Options, say: Say) -> Summary:
     out.mkdir(parents=True, exist_ok=True)
     weights = choose_weights(options.weights, out, lambda text: say("network", text))
     say("network", str(weights))
-    drive = _drive(options, say)
+    boxes = weights.facts.spec.boxes
+    drive = _drive(options, say, boxed=boxes is not None)
     say("drive", drive.what)
-    tally = Tally(weights.facts, drive.truth(weights.facts), options.intensity)
+    objects = ObjectTally(boxes, drive.true_boxes()) if boxes else None
+    tally = Tally(weights.facts, drive.truth(weights.facts), options.intensity, objects)
     say("node", "starting; on a machine's first run it compiles its kernels, up to a minute")
     node = _play(drive, weights, options, tally)
     for line in _node_lines(node, out / "node.log"):
         say(*line)
     found = tally.score()
     for line in _label_lines(tally, found, trained=weights.facts.trained):
+        say(*line)
+    for line in _object_lines(node, objects, trained=weights.facts.trained):
         say(*line)
     name = options.bag.name if options.bag else f"simulated {options.sensor}"
     pictures = tally.save_pictures(name, out / "picture.png", out / "truth.png")
@@ -121,11 +132,11 @@ def show(options: Options, say: Say) -> Summary:
     return summary
 
 
-def _drive(options: Options, say: Say) -> Drive:
+def _drive(options: Options, say: Say, *, boxed: bool) -> Drive:
     if options.bag is not None:
         return given_drive(options.bag, options.topic)
     say("drive", f"simulating {options.clouds} clouds of a street")
-    return simulated_drive(options.out, options.sensor, options.clouds, lambda text: say("drive", text))
+    return simulated_drive(options.out, options.sensor, options.clouds, lambda text: say("drive", text), boxed=boxed)
 
 
 def _play(drive: Drive, weights: Weights, options: Options, tally: Tally) -> Tour:
@@ -135,11 +146,16 @@ def _play(drive: Drive, weights: Weights, options: Options, tally: Tally) -> Tou
         BagWriter(options.out / "labelled", reader.storage, force=True) as writer,
     ):
 
-        def on_answer(recorded: RecordedCloud, labelled: RecordedCloud, ms: float) -> None:
+        def on_answer(recorded: RecordedCloud, labelled: RecordedCloud, ms: float, found: RecordedBoxes | None) -> None:
             tally.count(recorded, labelled, ms)
             writer.write(LABELLED_TOPIC, labelled.raw, labelled.stamp)
+            if found is not None:
+                writer.write(BOXES_TOPIC, encode_boxes(found), labelled.stamp, DETECTIONS_TYPE)
+                if (true := tally.count_boxes(recorded, found)) is not None:
+                    writer.write(TRUE_BOXES_TOPIC, encode_boxes(true), labelled.stamp, DETECTIONS_TYPE)
 
-        node = tour(tally.readable(reader), parameters, options.out / "node.log", on_answer)
+        log, boxed = options.out / "node.log", tally.objects is not None
+        node = tour(tally.readable(reader), parameters, log, on_answer, boxed=boxed)
         if not tally.ms:
             raise BagError(f"{drive.bag} has no cloud that can be labelled; skipped: {dict(tally.bad) or 'none'}")
     return node
@@ -148,6 +164,7 @@ def _play(drive: Drive, weights: Weights, options: Options, tally: Tally) -> Tou
 def _node_lines(node: Tour, log: Path) -> Iterator[tuple[str, str]]:
     yield "node", f"{' > '.join(node.states)}, ended with status {node.status} ({log})"
     came = ", ".join(f"{count} {topic}" for topic, count in node.clouds.items())
+    came += "" if node.objects is None else f", {node.objects} objects"
     yield "topics", f"{came}, {node.reports} diagnostics; filtered_points keeps {node.kept:.0%} (no ground)"
     yield "times", ", ".join(f"{stage} {ms:.1f}" for stage, ms in node.times_ms.items()) + " ms (median)"
     counts = ", ".join(f"{node.counts.get(name, '?')} {name}" for name in ("dropped", "bad"))
@@ -173,6 +190,21 @@ def _label_lines(tally: Tally, found: Score | None, *, trained: bool) -> Iterato
         yield "", line
     if not trained:
         yield "", _MEANINGLESS
+
+
+def _object_lines(node: Tour, objects: ObjectTally | None, *, trained: bool) -> Iterator[tuple[str, str]]:
+    if objects is None:
+        return
+    if node.objects is None:
+        yield "objects", _WITHOUT_OBJECTS
+        return
+    scores = objects.scores()
+    total = sum(each.found for each in scores.values())
+    compared = any(each.objects is not None for each in scores.values())
+    how = "AP of all: the mean over centres within 0.5, 1, 2 and 4 m" if compared else "no true boxes to compare with"
+    yield "objects", f"{total} boxes of score {SURE:g} or more in {node.objects} clouds; {how}"
+    for line in object_lines(scores, trained=trained):
+        yield "", line
 
 
 def _class_lines(predicted: Mapping[str, int], found: Score | None) -> Iterator[str]:
@@ -245,4 +277,5 @@ def _summary(
         miou=found.miou if found else None,
         iou=_occurring(found) if found else {},
         truth={name: count for name, count in found.truth_points.items() if count} if found else {},
+        objects=tally.objects.scores() if tally.objects and node.objects is not None else {},
     )

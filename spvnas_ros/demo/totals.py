@@ -12,13 +12,15 @@ import numpy.typing as npt
 
 from spvnas_ros.clouds.intensity import Intensity
 from spvnas_ros.clouds.point_cloud2 import LABEL_FIELD, PointCloudError, decode, to_points
-from spvnas_ros.frame import UNLABELLED, Points
+from spvnas_ros.demo.objects_score import ObjectTally
+from spvnas_ros.frame import UNLABELLED, Boxes, Points
 from spvnas_ros.offline.evaluation.metrics import Score, confusion_matrix, score
-from spvnas_ros.segment.picture import save_picture
+from spvnas_ros.segment.picture import PicturedBoxes, save_picture
 
 if TYPE_CHECKING:
     from spvnas_ros.offline.evaluation.truth import Truth
     from spvnas_ros.recordings.bags import RecordedCloud
+    from spvnas_ros.recordings.box_bags import RecordedBoxes
     from spvnas_ros.zoo.checkpoint import Facts
 
 Labels = npt.NDArray[np.uint8]
@@ -30,13 +32,16 @@ class Tally:
     facts: the facts of the network that labels
     truth: the truth to compare the labels with; None where there is none
     rule:  the intensity rule, the same as the node's
+    objects: counts the boxes; None where the network finds none
 
     Attributes:
         bad: clouds that cannot be labelled, by kind
         ms:  milliseconds of each cloud, from publishing it to having its labels
     """
 
-    def __init__(self, facts: Facts, truth: Truth | None, rule: str) -> None:
+    def __init__(self, facts: Facts, truth: Truth | None, rule: str, objects: ObjectTally | None = None) -> None:
+        self.objects = objects
+        self._numbers: list[int] = []
         self.bad: Counter[str] = Counter()
         self.ms: list[float] = []
         self._facts, self._truth, self._rule = facts, truth, rule
@@ -49,12 +54,13 @@ class Tally:
 
         Raises BagError where a bag is damaged.
         """
-        for recorded in clouds:
+        for number, recorded in enumerate(clouds):
             try:
                 to_points(decode(recorded.decode()), Intensity())
             except PointCloudError as error:
                 self.bad[error.kind] += 1
                 continue
+            self._numbers.append(number)
             yield recorded
 
     def count(self, recorded: RecordedCloud, labelled: RecordedCloud, ms: float) -> None:
@@ -71,6 +77,13 @@ class Tally:
             self._confusion += confusion_matrix(truth, labels, self._facts.num_classes)
         if self._first is None:
             self._first = to_points(array, Intensity(self._rule)), labels, truth
+
+    def count_boxes(self, recorded: RecordedCloud, found: RecordedBoxes) -> RecordedBoxes | None:
+        """Counts the boxes of the cloud that `readable` yielded last. Returns the true ones; None without any.
+
+        Raises what reading the true boxes raises.
+        """
+        return self.objects.count(self._numbers[-1], recorded, found) if self.objects else None
 
     def classes(self) -> dict[str, int]:
         """Returns the number of points by class name, the most frequent class first."""
@@ -90,8 +103,15 @@ class Tally:
         if self._first is None:
             return []
         points, labels, right = self._first
-        save_picture(network, points, labels, self._facts, f"{name}: the network")
+        found, there = (self.objects and self.objects.first()) or (None, None)
+        boxes, true_boxes = self._pictured(found), self._pictured(there)
+        save_picture(network, points, labels, self._facts, f"{name}: the network", boxes=boxes)
         if right is None:
             return [network]
-        save_picture(truth, points, right, self._facts, f"{name}: the truth")
+        save_picture(truth, points, right, self._facts, f"{name}: the truth", boxes=true_boxes)
         return [network, truth]
+
+    def _pictured(self, boxes: Boxes | None) -> PicturedBoxes | None:
+        if boxes is None or self.objects is None:
+            return None
+        return PicturedBoxes(boxes, self.objects.names, self._facts.trained)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -18,9 +19,10 @@ from spvnas_ros.doctor.finding import BAD, OK, WARN, Finding
 from spvnas_ros.doctor.observe import Clouds, observe
 from spvnas_ros.doctor.stream_checks import Timing
 from spvnas_ros.errors import UserError
+from spvnas_ros.frame import Points
 
 if TYPE_CHECKING:
-    from spvnas_ros.perception import Perception
+    from spvnas_ros.perception import Detector, Perception
 
 _STYLES = {OK: "green", WARN: "yellow", BAD: "bold red"}
 
@@ -29,21 +31,34 @@ class TopicError(UserError):
     """A live topic cannot be examined. The message says what is there instead."""
 
 
-def measure(perception: Perception, clouds: Clouds, frames: int) -> Timing | None:
-    """Labels up to `frames` of the sampled clouds and returns the times, or None where there are no sampled clouds.
+def measure(network: Perception | Detector, clouds: Clouds, frames: int) -> Timing | None:
+    """Has a network look at up to `frames` of the sampled clouds and returns the times, or None where there are none.
 
-    It labels the first cloud once more before the measurement, to warm up.
+    It looks at the first cloud once more before the measurement, to warm up. A network that labels and finds boxes is
+    measured with the labels alone, and with both.
     """
+    from spvnas_ros.perception import Perception
+
     chosen = [sample.points for sample in clouds.samples][:frames]
-    where = f"{perception.engine.device} (engine {perception.engine.name})"
     if not chosen:
         return None
+    if isinstance(network, Perception):
+        where = f"{network.engine.device} (engine {network.engine.name})"
+        timing = _timed(partial(network, boxes=False), chosen, where)
+        if not network.box_names or timing.failure:
+            return timing
+        boxed = _timed(network, chosen, where)
+        return replace(timing, boxed_ms=boxed.ms, failure=boxed.failure)
+    return _timed(network, chosen, network.device)
+
+
+def _timed(network: Callable[[Points], object], clouds: Sequence[Points], where: str) -> Timing:
     ms = []
     try:
-        perception(chosen[0], boxes=False)
-        for points in chosen:
+        network(clouds[0])
+        for points in clouds:
             start = perf_counter()
-            perception(points, boxes=False)
+            network(points)
             ms.append((perf_counter() - start) * 1e3)
     except ValueError as error:
         return Timing((), where, str(error))
@@ -78,15 +93,18 @@ class Looking:
         if self.weights is None:
             return SENSOR_HEIGHT
         from spvnas_ros.zoo.cache import resolve_weights
-        from spvnas_ros.zoo.checkpoint import load_checkpoint
+        from spvnas_ros.zoo.checkpoint import BOXES, gives, load_checkpoint
+        from spvnas_ros.zoo.detector_checkpoint import load_detector
 
-        return load_checkpoint(resolve_weights(self.weights))[1].sensor_height
+        path = resolve_weights(self.weights)
+        facts = load_detector(path)[1] if gives(path) == BOXES else load_checkpoint(path)[1]
+        return facts.sensor_height
 
 
 def run(path: Path, looking: Looking, *, topic: str | None = None, columns: str | None = None) -> int:
     """Prints the findings about a bag or scans. Returns 1 where a finding is bad, else 0.
 
-    Raises what `observe` and `Perception.load` raise.
+    Raises what `observe` and `spvnas_ros.perception.load` raise.
     """
     return report(looking.observe(path, topic, columns), looking)
 
@@ -94,14 +112,14 @@ def run(path: Path, looking: Looking, *, topic: str | None = None, columns: str 
 def report(clouds: Clouds, looking: Looking, before: Sequence[Finding] = ()) -> int:
     """Prints the findings about clouds, after the findings `before`. Returns 1 where a finding is bad, else 0.
 
-    Raises what `Perception.load` raises.
+    Raises what `spvnas_ros.perception.load` raises.
     """
     facts = timing = None
     if looking.weights is not None:
-        from spvnas_ros.perception import Perception
+        from spvnas_ros.perception import load
 
-        perception = Perception.load(looking.weights, device=looking.device, engine=looking.engine)
-        facts, timing = perception.facts, measure(perception, clouds, looking.frames)
+        network = load(looking.weights, looking.device, looking.engine)
+        facts, timing = network.facts, measure(network, clouds, looking.frames)
     findings = [*before, *examine(clouds, facts, timing)]
     console = Console(soft_wrap=True, highlight=False)
     for finding in findings:

@@ -10,6 +10,7 @@ from spvnas_ros.clouds.cleaning import measured
 from spvnas_ros.clouds.fit import Known, concerns
 from spvnas_ros.clouds.intensity import reference
 from spvnas_ros.clouds.mount import GROUND_SHARE, typical_ground
+from spvnas_ros.clouds.wording import TO_COMMAND, TO_NODE
 from spvnas_ros.doctor import sensor_guess
 from spvnas_ros.doctor.finding import BAD, OK, WARN, Finding, Findings
 from spvnas_ros.doctor.observe import Clouds
@@ -17,6 +18,7 @@ from spvnas_ros.frame import NONE_UNUSABLE, UNUSABLE_WORDS, Points
 
 if TYPE_CHECKING:
     from spvnas_ros.zoo.checkpoint import Facts
+    from spvnas_ros.zoo.detector_checkpoint import DetectorFacts
 
 BEAMS = 64
 VIEW = (-24.5, 3.5)
@@ -51,20 +53,25 @@ def check_points(clouds: Clouds) -> Findings:
         yield Finding(OK, "points", found)
 
 
-def check_fit(clouds: Clouds, facts: Facts | None) -> Findings:
+def check_fit(clouds: Clouds, facts: Facts | DetectorFacts | None) -> Findings:
     """Makes the checks that every command makes: whether the clouds are such as the network knows."""
-    if facts is None:
-        known = Known()
-    else:
-        from spvnas_ros.perception import known_of
+    known = Known()
+    if facts is not None:
+        from spvnas_ros.zoo.checkpoint import Facts
 
-        known = known_of(facts)
-    for concern in concerns([sample.look for sample in clouds.samples], clouds.sensor, known):
+        if isinstance(facts, Facts):
+            from spvnas_ros.perception import known_of
+
+            known = known_of(facts)
+        else:
+            known = Known(reference(None), facts.intensity != "none", facts.sensor_height)
+    to = TO_NODE if clouds.topic else TO_COMMAND  # what is recorded or live is for the node, scans are for commands
+    for concern in concerns([sample.look for sample in clouds.samples], clouds.sensor, known, to):
         level = BAD if concern.about == "range" and "millimetres" in concern.advice else WARN
         yield Finding(level, concern.about, concern.found, concern.advice)
 
 
-def check_intensity(clouds: Clouds, facts: Facts | None) -> Findings:
+def check_intensity(clouds: Clouds, facts: Facts | DetectorFacts | None) -> Findings:
     """Says which intensities the network gets."""
     if facts and facts.intensity == "none":
         yield Finding(OK, "intensity", "not used by these weights", "run the node with intensity: none")
@@ -75,7 +82,7 @@ def check_intensity(clouds: Clouds, facts: Facts | None) -> Findings:
     values = np.concatenate(raw)
     seen = np.concatenate([sample.look.intensity for sample in clouds.samples])
     median = float(np.median(seen)) if len(seen) else 0.0
-    against = reference(facts.training_intensity if facts else None)
+    against = reference(getattr(facts, "training_intensity", None))  # of detectors nobody recorded them
     found = f"{values.min():g} to {values.max():g} published, {clouds.sensor.intensity.describe()}; median {median:.2f}"
     yield Finding(OK, "intensity", f"{found}, that of {against.whose} {against.intensity.median:.2f}")
 
@@ -124,7 +131,7 @@ def check_ground(clouds: Clouds) -> Findings:
             yield Finding(OK, "ground", found)
 
 
-def check_reach(clouds: Clouds, facts: Facts | None) -> Findings:
+def check_reach(clouds: Clouds, facts: Facts | DetectorFacts | None) -> Findings:
     """Checks how far the sensor sees, and whether the coordinates are metres."""
     if not any(measured(sample.points).any() for sample in clouds.samples):
         return  # check_points reports this
@@ -133,7 +140,7 @@ def check_reach(clouds: Clouds, facts: Facts | None) -> Findings:
         for percent in (95, 99.9)
     )
     found = f"95% within {usual:.1f} m, farthest about {farthest:.1f} m"
-    limits = facts.point_range if facts else None
+    limits = getattr(facts, "point_range", None)  # a detector's is that of its boxes
     outside = float(np.mean([_outside(sample.points, limits) for sample in clouds.samples])) if limits else 0.0
     if outside > 0.1:
         advice = f"{outside:.0%} of the points lie outside the weights' range and get no label"

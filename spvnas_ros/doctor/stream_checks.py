@@ -17,14 +17,17 @@ _SKEW = 2 * 10**9
 class Timing:
     """Times of the network on some clouds.
 
-    ms:      milliseconds for each cloud; empty where the network could not label them
+    ms:      milliseconds for each cloud, without boxes where there are labels; empty where the network could not
+             label them
     where:   device and engine that ran the network
+    boxed_ms: the same with labels and boxes; empty where the network does not give both
     failure: why the network could not label the clouds; "" where it could
     """
 
     ms: tuple[float, ...]
     where: str
     failure: str = ""
+    boxed_ms: tuple[float, ...] = ()
 
 
 def check_clouds(clouds: Clouds) -> Findings:
@@ -129,21 +132,25 @@ def check_speed(timing: Timing, rate: Rate | None) -> Findings:
     if timing.failure:
         yield Finding(BAD, "network", timing.failure, "the node would skip such clouds; crop them, or mend the sensor")
         return
-    p50, p95 = (float(value) for value in np.percentile(timing.ms, (50, 95)))
-    found = f"{p50:.1f} ms a cloud (p50), {p95:.1f} ms (p95) on {timing.where}, {len(timing.ms)} measured"
+    yield _speed("network", timing.ms, timing.where, rate)
+    if timing.boxed_ms:
+        yield _speed("with boxes", timing.boxed_ms, timing.where, rate)
+
+
+def _speed(about: str, ms: tuple[float, ...], where: str, rate: Rate | None) -> Finding:
+    p50, p95 = (float(value) for value in np.percentile(ms, (50, 95)))
+    found = f"{p50:.1f} ms a cloud (p50), {p95:.1f} ms (p95) on {where}, {len(ms)} measured"
     if rate is None:
-        yield Finding(OK, "network", found)
-        return
+        return Finding(OK, about, found)
     period = 1e3 / rate.hertz
     against = f"{found}, a cloud every {period:.1f} ms"
     if p50 > period:
         every = int(np.ceil(p50 / period))
         advice = f"only about every {_ordinal(every)} cloud will be labelled; use smaller weights, a GPU or a crop"
-        yield Finding(WARN, "network", against, advice)
-    elif p95 > period:
-        yield Finding(WARN, "network", against, "slow clouds will cost the next one; leave the machine more room")
-    else:
-        yield Finding(OK, "network", against)
+        return Finding(WARN, about, against, advice)
+    if p95 > period:
+        return Finding(WARN, about, against, "slow clouds will cost the next one; leave the machine more room")
+    return Finding(OK, about, against)
 
 
 def _ordinal(number: int) -> str:

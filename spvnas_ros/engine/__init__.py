@@ -23,9 +23,6 @@ logger = logging.getLogger(__name__)
 ENGINES = ("auto", "cpu", "cuda", "torch", "spconv", "spconv-triton", "torchsparse")
 """The last three run the same weights through other libraries (`engine.peers`), where those are installed."""
 
-_FIND_BOXES = ("auto", "cpu", "cuda", "torch")
-"""The engines that run a network's box branch."""
-
 OLDEST_CAPABILITY = (7, 5)
 """Compute capability of the oldest GPUs that the CUDA engine's kernels are compiled for in the tests."""
 
@@ -49,11 +46,13 @@ class Engine(Protocol):
     name:        as in `ENGINES`
     device:      as torch names it
     in_channels: values per point: x, y, z and the features after them
+    finds_boxes: whether it runs the network's box branch; False without one
     """
 
     name: str
     device: str
     in_channels: int
+    finds_boxes: bool
 
     def segment(self, points: Points, scores: bool, boxes: bool = False, labels: bool = True) -> Segmentation:
         """Labels a cloud of finite points float32 `[N, in_channels]`; N may be 0.
@@ -91,11 +90,6 @@ def build_engine(
     place = resolve_device("cpu" if engine == "cpu" and device == "auto" else device)
     if engine == "cpu" and place.type != "cpu":
         raise UserError(f"engine 'cpu' runs on the CPU, but device {device!r} was asked for; use engine 'torch' there")
-    if net.spec.boxes and engine not in _FIND_BOXES:
-        raise UserError(
-            f"engine {engine!r} gives labels alone so far, and the network gives boxes, too; "
-            f"use one of {', '.join(_FIND_BOXES)}"
-        )
     if engine == "cuda":
         return cuda_engine(net, voxel_size, place, sample)
     if engine == "auto" and place.type == "cuda":
@@ -107,6 +101,8 @@ def build_engine(
     if engine not in ("auto", "cpu"):
         from spvnas_ros.engine.peers import build_peer
 
+        if net.spec.boxes:
+            logger.warning("engine %r gives labels alone; the boxes that the network finds, too, are left out", engine)
         return build_peer(engine, net, voxel_size, place)
     try:
         from spvnas_ros.engine.cpu import CpuEngine

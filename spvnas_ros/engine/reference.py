@@ -27,6 +27,7 @@ class ReferenceEngine:
     ) -> None:
         self.device = str(device)
         self.in_channels = net.spec.in_channels
+        self.finds_boxes = net.spec.boxes is not None
         self._device = device
         self._dtype = dtype
         self._net = copy.deepcopy(net).to(device, dtype).eval()
@@ -35,17 +36,18 @@ class ReferenceEngine:
 
     def segment(self, points: Points, scores: bool, boxes: bool = False, labels: bool = True) -> Segmentation:
         """Labels a cloud of finite points, as `Engine.segment` says."""
-        found = self.segment_timed(points, scores, boxes)[0]
-        return found if labels else Segmentation.unlabelled(len(found), found.boxes)
+        return self.segment_timed(points, scores, boxes, labels)[0]
 
     @torch.inference_mode()
     def segment_timed(
-        self, points: Points, scores: bool = False, boxes: bool = False
+        self, points: Points, scores: bool = False, boxes: bool = False, labels: bool = True
     ) -> tuple[Segmentation, dict[str, float]]:
         """Labels a cloud as `segment` does, and returns the seconds of each stage too.
 
-        The stages are voxels, geometry, network, labels and, if they are asked for, boxes.
+        The stages are voxels, geometry, network, and what is asked for of labels and boxes.
         """
+        if not labels and not (boxes and self._net.spec.boxes):
+            return Segmentation.unlabelled(len(points)), {}
         laps = Laps(self._device)
         cloud = torch.from_numpy(points).to(self._device)
         voxels = quantize(cloud, self._voxel_size)
@@ -56,17 +58,20 @@ class ReferenceEngine:
         said = None
         if boxes and (branch := self._net.spec.boxes):
             corners = scan_corners(voxels.coords, feats, branch.voxel_size, 1)
-            said = self._net.labels_and_boxes(voxels.coords, feats.to(self._dtype), 1, levels, corners)
+            feats = feats.to(self._dtype)
+            said = self._net.labels_and_boxes(voxels.coords, feats, 1, levels, corners, labels=labels)
         logits = self._net(voxels.coords, feats.to(self._dtype), levels) if said is None else said.logits
         laps.lap("network")
-        probabilities = logits.float().softmax(dim=1)
-        confidence, labels = probabilities.max(dim=1)
-        result = Segmentation(
-            labels[voxels.inverse].to(torch.uint8).cpu().numpy(),
-            confidence[voxels.inverse].cpu().numpy(),
-            probabilities[voxels.inverse].cpu().numpy() if scores else None,
-        )
-        laps.lap("labels")
+        result = Segmentation.unlabelled(len(points))
+        if labels:
+            probabilities = logits.float().softmax(dim=1)
+            confidence, classes = probabilities.max(dim=1)
+            result = Segmentation(
+                classes[voxels.inverse].to(torch.uint8).cpu().numpy(),
+                confidence[voxels.inverse].cpu().numpy(),
+                probabilities[voxels.inverse].cpu().numpy() if scores else None,
+            )
+            laps.lap("labels")
         if said is not None:
             result = replace(result, boxes=self._boxes(said))
             laps.lap("boxes")

@@ -63,11 +63,8 @@ def columns_of(spec: BoxBranchSpec, level: Level, corners: Tensor) -> Columns:
     level:   the voxels at the spec's level
     corners: int64 `[frames, 3]`, see `scan_corners`
     """
-    device, size = corners.device, 2**spec.level
-    low = torch.tensor(spec.point_range[:3], dtype=torch.float64, device=device)
-    # A voxel is half a voxel to both sides of a multiple of its edge.
-    base = torch.round((low / spec.voxel_size + 0.5 - corners) / size).long()
-    shifts = (corners + base * size - 0.5) * spec.voxel_size - low
+    device = corners.device
+    base, shifts = base_of(spec, corners)
     batch = level.coords[:, 0]
     cells = level.coords[:, 1:] - base[batch]
     limits = torch.tensor(spec.cells, device=device)
@@ -81,7 +78,21 @@ def columns_of(spec: BoxBranchSpec, level: Level, corners: Tensor) -> Columns:
     places, out_rows = torch.unique(place, return_inverse=True)
     sizes = tuple(torch.bincount(kernel_rows, minlength=spec.volume).tolist())
     kernel_map = KernelMap(rows[order], out_rows[order], sizes, len(level), len(places))
-    return Columns(kernel_map, places, shifts.float())
+    return Columns(kernel_map, places, shifts)
+
+
+def base_of(spec: BoxBranchSpec, corners: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the voxel of the level at the lower corner of each bird's-eye view, int64 `[frames, 3]`, and the metres
+    from the range's lower corner to it, float32 `[frames, 3]`.
+
+    corners: int64 `[frames, 3]`, see `scan_corners`
+    """
+    size = 2**spec.level
+    low = torch.tensor(spec.point_range[:3], dtype=torch.float64, device=corners.device)
+    # A voxel is half a voxel to both sides of a multiple of its edge.
+    base = torch.round((low / spec.voxel_size + 0.5 - corners) / size).long()
+    shifts = (corners + base * size - 0.5) * spec.voxel_size - low
+    return base, shifts.float()
 
 
 class BoxBranch(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor
 from spvnas_ros.boxes.conversions import wrapped
 from spvnas_ros.boxes.overlap import nms
 from spvnas_ros.frame import Boxes
-from spvnas_ros.nets.box_spec import BoxHeadSpec
+from spvnas_ros.nets.box_spec import BoxHeadSpec, Selection
 from spvnas_ros.nets.heads import HeadOutput, anchor_boxes, decode_boxes, directed
 from spvnas_ros.nets.second import Second
 
@@ -44,21 +44,42 @@ def candidates(head: BoxHeadSpec, output: HeadOutput, anchors: Tensor, frame: in
 
     Boxes whose code means no finite box are left out.
     """
-    rule, scores = head.selection, torch.sigmoid(output.classes[frame].detach())
-    best = scores.amax(dim=1)
+    scores = torch.sigmoid(output.classes[frame].detach())
+    rows = strongest(head.selection, scores.amax(dim=1))
+    codes, directions = (each[frame].detach()[rows] for each in (output.boxes, output.directions))
+    return decoded(head, rows, scores[rows], codes, directions, anchors[rows])
+
+
+def strongest(rule: Selection, best: Tensor) -> Tensor:
+    """Returns the rows of the anchors that score enough and are among the best, int64, in their order.
+
+    best: float32 `[A]`, each anchor's best score
+    """
     # Few of the anchors score enough, and sorting all of them would take longer than the network above.
     rows = torch.nonzero(best >= rule.score).squeeze(1)
-    rows = rows[torch.argsort(best[rows], descending=True, stable=True)[: rule.anchors].sort().values]
-    if rule.per_class:
-        found, classes = torch.nonzero(scores[rows] > rule.score, as_tuple=True)
-        rows = rows[found]
+    return rows[torch.argsort(best[rows], descending=True, stable=True)[: rule.anchors].sort().values]
+
+
+def decoded(
+    head: BoxHeadSpec, rows: Tensor, scores: Tensor, codes: Tensor, directions: Tensor, anchors: Tensor
+) -> Candidates:
+    """Returns the boxes of some anchors; those whose code means no finite box are left out.
+
+    rows:       int64 `[N]`, the numbers of the anchors
+    scores:     float32 `[N, classes]`, 0..1
+    codes:      float32 `[N, 7]`, boxes relative to the anchors
+    directions: float32 `[N, 2]`
+    anchors:    float32 `[N, 7]`
+    """
+    boxes = decode_boxes(codes, anchors)
+    boxes[:, 6] = directed(boxes[:, 6], directions.argmax(dim=1), head.direction_offset)
+    if head.selection.per_class:
+        found, classes = torch.nonzero(scores > head.selection.score, as_tuple=True)
     else:
-        classes = scores[rows].argmax(dim=1)
-    boxes = decode_boxes(output.boxes[frame].detach()[rows], anchors[rows])
-    turned = output.directions[frame].detach()[rows].argmax(dim=1)
-    boxes[:, 6] = directed(boxes[:, 6], turned, head.direction_offset)
+        found, classes = torch.arange(len(rows), device=rows.device), scores.argmax(dim=1)
+    boxes = boxes[found]
     finite = torch.isfinite(boxes).all(dim=1)
-    return Candidates(boxes, scores[rows, classes], classes, rows)[finite]
+    return Candidates(boxes, scores[found, classes], classes, rows[found])[finite]
 
 
 def suppressed(head: BoxHeadSpec, found: Candidates) -> Candidates:
@@ -85,10 +106,12 @@ def detections(head: BoxHeadSpec, output: HeadOutput, anchors: Tensor) -> list[B
 
     anchors: float32 `[A, 7]`, as `anchor_boxes` gives them
     """
-    frames = []
-    for frame in range(len(output.classes)):
-        kept = suppressed(head, candidates(head, output, anchors, frame))
-        boxes, scores = (t.cpu().numpy().astype(np.float32) for t in (kept.boxes, kept.scores))
-        boxes[:, 6] = wrapped(boxes[:, 6])
-        frames.append(Boxes(boxes, scores, kept.classes.cpu().numpy().astype(np.uint8)))
-    return frames
+    return [boxes_of(head, candidates(head, output, anchors, frame)) for frame in range(len(output.classes))]
+
+
+def boxes_of(head: BoxHeadSpec, found: Candidates) -> Boxes:
+    """Returns the candidates that stay, as what leaves the network."""
+    kept = suppressed(head, found)
+    boxes, scores = (t.cpu().numpy().astype(np.float32) for t in (kept.boxes, kept.scores))
+    boxes[:, 6] = wrapped(boxes[:, 6])
+    return Boxes(boxes, scores, kept.classes.cpu().numpy().astype(np.uint8))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from spvnas_ros.nets.bev import BevNetwork
-from spvnas_ros.nets.box_spec import STEPS, DetectorSpec
+from spvnas_ros.nets.detector_spec import STEPS, DetectorSpec
 from spvnas_ros.nets.heads import BoxHead, HeadOutput
 from spvnas_ros.sparse.backend import exchange_for, means_for, neighbours_for, sites_for, spread_for
 from spvnas_ros.sparse.kernel_map import KernelMap

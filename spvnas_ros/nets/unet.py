@@ -129,13 +129,21 @@ class PointVoxelUNet(nn.Module):
         return torch.empty_like(logits).index_copy(0, levels.order, logits)
 
     def labels_and_boxes(
-        self, coords: Tensor, feats: Tensor, frames: int, levels: Levels | None = None, corners: Tensor | None = None
+        self,
+        coords: Tensor,
+        feats: Tensor,
+        frames: int,
+        levels: Levels | None = None,
+        corners: Tensor | None = None,
+        *,
+        labels: bool = True,
     ) -> LabelsAndBoxes:
         """Returns the class scores of a batch of voxels and what the box branch says of its anchors, from one pass.
 
         frames:  number of scans in the batch; some may have no voxel
         corners: int64 `[frames, 3]`, the voxel from which each scan's voxels are counted, if it is known; else it is
                  found from the features, which then are float32 and the coordinates of points in those voxels
+        labels:  without them there are no logits, `[0, num_classes]`, and what only they need is not computed
 
         Other arguments as in `forward`. Raises ValueError where the spec has no box branch.
         """
@@ -148,12 +156,16 @@ class PointVoxelUNet(nn.Module):
         if len(feats) == 0:
             none = feats.new_zeros((0, self.spec.level_width(spec.level)))
             return LabelsAndBoxes(self.forward(coords, feats, levels), branch(none, columns, frames), columns.shifts)
-        logits, seen = self._run(levels, feats[levels.order])
-        logits = torch.empty_like(logits).index_copy(0, levels.order, logits)
+        logits, seen = self._run(levels, feats[levels.order], labels)
+        if labels:
+            logits = torch.empty_like(logits).index_copy(0, levels.order, logits)
         return LabelsAndBoxes(logits, branch(seen, columns, frames), columns.shifts)
 
-    def _run(self, levels: Levels, feats: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the class scores, and the features that the box branch takes, which is empty where there is none."""
+    def _run(self, levels: Levels, feats: Tensor, labels: bool = True) -> tuple[Tensor, Tensor]:
+        """Returns the class scores, and the features that the box branch takes, which is empty where there is none.
+
+        Without labels it ends at these features.
+        """
         taken = -1 if self.spec.boxes is None else self.spec.boxes.level
         for layer in self.stem:
             feats = layer(feats, levels.neighbours[0])
@@ -161,9 +173,12 @@ class PointVoxelUNet(nn.Module):
         for i, stage in enumerate(self.encoder):
             skips.append(stage(skips[-1], levels.halvings[i], levels.neighbours[i + 1]))
         points, voxels = self._fuse(0, levels, skips[0], skips.pop())
+        no_logits = voxels.new_zeros((0, self.spec.num_classes))
         seen = voxels if taken == NUM_STAGES else voxels.new_zeros((0, 0))
         for i, stage in enumerate(self.decoder):
             level = 3 - i
+            if level < taken and not labels:
+                return no_logits, seen
             voxels = stage(voxels, levels.halvings[level].transposed(), levels.neighbours[level], skips[level])
             if i == 1:
                 points, voxels = self._fuse(1, levels, points, voxels)
@@ -171,6 +186,8 @@ class PointVoxelUNet(nn.Module):
                 points, voxels = self._fuse(2, levels, points, voxels)
             if level == taken:
                 seen = points if level == 0 and self.spec.point_branch else voxels
+        if not labels:
+            return no_logits, seen
         return self.classifier(points if self.spec.point_branch else voxels), seen
 
     def _fuse(self, index: int, levels: Levels, points: Tensor, voxels: Tensor) -> tuple[Tensor, Tensor]:

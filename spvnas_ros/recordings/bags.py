@@ -182,6 +182,12 @@ class BagReader:
         """The first and the last time of recording, nanoseconds since 1970."""
         return self._container.span
 
+    @property
+    def type(self) -> str:
+        """The ROS type of the messages where all are of one, in CDR as ROS 2 sends them; else ""."""
+        kinds = {(channel.type, channel.encoding) for channel in self._channels}
+        return next(iter(kinds))[0] if len(kinds) == 1 and all(encoding == "cdr" for _, encoding in kinds) else ""
+
     def since(self, stamp: int | None) -> Iterator[RecordedCloud]:
         """Yields the clouds recorded at `stamp` (nanoseconds since 1970) or later, without reading the earlier ones.
 

@@ -19,6 +19,8 @@ from spvnas_ros.recordings.message_types import DETECTIONS_TYPE, typestore
 
 BOXES_TOPIC: Final = "/segmenter/output/boxes"
 """Of the boxes beside labelled clouds."""
+TRUE_BOXES_TOPIC: Final = "/truth/objects"
+"""Of true boxes, in the recordings that have them."""
 _QUATERNION = ("w", "x", "y", "z")
 _LEVEL_WITHIN = 1e-3
 """How far the length of a quaternion may be from 1."""
@@ -62,7 +64,7 @@ def read_boxes(path: Path, topic: str) -> list[RecordedBoxes]:
     with closing(open_container(path)) as container:
         channels = [each for each in container.channels if each.topic == topic and _holds_boxes(each)]
         with named(f"{path} is damaged"):
-            return [_decoded(f"{path}, {topic}", raw) for _, _, raw in container.messages(channels)]
+            return [decode_boxes(f"{path}, {topic}", raw) for _, _, raw in container.messages(channels)]
 
 
 def in_seconds(stamp: int) -> str:
@@ -91,7 +93,8 @@ def encode_boxes(boxes: RecordedBoxes) -> bytes:
     return bytes(typestore().serialize_cdr(message["Detection3DArray"](header, detections), DETECTIONS_TYPE))
 
 
-def _decoded(where: str, raw: bytes) -> RecordedBoxes:
+def decode_boxes(where: str, raw: bytes) -> RecordedBoxes:
+    """Decodes a serialised message (CDR). Raises BagError, which says `where`, as `read_boxes` does."""
     with named(f"{where}: a recorded message is damaged"):
         message: Any = typestore().deserialize_cdr(raw, DETECTIONS_TYPE)
     stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
@@ -111,7 +114,7 @@ def _decoded(where: str, raw: bytes) -> RecordedBoxes:
         raise BagError(f"{where}: object {wrong} has the orientation {turns[wrong]} (w, x, y, z), expected length 1")
     if len(nan := np.flatnonzero(~np.isfinite(scores))):
         raise BagError(f"{where}: object {nan[0]} has the score {scores[nan[0]]}, expected a finite number")
-    arrays = (np.array(each, np.float64).reshape(len(names), -1) for each in (centres, sizes, turns))
+    arrays = (np.array(each, np.float64) for each in (centres, sizes, turns))
     try:
         boxes = checked(from_nuscenes(*arrays), "the message")
     except BoxError as error:

@@ -1,4 +1,6 @@
-"""The message types that bags are read and written with: the common ones, and vision_msgs' 3D detections."""
+"""The message types that bags are read and written with: the common ones, vision_msgs' 3D detections, and those of
+sensors' drivers that hold clouds.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +36,18 @@ _COMPRESSED: Final = (
 """point_cloud_interfaces, as the plugins of point_cloud_transport publish it."""
 
 
+LIVOX_TYPES: Final = tuple(
+    f"{package}/msg/CustomMsg" for package in ("livox_ros_driver", "livox_ros_driver2", "livox_interfaces")
+)
+
+_LIVOX_POINT: Final = "uint32 offset_time\nfloat32 x\nfloat32 y\nfloat32 z\nuint8 reflectivity\nuint8 tag\nuint8 line"
+_LIVOX: Final = (
+    "std_msgs/Header header\nuint64 timebase\nuint32 point_num\nuint8 lidar_id\nuint8[3] rsvd\n"
+    "{package}/CustomPoint[] points"
+)
+"""Livox's drivers, all with the same fields."""
+
+
 SCAN_TYPE: Final = "velodyne_msgs/msg/VelodyneScan"
 PACKET_TYPES: Final = ("ouster_ros/msg/PacketMsg", "ouster_msgs/msg/PacketMsg", "ouster_sensor_msgs/msg/PacketMsg")
 
@@ -52,6 +66,10 @@ def typestore() -> Typestore:
     for name, definition in _VISION.items():
         store.register(get_types_from_msg(definition, f"vision_msgs/msg/{name}"))
     store.register(get_types_from_msg(_COMPRESSED, COMPRESSED_TYPE))
+    for name in LIVOX_TYPES:
+        package = name.partition("/")[0]
+        store.register(get_types_from_msg(_LIVOX_POINT, f"{package}/msg/CustomPoint"))
+        store.register(get_types_from_msg(_LIVOX.format(package=package), name))
     for name, definition in _PACKETS.items():
         store.register(get_types_from_msg(definition, name))
     return store

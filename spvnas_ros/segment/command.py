@@ -19,8 +19,9 @@ from spvnas_ros.recordings.scans import Source, open_source
 from spvnas_ros.segment.benchmark_zip import TEST_SCANS, check_benchmark, write_benchmark
 from spvnas_ros.segment.label_forms import LabelForm
 from spvnas_ros.segment.output import BENCHMARK, check_folder
-from spvnas_ros.segment.progress import INTERRUPTED, progress_bar, progress_bars, stop_on_signal
+from spvnas_ros.segment.progress import INTERRUPTED, progress_bar, run_progress, stop_on_signal
 from spvnas_ros.segment.summary import Summary, describe
+from spvnas_ros.segment.tile_rule import TileRule
 from spvnas_ros.zoo.cache import resolve_weights
 
 if TYPE_CHECKING:
@@ -43,12 +44,13 @@ class SegmentRequest:
     topic:    of a bag's clouds, where it has several
     palette:  name of the colours in pictures
     boxes:    the detector whose boxes are written beside the labels, as `weights`; None for none
-    min_score: least score of a box; None for what the detector says
+    min_score: least score of a box; None for what the detector says, or the weights that find boxes
     columns:  what the numbers of a point are, for scans that do not say it
     form:     in which form the labels of scans are written
     judge:    makes what the labels are compared with, from the source and what the weights say of themselves
     describe: prints the scores that lie in the folder
     sweeps:   of nuScenes, the scans between the keyframes are labelled, too
+    tile:     "auto", "off" or metres: which scans are labelled tile by tile
     benchmark: SemanticKITTI's test split alone is labelled, and packed for its server
     """
 
@@ -74,6 +76,7 @@ class SegmentRequest:
     describe: Callable[[Path, Console], None] = lambda *_: None
     sweeps: bool = False
     benchmark: bool = False
+    tile: str = "auto"
 
 
 def run(asked: SegmentRequest) -> int:
@@ -82,6 +85,7 @@ def run(asked: SegmentRequest) -> int:
     Raises the errors of `open_source`, `Perception.load`, `Detector.load`, the judge and `segment`, in this order:
     input, weights, detector, engine and device, output, truth.
     """
+    tiles = TileRule.parse(asked.tile)
     rule, place = Intensity(asked.intensity, asked.intensity_field), PlaceRule.parse(asked.origin, asked.mount)
     check_palette(asked.palette)
     if asked.benchmark and not asked.form.raw_ids:
@@ -109,29 +113,31 @@ def run(asked: SegmentRequest) -> int:
         check_folder(asked.out)
 
         from spvnas_ros.perception import Detector, Perception
-        from spvnas_ros.segment.first_look import first_look, tell
+        from spvnas_ros.segment.first_look import look_at_source, tell
         from spvnas_ros.segment.run import SegmentOptions
 
         detector = None
         if asked.boxes is not None:
             detector = Detector.load(asked.boxes, device=asked.device, min_score=asked.min_score)
-        perception = Perception.load(asked.weights, device=asked.device, engine=asked.engine)
+        own = asked.min_score if asked.boxes is None else None
+        perception = Perception.load(asked.weights, device=asked.device, engine=asked.engine, min_score=own)
         if asked.benchmark:
             check_benchmark([frame.name for frame in source], perception.facts.label_map)
         judge = asked.judge(source, perception.facts) if asked.judge else None
         source.sensor.suit(perception.facts.sensor_height)
-        found = first_look(source.look(), source.sensor, perception.facts)
-        tell([*source.remarks, *found], quiet=asked.quiet)
+        found = look_at_source(source, perception.facts, tiles)
+        tell(found, quiet=asked.quiet)
         options = SegmentOptions(
             Path(asked.weights).name,
             asked.scores,
             asked.force,
             judge,
-            (*source.remarks, *map(str, found)),
+            tuple(found),
             asked.palette,
             detector,
             Path(asked.boxes or "").name,
             asked.form,
+            tiles,
         )
         console = Console(soft_wrap=True, highlight=False, markup=False)
         summary = _segment(source, perception, asked.out, options, console)
@@ -157,11 +163,12 @@ def _segment(
     try:
         with (
             stop_on_signal() as stopped,
-            progress_bars(len(source), "labelling", "writing") as (on_frame, on_written),
+            run_progress(len(source)) as (on_frame, on_written, on_step),
         ):
             return segment(
-                source, perception, out, options, on_frame=on_frame, on_written=on_written, stopped=stopped.is_set
-            )
+                source, perception, out, options,
+                on_frame=on_frame, on_written=on_written, on_step=on_step, stopped=stopped.is_set,
+            )  # fmt: skip
     except Interrupted as stop:
         again = "the same command without --force" if options.force else "the same command"
         console.print(f"Interrupted: {stop}; {again} goes on there.")

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spvnas_ros.frame import UNLABELLED, Segmentation
+from spvnas_ros.frame import UNLABELLED
 from spvnas_ros.segment.output import PICTURE, PICTURE_MEDIAN, PICTURE_WORST
+from spvnas_ros.segment.stored import Labelled, parts_of_result
 
 FIRST, MEDIAN, WORST = "first", "median", "worst"
 ACCURACY, CONFIDENCE = "accuracy", "mean confidence"
@@ -49,10 +50,14 @@ class Pictured:
         return f"{self.file}: the {self.shows} frame, {self.frame}{value}"
 
 
-def mean_confidence(result: Segmentation) -> float | None:
+def mean_confidence(result: Labelled) -> float | None:
     """Returns how sure a frame's labels are, 0..1; None where no point has one."""
-    labelled = result.labels != UNLABELLED
-    return float(result.confidence[labelled].mean(dtype=np.float64)) if labelled.any() else None
+    total, count = 0.0, 0
+    for part in parts_of_result(result):
+        labelled = part.labels != UNLABELLED
+        total += float(part.confidence[labelled].sum(dtype=np.float64))
+        count += int(np.count_nonzero(labelled))
+    return total / count if count else None
 
 
 def choose(frames: Sequence[tuple[str, float | None]], by: str) -> list[Pictured]:

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from spvnas_ros.errors import UserError
-from spvnas_ros.frame import Segmentation
 from spvnas_ros.recordings.files import replacing
 from spvnas_ros.recordings.scans import kind_of
 from spvnas_ros.segment import labelled_las, labelled_points, labelled_tables, labelled_text
 from spvnas_ros.segment.labelled_las import ASPRS
+from spvnas_ros.segment.stored import Labelled, parts_of_result
 
 SCANS: Final = "scans"
 ARRAYS: Final = "arrays"
 FORMS: Final = ("auto", "label", "npy", "same")
 
-_WRITERS: Final[dict[str, Callable[[Path, Path, Segmentation], None]]] = {
+_WRITERS: Final[dict[str, Callable[[Path, Path, Labelled], None]]] = {
     "ply": labelled_points.write_ply,
     "pcd": labelled_points.write_pcd,
     "text": labelled_text.write_text,
@@ -75,7 +76,7 @@ class LabelForm:
         # A scan with labels added is no COPC any more.
         return out / SCANS / f"{name.removesuffix('.copc')}{file.suffix.lower()}"
 
-    def write_copy(self, path: Path, file: Path, result: Segmentation, classes: tuple[str, ...]) -> None:
+    def write_copy(self, path: Path, file: Path, result: Labelled, classes: tuple[str, ...]) -> None:
         """Writes the scan of `file` with its labels to `path`; whole, or not at all.
 
         Raises ScanError where the file cannot be written so, ValueError where the labels are not of it.
@@ -93,12 +94,26 @@ def array_file(out: Path, name: str) -> Path:
     return out / ARRAYS / f"{name}.npy"
 
 
-def write_array(path: Path, result: Segmentation) -> None:
+def write_array(path: Path, result: Labelled) -> None:
     """Writes labels (class indices, 255 for none) and confidences as a structured array `[N]`."""
-    array = np.empty(len(result), [("label", "u1"), ("confidence", "<f4")])
-    array["label"], array["confidence"] = result.labels, result.confidence
+    dtype = np.dtype([("label", "u1"), ("confidence", "<f4")])
+
+    def rows() -> Iterator[npt.NDArray[Any]]:
+        for part in parts_of_result(result):
+            array = np.empty(len(part), dtype)
+            array["label"], array["confidence"] = part.labels, part.confidence
+            yield array
+
+    write_npy(path, dtype, (len(result),), rows())
+
+
+def write_npy(path: Path, dtype: npt.DTypeLike, shape: tuple[int, ...], rows: Iterable[npt.NDArray[Any]]) -> None:
+    """Writes an array as numpy's .npy, some rows at a time; whole, or not at all."""
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
     with replacing(path) as file:
-        np.save(file, array)
+        np.lib.format.write_array_header_1_0(file, header)
+        for some in rows:
+            file.write(np.ascontiguousarray(some).tobytes())
 
 
 def all_copies_of(out: Path, name: str) -> list[Path]:

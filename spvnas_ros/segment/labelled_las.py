@@ -18,6 +18,7 @@ from spvnas_ros.frame import Segmentation
 from spvnas_ros.recordings.files import replacing
 from spvnas_ros.recordings.scans import ScanError
 from spvnas_ros.recordings.scans.las import chunks, opened
+from spvnas_ros.segment.stored import Labelled
 
 ASPRS: Final[Mapping[str, int]] = {
     "road": 11,
@@ -48,7 +49,7 @@ _OURS: Final = (
 
 
 def write_las(
-    source: Path, path: Path, result: Segmentation, classes: tuple[str, ...], codes: Mapping[str, int] | None
+    source: Path, path: Path, result: Labelled, classes: tuple[str, ...], codes: Mapping[str, int] | None
 ) -> None:
     """Writes the points of `source` with their labels to `path`; whole, or not at all. What came compressed goes so.
 
@@ -82,7 +83,7 @@ def write_las(
         at = 0
         lookup = _codes(classes, codes)
         for points in chunks(reader):
-            rows = _rows(points, length, result, at, lookup, base)
+            rows = _rows(points, length, result.part(at, at + len(points)), lookup, base)
             if packer is None:
                 target.write(rows.tobytes())
             else:
@@ -104,16 +105,15 @@ def _peek(file: BinaryIO, at: int, count: int) -> bytes:
 
 
 def _rows(
-    points: Any, length: int, result: Segmentation, at: int, codes: npt.NDArray[np.uint8] | None, base: int
+    points: Any, length: int, result: Segmentation, codes: npt.NDArray[np.uint8] | None, base: int
 ) -> npt.NDArray[np.void]:
     """Returns points with their labels, one row of bytes each."""
-    end = at + len(points)
     rows = np.empty(len(points), [("input", f"V{length}"), ("label", "u1"), ("confidence", "<f4")])
     rows["input"] = np.ascontiguousarray(points.array).view(f"V{length}").reshape(-1)
-    rows["label"], rows["confidence"] = result.labels[at:end], result.confidence[at:end]
+    rows["label"], rows["confidence"] = result.labels, result.confidence
     if codes is not None:
         table = rows.view(np.uint8).reshape(len(rows), -1)
-        classes = codes[result.labels[at:end]]
+        classes = codes[result.labels]
         # Up to format 5 the upper three bits of that byte are flags; later formats have a byte of its own.
         if base in _BASE[:6]:
             table[:, 15] = (table[:, 15] & 0xE0) | classes

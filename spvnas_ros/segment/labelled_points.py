@@ -7,8 +7,11 @@ Header lines, other fields, other elements and their bytes stay. A field that is
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -18,19 +21,23 @@ from spvnas_ros.recordings.files import replacing
 from spvnas_ros.recordings.scans.pcd import header_of as pcd_header
 from spvnas_ros.recordings.scans.pcd import read_pcd
 from spvnas_ros.recordings.scans.ply import header_of as ply_header
+from spvnas_ros.recordings.scans.records import binary_pieces, mapped, text_blocks
+from spvnas_ros.segment.stored import PART, Labelled
+from spvnas_ros.segment.stored import parts_of_result as parts
 
 OURS = ("label", "confidence")
 
 
-def write_ply(source: Path, path: Path, result: Segmentation) -> None:
+def write_ply(source: Path, path: Path, result: Labelled) -> None:
     """Writes the vertices of `source` with their labels to `path`, in its encoding; whole, or not at all.
 
     Raises ScanError where `source` is damaged, and ValueError where it has not as many points as there are labels.
     """
-    data = source.read_bytes()
-    header = ply_header(data)
+    with mapped(source) as data:
+        header = ply_header(data)
+        head = bytes(data[: header.start])
     check_length(source, header.vertices, result)
-    lines = data[: header.start].splitlines(keepends=True)
+    lines = head.splitlines(keepends=True)
     end = b"\r\n" if lines[0].endswith(b"\r\n") else b"\n"
     first = next(number for number, line in enumerate(lines) if line.split()[:2] == [b"element", b"vertex"])
     last = next(number for number in range(first + 1, len(lines)) if not _within_element(lines[number]))
@@ -41,37 +48,53 @@ def write_ply(source: Path, path: Path, result: Segmentation) -> None:
         if kept[:1] == [b"property"] and name.decode("latin-1") in fresh:
             lines[number] = b" ".join((*kept, fresh[name.decode("latin-1")].encode())) + end
     lines[last:last] = [b"property uchar label" + end, b"property float confidence" + end]
-    with replacing(path) as file:
-        file.write(b"".join(lines))
+    with source.open("rb") as file, replacing(path) as target:
+        target.write(b"".join(lines))
+        file.seek(header.start)
         if header.order == "=":
-            for part in text_rows(data[header.start :], header.lines_before, header.vertices, result):
-                file.write(part)
-        else:
-            begin, stop = header.rows
-            file.write(data[header.start : begin])
-            file.write(_binary_rows(data[begin:stop], result, header.order).tobytes())
-            file.write(data[stop:])
+            target.writelines(text_rows(file, header.lines_before, header.vertices, result))
+            return
+        begin, stop = header.rows
+        copy_bytes(file, target, begin - header.start)
+        for rows, part in zip(binary_pieces(source, header.dtype, header.vertices, begin), parts(result), strict=True):
+            target.write(_binary_rows(rows.tobytes(), part, header.order).tobytes())
+        file.seek(stop)
+        shutil.copyfileobj(file, target, 1 << 20)
 
 
-def write_pcd(source: Path, path: Path, result: Segmentation) -> None:
+def write_pcd(source: Path, path: Path, result: Labelled) -> None:
     """Writes the points of `source` with their labels to `path`, ascii as ascii, all else as binary.
 
     Raises ScanError where `source` is damaged, and ValueError where it has not as many points as there are labels.
     """
-    data = source.read_bytes()
-    header = pcd_header(data)
+    with mapped(source) as data:
+        header = pcd_header(data)
+        head = bytes(data[: header.start])
     check_length(source, header.rows, result)
-    lines = [_pcd_line(line) for line in data[: header.start].splitlines(keepends=True)]
-    with replacing(path) as file:
-        file.write(b"".join(lines))
+    with source.open("rb") as file, replacing(path) as target:
+        target.write(b"".join(_pcd_line(line) for line in head.splitlines(keepends=True)))
         if header.encoding == "ascii":
-            for part in text_rows(data[header.start :], 0, header.rows, result):
-                file.write(part)
+            file.seek(header.start)
+            target.writelines(text_rows(file, 0, header.rows, result))
+        elif header.encoding == "binary":
+            pieces = binary_pieces(source, header.dtype, header.rows, header.start)
+            for rows, part in zip(pieces, parts(result), strict=True):
+                target.write(_binary_rows(rows.tobytes(), part, "<").tobytes())
         else:
-            file.write(_binary_rows(read_pcd(data).tobytes(), result, "<").tobytes())
+            record = read_pcd(source.read_bytes())
+            for number, part in enumerate(parts(result)):
+                rows = record[number * PART : number * PART + len(part)]
+                target.write(_binary_rows(rows.tobytes(), part, "<").tobytes())
 
 
-def check_length(source: Path, points: int, result: Segmentation) -> None:
+def copy_bytes(file: BinaryIO, target: BinaryIO, count: int) -> None:
+    """Copies so many bytes, or what there is of them."""
+    while count > 0 and (data := file.read(min(count, 1 << 20))):
+        target.write(data)
+        count -= len(data)
+
+
+def check_length(source: Path, points: int, result: Labelled) -> None:
     """Raises ValueError where a file has not as many points as there are labels."""
     if points != len(result):
         raise ValueError(f"{source} has {points} points, found labels of {len(result)}")
@@ -96,29 +119,36 @@ def as_text(result: Segmentation) -> tuple[list[bytes], list[bytes]]:
     return labels, [b"%.6g" % value for value in result.confidence.tolist()]
 
 
-def text_rows(body: bytes, before: int, count: int, result: Segmentation) -> Iterator[bytes]:
-    """Yields the lines of a text, in parts, with label and confidence behind `count` of them after the first `before`.
+class TextLabels:
+    """Label and confidence of one point after the other, as text, of labels that may lie on disk."""
+
+    def __init__(self, result: Labelled) -> None:
+        self._texts = chain.from_iterable(zip(*as_text(part), strict=True) for part in parts(result))
+
+    def next(self) -> tuple[bytes, bytes]:
+        """Returns those of the next point."""
+        return next(self._texts)
+
+
+def text_rows(file: BinaryIO, before: int, count: int, result: Labelled) -> Iterator[bytes]:
+    """Yields the lines of the rest of a text, in parts, with label and confidence behind `count` of them after the
+    first `before`.
 
     Blank lines are passed over, as the parser does behind the first ones.
     """
-    labels, confidences = as_text(result)
-    lines = body.splitlines(keepends=True)
-    yield b"".join(lines[:before])
-    done = 0
-    out = []
-    for number in range(before, len(lines)):
-        line = lines[number]
-        bare = line.rstrip()
-        if bare and done < count:
-            end = line[len(line.rstrip(b"\r\n")) :] or b"\n"
-            out.append(b"%b %b %b%b" % (bare, labels[done], confidences[done], end))
-            done += 1
-        else:
-            out.append(line)
-        if len(out) >= 1 << 16:
-            yield b"".join(out)
-            out.clear()
-    yield b"".join(out)
+    labels, done, number = TextLabels(result), 0, 0
+    for block in text_blocks(file):
+        out = []
+        for line in block.splitlines(keepends=True):
+            bare = line.rstrip()
+            if number >= before and bare and done < count:
+                end = line[len(line.rstrip(b"\r\n")) :] or b"\n"
+                out.append(b"%b %b %b%b" % (bare, *labels.next(), end))
+                done += 1
+            else:
+                out.append(line)
+            number += 1
+        yield b"".join(out)
 
 
 def _binary_rows(rows: bytes, result: Segmentation, order: str) -> npt.NDArray[np.void]:

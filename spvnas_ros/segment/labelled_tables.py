@@ -7,50 +7,70 @@ from typing import Any
 
 from spvnas_ros.frame import Segmentation
 from spvnas_ros.recordings.files import replacing
-from spvnas_ros.recordings.scans.tables import arrow
+from spvnas_ros.recordings.scans.tables import arrow, rows_of_feather
 from spvnas_ros.segment.labelled_points import check_length, renames
+from spvnas_ros.segment.stored import PART, Labelled
 
 
-def write_parquet(source: Path, path: Path, result: Segmentation) -> None:
+def write_parquet(source: Path, path: Path, result: Labelled) -> None:
     """Writes the table of `source` with its labels to `path`, in row groups as long, compressed as its first column.
 
     Raises ScanError where `source` is damaged, and ValueError where it has not as many rows as there are labels.
     """
-    with arrow("Parquet"):
+    with arrow("Parquet") as pa:
         from pyarrow import parquet
 
-        with parquet.ParquetFile(source) as file:
+        with parquet.ParquetFile(source) as file, replacing(path) as target:
+            check_length(source, file.metadata.num_rows, result)
             groups = file.metadata.num_row_groups
             first = file.metadata.row_group(0) if groups else None
-            table = _with_labels(source, file.read(), result)
-        compression = first.column(0).compression if first and first.num_columns else "SNAPPY"
-        with replacing(path) as target:
-            parquet.write_table(
-                table, target, compression="NONE" if compression == "UNCOMPRESSED" else compression,
-                row_group_size=first.num_rows if first and first.num_rows else None,
-            )  # fmt: skip
+            compression = first.column(0).compression if first and first.num_columns else "SNAPPY"
+            schema, at = _schema(file.schema_arrow), 0
+            with parquet.ParquetWriter(
+                target, schema, compression="NONE" if compression == "UNCOMPRESSED" else compression
+            ) as writer:
+                for group in range(groups):
+                    rows = file.metadata.row_group(group).num_rows
+                    # One batch a group keeps the groups; one of millions of rows is written as several.
+                    for batch in file.iter_batches(PART, row_groups=[group]) if rows > PART else ():
+                        table = pa.Table.from_batches([batch])
+                        writer.write_table(_with_labels(table, result.part(at, at + len(table)), schema))
+                        at += len(table)
+                    if rows <= PART:
+                        table = file.read_row_group(group)
+                        writer.write_table(_with_labels(table, result.part(at, at + rows), schema))
+                        at += rows
 
 
-def write_feather(source: Path, path: Path, result: Segmentation) -> None:
-    """Writes the table of `source` with its labels to `path`, compressed by LZ4, as Feather is by default.
+def write_feather(source: Path, path: Path, result: Labelled) -> None:
+    """Writes the table of `source` with its labels to `path`, batch by batch, compressed by LZ4, Feather's default.
 
     Raises ScanError where `source` is damaged, and ValueError where it has not as many rows as there are labels.
     """
-    with arrow("Feather") as pa:
-        from pyarrow import feather
+    with arrow("Feather") as pa, pa.memory_map(str(source)) as data:
+        file = pa.ipc.open_file(data)
+        check_length(source, rows_of_feather(source), result)
+        schema, at = _schema(file.schema), 0
+        options = pa.ipc.IpcWriteOptions(compression="lz4" if pa.Codec.is_available("lz4") else None)
+        with replacing(path) as target, pa.ipc.new_file(target, schema, options=options) as writer:
+            for number in range(file.num_record_batches):
+                table = pa.Table.from_batches([file.get_batch(number)])
+                writer.write_table(_with_labels(table, result.part(at, at + len(table)), schema))
+                at += len(table)
 
-        with pa.memory_map(str(source)) as file:
-            table = _with_labels(source, feather.read_table(file, memory_map=False), result)
-        with replacing(path) as target:
-            feather.write_feather(table, target)
 
-
-def _with_labels(source: Path, table: Any, result: Segmentation) -> Any:
+def _schema(schema: Any) -> Any:
+    """Returns the schema with our two columns at the end, and others that are called so renamed."""
     import pyarrow as pa
 
-    check_length(source, table.num_rows, result)
-    fresh = renames(table.column_names)
-    metadata = table.schema.metadata
-    table = table.rename_columns([fresh.get(name, name) for name in table.column_names])
-    table = table.append_column("label", pa.array(result.labels))
-    return table.append_column("confidence", pa.array(result.confidence)).replace_schema_metadata(metadata)
+    fresh = renames(schema.names)
+    fields = [field.with_name(fresh.get(field.name, field.name)) for field in schema]
+    ours = [pa.field("label", pa.uint8()), pa.field("confidence", pa.float32())]
+    return pa.schema([*fields, *ours], metadata=schema.metadata)
+
+
+def _with_labels(table: Any, part: Segmentation, schema: Any) -> Any:
+    import pyarrow as pa
+
+    columns = [*table.columns, pa.array(part.labels), pa.array(part.confidence)]
+    return pa.Table.from_arrays(columns, schema=schema)

@@ -8,40 +8,39 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from spvnas_ros.frame import Segmentation
 from spvnas_ros.recordings.files import replacing
-from spvnas_ros.recordings.scans.text import find_layout
-from spvnas_ros.segment.labelled_points import OURS, as_text, check_length, renames
+from spvnas_ros.recordings.scans.records import text_blocks
+from spvnas_ros.recordings.scans.text import layout_in
+from spvnas_ros.segment.labelled_points import OURS, TextLabels, check_length, renames
+from spvnas_ros.segment.stored import Labelled
 
-_PART = 1 << 16
 
-
-def write_text(source: Path, path: Path, result: Segmentation) -> None:
+def write_text(source: Path, path: Path, result: Labelled) -> None:
     """Writes the rows of `source` with their labels to `path`; whole, or not at all.
 
     Raises ScanError where `source` holds no rows of numbers, and ValueError where it has not as many as there are
     labels.
     """
-    data = source.read_bytes()
-    layout = find_layout(data)
-    lines = data.splitlines(keepends=True)
+    layout = layout_in(source)
     separator = layout.separator.encode() if layout.separator else b" "
-    if layout.separator is None and layout.first < len(lines) and b"\t" in lines[layout.first].strip():
-        separator = b"\t"
-    labels, confidences = as_text(result)
-    if layout.comma:
-        confidences = [value.replace(b".", b",") for value in confidences]
-    rows = [number for number in range(layout.first, len(lines)) if _bare(lines[number])]
-    check_length(source, len(rows), result)
-    if layout.header is not None:
-        lines[layout.header] = _header(lines[layout.header], separator, layout.separator)
-    for row, number in enumerate(rows):
-        line = lines[number]
-        bare = _bare(line)
-        lines[number] = separator.join((bare, labels[row], confidences[row])) + line[len(bare) :]
-    with replacing(path) as file:
-        for start in range(0, len(lines), _PART):
-            file.write(b"".join(lines[start : start + _PART]))
+    labels, number, done = TextLabels(result), 0, 0
+    with source.open("rb") as file, replacing(path) as target:
+        for block in text_blocks(file):
+            lines = block.splitlines(keepends=True)
+            if not number and layout.separator is None and layout.first < len(lines):
+                separator = b"\t" if b"\t" in lines[layout.first].strip() else separator
+            for row, line in enumerate(lines):
+                if number == layout.header:
+                    lines[row] = _header(line, separator, layout.separator)
+                elif number >= layout.first and (bare := _bare(line)):
+                    done += 1
+                    if done <= len(result):
+                        label, confidence = labels.next()
+                        confidence = confidence.replace(b".", b",") if layout.comma else confidence
+                        lines[row] = separator.join((bare, label, confidence)) + line[len(bare) :]
+                number += 1
+            target.write(b"".join(lines))
+        check_length(source, done, result)
 
 
 def _bare(line: bytes) -> bytes:

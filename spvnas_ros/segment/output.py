@@ -24,7 +24,6 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from spvnas_ros.errors import UserError
 from spvnas_ros.frame import Segmentation
@@ -35,7 +34,8 @@ from spvnas_ros.recordings.files import replacing
 from spvnas_ros.recordings.message_types import DETECTIONS_TYPE
 from spvnas_ros.recordings.scans import Cloud, Frame, Source
 from spvnas_ros.segment.box_files import KittiScan, PlacedBoxes, write_document, write_kitti
-from spvnas_ros.segment.label_forms import ARRAYS, SCANS, LabelForm, all_copies_of, array_file, write_array
+from spvnas_ros.segment.label_forms import ARRAYS, SCANS, LabelForm, all_copies_of, array_file, write_array, write_npy
+from spvnas_ros.segment.stored import Labelled, parts_of_result
 
 LABELS, SEQUENCES, BAG, SCORES = "labels", "sequences", "bag", "scores"
 BOXES, KITTI = "boxes", "kitti"
@@ -46,7 +46,7 @@ REPORT, CONFUSION, UNFINISHED = "report.json", "confusion.png", "unfinished"
 _BESIDE = (PICTURE, PICTURE_MEDIAN, PICTURE_WORST, SUMMARY, REPORT, CONFUSION, BENCHMARK)
 """The files of a run that lie beside labels, bag and scores."""
 
-Write = Callable[[Frame, Callable[[], Cloud], Segmentation, PlacedBoxes | None], None]
+Write = Callable[[Frame, Callable[[], Cloud], Labelled, PlacedBoxes | None], None]
 """Takes a frame, a function that reads its cloud, its labels, and its boxes; None where nothing looked for any."""
 
 
@@ -192,22 +192,23 @@ def open_sink(
     return _files_of_scans(out, LABEL_MAPS.get(label_map), kitti or {}, form, classes)
 
 
-def save_scores(out: Path, name: str, scores: npt.NDArray[np.float32]) -> None:
-    """Writes the probabilities of a frame; whole, or not at all."""
-    path = scores_file(out, name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as file:
-        np.save(file, scores)
+def save_scores(out: Path, name: str, result: Labelled) -> None:
+    """Writes the probabilities of a frame, where there are any; whole, or not at all."""
+    first = result.part(0, 1).scores
+    if first is not None:
+        rows = (part.scores for part in parts_of_result(result) if part.scores is not None)
+        write_npy(_with_folder(scores_file(out, name)), np.float32, (len(result), first.shape[1]), rows)
 
 
 @contextmanager
 def _files_of_scans(
     out: Path, label_map: LabelMap | None, kitti: Mapping[str, KittiScan], form: LabelForm, classes: tuple[str, ...]
 ) -> Iterator[Write]:
-    def write(frame: Frame, _: Callable[[], Cloud], result: Segmentation, boxes: PlacedBoxes | None) -> None:
+    def write(frame: Frame, _: Callable[[], Cloud], result: Labelled, boxes: PlacedBoxes | None) -> None:
         if form.raw_ids and label_map is not None:
             with replacing(_with_folder(label_file(out, frame.name))) as file:
-                file.write(label_map.decode(result.labels).astype("<u4").tobytes())
+                for part in parts_of_result(result):
+                    file.write(label_map.decode(part.labels).astype("<u4").tobytes())
         if form.form == "npy":
             write_array(_with_folder(array_file(out, frame.name)), result)
         copy = form.copy_of(out, frame.name, frame.file)
@@ -236,9 +237,10 @@ def _new_bag(path: Path, storage: str) -> Iterator[Write]:
     # Whether a bag of that name may be replaced was asked before the first frame was labelled.
     with BagWriter(path, storage, force=True) as bag:
 
-        def write(frame: Frame, load: Callable[[], Cloud], result: Segmentation, boxes: PlacedBoxes | None) -> None:
+        def write(frame: Frame, load: Callable[[], Cloud], result: Labelled, boxes: PlacedBoxes | None) -> None:
             message = load().message
             assert message is not None
+            assert isinstance(result, Segmentation)  # only scans are cut into tiles
             bag.write(LABELLED_TOPIC, encode(labelled_message(message, result)), frame.stamp)
             if boxes is not None:
                 bag.write(BOXES_TOPIC, encode_boxes(boxes.recorded(message)), frame.stamp, DETECTIONS_TYPE)

@@ -22,21 +22,24 @@ import numpy as np
 from spvnas_ros.frame import Boxes, Segmentation, Unusable
 from spvnas_ros.recordings.files import replacing
 from spvnas_ros.segment.output import OutputError
+from spvnas_ros.segment.stored import RESULT, Labelled, StoredSegmentation
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 RUN = "run.json"
+_TILES = ".tiles"
 
 
 @dataclass(frozen=True)
 class Prediction:
     """The labels of a frame and its boxes, where something looked for any, in the frame in which the network saw it.
 
+    segmentation: of a cloud that was cut into tiles, on disk
     ms, boxes_ms: milliseconds that the network took, and the detector beside it
     """
 
-    segmentation: Segmentation
+    segmentation: Labelled
     ms: float
     boxes_ms: float = 0.0
 
@@ -112,9 +115,11 @@ class Predictions:
 
     def keep(self, name: str, prediction: Prediction) -> None:
         """Writes a frame's labels; whole, or not at all. Raises OSError where they cannot be written."""
+        result = prediction.segmentation
+        if not isinstance(result, Segmentation):
+            return  # it is on disk already
         if not self._open:
             self._begin()
-        result = prediction.segmentation
         path = self._file(name)
         path.parent.mkdir(exist_ok=True)  # of a sequence
         with replacing(path) as file:
@@ -131,6 +136,12 @@ class Predictions:
                 arrays["boxes_ms"] = np.float64(prediction.boxes_ms)
             np.savez(file, allow_pickle=False, **arrays)
 
+    def tiles(self, name: str) -> Path:
+        """Returns the folder in which a frame is labelled tile by tile. Raises OSError where there can be none."""
+        if not self._open:
+            self._begin()
+        return self._tiles(name)
+
     def _begin(self) -> None:
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         if self._lock is None:
@@ -146,6 +157,8 @@ class Predictions:
         """Returns a frame's labels; None where it has none yet, or its file is damaged or of another size than said."""
         if not self._open:
             return None
+        if stored := StoredSegmentation.load(self._tiles(name)):
+            return Prediction(*stored)
         try:
             with np.load(self._file(name)) as file:
                 labels, confidence, ms = file["labels"], file["confidence"], float(file["ms"])
@@ -167,7 +180,8 @@ class Predictions:
 
     def names(self) -> list[str]:
         """Returns the names of the frames that lie in the folder, also those of a run that will be restarted."""
-        return [str(file.relative_to(self.folder).with_suffix("")) for file in self.folder.rglob("*.npz")]
+        files = [*self.folder.rglob("*.npz"), *(file.parent for file in self.folder.rglob(f"*{_TILES}/{RESULT}"))]
+        return [str(file.relative_to(self.folder).with_suffix("")) for file in files]
 
     def remove(self) -> None:
         """Deletes them: the run is finished."""
@@ -175,3 +189,6 @@ class Predictions:
 
     def _file(self, name: str) -> Path:
         return self.folder / f"{name}.npz"
+
+    def _tiles(self, name: str) -> Path:
+        return self.folder / f"{name}{_TILES}"

@@ -51,6 +51,36 @@ def progress_bars(count: int, *doing: str) -> Iterator[list[OnFrame]]:
 
 
 @contextmanager
+def run_progress(count: int) -> Iterator[tuple[OnFrame, OnFrame, Callable[[str, int, int], None]]]:
+    """Shows bars as `progress_bars` does, for labelling and writing, and one for the steps of a frame in tiles.
+
+    The third function takes what is done, how much of it, and of how much; it goes when that is done.
+    """
+    console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        labelling = progress.add_task("labelling", total=count)
+        writing = progress.add_task("writing", total=count, start=False, visible=False)
+        steps: dict[str, TaskID] = {}
+
+        def advance(task: TaskID, skipped: Skipped | None) -> None:
+            if skipped:
+                progress.console.print(f"skipped {skipped.name}: {skipped.reason}")
+            progress.start_task(task)
+            progress.update(task, advance=1, visible=True)
+
+        def step(doing: str, done: int, total: int) -> None:
+            if doing not in steps:
+                steps[doing] = progress.add_task(doing, total=total or None)
+            finished = bool(total) and done >= total
+            progress.update(steps[doing], completed=done, total=total or None, visible=not finished)
+            if finished:
+                progress.remove_task(steps.pop(doing))
+
+        yield partial(advance, labelling), partial(advance, writing), step
+
+
+@contextmanager
 def progress_bar(count: int, doing: str = "labelling") -> Iterator[OnFrame]:
     """Shows one bar, as `progress_bars` does."""
     with progress_bars(count, doing) as (on_frame,):

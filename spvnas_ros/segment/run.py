@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
+from shutil import disk_usage
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
@@ -29,7 +30,7 @@ from spvnas_ros.frame import NONE_UNUSABLE, Boxes, Points, Segmentation
 from spvnas_ros.kernels.grid import KeyRangeError
 from spvnas_ros.palettes import SPVNAS
 from spvnas_ros.recordings.bags import BagError
-from spvnas_ros.recordings.scans import Cloud, Frame, ScanError, Source
+from spvnas_ros.recordings.scans import Cloud, Frame, Record, ScanError, Source
 from spvnas_ros.segment.box_files import calibration_files, kitti_scans, placed
 from spvnas_ros.segment.gallery import ACCURACY, CONFIDENCE, FIRST, choose, mean_confidence
 from spvnas_ros.segment.label_forms import LabelForm
@@ -46,10 +47,13 @@ from spvnas_ros.segment.output import (
     results_of,
     save_scores,
 )
-from spvnas_ros.segment.picture import PicturedBoxes, save_picture
+from spvnas_ros.segment.picture import RANGES, PicturedBoxes, save_picture
 from spvnas_ros.segment.predictions import RUN, Prediction, Predictions
 from spvnas_ros.segment.progress import OnFrame, Skipped
-from spvnas_ros.segment.summary import RunFacts, Summary
+from spvnas_ros.segment.stored import Labelled, StoredSegmentation, parts_of_result
+from spvnas_ros.segment.summary import RunFacts, Summary, differences
+from spvnas_ros.segment.tile_rule import TileRule
+from spvnas_ros.segment.tiles import OnStep, Stopped, View, label_tiles, view_of
 
 if TYPE_CHECKING:
     from spvnas_ros.perception import Detector, Perception
@@ -57,15 +61,22 @@ if TYPE_CHECKING:
 
 FRAME_ERRORS = (ScanError, PointCloudError, KeyRangeError, BoxError)
 """What is wrong with one frame and says nothing of the next."""
+_SPOOLED = 60
+"""Bytes on disk for each point of a cloud that is cut into tiles, at most; without scores."""
+_PICTURED = 2_000_000
+"""Points of a large cloud that are enough for a picture, wherever they lie."""
 _CHANNELS = 4
 """Values of a point, as `Points` has them."""
 
 
 class Interrupted(Exception):
-    """The run was asked to stop. The labels of `done` of `total` frames are kept, and the same run goes on there."""
+    """The run was asked to stop. The labels of `done` of `total` frames are kept, and the same run goes on there.
 
-    def __init__(self, done: int, total: int) -> None:
-        super().__init__(f"{done} of {total} frames are labelled")
+    within: tells how far the frame at hand is, where it is cut into tiles
+    """
+
+    def __init__(self, done: int, total: int, within: str = "") -> None:
+        super().__init__(f"{done} of {total} frames are labelled{within}")
         self.done, self.total = done, total
 
 
@@ -107,6 +118,7 @@ class SegmentOptions:
     detector:  what finds objects beside the labels; None where nothing does, or the network itself
     boxes:     name of its weights, for the summary
     form:      in which form the labels of scans are written
+    tiles:     which scans are cut into tiles
     """
 
     weights: str = ""
@@ -118,6 +130,7 @@ class SegmentOptions:
     detector: Detector | None = None
     boxes: str = ""
     form: LabelForm = field(default_factory=LabelForm)
+    tiles: TileRule = field(default_factory=TileRule)
 
 
 def segment(
@@ -128,13 +141,15 @@ def segment(
     *,
     on_frame: OnFrame = lambda _: None,
     on_written: OnFrame = lambda _: None,
+    on_step: OnStep = lambda *_: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Summary:
     """Labels every frame of `source` into the folder `out`. A frame that cannot be read or labelled is skipped.
 
     on_frame:   is called after each frame that was labelled or skipped, with what was wrong if it was skipped
     on_written: is called after each frame whose results were written
-    stopped:    is asked before each frame; True ends the run
+    on_step:    is called while a frame is cut into tiles
+    stopped:    is asked before each frame, and before each tile; True ends the run
 
     Raises Interrupted where it was stopped, OutputError where other results are in the way, UserError where network and
     detector do not go together, KittiFileError for a calibration that is none, and BagError or OSError where results
@@ -165,7 +180,8 @@ def segment(
                 kitti=kitti,
                 form=options.form,
             )
-        skipped = _label(source, perception, options, predictions, on_frame, stopped)
+        views = _Views(source, perception, options)
+        skipped = _label(source, perception, options, predictions, views, on_frame, on_step, stopped)
         summary = Summary(
             run, perception.facts.name, options.weights, perception.facts.label_map, perception.facts.trained,
             skipped=skipped, boxes=dict.fromkeys(names, 0),
@@ -186,15 +202,17 @@ def segment(
         with sink as write:
             for frame, load, prediction in _labelled(source, predictions, skipped, stopped):
                 result = prediction.segmentation
-                boxes = None if result.boxes is None else placed(result.boxes, names, load(), source.sensor)
+                found = result.boxes if isinstance(result, Segmentation) else None
+                boxes = None if found is None else placed(found, names, load(), source.sensor)
                 write(frame, load, result, boxes)
-                if result.scores is not None:
-                    save_scores(out, frame.name, result.scores)
-                value = options.judge.add(frame, load(), result) if options.judge else mean_confidence(result)
+                if options.scores:
+                    save_scores(out, frame.name, result)
+                value = _judged(options.judge, frame, load, result, views) if options.judge else mean_confidence(result)
                 values.append((frame.name, value))
                 if not summary.frames:
                     title = f"{source.path.name or source.path}, {frame.name}"
-                    _save_picture(out / PICTURE, load().points, result, perception.facts, title, summary)
+                    points, shown = _pictured(frame, load, result, views)
+                    _save_picture(out / PICTURE, points, shown, perception.facts, title, summary)
                 summary.frames += 1
                 summary.names.append(frame.name)
                 summary.points += len(result)
@@ -204,13 +222,16 @@ def segment(
                     summary.kitti_frames += frame.name in kitti
                     for kind in boxes.kinds:
                         summary.boxes[kind] += 1
-                if options.detector:
+                if prediction.boxes_ms:
                     summary.boxes_ms.append(prediction.boxes_ms)
-                counts += np.bincount(result.labels, minlength=256)
+                if isinstance(result, StoredSegmentation):
+                    summary.tiled[result.words] = summary.tiled.get(result.words, 0) + result.tiles
+                for part in parts_of_result(result):
+                    counts += np.bincount(part.labels, minlength=256)
                 on_written(None)
         summary.unusable, summary.unusable_words = unusable.counts(), str(unusable)
         summary.pictures = choose(values, ACCURACY if options.judge else CONFIDENCE)
-        _save_pictures(source, perception.facts, predictions, summary, out)
+        _save_pictures(source, perception.facts, predictions, views, summary, out)
         order = np.argsort(-counts[: len(classes)], kind="stable")
         summary.classes = {classes[i]: int(counts[i]) for i in order if counts[i]}
         if options.judge:
@@ -221,14 +242,12 @@ def segment(
 
 
 def _box_names(perception: Perception, detector: Detector | None) -> tuple[str, ...]:
-    """Returns the classes of the boxes that a run finds; () where nothing looks for any."""
+    """Returns the classes of the boxes that a run finds; () where nothing looks for any.
+
+    Where a detector is given, its boxes take the place of those that the network would find.
+    """
     if detector is None:
         return perception.box_names
-    if perception.box_names:
-        raise UserError(
-            f"the weights find boxes themselves ({', '.join(perception.box_names)}), and so would the detector; "
-            "leave out --boxes, or name other weights"
-        )
     if (channels := detector.facts.spec.in_channels) != _CHANNELS:
         raise UserError(f"the detector takes {channels} values a point, expected x, y, z and intensity")
     return detector.names
@@ -247,17 +266,92 @@ def _save_picture(path: Path, points: Points, result: Segmentation, facts: Facts
     save_picture(path, points, result.labels, facts, title, summary.run.palette, boxes)
 
 
-def _save_pictures(source: Source, facts: Facts, predictions: Predictions, summary: Summary, out: Path) -> None:
+class _Views:
+    """How frames that are cut into tiles are seen; each is looked at once."""
+
+    def __init__(self, source: Source, perception: Perception, options: SegmentOptions) -> None:
+        self._source, self._perception, self._rule = source, perception, options.tiles
+        self._found: dict[str, View | None] = {}
+
+    def of(self, frame: Frame, load: Callable[[], Cloud]) -> View | None:
+        """Returns how a frame, which `load` reads, is seen; None where it is not cut. Raises ScanError."""
+        if frame.name not in self._found:
+            if frame.scan is not None and self._rule.cuts and self._source.sensor.open:
+                self._source.look()  # what the rules leave open, all of the recording decides, not a piece
+            alone = len(self._source) == 1
+            self._found[frame.name] = view_of(
+                frame, load, self._perception, self._source.sensor, self._rule, alone=alone
+            )
+        return self._found[frame.name]
+
+
+def _judged(judge: Judge, frame: Frame, load: Callable[[], Cloud], result: Labelled, views: _Views) -> float | None:
+    """Counts a frame, and returns its accuracy; of one that was cut into tiles, part by part."""
+    view = None if isinstance(result, Segmentation) else views.of(frame, load)
+    if isinstance(result, Segmentation):
+        return judge.add(frame, load(), result)
+    assert view is not None
+    if judge.files:  # label files, which belong to whole clouds
+        return judge.add(frame, _seen_by(view, load().record), result.part(0, len(result)))
+    total, weight = 0.0, 0
+    for record, part in _with_parts(frame, result):
+        value = judge.add(frame, _seen_by(view, record), part)
+        if value is not None:
+            total, weight = total + value * len(part), weight + len(part)
+    return total / weight if weight else None
+
+
+def _seen_by(view: View, record: Record) -> Cloud:
+    return Cloud(view.points(record), record)
+
+
+def _with_parts(frame: Frame, result: Labelled) -> Iterator[tuple[Record, Segmentation]]:
+    """Yields the records of a frame, some points at a time, with their labels."""
+    assert frame.scan is not None
+    at = 0
+    for record in frame.scan.pieces():
+        yield record, result.part(at, at + len(record))
+        at += len(record)
+
+
+def _pictured(frame: Frame, load: Callable[[], Cloud], result: Labelled, views: _Views) -> tuple[Points, Segmentation]:
+    """Returns what a picture of a frame shows: all of it, or of a large one what lies around its middle."""
+    if isinstance(result, Segmentation):
+        return load().points, result
+    view = views.of(frame, load)
+    assert view is not None
+    assert frame.scan is not None
+    if not frame.scan.large:
+        return view.points(load().record), result.part(0, len(result))
+    points: list[Points] = []
+    labels: list[Segmentation] = []
+    step = max(1, len(result) // _PICTURED) | 1
+    for record, part in _with_parts(frame, result):
+        some = view.points(record)
+        with np.errstate(invalid="ignore"):
+            near = np.flatnonzero((np.abs(some[:, :2]) < RANGES[-1]).all(axis=1))[::step]
+        points.append(some[near])
+        labels.append(Segmentation(part.labels[near], part.confidence[near]))
+    shown = Segmentation(
+        np.concatenate([each.labels for each in labels]), np.concatenate([e.confidence for e in labels])
+    )
+    return np.concatenate(points), shown
+
+
+def _save_pictures(
+    source: Source, facts: Facts, predictions: Predictions, views: _Views, summary: Summary, out: Path
+) -> None:
     """Draws the frames that were chosen when all were known; the first one has its picture already."""
     missing = [picture for picture in summary.pictures if picture.shows != FIRST]
     frames = frames_until_damage(source, lambda *_: None)
     while missing and (frame := next(frames, None)):
         if of_frame := [picture for picture in missing if picture.frame == frame.name]:
-            points, prediction = frame.load().points, predictions.find(frame.name)
+            prediction = predictions.find(frame.name)
             assert prediction is not None
+            points, shown = _pictured(frame, frame.load, prediction.segmentation, views)
             for picture in of_frame:
                 title = picture.title(source.path.name or str(source.path))
-                _save_picture(out / picture.file, points, prediction.segmentation, facts, title, summary)
+                _save_picture(out / picture.file, points, shown, facts, title, summary)
                 missing.remove(picture)
 
 
@@ -275,7 +369,8 @@ def finished(source: Source, perception: Perception, out: Path, options: Segment
         return None  # a run that was to replace these results, and did not end
     if summary.run != facts:
         raise OutputError(
-            f"{out / SUMMARY} is of another run and would be replaced; name another folder, or replace with --force"
+            f"{out / SUMMARY} is of another run ({differences(summary.run, facts)}) and would be replaced; name "
+            "another folder, or replace with --force"
         )
     # What lies there may be another run's.
     with suppress(OutputError), Predictions(out / UNFINISHED, vars(summary.run)) as left:
@@ -301,10 +396,11 @@ def _facts(source: Source, perception: Perception, options: SegmentOptions) -> R
         truth=options.judge.truth if options.judge else None,
         palette=options.palette,
         detector_sha256=detector.facts.weights_sha256 if detector else None,
-        min_score=detector.min_score if detector else None,
+        min_score=detector.min_score if detector else perception.min_score,
         columns=source.columns,
         format=options.form.form,
         classification=options.form.classification,
+        tile=str(options.tiles),
     )
 
 
@@ -329,7 +425,9 @@ def _label(
     perception: Perception,
     options: SegmentOptions,
     predictions: Predictions,
+    views: _Views,
     on_frame: OnFrame,
+    on_step: OnStep,
     stopped: Callable[[], bool],
 ) -> list[Skipped]:
     """Labels what is not labelled yet; returns the frames that cannot be."""
@@ -344,18 +442,28 @@ def _label(
     for frame in frames_until_damage(source, skip):
         if stopped():
             raise Interrupted(predictions.count(), len(source))
+        load = cache(frame.load)
         try:
-            points = frame.load().points
+            if (view := views.of(frame, load)) is not None:
+                if detector:
+                    raise UserError(
+                        f"{frame.name} is cut into tiles ({view.words}), and a detector needs a scan as its sensor saw "
+                        "it; leave out --boxes, or label without tiles: --tile off"
+                    )
+                _label_in_tiles(source, frame, view, options, predictions, on_step, stopped)
+                on_frame(None)
+                continue
+            points = load().points
             if predictions.find(frame.name, len(points)) is None:
                 if not warm:
                     # The first call of a process pays for memory and compiled kernels: it is not what is measured.
-                    perception(points, scores)
+                    perception(points, scores, boxes=detector is None)
                     if detector:
                         _detected(points, perception, detector, source)
                     warm = True
                 begun = perf_counter()
-                result = perception(points, scores)
-                prediction = Prediction(result, (perf_counter() - begun) * 1e3)
+                result = perception(points, scores, boxes=detector is None)
+                prediction = Prediction(result, (perf_counter() - begun) * 1e3, result.head_ms or 0.0)
                 if detector:
                     begun = perf_counter()
                     result = replace(result, boxes=_detected(points, perception, detector, source))
@@ -366,6 +474,38 @@ def _label(
             continue
         on_frame(None)
     return skipped
+
+
+def _label_in_tiles(
+    source: Source,
+    frame: Frame,
+    view: View,
+    options: SegmentOptions,
+    predictions: Predictions,
+    on_step: OnStep,
+    stopped: Callable[[], bool],
+) -> None:
+    """Labels a frame tile by tile, unless it is labelled. Raises Interrupted between two tiles, OutputError where the
+    disk has no room for it.
+    """
+    assert frame.scan is not None
+    if predictions.find(frame.name) is not None:
+        return
+    folder, announced = predictions.tiles(frame.name), frame.scan.announced
+    free = disk_usage(predictions.folder).free
+    if not folder.exists() and announced * _SPOOLED > free:
+        raise OutputError(
+            f"labelling {announced:,} points tile by tile takes about {announced * _SPOOLED / 1e9:.1f} GB in "
+            f"{predictions.folder}, where {free / 1e9:.1f} GB are free; name a folder on another disk"
+        )
+    try:
+        label_tiles(
+            folder, frame.scan.pieces(), view, options.tiles.edge,
+            announced=announced, scores=options.scores, stopped=stopped, on_step=on_step,
+        )  # fmt: skip
+    except Stopped as stop:
+        within = f", and {stop} of {frame.name}" if stop.total else ""
+        raise Interrupted(predictions.count(), len(source), within) from stop
 
 
 def _detected(points: Points, perception: Perception, detector: Detector, source: Source) -> Boxes:

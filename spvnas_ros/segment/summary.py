@@ -43,9 +43,10 @@ class RunFacts:
     truth:          what the labels are compared with, in words; None for nothing
     palette:        name of the colours in pictures
     detector_sha256: of the weights that boxes come from; None without a detector, or for one that was never saved
-    min_score:      least score of a box; None without a detector
+    min_score:      least score of a box; None where nothing looks for any
     columns:        what the numbers of a point are, as the user named them
     format, classification: in which form labels are written, as the options have them
+    tile:           which scans are cut into tiles, as the option has it
     """
 
     source: str
@@ -68,6 +69,18 @@ class RunFacts:
     columns: str = ""
     format: str = "auto"
     classification: str = ""
+    tile: str = "auto"
+
+
+def differences(then: RunFacts, now: RunFacts) -> str:
+    """Returns in what two runs differ, such as "min_score 0.1, now 0.3"; what is a checksum is only named."""
+    texts = []
+    for each in fields(RunFacts):
+        before, after = getattr(then, each.name), getattr(now, each.name)
+        if before != after:
+            what, checksum, _ = each.name.partition("_sha256")
+            texts.append(f"other {what}" if checksum else f"{each.name} {before!r}, now {after!r}")
+    return "; ".join(texts)
 
 
 @dataclass
@@ -88,8 +101,10 @@ class Summary:
     detector:           name of what the boxes come from; "" where nothing looked for any
     detector_trained:   False for random weights
     boxes:              how many there are, by class name; {} where nothing looked for any
-    boxes_ms:           milliseconds the detector took for each frame, beside `ms`; [] without one
+    boxes_ms:           milliseconds for the boxes of each frame: of the detector beside `ms`, or of the network's box
+                        branch as a part of `ms`; [] where nothing looked for any, or its engine does not measure it
     kitti_frames:       how many frames have their boxes as KITTI's results, too
+    tiled:              how frames that were labelled tile by tile were seen, and in how many tiles each such kind
     """
 
     run: RunFacts
@@ -116,6 +131,7 @@ class Summary:
     boxes: dict[str, int] = field(default_factory=dict)
     boxes_ms: list[float] = field(default_factory=list)
     kitti_frames: int = 0
+    tiled: dict[str, int] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -175,10 +191,12 @@ def _lines(summary: Summary, out: Path, kind: str) -> Iterator[str]:
         shares = [f"{name} {count / labelled:.1%}" for name, count in summary.classes.items()]
         rest = len(shares) - _TOP_CLASSES
         yield ", ".join(shares[:_TOP_CLASSES]) + (f", {rest} more classes" if rest > 0 else "")
+    for words, tiles in summary.tiled.items():
+        yield f"Labelled in {tiles:,} tile(s): {words}."
     if summary.unusable_words:
         yield f"Without a label: {summary.unusable_words}."
     if summary.detector:
-        yield _boxes(summary)
+        yield _boxes(summary) + ("; not sought in tiles" if summary.tiled else "")
     labels = {"bag": BAG, "dataset": SEQUENCES}.get(kind, LABELS)
     places = [name for name in (labels, ARRAYS, SCANS) if (out / name).is_dir()] or [labels]
     scored = (REPORT, CONFUSION) if facts.truth else ()

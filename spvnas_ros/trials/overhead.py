@@ -130,7 +130,7 @@ def _stamp(cloud: PointCloud2) -> int:
     return int(cloud.header.stamp.sec) * 1_000_000_000 + int(cloud.header.stamp.nanosec)
 
 
-def _answer_at_once(points: Points) -> Segmentation:
+def _answer_at_once(points: Points, /, *, labels: bool, boxes: bool) -> Segmentation:  # noqa: ARG001 (takes no time)
     return Segmentation(np.zeros(len(points), np.uint8), np.ones(len(points), np.float32))
 
 

@@ -4,12 +4,14 @@
 
 A driver in a process of its own sends clouds, garbage between them, and now and then a stamp of an hour ago.
 Twice it is killed and comes back. The node is the real one, in a process of its own, with a network that answers at
-once: this is about all that is around the network, and must keep the rate on any machine. Linux only (/proc).
+once, with labels and boxes: this is about all that is around the network, and must keep the rate on any machine. Linux
+only (/proc).
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import signal
@@ -17,8 +19,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import astuple, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from threading import Event, Thread
@@ -28,9 +32,9 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import PointCloud2
 
-from spvnas_ros.frame import Points, Segmentation
+from spvnas_ros.frame import Boxes, Points, Segmentation
 from spvnas_ros.ros.node.labelling import stamp_ns
-from spvnas_ros.ros.node.network import Perceive
+from spvnas_ros.ros.node.network import Network
 from spvnas_ros.ros.node.segmenter_node import INPUT_TOPIC, NODE_NAME, SegmenterNode
 from spvnas_ros.ros.process.lifetime import StopRequested, ros_process, run, spinning
 from spvnas_ros.ros.replay.exchange import CloudExchange, ExchangeError
@@ -50,6 +54,13 @@ _WARM_UP_CLOUDS = 60
 _SAMPLE_SECONDS = 0.1
 _START_SECONDS = 60.0
 _FRAME = "soak"
+_NAMES, _COLOURS = ("car", "person"), ((98, 165, 255), (255, 117, 98))
+_BOXES = 40
+_OBJECT_TOPICS = {
+    "objects": ("vision_msgs", "Detection3DArray"),
+    "object_markers": ("visualization_msgs", "MarkerArray"),
+}
+"""What the node publishes of objects, by the package and the type that it needs."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +108,7 @@ class SoakReport:
 
     sent, garbage: clouds and garbage that the driver published
     lives:         clouds that came back labelled, by life of the driver
+    objects:       messages of objects that came, by topic; none of types that are not installed
     dropped, bad:  as the node counted them
     samples:       of the node's process, over all lives
     p50, p95:      milliseconds from the driver's `publish` to having the labelled cloud
@@ -106,6 +118,7 @@ class SoakReport:
     sent: int
     garbage: int
     lives: tuple[int, ...]
+    objects: Mapping[str, int]
     dropped: int
     bad: int
     samples: tuple[Sample, ...]
@@ -128,6 +141,7 @@ class SoakReport:
             found.append(f"threads grew from {start.threads} to {end.threads}")
         if self.garbage and not self.bad:
             found.append("no garbage was counted as such")
+        found += [f"nothing came on {topic}" for topic, count in self.objects.items() if not count]
         if self.status:
             found.append(f"the node ended with status {self.status}, expected 0")
         return found
@@ -138,6 +152,7 @@ class SoakReport:
         rows = [
             ("clouds sent", f"{self.sent}"),
             ("answered", f"{sum(self.lives)} ({lives}; the driver was killed between)"),
+            *((f"messages of {topic}", f"{count}") for topic, count in self.objects.items()),
             ("dropped for newer ones", f"{self.dropped}"),
             ("garbage sent, counted bad", f"{self.garbage}, {self.bad}"),
             ("memory of its own, MB", f"{start.memory / 1e6:.1f} -> {end.memory / 1e6:.1f}"),
@@ -164,7 +179,7 @@ def soak(load: Load) -> SoakReport:
         try:
             with ros_process([]):
                 _warm_up(segmenter, load.points)
-                listener = _Listener(f"{segmenter}/output/labeled_points")
+                listener = _Listener(f"{segmenter}/output")
                 with spinning(listener):
                     watch = _Watch(node.pid, listener, INPUT_TOPIC.replace("~", segmenter), load)
                     for life in range(_LIVES):
@@ -175,19 +190,28 @@ def soak(load: Load) -> SoakReport:
         counts = json.loads(counts_file.read_text())
     p50, p95 = np.percentile(listener.milliseconds, [50, 95])
     return SoakReport(
-        watch.sent, watch.garbage, tuple(watch.lives), counts["dropped"], counts["bad"], tuple(watch.samples),
-        p50, p95, status,
+        watch.sent, watch.garbage, tuple(watch.lives), listener.objects, counts["dropped"], counts["bad"],
+        tuple(watch.samples), p50, p95, status,
     )  # fmt: skip
 
 
 class _Listener(Node):
-    """Counts the labelled clouds, and times those that were no garbage."""
+    """Counts the labelled clouds and the messages of objects, and times the clouds that were no garbage."""
 
-    def __init__(self, topic: str) -> None:
+    def __init__(self, output: str) -> None:
         super().__init__("listener")
         self.answered = 0
         self.milliseconds: list[float] = []
-        self.create_subscription(PointCloud2, topic, self._on_cloud, QoSProfile(depth=10))
+        self.objects: dict[str, int] = {}
+        self.create_subscription(PointCloud2, f"{output}/labeled_points", self._on_cloud, QoSProfile(depth=10))
+        for topic, (package, kind) in _OBJECT_TOPICS.items():
+            with suppress(ImportError):
+                message = getattr(importlib.import_module(f"{package}.msg"), kind)
+                self.objects[topic] = 0
+                self.create_subscription(message, f"{output}/{topic}", partial(self._on_objects, topic), 10)
+
+    def _on_objects(self, topic: str, _message: object) -> None:
+        self.objects[topic] += 1
 
     def _on_cloud(self, cloud: PointCloud2) -> None:
         self.answered += 1
@@ -265,16 +289,20 @@ class _CountingNode(SegmenterNode):
         self._counts_file.write_text(json.dumps({"dropped": counts.dropped, "bad": counts.bad.total()}))
 
 
-def _network(leak: int) -> Perceive:
+def _network(leak: int) -> Network:
     """Answers at once, and keeps so many bytes of every cloud."""
     kept: list[bytes] = []
+    rng = np.random.default_rng(0)
+    places = rng.uniform((-40, -40, -1, 1, 1, 1, -3), (40, 40, 1, 5, 3, 3, 3), (_BOXES, 7)).astype(np.float32)
+    found = Boxes(places, np.linspace(0, 1, _BOXES, dtype=np.float32), np.arange(_BOXES).astype(np.uint8) % 2)
 
-    def answer(points: Points) -> Segmentation:
+    def answer(points: Points, /, *, labels: bool, boxes: bool) -> Segmentation:  # noqa: ARG001 (all at once)
         if leak:
             kept.append(b"\1" * leak)
-        return Segmentation(np.zeros(len(points), np.uint8), np.ones(len(points), np.float32))
+        sure = np.ones(len(points), np.float32)
+        return Segmentation(np.zeros(len(points), np.uint8), sure, boxes=found if boxes else None)
 
-    return answer
+    return Network(answer, box_names=_NAMES, box_palette=_COLOURS)
 
 
 def _drive(topic: str, points: int, rate: float, seed: int) -> int:

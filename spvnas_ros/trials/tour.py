@@ -23,8 +23,16 @@ from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import Float64
 
 from spvnas_ros.recordings.bags import RecordedCloud
+from spvnas_ros.recordings.box_bags import RecordedBoxes, decode_boxes
 from spvnas_ros.ros.node.labelling import stamp_ns
-from spvnas_ros.ros.node.outputs import COLORED_TOPIC, FILTERED_TOPIC, LABEL_INFO_TOPIC, LABELLED_TOPIC, TIMES_TOPIC
+from spvnas_ros.ros.node.outputs import (
+    COLORED_TOPIC,
+    FILTERED_TOPIC,
+    LABEL_INFO_TOPIC,
+    LABELLED_TOPIC,
+    OBJECTS_TOPIC,
+    TIMES_TOPIC,
+)
 from spvnas_ros.ros.node.segmenter_node import NODE_NAME
 from spvnas_ros.ros.node.statistics import STAGES
 from spvnas_ros.ros.process.lifetime import spinning
@@ -50,8 +58,10 @@ _TRANSITIONS = {
     "cleanup": Transition.TRANSITION_CLEANUP,
 }
 
-OnAnswer = Callable[[RecordedCloud, RecordedCloud, float], None]
-"""Called with a recorded cloud, the labelled one (under the same stamps) and the milliseconds between."""
+OnAnswer = Callable[[RecordedCloud, RecordedCloud, float, RecordedBoxes | None], None]
+"""Called with a recorded cloud, the labelled one (under the same stamps), the milliseconds between, and the objects in
+it; None where the node publishes none.
+"""
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,7 @@ class Tour:
     health:   the last of them: message by subject
     counts:   of the input, by name, from the last of them
     labels:   names by label, as label_info has them; None where it cannot be listened to
+    objects:  for how many clouds objects came; None where none are published or they cannot be listened to
     status:   the process's exit status
     """
 
@@ -77,26 +88,30 @@ class Tour:
     health: Mapping[str, str]
     counts: Mapping[str, str]
     labels: Mapping[int, str] | None
+    objects: int | None = None
     status: int = 0
 
 
-def tour(clouds: Iterable[RecordedCloud], options: NodeOptions, log: Path, on_answer: OnAnswer) -> Tour:
+def tour(
+    clouds: Iterable[RecordedCloud], options: NodeOptions, log: Path, on_answer: OnAnswer, *, boxed: bool = False
+) -> Tour:
     """Start a segmenter, take it through its life, and have it label the clouds, each when the one before is answered.
 
     Clouds are sent as if live, with the stamp of the moment. ROS must run (`ros_process`).
 
-    log: file that takes what the node prints
+    log:   file that takes what the node prints
+    boxed: whether the network finds objects
 
     Raises ExchangeError where the node ends, refuses a transition or does not answer, and what reading clouds raises.
     """
     namespace = f"/demo_{os.getpid()}"
     guide = _Guide(f"{namespace}/{NODE_NAME}")
-    parameters = {**options.parameters(), "autostart": False}
+    parameters = {**options.parameters(), "autostart": False, "objects.min_score": ""}  # all, as they are scored
     with spinning(guide), log.open("wb") as file:
         with segmenter_process(namespace, parameters, guide.fail, file) as process:
             guide.change("configure")
             guide.change("activate")
-            guide.wait_until_heard()
+            guide.wait_until_heard(boxed=boxed)
             for recorded in clouds:
                 guide.label(recorded, on_answer)
             guide.settle()
@@ -116,6 +131,8 @@ class _Guide(CloudExchange):
         self._times: defaultdict[str, list[float]] = defaultdict(list)
         self._reports: list[dict[str, tuple[str, dict[str, str]]]] = []
         self._labels: dict[int, str] | None = None
+        self._objects: dict[int, RecordedBoxes] = {}
+        self._boxed = False
         self._counting = False
         self._ask_change: Any = self.create_client(ChangeState, f"{segmenter}/change_state")
         self._ask_state: Any = self.create_client(GetState, f"{segmenter}/get_state")
@@ -134,9 +151,9 @@ class _Guide(CloudExchange):
             raise ExchangeError(f"the node cannot {transition}: {self._complaint()}")
         self._states.append(self._state())
 
-    def wait_until_heard(self) -> None:
+    def wait_until_heard(self, *, boxed: bool) -> None:
         """Wait until all topics are connected, those of the clouds with empty ones; then begin to count."""
-        self._listen_to_labels()
+        self._listen_to_messages_of_vision(boxed=boxed)
         deadline = time.monotonic() + _ANSWER_SECONDS
         while silent := [topic for topic, came in self._came().items() if not came]:
             if time.monotonic() > deadline:
@@ -145,6 +162,7 @@ class _Guide(CloudExchange):
         with self._changed:
             self._counting = True
             self._times.clear()
+            self._objects.clear()
             for sizes in self._sizes.values():
                 sizes.clear()
 
@@ -154,8 +172,12 @@ class _Guide(CloudExchange):
         stamp = message.header.stamp
         message.header.stamp = self.get_clock().now().to_msg()
         answer = self.ask(message)
+        sent = stamp_ns(answer.cloud)
         answer.cloud.header.stamp = stamp
-        on_answer(recorded, RecordedCloud(recorded.stamp, serialize_message(answer.cloud)), answer.ms)
+        objects = None
+        if self._boxed and self._wait(lambda: sent in self._objects, _LAST_SECONDS):
+            objects = replace(self._objects[sent], stamp=stamp_ns(answer.cloud))
+        on_answer(recorded, RecordedCloud(recorded.stamp, serialize_message(answer.cloud)), answer.ms, objects)
 
     def settle(self) -> None:
         """Wait, not for ever, for what comes behind the last labelled cloud."""
@@ -180,6 +202,7 @@ class _Guide(CloudExchange):
                 health={subject: message for subject, (message, _) in last.items()},
                 counts=last.get("input", ("", {}))[1],
                 labels=self._labels,
+                objects=len(self._objects) if self._boxed else None,
             )
 
     def _listen(self, kind: type[Any], topic: str, callback: Callable[[Any], None], *, latched: bool = False) -> None:
@@ -187,18 +210,27 @@ class _Guide(CloudExchange):
         qos = QoSProfile(depth=10, durability=durability)
         self.create_subscription(kind, topic.replace("~", self._segmenter), callback, qos)
 
-    def _listen_to_labels(self) -> None:
-        """To what was published before: label_info is latched. The distributions have its package, PyPI does not."""
+    def _listen_to_messages_of_vision(self, *, boxed: bool) -> None:
+        """To objects, and to what was published before: label_info is latched. The distributions have the package of
+        their messages, PyPI does not.
+        """
         with suppress(ImportError):
-            self._listen(
-                importlib.import_module("vision_msgs.msg").LabelInfo, LABEL_INFO_TOPIC, self._on_labels, latched=True
-            )
+            messages = importlib.import_module("vision_msgs.msg")
+            self._listen(messages.LabelInfo, LABEL_INFO_TOPIC, self._on_labels, latched=True)
+            if boxed:
+                self._boxed = True
+                self._listen(messages.Detection3DArray, OBJECTS_TOPIC, self._on_objects)
 
     def _came(self) -> dict[str, int]:
         """Messages by topic, of those of which each cloud makes one."""
         with self._changed:
             total = len(self._times["total"])
-            return {**{topic: len(sizes) for topic, sizes in self._sizes.items()}, TIMES_TOPIC.format("total"): total}
+            came = {topic: len(sizes) for topic, sizes in self._sizes.items()}
+            return (
+                came
+                | ({OBJECTS_TOPIC: len(self._objects)} if self._boxed else {})
+                | {TIMES_TOPIC.format("total"): total}
+            )
 
     def _state(self) -> str:
         return str(self._call(self._ask_state, GetState.Request()).current_state.label)
@@ -256,6 +288,13 @@ class _Guide(CloudExchange):
         with self._changed:
             if report:
                 self._reports.append(report)
+                self._changed.notify_all()
+
+    def _on_objects(self, message: Any) -> None:
+        objects = decode_boxes(OBJECTS_TOPIC, serialize_message(message))
+        with self._changed:
+            if objects.stamp or not self._counting:
+                self._objects[objects.stamp] = objects
                 self._changed.notify_all()
 
     def _on_labels(self, info: Any) -> None:

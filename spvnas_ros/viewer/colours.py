@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spvnas_ros.frame import UNLABELLED
-from spvnas_ros.palettes import UNLABELLED_COLOUR
+from spvnas_ros.palettes import SPVNAS, UNLABELLED_COLOUR, Colour, box_colours
 from spvnas_ros.viewer.frames import ViewFrame
 
 CLASS, TRUTH, ERRORS = "class", "truth", "errors"
@@ -34,10 +35,12 @@ class Classes:
     """The rows of the legend: the classes in the order of their index, then the unlabelled points.
 
     names, palette: name and colour of each class, `(r, g, b)` 0..255; the unlabelled points are not in them
+    choice:         name of the palette, for boxes of other classes
     """
 
     names: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
+    choice: str = SPVNAS
 
     @property
     def rows(self) -> tuple[str, ...]:
@@ -48,6 +51,10 @@ class Classes:
     def colours(self) -> tuple[tuple[int, int, int], ...]:
         """Colours of all rows."""
         return (*self.palette, UNLABELLED_COLOUR)
+
+    def of_boxes(self, kinds: Sequence[str]) -> tuple[Colour, ...]:
+        """Returns the colours of boxes of some classes: those of the points of the same objects."""
+        return box_colours(kinds, self.names, self.palette, self.choice)
 
     def row_of(self, labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """Turns class indices `[N]` into rows, uint8 `[N]`. An index that is no class (such as 255) is unlabelled."""

@@ -1,28 +1,50 @@
-"""Reads any frame of a recording together with its labels, which come from the clouds, label files or a network."""
+"""Reads any frame of a recording together with its labels and boxes, which come from the recording or a network."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from spvnas_ros.clouds.point_cloud2 import CONFIDENCE_FIELD, LABEL_FIELD
 from spvnas_ros.errors import UserError
-from spvnas_ros.frame import UNLABELLED, Points, Segmentation
+from spvnas_ros.frame import UNLABELLED, Boxes, Points, Segmentation
 from spvnas_ros.labels import LabelMap
 from spvnas_ros.recordings.scans import Cloud, Frame, Source
+from spvnas_ros.viewer.box_sources import Boxing
+from spvnas_ros.viewer.view_boxes import ViewBoxes
 
 Labels = npt.NDArray[np.uint8]
-Network = Callable[[Points], Segmentation]
 
 _CACHED = 12
 _OUT_OF_SIGHT = 1e4
 """Metres. Points farther away are left out, and with them NaN and infinity."""
+
+
+class Network(Protocol):
+    """Labels points and, where it has classes of boxes, finds objects. `Perception` is one."""
+
+    @property
+    def box_names(self) -> tuple[str, ...]: ...
+
+    def __call__(self, points: Points, *, boxes: bool) -> Segmentation: ...
+
+
+class Known(NamedTuple):
+    """What is known of all points of a cloud: labels, confidence, and boxes that a network found beside them.
+
+    Each is None where it is not known.
+    """
+
+    labels: Labels | None = None
+    confidence: npt.NDArray[np.float32] | None = None
+    boxes: Boxes | None = None
 
 
 class FrameError(UserError):
@@ -37,6 +59,9 @@ class ViewFrame:
     labels:     uint8 `[N]`, class indices, 255 = unlabelled; None where there are no labels
     confidence: float32 `[N]` in 0..1; None where there is no confidence
     truth:      uint8 `[N]`, the true class indices, 255 = none; None where there is no truth
+    boxes:      the objects that were found; None where nothing looks for any
+    true_boxes: the objects that are there; None where nobody knows them
+    problem:    why boxes are not there that should be; "" where all is well
     """
 
     name: str
@@ -44,6 +69,9 @@ class ViewFrame:
     labels: Labels | None = None
     confidence: npt.NDArray[np.float32] | None = None
     truth: Labels | None = None
+    boxes: ViewBoxes | None = None
+    true_boxes: ViewBoxes | None = None
+    problem: str = ""
 
 
 @dataclass
@@ -72,27 +100,25 @@ class Labelling:
     predictions: bool = True
     _in_order: dict[str, Path] | None = None
 
-    def __call__(
-        self, source: Source, frame: Frame, cloud: Cloud
-    ) -> tuple[Labels | None, npt.NDArray[np.float32] | None]:
-        """Returns labels and confidence of all points of the cloud, each None where it is not known.
+    def __call__(self, source: Source, frame: Frame, cloud: Cloud, *, boxes: bool = False) -> Known:
+        """Returns labels and confidence of all points of the cloud, and with `boxes` those that the network finds.
 
         Raises FrameError where labels do not fit the cloud or are not where `field` or `folder` says. Raises ValueError
         for unknown ids, and what the network raises.
         """
         if self.network is not None:
-            result = self.network(cloud.points)
-            return result.labels, result.confidence
+            result = self.network(cloud.points, boxes=boxes)
+            return Known(result.labels, result.confidence, result.boxes)
         if self.folder is None and (cloud.message is not None or self.field is not None):
             return self._from_fields(cloud.record)
         file = self.file(source, frame.name)
-        return (None if file is None else self._from_file(file, len(cloud.points))), None
+        return Known() if file is None else Known(self._from_file(file, len(cloud.points)))
 
-    def _from_fields(self, points: npt.NDArray[np.void]) -> tuple[Labels | None, npt.NDArray[np.float32] | None]:
+    def _from_fields(self, points: npt.NDArray[np.void]) -> Known:
         field, names = self.field or LABEL_FIELD, points.dtype.names or ()
         if field not in names or points.dtype[field].shape:
             if self.field is None:
-                return None, None
+                return Known()
             raise FrameError(
                 f"the cloud has no field {field!r} with one number a point; found {', '.join(names) or 'none'}"
             )
@@ -100,7 +126,7 @@ class Labelling:
             ids = points[field].astype(np.int64)
         confident = CONFIDENCE_FIELD in names and not points.dtype[CONFIDENCE_FIELD].shape
         confidence = points[CONFIDENCE_FIELD].astype(np.float32) if confident else None
-        return self._encode(ids), confidence
+        return Known(self._encode(ids), confidence)
 
     def _encode(self, ids: npt.NDArray[np.int64]) -> Labels:
         outside = (ids < 0) | (ids >= len(self.label_map.classes)) & (ids != UNLABELLED)
@@ -183,12 +209,29 @@ class Frames:
     """Gives the frames of a source by number. It reads a frame when it is asked for, and keeps the last few.
 
     A bag is read forward from the nearest frame whose position is known, so a first jump far ahead takes time.
+
+    Attributes:
+        box_names: classes of boxes that are known before any frame was read, in the order of their index
+        boxed:     whether something finds, or has found, boxes
+        true_boxed: whether true boxes are known
     """
 
-    def __init__(self, source: Source, labelling: Labelling, truth: Truth | None = None) -> None:
+    def __init__(
+        self, source: Source, labelling: Labelling, truth: Truth | None = None, boxing: Boxing | None = None
+    ) -> None:
         self.source = source
         self._truth = truth
         self._labelling = labelling
+        self._boxing = boxing or Boxing()
+        self._wanted = True
+        detector = self._boxing.detector
+        # Boxes that somebody has named take the place of those that the network would find.
+        self._by_network = labelling.network is not None and not detector and not self._boxing.recorded
+        self.box_names: tuple[str, ...] = detector[1] if detector else ()
+        if labelling.network is not None and self._by_network:
+            self.box_names = labelling.network.box_names
+        self.boxed = bool(self.box_names) or self._boxing.recorded is not None
+        self.true_boxed = self._boxing.true is not None
         self._cache: OrderedDict[int, ViewFrame] = OrderedDict()
         self._stamps: list[int] = []
         self._restart(0, None)
@@ -214,6 +257,12 @@ class Frames:
         self._cache.move_to_end(index)
         return self._cache[index]
 
+    def want_boxes(self, wanted: bool) -> None:
+        """Says whether boxes that are found are shown; those of a network are not computed where they are not."""
+        if wanted and not self._wanted and self.box_names:
+            self._cache.clear()  # what was read meanwhile has none
+        self._wanted = wanted
+
     def label_file(self, name: str) -> Path | None:
         """Returns the file with the labels of the frame `name`; None where they come from elsewhere, or not at all."""
         if self._labelling.network is not None:
@@ -222,15 +271,42 @@ class Frames:
 
     def _read(self, index: int, frame: Frame) -> ViewFrame:
         cloud = frame.load()
-        labels, confidence = self._labelling(self.source, frame, cloud)
+        known = self._labelling(self.source, frame, cloud, boxes=self._wanted and self._by_network)
+        labels, confidence = known.labels, known.confidence
         placed = (np.abs(cloud.points[:, :3]) < _OUT_OF_SIGHT).all(axis=1)
+        found, true, problem = self._boxes(index, frame, cloud, known.boxes)
         return ViewFrame(
             frame.name,
             cloud.points[placed],
             None if labels is None else labels[placed],
             None if confidence is None else np.nan_to_num(confidence[placed]),
             self._truth.of(index, frame.name, int(placed.sum()), self.label_file(frame.name)) if self._truth else None,
+            found,
+            true,
+            problem,
         )
+
+    def _boxes(
+        self, index: int, frame: Frame, cloud: Cloud, found: Boxes | None
+    ) -> tuple[ViewBoxes | None, ViewBoxes | None, str]:
+        """Returns found boxes and true ones where the points are shown, and what is wrong with them."""
+        boxing, problems = self._boxing, []
+        if boxing.detector is not None and self._wanted:
+            found = boxing.detector[0](cloud.points)
+        boxes: list[ViewBoxes | None] = []
+        for source in (None if self.box_names else boxing.recorded, boxing.true):
+            try:
+                boxes.append(source(index, frame, cloud) if source else None)
+            except (UserError, OSError) as error:
+                boxes.append(None)
+                problems.append(str(error))
+        placement = self.source.sensor.placement(cloud.record)
+        if placement is not None:
+            boxes = [each and each.moved(placement.matrix()) for each in boxes]
+        if found is not None:
+            boxes[0] = ViewBoxes.of(found, self.box_names)
+        seen, true = (each and each.within(_OUT_OF_SIGHT) for each in boxes)
+        return seen, true, "; ".join(problems)
 
     def _find(self, index: int) -> Frame:
         known = min(index, len(self._stamps) - 1)

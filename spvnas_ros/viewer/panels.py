@@ -29,14 +29,16 @@ _ROW = (
     '<span style="position:absolute;right:1em;top:0.1em;opacity:{opacity};font-variant-numeric:tabular-nums">{count}'
     "</span></div>"
 )
-_ROOM_FOR_SWATCH = "\u2003\u2009"
+ROOM_FOR_SWATCH = "\u2003\u2009"
+"""Before the label of a checkbox, for the colour that `swatch_row` draws there."""
 _COMPARE = "<b>C</b> class · <b>T</b> truth · <b>X</b> errors only<br>"
+_HIDE = " · <b>B</b> hide boxes"
 _KEYS = (
     '<div style="padding:0.2em 0.9em 0.8em;font-size:0.78em;line-height:1.7;opacity:0.75">'
     "<b>space</b> play · <b>N</b> <b>P</b> next, previous · <b>Home</b> first<br>"
     "{compare}<b>1</b> from above · <b>2</b> driver's seat · <b>3</b> from behind<br>"
     "<b>W A S D Q E</b> and arrows move the camera<br>"
-    "<b>click</b> a point to read it</div>"
+    "<b>click</b> a point to read it{boxes}</div>"
 )
 
 
@@ -55,7 +57,7 @@ class Legend:
         both.on_click(lambda event: self._set_all(event.target.value == _ALL))
         for row, name in enumerate(classes.rows):
             self._rows.append(gui.add_html(self._row(row, None)))
-            switch = gui.add_checkbox(_ROOM_FOR_SWATCH + name, initial_value=True)
+            switch = gui.add_checkbox(ROOM_FOR_SWATCH + name, initial_value=True)
             switch.on_update(lambda event: self._tell() if event.client is not None else None)
             self._switches.append(switch)
 
@@ -77,7 +79,12 @@ class Legend:
 
     def _row(self, row: int, count: int | None) -> str:
         colour = ",".join(map(str, self._classes.colours[row]))
-        return _ROW.format(colour=colour, count="" if count is None else f"{count:,}", opacity=0.9 if count else 0.35)
+        return swatch_row(colour, "" if count is None else f"{count:,}", dim=not count)
+
+
+def swatch_row(colour: str, text: str, *, dim: bool) -> str:
+    """Returns what is drawn over a checkbox: its colour, three numbers with commas, and a text at the right."""
+    return _ROW.format(colour=colour, count=text, opacity=0.35 if dim else 0.9)
 
 
 @dataclass(frozen=True)
@@ -98,10 +105,19 @@ class Controls:
 
     choices: what frames can be coloured by; the first is selected at the start
     cameras: names of the camera positions
+    boxed:   whether there are boxes to show
     """
 
     def __init__(
-        self, gui: viser.GuiApi, frames: int, choices: Sequence[str], cameras: Sequence[str], size: float, do: Actions
+        self,
+        gui: viser.GuiApi,
+        frames: int,
+        choices: Sequence[str],
+        cameras: Sequence[str],
+        size: float,
+        do: Actions,
+        *,
+        boxed: bool = False,
     ) -> None:
         self._status = gui.add_html("")
         self._frame = gui.add_slider("frame", 1, max(frames, 2), step=1, initial_value=1, disabled=frames == 1)
@@ -126,7 +142,7 @@ class Controls:
         camera = gui.add_button_group("camera", cameras)
         camera.on_click(lambda event: do.look(event.client, event.target.value) if event.client else None)
         self._point = gui.add_html("")
-        gui.add_html(_KEYS.format(compare=_COMPARE if TRUTH in compared else ""))
+        gui.add_html(_KEYS.format(compare=_COMPARE if TRUTH in compared else "", boxes=_HIDE if boxed else ""))
 
     def select(self, by: str) -> None:
         """Shows what the frame is coloured by."""

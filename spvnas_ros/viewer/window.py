@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +17,8 @@ import numpy.typing as npt
 import viser
 
 from spvnas_ros.errors import UserError
+from spvnas_ros.palettes import Colour
+from spvnas_ros.viewer.box_panel import BoxPanel
 from spvnas_ros.viewer.colours import (
     CLASS,
     ERRORS,
@@ -34,12 +36,27 @@ from spvnas_ros.viewer.frames import FrameError, Frames, ViewFrame
 from spvnas_ros.viewer.panels import Actions, Controls, Legend
 from spvnas_ros.viewer.picking import Vector, describe, under_pointer
 from spvnas_ros.viewer.playback import Playback
+from spvnas_ros.viewer.view_boxes import (
+    TRUE_COLOUR,
+    BoxSwitches,
+    Lines,
+    chosen,
+    coloured,
+    count_boxes,
+    dashed_outlines,
+    describe_boxes,
+    first_score,
+    outlines,
+)
 
 P = ParamSpec("P")
-Key = Literal["space", "N", "P", "home", "1", "2", "3", "C", "T", "X"]
+Key = Literal["space", "N", "P", "home", "1", "2", "3", "C", "T", "X", "B"]
 """Keys as viser names them. Arrow keys and W A S D Q E are left out because they also move viser's camera."""
 _CLOUD, _GRID, _POINT = "/cloud", "/grid", "/point"
+_BOXES, _TRUE_BOXES = "/boxes", "/true_boxes"
 _POINT_SIZE = 0.08
+_LINE_WIDTH, _TRUE_WIDTH = 2.5, 2.0
+"""Pixels of the lines of boxes."""
 _BACKGROUND, _LINE, _SECTION, _BRAND = (13, 16, 23), (30, 36, 47), (50, 60, 77), (70, 130, 230)
 _LOOKED_AT = 5
 """How many frames are tried at the start until one can be shown."""
@@ -90,6 +107,9 @@ class Window:
     """
 
     _cloud: viser.PointCloudHandle
+    _lines: viser.LineSegmentsHandle
+    _true_lines: viser.LineSegmentsHandle
+    _boxes: BoxPanel | None
     _legend: Legend
     _controls: Controls
     _point: viser.LabelHandle
@@ -105,6 +125,7 @@ class Window:
         self._hidden: frozenset[int] = frozenset()
         self._size = _POINT_SIZE
         self._by = HEIGHT
+        self._choice = BoxSwitches()
         self._shown: tuple[ViewFrame, npt.NDArray[np.bool_]] | None = None
         with redirect_stdout(StringIO()):  # viser introduces itself
             self._server = _Server(host, port, label="spvnas view", verbose=False)
@@ -149,14 +170,15 @@ class Window:
         try:
             frame = self._frames[index]
         except FrameError as error:
-            self._cloud.visible = False
+            self._cloud.visible = self._lines.visible = self._true_lines.visible = False
             self._legend.show(None)
             self._controls.show(index, self._title(index), "cannot be shown", str(error))
             return
         with self._server.atomic():
             self._draw_cloud(frame)
+            self._draw_boxes(frame)
             self._legend.show(counts(frame, self._by, self._classes))
-            self._controls.show(index, self._title(index), _detail(frame))
+            self._controls.show(index, self._title(index), _detail(frame), frame.problem)
 
     def _draw_cloud(self, frame: ViewFrame) -> None:
         shown = visible(frame, self._hidden, self._classes, self._by)
@@ -175,6 +197,37 @@ class Window:
             precision="float32",
         )
 
+    def _draw_boxes(self, frame: ViewFrame) -> None:
+        if self._boxes is None:
+            return
+        found, true = chosen(frame.boxes, self._choice), chosen(frame.true_boxes, self._choice, true=True)
+        if found is None or not len(found):
+            self._lines.visible = False
+        else:
+            lines = outlines(found.boxes)
+            self._lines = self._add_lines(_BOXES, lines, self._classes.of_boxes(found.kinds), _LINE_WIDTH)
+        if true is None or not len(true):
+            self._true_lines.visible = False
+        else:
+            lines = dashed_outlines(true.boxes)
+            self._true_lines = self._add_lines(_TRUE_BOXES, lines, [TRUE_COLOUR] * len(true), _TRUE_WIDTH)
+        kinds = [*self._frames.box_names]
+        for boxes in (frame.boxes, frame.true_boxes):
+            kinds += [] if boxes is None else boxes.kinds
+        self._boxes.show(kinds, count_boxes(frame.boxes, frame.true_boxes, self._choice))
+
+    def _add_lines(
+        self, name: str, lines: Lines, colours: Sequence[Colour], width: float, *, visible: bool = True
+    ) -> viser.LineSegmentsHandle:
+        return self._server.scene.add_line_segments(
+            name,
+            lines.reshape(-1, 2, 3),
+            coloured(lines, colours),
+            thickness=width,
+            thickness_units="screen",
+            visible=visible,
+        )
+
     def _pick(self, origin: Vector, direction: Vector) -> None:
         """Shows what is known of the point that a ray meets."""
         if self._shown is not None:
@@ -188,7 +241,12 @@ class Window:
             self._controls.read(())
             return
         frame, _ = self._shown
-        facts = describe(frame, index, self._classes)
+        boxes, true_boxes = chosen(frame.boxes, self._choice), chosen(frame.true_boxes, self._choice, true=True)
+        facts = [
+            *describe(frame, index, self._classes),
+            *describe_boxes(boxes, frame.points[index], "box"),
+            *describe_boxes(true_boxes, frame.points[index], "true box"),
+        ]
         self._controls.read(facts)
         words = dict(facts)
         name, true = words.get("class", f"{words['range']}"), words.get("true class")
@@ -208,17 +266,22 @@ class Window:
         scene.configure_environment_map(None)
         scene.configure_default_lights(False)
         self._cloud = scene.add_point_cloud(_CLOUD, np.zeros((1, 3), np.float32), (0, 0, 0), visible=False)
+        none = np.zeros((1, 1, 2, 3), np.float32)
+        self._lines = self._add_lines(_BOXES, none, [TRUE_COLOUR], _LINE_WIDTH, visible=False)
+        self._true_lines = self._add_lines(_TRUE_BOXES, none, [TRUE_COLOUR], _TRUE_WIDTH, visible=False)
         self._point = scene.add_label(_POINT, "", visible=False, anchor="bottom-left")
         scene.on_click()(self._clicked)
         first = self._first_frame()
         available = (HEIGHT,) if first is None else choices(first)
         self._by = available[0]
+        self._choice = BoxSwitches(score=first_score(None if first is None else first.boxes))
         self._add_grid(0.0 if first is None else ground(first))
         start = self._server.initial_camera
         start.position, start.look_at = _FIRST_CAMERA.position, _FIRST_CAMERA.look_at
         panel = gui.add_panel()
         with panel.add_tab("classes"):
             self._legend = Legend(gui, self._classes, self._later(self._set_hidden))
+        self._boxes = None
         panel.dock_left()
         panel.set_width(_LEGEND_WIDTH)
         actions = Actions(
@@ -231,7 +294,12 @@ class Window:
             look=_look,
         )
         names = [camera.name for camera in CAMERAS]
-        self._controls = Controls(gui, len(self._frames), available, names, self._size, actions)
+        found, true = self._frames.boxed, self._frames.true_boxed
+        boxed = found or true
+        self._controls = Controls(gui, len(self._frames), available, names, self._size, actions, boxed=boxed)
+        if boxed:
+            on_change, colours = self._later(self._set_boxes), self._classes.of_boxes
+            self._boxes = BoxPanel(gui, self._choice, found=found, true=true, colours=colours, on_change=on_change)
         gui.main_panel.dock_right()
         gui.main_panel.set_width(_CONTROLS_WIDTH)
         self._add_keys(actions, available)
@@ -265,6 +333,9 @@ class Window:
         for key, mode in modes if TRUTH in available else ():
             command = self._server.gui.add_command(f"show: {mode}", hotkey=key)
             command.on_trigger(partial(_without_event, partial(do.colour_by, mode)))
+        if self._boxes is not None:
+            command = self._server.gui.add_command("show or hide boxes", hotkey="B")
+            command.on_trigger(partial(_without_event, self._boxes.toggle))
         for camera in CAMERAS:
             command = self._server.gui.add_command(f"camera: {camera.name}", hotkey=camera.key)
             command.on_trigger(partial(_look_on_command, camera.name))
@@ -293,6 +364,16 @@ class Window:
         self._controls.select(by)
         self._due = True
 
+    def _set_boxes(self, choice: BoxSwitches) -> None:
+        again = choice.found and not self._choice.found
+        self._choice = choice
+        self._frames.want_boxes(choice.found)
+        if again:
+            self._due = True  # the frame was perhaps read without
+        elif self._shown is not None:
+            with self._server.atomic():
+                self._draw_boxes(self._shown[0])
+
     def _set_size(self, size: float) -> None:
         self._size = self._cloud.point_size = size
 
@@ -313,6 +394,12 @@ class Window:
 
 def _detail(frame: ViewFrame) -> str:
     text = f"{frame.name}, {len(frame.points):,} points"
+    boxes = [
+        f"{len(each):,} {what}"
+        for each, what in ((frame.boxes, "found"), (frame.true_boxes, "true"))
+        if each is not None
+    ]
+    text += f", boxes: {', '.join(boxes)}" if boxes else ""
     right, known = accuracy(frame) or (0, 0)
     return f"{text}; {right / known:.1%} of {known:,} with a truth are right" if known else text
 

@@ -31,11 +31,15 @@ def blend(
     The facts are the tuned network's, without the scores, which the blend does not have. One network must be trained
     from the other, or both from a third. Between weights that were trained apart there is no useful network.
 
+    Where only one has a box branch, or each another, the blend has none: a branch is of no use behind other features.
+
     Raises BlendError where the two differ in more than weights, and for a share outside 0..1.
     """
-    (first, before), (second, after) = start, tuned
     if not 0 <= share <= 1:
         raise BlendError(f"the share of the second network is {share}, expected 0 to 1")
+    if start[1].spec.boxes != tuned[1].spec.boxes:
+        start, tuned = _without_boxes(*start), _without_boxes(*tuned)
+    (first, before), (second, after) = start, tuned
     for name in _ALIKE:
         one, other = getattr(before, name), getattr(after, name)
         if one != other:
@@ -63,3 +67,11 @@ def blend(
         training=training,
     )
     return net, facts
+
+
+def _without_boxes(net: PointVoxelUNet, facts: Facts) -> tuple[PointVoxelUNet, Facts]:
+    """Returns the network that labels, without its box branch."""
+    spec = replace(net.spec, boxes=None)
+    plain = PointVoxelUNet(spec).eval()
+    plain.load_state_dict({key: value for key, value in net.state_dict().items() if not key.startswith("boxes.")})
+    return plain, replace(facts, spec=spec)

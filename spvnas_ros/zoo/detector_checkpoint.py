@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from spvnas_ros.clouds.mount import SENSOR_HEIGHT
-from spvnas_ros.nets.box_spec import DetectorSpec
+from spvnas_ros.nets.detector_spec import DetectorSpec
 from spvnas_ros.nets.second import Second
 from spvnas_ros.nets.spec_error import SpecError
 from spvnas_ros.zoo.checkpoint import (

@@ -18,13 +18,15 @@ from typer.testing import CliRunner
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed; pip install 'spvnas_ros[ros]' brings it")
 
+from driver_messages import custom, write
+from message_builds import need_packages
 from ros_harness import Process, private_domain
 from spvnas_ros import Perception
 from spvnas_ros.cli import app
 from spvnas_ros.engine.sample_street import street_scan
 from spvnas_ros.recordings.bags import BagReader, BagWriter, PointCloud2, cloud_message, encode
 from spvnas_ros.ros.replay.replay_statistics import NodeCounts, Passage, age_ms, evaluate, latencies_ms
-from spvnas_ros.ros.replay.through_node import restamped
+from spvnas_ros.ros.replay.through_node import restamped, sent_as
 
 CLOUDS, PERIOD = 8, 150_000_000
 START = 1_700_000_000 * 10**9
@@ -53,6 +55,19 @@ def invoke(*arguments: object) -> Result:
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result
+
+
+def test_messages_of_livox_are_sent_to_the_node_as_they_were_recorded(weights: Path, tmp_path: Path) -> None:
+    need_packages("livox_ros_driver2")
+    kind = "livox_ros_driver2/msg/CustomMsg"
+    bag = write(tmp_path / "livox", False, kind, lambda *each: custom(*each, "livox_ros_driver2"))
+    assert sent_as(kind) == kind
+    assert sent_as("velodyne_msgs/msg/VelodyneScan") == "sensor_msgs/msg/PointCloud2"
+    with private_domain():
+        run = invoke(bag, "-w", weights, "-o", tmp_path / "out", "--device", "cpu", "--rate", "0.5", "--quiet")
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (run.exit_code, report["sent"], report["bad"]) == (0, 4, 0), run.output
+    assert report["answered"] >= 1
 
 
 def spvnas(*arguments: object) -> Process:

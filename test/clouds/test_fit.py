@@ -15,6 +15,7 @@ from spvnas_ros.clouds.fit import LOOKED_AT, Known, concerns, look_at_all
 from spvnas_ros.clouds.intensity import Intensity, Reference, TrainingIntensity
 from spvnas_ros.clouds.mount import Mount, PlaceRule
 from spvnas_ros.clouds.sensor_rules import Sensor
+from spvnas_ros.clouds.wording import TO_COMMAND, TO_NODE
 from spvnas_ros.engine.sample_street import street_scan
 from spvnas_ros.offline.simulation.command import make_plan
 from spvnas_ros.offline.simulation.drive import simulate
@@ -225,3 +226,16 @@ def test_a_place_that_is_wrong_in_height_alone_is_told(street: np.ndarray) -> No
 def test_a_known_height_holds_for_the_place_that_is_found(street: np.ndarray) -> None:
     low = moved(street, (UTM[0], UTM[1], UTM[2] + 1.13))
     assert said_of(low, origin="auto", mount="z=0.6") == []
+
+
+def test_a_command_is_told_of_its_options_and_the_node_of_its_parameters(street: np.ndarray) -> None:
+    sensor = Sensor()
+    looks = look_at_all([record_of(moved(street, (0, 0, 1.2)) * (1, 1, 1, 0))], sensor, Limits())
+    command, node = (" ".join(map(str, concerns(looks, sensor, Known(), to))) for to in (TO_COMMAND, TO_NODE))
+    assert "set --mount z=0." in command
+    assert "choose another field with --intensity-field" in command
+    assert "set mount: z=0." in node
+    assert "choose another field with intensity_field" in node
+    assert "give --intensity u8" in TO_COMMAND.scale("u8") != TO_NODE.scale("u8")
+    assert "--origin" in TO_COMMAND.place
+    assert "target_frame" in TO_NODE.place

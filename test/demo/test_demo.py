@@ -17,15 +17,22 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed; pip install 'spvnas
 pytest.importorskip("embreex", reason="embreex is not installed; pip install 'spvnas_ros[simulate]' brings it")
 
 from browser import CHROMIUM
+from joint_networks import write_joint
 from ros_harness import private_domain, weights
+from spvnas_ros.boxes.choice import SURE
 from spvnas_ros.clouds.point_cloud2 import decode
 from spvnas_ros.demo.__main__ import main
 from spvnas_ros.demo.recording import given_drive, simulated_drive
+from spvnas_ros.engine.sample_street import street_scan
 from spvnas_ros.labels import SEMANTIC_KITTI
 from spvnas_ros.offline.datasets import LabelField
 from spvnas_ros.offline.evaluation.metrics import confusion_matrix, score
 from spvnas_ros.recordings.bags import LABELLED_TOPIC, BagReader
+from spvnas_ros.recordings.scans import open_source
 from spvnas_ros.ros.node.statistics import STAGES
+from spvnas_ros.viewer.box_sources import Boxing, NamedBoxes, recorded_boxes, true_boxes
+from spvnas_ros.viewer.frames import Frames, Labelling
+from spvnas_ros.viewer.view_boxes import sure
 from spvnas_ros.zoo.checkpoint import load_checkpoint
 from view_samples import labelled_bag
 
@@ -46,10 +53,10 @@ def demo(*arguments: str | Path) -> int:
     return main([*map(str, arguments)])
 
 
-def test_the_demo_shows_a_simulated_drive_and_scores_it(
-    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_demo_shows_a_simulated_drive_and_scores_its_labels_and_boxes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "out"
+    out, weights = tmp_path / "out", write_joint(tmp_path / "joint.safetensors", street_scan(0, 16, 200)[0])
     assert demo("--sensor", "vlp16", "--clouds", "3", "--weights", weights, "--out", out) == 0
     said = capsys.readouterr().out
     summary = json.loads((out / "summary.json").read_text())
@@ -58,7 +65,7 @@ def test_the_demo_shows_a_simulated_drive_and_scores_it(
     assert node["states"] == TRANSITIONS
     assert node["status"] == 0
     assert node["clouds"] == dict.fromkeys(("labeled_points", "colored_points", "filtered_points"), 3)
-    assert set(node["times_ms"]) == set(STAGES)
+    assert set(node["times_ms"]) >= set(STAGES) - {"objects"}
     assert node["reports"] > 0
     assert "not trained" in node["health"]["node"]
     if node["labels"] is not None:
@@ -66,6 +73,24 @@ def test_the_demo_shows_a_simulated_drive_and_scores_it(
             **{str(i): name for i, name in enumerate(SEMANTIC_KITTI.classes)},
             "255": "unlabelled",
         }
+
+    # Boxes are in the labelled bag beside the true ones, by which they are scored.
+    with open_source(out / "labelled") as source:
+        boxes, _ = recorded_boxes(NamedBoxes(), source, out / "labelled")
+        boxing = Boxing(recorded=boxes, true=true_boxes(source))
+        frames = [Frames(source, Labelling(SEMANTIC_KITTI), boxing=boxing)[index] for index in range(3)]
+    if node["objects"] is None:
+        assert "objects are missing: vision_msgs is not built" in said
+    else:
+        assert node["objects"] == 3
+        for name in ("car", "person"):
+            figure = summary["objects"][name]
+            found = [each and each.among(sure(each, SURE)).kinds for each in (frame.boxes for frame in frames)]
+            true = [each and each.kinds for each in (frame.true_boxes for frame in frames)]
+            assert figure["found"] == sum((each or ()).count(name) for each in found)
+            assert 0 < figure["objects"] <= sum((each or ()).count(name) for each in true)
+            assert 0 <= figure["ap"] <= 100
+        assert f"{sum(each['found'] for each in summary['objects'].values())} boxes of score 0.3 or more" in said
 
     # The score is that of the labelled bag, whose clouds keep the truth beside the labels.
     confusion, predictions = np.zeros((19, 20), np.int64), np.zeros(256, np.int64)
@@ -87,7 +112,9 @@ def test_the_demo_shows_a_simulated_drive_and_scores_it(
 
     # The table has every class that occurs on either side, with its points on both.
     rows = {
-        line.split()[0]: line.split()[1:] for line in said[said.index("predicted") :].splitlines() if line[:1] == " "
+        line.split()[0]: line.split()[1:]
+        for line in said[said.index("predicted") : said.index("objects  ")].splitlines()
+        if line[:1] == " "
     }
     for index, name in enumerate(SEMANTIC_KITTI.classes):
         predicted, known = int(predictions[index]), int(confusion[index].sum())

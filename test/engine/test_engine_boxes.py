@@ -2,57 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
+from joint_networks import EDGE
+from joint_networks import joint_facts as facts
+from joint_networks import joint_network as network
 from spvnas_ros.engine import build_engine
 from spvnas_ros.engine.cpu import CpuEngine
-from spvnas_ros.errors import UserError
 from spvnas_ros.frame import UNLABELLED, Points
-from spvnas_ros.nets.box_spec import BoxBranchSpec, BoxClass
-from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.perception import Perception
 from spvnas_ros.recordings.scans import read_scan
-from spvnas_ros.sparse.coords import quantize
-from spvnas_ros.zoo.checkpoint import Facts
-
-EDGE = 0.2
-CLASSES = (
-    BoxClass("car", (4.3, 2.0, 1.6), -1.75, 0.5, 0.35),
-    BoxClass("person", (0.7, 0.7, 1.75), -1.65, 0.4, 0.25),
-)
-
-
-def network(level: int, scan: Points, point_branch: bool = True) -> PointVoxelUNet:
-    """A network with this scan's statistics, which gives 100 anchors of it a score above the limit."""
-    torch.manual_seed(1)
-    plain = NetSpec.of((4, 4, 6, 8, 8, 8, 8, 6, 4), (1,) * 8, point_branch=point_branch)
-    branch = BoxBranchSpec.around(EDGE, CLASSES, width=4, reach=25.6, level=level, merged=2 if level < 2 else 1)
-    net = PointVoxelUNet(replace(plain, boxes=branch))
-    assert net.boxes is not None
-    points = torch.from_numpy(scan)
-    voxels = quantize(points, EDGE)
-    feats = points[voxels.first]
-    with torch.no_grad():
-        for module in net.modules():
-            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-                module.momentum = 1.0
-        net.labels_and_boxes(voxels.coords, feats, 1)
-        net.eval()
-        net.boxes.head.classes.weight.mul_(10)
-        best = net.labels_and_boxes(voxels.coords, feats, 1).boxes.classes.amax(2)[0].sort(descending=True).values
-        net.boxes.head.classes.bias.add_(math.log(0.1 / 0.9) - float(best[99:101].mean()))
-    return net
-
-
-def facts(net: PointVoxelUNet) -> Facts:
-    return Facts(spec=net.spec, voxel_size=EDGE)
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +83,3 @@ def test_a_network_without_a_branch_finds_none(scan: Points, engine: str) -> Non
     perception = Perception.from_net(net, facts(net), device="cpu", engine=engine)
     assert perception.box_names == ()
     assert perception(scan).boxes is None
-
-
-def test_engines_that_find_no_boxes_say_so(scan: Points) -> None:
-    with pytest.raises(UserError, match=r"engine 'spconv' gives labels alone so far.*auto, cpu, cuda, torch"):
-        build_engine(network(2, scan), EDGE, device="cpu", engine="spconv")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spvnas_ros.nets.box_spec import KITTI_RANGE, DetectorSpec
+from spvnas_ros.nets.detector_spec import KITTI_RANGE, DetectorSpec
 from spvnas_ros.nets.second import Second
 
 FRAME = "004139"

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 
 def build(
     *arguments: str | Path, python: str | Path = sys.executable, **environment: str
@@ -20,3 +22,11 @@ def build(
         timeout=300,
         check=False,
     )
+
+
+def need_packages(*names: str) -> None:
+    """Build message packages, and skip the test where this machine cannot."""
+    done = build(*names)
+    if done.returncode == 3:
+        pytest.skip(done.stderr)
+    assert done.returncode == 0, done.stderr

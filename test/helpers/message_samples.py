@@ -17,7 +17,13 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from spvnas_ros.ros.process.lifetime import StopRequested, ros_process, spinning
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-PUBLISHED = ("vision_msgs/Detection3DArray", "vision_msgs/LabelInfo", "tf2_msgs/TFMessage")
+PUBLISHED = (
+    "vision_msgs/Detection3DArray",
+    "vision_msgs/LabelInfo",
+    "tf2_msgs/TFMessage",
+    "point_cloud_interfaces/CompressedPointCloud2",
+    "livox_ros_driver2/CustomMsg",
+)
 
 
 def sample(kind: str, seed: int) -> Any:
@@ -41,7 +47,8 @@ def _value(kind: str, default: Any, rng: np.random.Generator) -> Any:
         inner = kind.removeprefix("sequence<").removesuffix(">")
         return [_value(inner, None, rng) for _ in range(rng.integers(1, 4))]
     if kind.endswith("]"):
-        return rng.normal(size=len(default))
+        whole = np.issubdtype(default.dtype, np.integer)
+        return rng.integers(1, 100, len(default)).astype(default.dtype) if whole else rng.normal(size=len(default))
     if "/" in kind:
         message = message_class(kind)()
         for name, inner in message.get_fields_and_field_types().items():
@@ -49,9 +56,11 @@ def _value(kind: str, default: Any, rng: np.random.Generator) -> Any:
         return message
     if kind == "string":
         return f"Lärm {rng.integers(1 << 32)}"
+    if kind == "boolean":
+        return bool(rng.integers(2))
     if kind in ("float", "double"):
         return float(np.float32(rng.normal()))
-    return int(rng.integers(1, np.iinfo(kind).max, endpoint=True))
+    return int(rng.integers(1, np.iinfo(kind).max, endpoint=True, dtype=kind))
 
 
 def main(namespace: str) -> int:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Condition, Event, Thread
 from time import monotonic
+from typing import Any
 
 import numpy as np
 import pytest
@@ -157,6 +158,12 @@ def segmenter(namespace: str, files: Iterable[Path] = (), **parameters: object) 
     return Process(sys.executable, "-m", "spvnas_ros.ros.node", *arguments)
 
 
+def playing(bag: Path, topic: str) -> Process:
+    """A process that publishes what a bag has on /points, as it was recorded, on another topic again and again."""
+    arguments = (str(bag), "--loop", "--ros-args", "-r", f"/points:={topic}")
+    return Process(sys.executable, "-m", "spvnas_ros.ros.replay.bag_player", *arguments)
+
+
 def segmenter_with(namespace: str, perception: str, files: Iterable[Path] = (), **parameters: object) -> Process:
     """The node with one of the perceptions of `segmenter_with.py` in place of a network."""
     arguments = _ros_arguments(namespace, parameters, files)
@@ -184,24 +191,29 @@ class Collector:
     """Everything that comes on a topic, in order."""
 
     node: Node
-    clouds: list[PointCloud2]
+    clouds: list[Any]
     changed: Condition
 
-    def wait_until(self, enough: Callable[[list[PointCloud2]], bool]) -> None:
+    def wait_until(self, enough: Callable[[list[Any]], bool]) -> None:
         with self.changed:
-            assert self.changed.wait_for(lambda: enough(self.clouds), WAIT), f"{len(self.clouds)} clouds came"
+            assert self.changed.wait_for(lambda: enough(self.clouds), WAIT), f"{len(self.clouds)} messages came"
+
+    def newest(self, stamp: int) -> Any:
+        """The message with this stamp, in seconds, once it is the last one that came."""
+        self.wait_until(lambda came: bool(came) and came[-1].header.stamp.sec == stamp)
+        return self.clouds[-1]
 
 
-def collect(node: Node, topic: str, qos: QoSProfile) -> Collector:
-    """Subscribe `node` to a topic of clouds."""
+def collect(node: Node, topic: str, qos: QoSProfile, kind: type[Any] = PointCloud2) -> Collector:
+    """Subscribe `node` to a topic of clouds, or of messages of another type."""
     collector = Collector(node, [], Condition())
 
-    def keep(cloud: PointCloud2) -> None:
+    def keep(cloud: Any) -> None:
         with collector.changed:
             collector.clouds.append(cloud)
             collector.changed.notify_all()
 
-    node.create_subscription(PointCloud2, topic, keep, qos)
+    node.create_subscription(kind, topic, keep, qos)
     return collector
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from spvnas_ros.engine.sample_street import street_scan
-from spvnas_ros.nets.box_spec import DetectorSpec, Selection
+from spvnas_ros.nets.box_spec import Selection
+from spvnas_ros.nets.detector_spec import DetectorSpec
 from spvnas_ros.nets.second import Second
 from spvnas_ros.zoo.detector_checkpoint import DetectorFacts, save_detector
 

@@ -15,9 +15,10 @@ from torch import Tensor
 
 import detection_golden as golden
 from spvnas_ros.frame import Boxes
-from spvnas_ros.nets.box_spec import BoxHeadSpec, DetectorSpec
+from spvnas_ros.nets.box_spec import BoxHeadSpec
 from spvnas_ros.nets.box_targets import BACKGROUND, IGNORED, Targets, assign_targets, box_losses, nearest_overlap
 from spvnas_ros.nets.detections import candidates, detect, detections, suppressed
+from spvnas_ros.nets.detector_spec import DetectorSpec
 from spvnas_ros.nets.heads import HeadOutput, anchor_boxes, decode_boxes, directed, directions_of, encode_boxes
 
 OPENPCDET = f"openpcdet_second_w4_{golden.FRAME}"

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 import detection_golden as golden
-from spvnas_ros.nets.box_spec import CONVENTIONS, DetectorSpec
 from spvnas_ros.nets.box_targets import Targets, assign_targets, box_losses
+from spvnas_ros.nets.detector_spec import CONVENTIONS, DetectorSpec
 from spvnas_ros.nets.heads import anchor_boxes
 from spvnas_ros.nets.second import Second, encoder_sites
 from spvnas_ros.nets.spec_error import SpecError

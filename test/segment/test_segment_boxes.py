@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.lib.recfunctions import unstructured_to_structured
 from PIL import Image
 
+from joint_networks import write_joint
 from segment_results import FRAMES, PICTURES, content, document_in, files_in, write_bag
 from spvnas_cli import segmented, spvnas
 from spvnas_ros.boxes.conversions import moved, wrapped
@@ -21,7 +22,6 @@ from spvnas_ros.boxes.inside import counts_inside
 from spvnas_ros.clouds.mount import PlaceRule
 from spvnas_ros.clouds.sensor_rules import Sensor
 from spvnas_ros.engine.sample_street import street_scan
-from spvnas_ros.errors import UserError
 from spvnas_ros.frame import Boxes, Segmentation
 from spvnas_ros.offline.evaluation.box_evaluation import evaluate_boxes
 from spvnas_ros.offline.simulation.semantic_kitti_writer import CALIBRATION, write_calibration
@@ -291,9 +291,11 @@ class Both:
     def __init__(self, perception: Perception) -> None:
         self._perception, self.facts, self.engine = perception, perception.facts, perception.engine
 
-    def __call__(self, points: np.ndarray, scores: bool = False) -> Segmentation:
+    min_score = 0.1
+
+    def __call__(self, points: np.ndarray, scores: bool = False, *, boxes: bool = True) -> Segmentation:
         found = Boxes(np.array([[5, 0, -1, 1, 1, 1, 0]], np.float32), np.ones(1, np.float32), np.ones(1, np.uint8))
-        return replace(self._perception(points, scores), boxes=found)
+        return replace(self._perception(points, scores), boxes=found if boxes else None)
 
 
 def test_boxes_of_the_labelling_network_itself_are_written_too(
@@ -302,8 +304,8 @@ def test_boxes_of_the_labelling_network_itself_are_written_too(
     both = Both(perception)
     with open_source(kitti) as source:
         summary = segment(source, both, tmp_path / "out")  # type: ignore[arg-type]
-        with pytest.raises(UserError, match=r"find boxes themselves \(cone, wheelbarrow\).* leave out --boxes"):
-            segment(source, both, tmp_path / "other", SegmentOptions(detector=detector))  # type: ignore[arg-type]
+        other = segment(source, both, tmp_path / "other", SegmentOptions(detector=detector))  # type: ignore[arg-type]
+    assert tuple(other.boxes) == detector.names  # a detector that somebody names takes their place
     assert (summary.detector, summary.boxes, summary.boxes_ms) == ("tiny", {"cone": 0, "wheelbarrow": 2}, [])
     assert document_in(tmp_path / "out", "boxes/000000.json")["boxes"][0]["class"] == "wheelbarrow"
     assert read_objects(tmp_path / "out/kitti/000000.txt", scored=True).kinds == ("Misc",)
@@ -340,7 +342,7 @@ def test_a_calibration_that_is_none_ends_the_run_before_anything_is_labelled(
         (("--boxes", "WEIGHTS"), "gives labels, expected one that gives boxes (SECOND or SPV-SECOND)"),
         (("--boxes", "nowhere.safetensors"), "there is no file nowhere.safetensors"),
         (("-w", "DETECTOR"), "holds a network that gives boxes, expected one that gives labels"),
-        (("--min-score", "0.5"), "it goes with --boxes"),
+        (("--min-score", "0.5"), "finds no boxes, so there is no least score of them to choose"),
     ],
 )
 def test_files_in_the_wrong_place_are_one_sentence(
@@ -357,3 +359,31 @@ def test_files_in_the_wrong_place_are_one_sentence(
 def test_the_words_for_classes_are_kittis() -> None:
     words = {"car": "Car", "Person": "Pedestrian", "bicyclist": "Cyclist", "Van": "Van", "bus": "Misc"}
     assert {name: kitti_kind(name) for name in words} == words
+
+
+def test_the_least_score_is_also_that_of_a_networks_own_boxes(weights: Path, tmp_path: Path) -> None:
+    scan = street_scan(0, 16, 200)[0]
+    (tmp_path / "scans").mkdir()
+    scan.tofile(tmp_path / "scans/a.bin")
+    joint, out = write_joint(tmp_path / "joint.safetensors", scan), tmp_path / "out"
+    plain = Perception.load(joint, device="cpu")
+    whole = plain(scan).boxes
+    assert whole is not None
+    least = round(float(np.sort(whole.scores)[len(whole) // 2]), 3)
+    more = Perception.load(joint, device="cpu", min_score=0.0)
+    assert (plain.min_score, more.min_score) == (0.1, 0.0)
+    assert len(more(scan).boxes or ()) > len(whole)
+    arguments = (tmp_path / "scans", "-o", out, "--device", "cpu", "--quiet")
+    assert segmented(*arguments, "-w", joint, "--min-score", least)[0] == 0
+    summary = document_in(out, "summary.json")
+    assert (summary["min_score"], len(summary["boxes_ms"])) == (least, 1)
+    assert 0 < summary["boxes_ms"][0] < summary["ms"][0]
+    assert sum(summary["boxes"].values()) == len(document_in(out, "boxes/a.json")["boxes"])
+    assert sum(summary["boxes"].values()) == (whole.scores >= least).sum()
+    assert f"(min_score {least}, now 0.9)" in segmented(*arguments, "-w", joint, "--min-score", 0.9)[2]
+    assert "(other weights; min_score " in segmented(*arguments, "-w", weights)[2]
+    assert "finds no boxes" in segmented(*arguments, "-w", weights, "--min-score", 0.9)[2]
+    (tmp_path / "label_2").mkdir()
+    said = spvnas("evaluate", tmp_path, "--boxes", out).output
+    assert "whose boxes are in boxes/*.json alone" in said
+    assert "--boxes" not in said

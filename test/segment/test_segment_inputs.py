@@ -113,7 +113,7 @@ def test_what_does_not_fit_is_one_line_each_and_none_with_quiet(weights: Path, t
     assert status == 0
     lines = error.splitlines()
     assert [line.split(":")[:2] for line in lines] == [["warning", " ground"], ["warning", " intensity"]]
-    assert "set mount: z=0.5" in lines[0]
+    assert "set --mount z=0.5" in lines[0]
     assert document_in(tmp_path / "out", "summary.json")["concerns"] == [line.split(": ", 1)[1] for line in lines]
     assert "warning" not in said
     quiet = segmented(path, "-w", weights, "-o", tmp_path / "quiet", "--device", "cpu", "--quiet")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from spvnas_ros.nets.box_spec import KITTI_RANGE, STEPS, DetectorSpec
+from spvnas_ros.nets.detector_spec import KITTI_RANGE, STEPS, DetectorSpec
 from spvnas_ros.nets.second import encoder_sites
 from spvnas_ros.sparse import sites_on_cpu
 from spvnas_ros.sparse.backend import map_for, means_for, neighbours_for, sites_for, spread_for

@@ -41,7 +41,15 @@ def test_a_short_soak_with_a_driver_that_dies_garbage_and_stamps_that_jump_back(
     """The node is real, its network answers at once."""
     done = soaked()
     assert done.returncode == 0, done.stdout + done.stderr
-    for row in ("clouds sent", "answered", "memory of its own", "memory, trend", "threads", "publish to labels, ms"):
+    for row in (
+        "clouds sent",
+        "answered",
+        "messages of object",
+        "memory of its own",
+        "memory, trend",
+        "threads",
+        "publish to labels, ms",
+    ):
         assert row in done.stdout
     assert "Traceback" not in done.stderr
 

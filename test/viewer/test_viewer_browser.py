@@ -17,6 +17,8 @@ from browser import Looker, Picture, changed, chromium, share, viewer
 from spvnas_ros.engine.sample_street import street_scan
 from spvnas_ros.labels import SEMANTIC_KITTI
 from spvnas_ros.palettes import shown
+from spvnas_ros.recordings.object_tables import Objects, write_objects
+from spvnas_ros.segment.box_files import PlacedBoxes, write_document
 from view_samples import labelled_bag
 
 if TYPE_CHECKING:
@@ -146,5 +148,57 @@ def test_labels_are_compared_with_their_truth_and_a_point_is_read(browser: Brows
         look.press("x")
         look.sees(lambda picture: share(picture, RIGHT) > 0.01)
         assert asked_hosts(look) == {urlsplit(address).netloc}
+        assert look.errors == []
+        look.page.close()
+
+
+def mint(picture: Picture) -> float:
+    """How much has the colour of true boxes, which the page makes paler."""
+    red, green, blue = np.moveaxis(picture.astype(np.int16), 2, 0)
+    return float(((green - red > 60) & (blue - red > 25) & (green > blue)).mean())
+
+
+def bluish(picture: Picture) -> float:
+    """How much has the colour of a box of cars. No point is a car's."""
+    red, green, blue = np.moveaxis(picture.astype(np.int16), 2, 0)
+    return float(((blue - green > 25) & (green - red > 25) & (blue > 180)).mean())
+
+
+def test_boxes_are_shown_with_true_ones_hidden_by_score_and_class_and_read(browser: Browser, tmp_path: Path) -> None:
+    sequence, run = tmp_path / "set/sequences/00", tmp_path / "run"
+    points, truth = street_scan(3, 32, 400)
+    road = truth == SEMANTIC_KITTI.classes.index("road")
+    for name, rows in (
+        ("velodyne/000000.bin", points[road]),
+        ("labels/000000.label", SEMANTIC_KITTI.decode(truth[road])),
+    ):
+        (sequence / name).parent.mkdir(parents=True)
+        rows.tofile(sequence / name)
+    boxes = np.array([[-1, 3, -0.9, 4.2, 1.8, 1.5, 0.3], [-1, -3, -0.9, 4.2, 1.8, 1.5, 0.3]])
+    (tmp_path / "set/boxes/00").mkdir(parents=True)
+    one = np.ones(1, np.int64)
+    write_objects(tmp_path / "set/boxes/00/000000.csv", Objects(("car",), boxes[1:].astype(np.float32), one, one))
+    found = PlacedBoxes(("car",), boxes[:1], np.full(1, 0.6, np.float32), np.zeros(1, np.uint8), one)
+    (run / "boxes/00").mkdir(parents=True)
+    write_document(run / "boxes/00/000000.json", "00/000000", found)
+    (run / "summary.json").write_text("{}")
+    with viewer(tmp_path / "set", "--boxes", run) as address:
+        look = Looker.at(browser, address)
+        look.read("boxes: 1 found, 1 true")
+        look.read("1 · 1 true")
+        both = look.sees(lambda picture: mint(picture) > 0.001 and bluish(picture) > 0.001)
+        assert mint(both) > 0.001
+        look.page.get_by_role("slider").last.press("End")  # of the least score
+        look.read("0 of 1 · 1 true")
+        look.sees(lambda picture: mint(picture) > 0.001 and bluish(picture) == 0)
+        look.page.get_by_label("car", exact=True).last.click()
+        look.sees(lambda picture: mint(picture) == bluish(picture) == 0)
+        look.page.get_by_label("car", exact=True).last.click()
+        look.sees(lambda picture: mint(picture) > 0.001)
+        look.page.mouse.click(450, 200)
+        look.press("b")
+        look.sees(lambda picture: mint(picture) == 0)
+        look.press("b")
+        look.sees(lambda picture: mint(picture) > 0.001)
         assert look.errors == []
         look.page.close()

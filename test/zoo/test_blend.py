@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from spvnas_ros.cli import app
+from spvnas_ros.nets.box_spec import BoxBranchSpec, BoxClass
 from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.zoo.blend import BlendError, blend
@@ -41,6 +42,25 @@ def test_every_weight_lies_between(share: float) -> None:
     assert (facts.training.recipe, facts.training.scores) == ("recipe2", {})
     assert "origin 1" in facts.provenance
     assert "origin 2" in facts.provenance
+
+
+def test_a_box_branch_of_only_one_is_left_out() -> None:
+    (first, before), (second, after) = trained(1), trained(2)
+    car = BoxClass("car", (4.3, 2.0, 1.6), -1.75, 0.5, 0.35)
+    spec = replace(SPEC, boxes=BoxBranchSpec.around(0.05, [car], width=4, reach=25.6, level=3))
+    joint = PointVoxelUNet(spec)
+    joint.load_state_dict(joint.state_dict() | first.state_dict())
+    plain, _ = blend((first, before), (second, after))
+    for start, tuned in (
+        ((joint, replace(before, spec=spec)), (second, after)),
+        ((second, after), (joint, replace(before, spec=spec))),
+    ):
+        net, facts = blend(start, tuned)
+        assert facts.spec == net.spec == SPEC
+        for key, value in net.state_dict().items():
+            torch.testing.assert_close(value, plain.state_dict()[key])
+    net, _ = blend((joint, replace(before, spec=spec)), (joint, replace(before, spec=spec)))
+    assert net.spec == spec
 
 
 def test_the_command_writes_a_checkpoint_that_says_what_it_is(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from spvnas_ros.zoo.cache import shipped_path
 from spvnas_ros.zoo.checkpoint import load_checkpoint
 
 REAL_MIOU, STREET_MIOU = 0.350, 0.614
+OF_LABELS = "f747cc538d915d8a13c3a098012bc1c33fbd1fd90d73b80971882afbce3dd4ef"
+"""sha256 of the weights of the network without boxes, whose labels the network with boxes keeps."""
 
 
 @pytest.fixture(scope="module")
@@ -26,16 +29,17 @@ def perception() -> Perception:
 
 def test_it_is_small_and_says_where_it_comes_from() -> None:
     net, facts = load_checkpoint(shipped_path())
-    first, further = (load_recipe(RECIPES / f"{name}.yaml") for name in ("sim_default", "sim_default_further"))
+    labels, boxes = (load_recipe(RECIPES / f"{name}.yaml") for name in ("sim_default", "default_boxes"))
+    assert boxes.boxes is not None
     assert 1e6 < sum(parameter.numel() for parameter in net.parameters()) < 3e6
     assert shipped_path().stat().st_size < 6e6
-    assert net.spec == first.net.spec(19)
+    assert net.spec == replace(labels.net.spec(19), boxes=boxes.boxes.spec(facts.voxel_size))
     assert facts.training is not None
-    assert (facts.training.recipe, facts.training.seed) == (further.name, further.seed)
-    assert facts.training.steps <= further.trainer.steps
-    assert facts.training.start == Path(further.start).name
-    assert facts.training.start_sha256 is not None
-    assert facts.provenance.startswith(f"blended: 50% of {first.name} (weights sha256 {facts.training.start_sha256};")
+    assert (facts.training.recipe, facts.training.seed) == (boxes.name, boxes.seed)
+    assert facts.training.steps <= boxes.trainer.steps
+    assert facts.training.start == boxes.start == "default"
+    assert facts.training.start_sha256 == OF_LABELS
+    assert f"from default (weights sha256 {OF_LABELS}; blended: 50% of sim_default " in facts.provenance
 
 
 def test_its_score_on_real_scans_is_the_one_that_is_told(perception: Perception, shared: Path) -> None:

@@ -54,6 +54,7 @@ class CpuEngine:
 
     def __init__(self, net: PointVoxelUNet, voxel_size: float, threads: int | None = None) -> None:
         self.in_channels = net.spec.in_channels
+        self.finds_boxes = net.spec.boxes is not None
         self.team = Team(default_threads() if threads is None else threads)
         self._plan = build_plan(net)
         self._packed = [_pack(step) for step in self._plan.steps]
@@ -61,7 +62,7 @@ class CpuEngine:
         self._voxel_size = voxel_size
         self._arena = aligned(0)
         self._lock = threading.Lock()
-        self._finder = BoxFinder(net) if net.spec.boxes else None
+        self._finder = BoxFinder(net.boxes, self.team) if net.boxes else None
         self._all: Sequence[int] = range(len(self._plan.steps))
         self._for_boxes = self._plan.for_boxes()
         self._warm_up()
@@ -96,8 +97,9 @@ class CpuEngine:
             else:
                 result = Segmentation.unlabelled(len(points))
             if finder:
-                result = replace(result, boxes=self._boxes(finder, cloud, points, geometry, slots))
+                found = self._boxes(finder, cloud, points, geometry, slots)
                 clock.lap("boxes")
+                result = replace(result, boxes=found, head_ms=1e3 * clock.laps["boxes"])
         return result, clock.laps
 
     def _labels(self, cloud: Cloud, slots: list[Array], scores: bool) -> Segmentation:
@@ -109,12 +111,12 @@ class CpuEngine:
 
     def _boxes(self, finder: BoxFinder, cloud: Cloud, points: Points, geometry: Geometry, slots: list[Array]) -> Boxes:
         assert self._plan.taken is not None
-        size, width = geometry.levels[finder.level].size, self._plan.slots[self._plan.taken].width
+        size = geometry.levels[finder.level].size
         cells = geometry.cells[geometry.levels[finder.level].starts[:size]] >> finder.level
         # Rounded as the voxels were, see `quantize`.
         nearest = np.round(points[cloud.first[0], :3].astype(np.float32) / np.float32(self._voxel_size))
         corner = nearest.astype(np.int64) - geometry.cells[0]
-        return finder.of_arrays(slots[self._plan.taken][:size, :width], cells, corner)
+        return finder(slots[self._plan.taken][:size], cells, corner)
 
     def logits(self, coords: npt.NDArray[np.integer], feats: Array) -> Array:
         """Returns the class scores float32 `[N, num_classes]` of distinct voxels, as `PointVoxelUNet.forward` does.

@@ -62,6 +62,7 @@ class CudaEngine:
             raise UserError(f"engine 'cuda' runs on CUDA devices, not on {place}; use engine 'cpu' or 'torch' there")
         self.device = str(place)
         self.in_channels = net.spec.in_channels
+        self.finds_boxes = net.spec.boxes is not None
         self.capacity: Capacity | None = None
         if str(place) == "cuda":
             place = torch.device("cuda", torch.cuda.current_device())  # every thread has its own current device

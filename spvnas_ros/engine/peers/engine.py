@@ -87,6 +87,7 @@ class PeerEngine:
         self.name = name
         self.device = str(device)
         self.in_channels = net.spec.in_channels
+        self.finds_boxes = False
         self._device = device
         self._dtype = dtype
         self._voxel_size = voxel_size

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from spvnas_ros.clouds.sensor_rules import Sensor
+from spvnas_ros.clouds.survey import place_remark
 from spvnas_ros.errors import UserError
 from spvnas_ros.labels import LabelMap
 from spvnas_ros.offline.datasets.scan import (
@@ -25,7 +26,7 @@ from spvnas_ros.offline.datasets.scan import (
     read_label_file,
     sizes_of,
 )
-from spvnas_ros.recordings.scans import Record, ScanError, read_record, read_scan, scan_files
+from spvnas_ros.recordings.scans import Record, ScanError, frames_of, read_record, read_scan, scan_files
 
 LABEL_SUFFIX = ".label"
 
@@ -35,11 +36,12 @@ _SAMPLED = 16
 
 @dataclass(frozen=True)
 class ScanFile:
-    """Paths of a scan and of its labels, relative to the data set's folder."""
+    """Paths of a scan and of its labels, relative to the data set's folder; `part` says which scan of the file."""
 
     name: str
     scan: str
     labels: str
+    part: int = 0
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,9 @@ class FileDataset:
 
     def look(self) -> list[Looked]:
         """Returns some scans as they are in the files."""
-        return [Looked(self.sensor, samples(self.folder / file.scan for file in self.files))]
+        clouds = samples(self.folder / file.scan for file in self.files)
+        remark = place_remark(clouds, self.sensor)
+        return [Looked(self.sensor, clouds, (remark,) if remark else ())]
 
     def inventory(self) -> Inventory:
         """Returns sizes of the scans, sizes and checksums of their labels."""
@@ -75,7 +79,7 @@ class FileDataset:
         file = self.files[index]
         path = self.folder / file.scan
         try:
-            points = read_scan(path, self.sensor)
+            points = read_scan(path, self.sensor, file.part)
         except UserError as error:
             raise DatasetError(str(error)) from error
         labels, instances = read_label_file(self.folder / file.labels, len(points), path, self.label_map)
@@ -94,20 +98,20 @@ def pair_files(folder: Path, scans: Path, labels: Path, prefix: str = "") -> lis
     except (ScanError, OSError) as error:
         raise DatasetError(str(error)) from error
     there = {path.name for path in labels.iterdir()} if labels.is_dir() else set()
-    missing = [scan for scan in found if scan.stem + LABEL_SUFFIX not in there]
+    named = [(name, scan, part) for scan in found for name, _, part in frames_of(scan.stem, scan)]
+    missing = [(name, scan) for name, scan, _ in named if name + LABEL_SUFFIX not in there]
     if missing:
+        name, scan = missing[0]
         raise DatasetError(
-            f"{labels / missing[0].stem}{LABEL_SUFFIX} is missing, the labels of {missing[0]} (so are those of "
-            f"{len(missing) - 1} of {len(found)} scans more); scans without labels can be labelled with "
+            f"{labels / name}{LABEL_SUFFIX} is missing, the labels of {scan} (so are those of "
+            f"{len(missing) - 1} of {len(named)} scans more); scans without labels can be labelled with "
             "`spvnas segment`, not learnt from"
         )
     return [
         ScanFile(
-            prefix + scan.stem,
-            str(scan.relative_to(folder)),
-            str((labels / scan.stem).relative_to(folder)) + LABEL_SUFFIX,
+            prefix + name, str(scan.relative_to(folder)), str((labels / name).relative_to(folder)) + LABEL_SUFFIX, part
         )
-        for scan in found
+        for name, scan, part in named
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from spvnas_ros.clouds.intensity import Intensity
@@ -81,6 +82,7 @@ def open_dataset(
     if is_kitti(path):
         return open_kitti(path, known, sensor)
     _refuse_unlabelled(path)
+    sensor.place = replace(sensor.place, by_itself=sensor.place.origin is None)
     return open_folder(path, known, sensor)
 
 

@@ -20,7 +20,7 @@ from spvnas_ros.offline.evaluation.kitti import OFFICIAL, KittiConfig, KittiFram
 from spvnas_ros.offline.evaluation.kitti.kitti_algorithm import share_unlabelled
 from spvnas_ros.recordings.box_bags import RecordedBoxes, boxes_topic, in_seconds, read_boxes
 from spvnas_ros.recordings.kitti_objects import KittiObjects, read_objects
-from spvnas_ros.segment.output import BAG, KITTI, REPORT, SUMMARY
+from spvnas_ros.segment.output import BAG, BOXES, KITTI, REPORT, SUMMARY
 
 _MOST_CLASSES = 255
 CURVES = "curves.png"
@@ -135,6 +135,9 @@ def run_boxes(
     topic: str | None = None,
     sequences: str | None = None,
     device: str = "auto",
+    track: bool = False,
+    posed: bool = True,
+    every: int = 1,
     out: Path | None = None,
     as_json: bool = False,
 ) -> int:
@@ -144,6 +147,7 @@ def run_boxes(
     predictions: may be a folder that `spvnas segment --boxes` filled, or a network, too
     truth, topic: of bags, see `evaluate_bags`
     sequences, device: of a network, see `evaluate_network`
+    track, posed, every: whether the boxes are followed, and how: see `evaluate_tracks`
     out: a folder for report.json and curves.png
 
     Returns the exit status: 0; 1 where there is no figure, or scans were left out.
@@ -151,6 +155,24 @@ def run_boxes(
     if out and out.exists() and not out.is_dir():
         raise BoxesError(f"{out} is a file, expected a folder for the report")
     network = is_network(predictions)
+    if not track and (not posed or every != 1):
+        raise BoxesError("--no-poses and --every say how boxes are followed; they go with --track")
+    if track:
+        if truth or topic:
+            raise BoxesError("--truth and --topic are of bags, and --track follows boxes through simulated drives")
+        from spvnas_ros.offline.evaluation.track_evaluation import run_tracks  # torch takes seconds
+
+        return run_tracks(
+            source,
+            predictions,
+            network=network,
+            sequences=sequences,
+            device=device,
+            posed=posed,
+            every=every,
+            out=out,
+            as_json=as_json,
+        )
     if not network and (sequences is not None or device != "auto"):
         raise BoxesError(f"{predictions} is no network; --sequences and --device go with a network's boxes")
     predictions = _of_a_run(predictions)
@@ -198,9 +220,14 @@ def _of_a_run(predictions: Path) -> Path:
         return predictions
     if found := next((place for place in (predictions / BAG, predictions / KITTI) if place.is_dir()), None):
         return found
+    if (predictions / BOXES).is_dir():
+        raise BoxesError(
+            f"{predictions} holds a run of `spvnas segment` whose boxes are in {BOXES}/*.json alone: KITTI's results "
+            "are written for scans with a calibration (velodyne/NAME.bin with calib/NAME.txt beside it)"
+        )
     raise BoxesError(
-        f"{predictions} holds a run of `spvnas segment` that has left no boxes to score: it needs --boxes, and a bag "
-        "or scans of KITTI (velodyne/NAME.bin with calib/NAME.txt beside it)"
+        f"{predictions} holds a run of `spvnas segment` that has left no boxes to score: it needs --boxes or weights "
+        "that find boxes, and a bag or scans of KITTI (velodyne/NAME.bin with calib/NAME.txt beside it)"
     )
 
 

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
+from spvnas_ros.boxes.words import words_for
 from spvnas_ros.frame import Boxes, Points
 from spvnas_ros.offline.datasets.boxed import BoxedScan, open_boxed
 from spvnas_ros.offline.datasets.scan import DatasetError
 from spvnas_ros.offline.evaluation.box_ap import BoxFrame, average_precisions
 from spvnas_ros.offline.evaluation.box_report import BoxReport
 from spvnas_ros.perception import Detector, Perception
+from spvnas_ros.recordings.object_tables import Objects
 from spvnas_ros.segment.progress import OnFrame, Skipped, progress_bar
 from spvnas_ros.zoo.cache import resolve_weights
 from spvnas_ros.zoo.checkpoint import BOXES, CheckpointError, gives
-
-_SAME: Final = ({"car"}, {"pedestrian", "person"}, {"cyclist", "bicyclist"})
-"""What KITTI and simulated drives call the same objects."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def load_network(weights: str | Path, device: str = "auto") -> BoxNetwork:
         raise CheckpointError(f"{path} labels points and finds no boxes; expected a detector, or one that does both")
 
     def find(points: Points) -> Boxes:
-        return perception(points).boxes or Boxes.none()
+        return perception(points, labels=False).boxes or Boxes.none()
 
     return BoxNetwork(find, perception.box_names, perception.facts.spec.boxes.point_range)
 
@@ -110,18 +109,23 @@ def network_report(source: Path, weights: Path, *, sequences: str | None, device
         return evaluate_network(source, network, name=weights.name, sequences=sequences, on_frame=on_frame)
 
 
+def rows_of(
+    objects: Objects, names: Sequence[str], point_range: Sequence[float] | None
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+    """Returns which objects are of some classes, KITTI's words and a simulated drive's being the same, and their class.
+
+    point_range: as `BoxNetwork` has it: only objects whose middle is in it, seen from above; None for all
+    """
+    words = {word: index for index, name in enumerate(names) for word in words_for(name)}
+    classes = np.array([words.get(kind.lower(), -1) for kind in objects.kinds], np.int64)
+    kept = classes >= 0
+    if point_range is not None:
+        low, high = np.array(point_range[:2]), np.array(point_range[3:5])
+        kept &= ((objects.boxes[:, :2] >= low) & (objects.boxes[:, :2] <= high)).all(1)
+    return np.flatnonzero(kept), classes[kept].astype(np.uint8)
+
+
 def _truth(scan: BoxedScan, network: BoxNetwork) -> tuple[Boxes, np.ndarray]:
     """Returns the objects of the network's classes in its range, and how many points each has."""
-    words = {
-        word: index
-        for index, name in enumerate(network.names)
-        for word in next((same for same in _SAME if name.lower() in same), {name.lower()})
-    }
-    classes = np.array([words.get(kind.lower(), -1) for kind in scan.objects.kinds], np.int64)
-    low, high = np.array(network.point_range[:2]), np.array(network.point_range[3:5])
-    boxes = scan.objects.boxes
-    kept = (classes >= 0) & ((boxes[:, :2] >= low) & (boxes[:, :2] <= high)).all(1)
-    return (
-        Boxes(boxes[kept], np.ones(int(kept.sum()), np.float32), classes[kept].astype(np.uint8)),
-        scan.objects.counts[kept],
-    )
+    rows, classes = rows_of(scan.objects, network.names, network.point_range)
+    return Boxes(scan.objects.boxes[rows], np.ones(len(rows), np.float32), classes), scan.objects.counts[rows]

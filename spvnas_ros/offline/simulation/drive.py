@@ -39,6 +39,8 @@ FORMATS = ("semantic-kitti", "kitti", "bag", "boxes")
 CONFIGURATION = "simulation.json"
 _VERSION = 1
 """Version of the simulator. A folder is continued only by the version that began it."""
+_BOXES_VERSION = 2
+"""Version of what it writes with boxes: since 2 these have ids."""
 
 
 @dataclass(frozen=True)
@@ -220,7 +222,8 @@ def bag_path(out: Path, number: int) -> Path:
 
 
 def _configuration(plan: Plan) -> str:
-    return json.dumps({"version": _VERSION, **asdict(plan)}, indent=2) + "\n"
+    version = _BOXES_VERSION if "boxes" in plan.formats else _VERSION
+    return json.dumps({"version": version, **asdict(plan)}, indent=2) + "\n"
 
 
 def check_folder(plan: Plan, out: Path) -> None:

@@ -33,14 +33,15 @@ def table_writer(folder: Path, lidar: Lidar) -> Iterator[Callable[[float, Simula
 
 
 def objects_of(lidar: Lidar, scan: SimulatedScan, t: float) -> Objects:
-    """Returns the objects of which a scan has at least one point, where its points show them.
+    """Returns the objects of which a scan has at least one point, where its points show them. Their ids are the
+    instances of its labels.
 
     t: seconds at which the sweep began
 
     What stands on a slope is tilted, and its box is not.
     """
     counts = np.bincount(scan.instances, minlength=1 << 16)
-    kinds, boxes, points, occlusion = [], [], [], []
+    kinds, boxes, points, occlusion, ids = [], [], [], [], []
     for actor in lidar.scene.actors:
         label = SEMANTIC_KITTI.to_class[actor.raw_label]
         if not counts[actor.instance]:
@@ -53,9 +54,11 @@ def objects_of(lidar: Lidar, scan: SimulatedScan, t: float) -> Objects:
         boxes.append(moved(box, np.linalg.inv(pose))[0])
         points.append(int(counts[actor.instance]))
         occlusion.append(occlusion_of(lidar.visible_share(actor, moment, pose)))
+        ids.append(actor.instance)
     return Objects(
         tuple(kinds),
         np.array(boxes, np.float32).reshape(-1, 7),
         np.array(points, np.int64),
         np.array(occlusion, np.int64),
+        np.array(ids, np.int64),
     )

@@ -11,9 +11,9 @@ import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
-from spvnas_ros.nets.box_spec import DetectorSpec
 from spvnas_ros.nets.box_targets import assign_targets, box_losses, positives_of
 from spvnas_ros.nets.detections import detections
+from spvnas_ros.nets.detector_spec import DetectorSpec
 from spvnas_ros.nets.heads import HeadOutput, anchor_boxes
 from spvnas_ros.nets.second import Second
 from spvnas_ros.offline.evaluation.box_ap import NUSCENES, Ap, ApConfig, BoxFrame, Criterion, average_precisions

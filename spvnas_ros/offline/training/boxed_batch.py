@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from spvnas_ros.boxes.inside import counts_inside
 from spvnas_ros.clouds.cleaning import Limits, clean, key_window
 from spvnas_ros.frame import Boxes
-from spvnas_ros.nets.box_spec import STEPS, DetectorSpec
+from spvnas_ros.nets.detector_spec import STEPS, DetectorSpec
 from spvnas_ros.offline.augment.boxed_compose import BoxedAugmentation
 from spvnas_ros.offline.augment.boxed_objects import Database
 from spvnas_ros.offline.datasets.boxed import BoxedDataset, BoxedScan

@@ -18,7 +18,8 @@ from pydantic.dataclasses import dataclass
 from spvnas_ros.clouds.point_cloud2 import LABEL_FIELD
 from spvnas_ros.errors import UserError
 from spvnas_ros.labels import SEMANTIC_KITTI
-from spvnas_ros.nets.box_spec import KITTI_RANGE, BoxBranchSpec, BoxClass, DetectorSpec
+from spvnas_ros.nets.box_spec import BoxBranchSpec, BoxClass
+from spvnas_ros.nets.detector_spec import KITTI_RANGE, DetectorSpec
 from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.nets.spec_error import SpecError
 
@@ -136,8 +137,9 @@ class BoxBranchConfig:
     """A branch for boxes on the network that labels points, see `BoxBranchSpec.around`. Both are learnt at once.
 
     classes:    with anchors and the data's words, as in `DetectorConfig`
+    only:       the branch alone is learnt, and what labels stays that of the recipe's `start`, bit by bit
     min_points: objects with fewer points in their box are not learnt, and in validation neither right nor wrong
-    label_weight, box_weight: of the losses of the two tasks
+    label_weight, box_weight: of the losses of the two tasks; with `only` the first counts for nothing
     norm_momentum: of every BatchNorm of the branch
     """
 
@@ -148,6 +150,7 @@ class BoxBranchConfig:
     top: float = 3.2
     level: Annotated[int, Field(ge=0, le=4)] = 2
     merged: AtLeastOne = 1
+    only: bool = False
     min_points: Count = 0
     label_weight: Annotated[float, Field(ge=0)] = 1.0
     box_weight: Annotated[float, Field(ge=0)] = 1.0
@@ -385,6 +388,13 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         _check_names(path, "boxes", [each.name for each in recipe.boxes.classes])
         if not recipe.boxes.label_weight and not recipe.boxes.box_weight:
             raise ConfigError(f"{path}: boxes.label_weight and boxes.box_weight are both 0, so nothing would be learnt")
+        if recipe.boxes.only and not recipe.start:
+            raise ConfigError(
+                f"{path}: with boxes.only what labels is not learnt, so the recipe needs a start: a network that "
+                "labels points, such as start=default"
+            )
+        if recipe.boxes.only and not recipe.boxes.box_weight:
+            raise ConfigError(f"{path}: boxes.only learns boxes alone, and boxes.box_weight is 0")
         if recipe.data.origin or recipe.data.mount:
             raise ConfigError(f"{path} trains on boxes, which data.origin and data.mount do not move; leave them out")
     return recipe if recipe.start else recipe.settled()

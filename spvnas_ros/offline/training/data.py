@@ -17,6 +17,7 @@ from spvnas_ros.clouds.cleaning import Limits
 from spvnas_ros.clouds.fit import Known, concerns, look_at_all
 from spvnas_ros.clouds.intensity import TrainingIntensity
 from spvnas_ros.clouds.mount import SAME_HEIGHT, SENSOR_HEIGHT, PlaceRule, find_ground, typical_ground
+from spvnas_ros.clouds.wording import TO_COMMAND
 from spvnas_ros.errors import UserError
 from spvnas_ros.frame import NONE_UNUSABLE, UNLABELLED, Points
 from spvnas_ros.labels import LabelMap
@@ -339,7 +340,7 @@ def remarks(scans: Source[Any], sensor_height: float | None) -> list[str]:
         lines += [f"warning: {remark}" for remark in looked.remarks]
         lines += [
             f"warning: {concern}"
-            for concern in concerns(looks, looked.sensor, known)
+            for concern in concerns(looks, looked.sensor, known, TO_COMMAND)
             if sensor_height is not None or concern.about != "ground"
         ]
     return list(dict.fromkeys(lines))

@@ -88,7 +88,7 @@ class JointJob:
         for scans, key in ((self.scans, "train"), (self.validation, "validation")):
             if scans is None:
                 continue
-            samples, boxes, labels = self._samples(scans, training=False), False, False
+            samples, boxes, labels = self._samples(scans, training=False), False, self.config.only
             for index in range(len(scans)):
                 with suppress(UserError):
                     sample = samples[index]
@@ -151,9 +151,8 @@ class JointJob:
                 if theirs is None
                 else f"has another box branch ({branch_difference(theirs, self.branch)})"
             )
-            lines.append(
-                f"{self.start.weights} {why}: what labels begins with its weights, the branch with random ones"
-            )
+            keeps = "keeps" if self.config.only else "begins with"
+            lines.append(f"{self.start.weights} {why}: what labels {keeps} its weights, the branch begins at random")
         there = () if self.database is None else tuple(self.database.rows)
         if missing := [kind for kind in self.augmentation.kinds if kind not in there]:
             lines.append(
@@ -179,7 +178,7 @@ class JointJob:
 
     def _class_weights(self) -> Tensor | None:
         loss = self.recipe.loss
-        if loss.class_weights == "none":
+        if loss.class_weights == "none" or self.config.only:
             return None
         counts = np.zeros(256, np.int64)
         rows = np.linspace(0, len(self.scans) - 1, min(loss.class_weight_scans, len(self.scans))).round().astype(int)
@@ -191,6 +190,8 @@ class JointJob:
 
     def facts(self, task: RecipeTask) -> Facts:
         """Returns the facts about the network to come."""
+        if self.start and self.config.only:
+            return self.facts_of(task.net.spec)
         intensity, height = sensor_of(self.scans)
         return replace(self.facts_of(task.net.spec), training_intensity=intensity, sensor_height=height)
 
@@ -198,6 +199,10 @@ class JointJob:
         """Returns the facts that need no look at the scans."""
         recipe, start = self.recipe, self.start
         provenance, record = begun(start, provenance_of(recipe), record_of(recipe, len(self.scans)))
+        if start and self.config.only:  # the labels are the start's, and so is what has to be known for them
+            return replace(
+                start.facts, spec=spec, name=recipe.name, provenance=provenance, training=record, source_sha256=None
+            )
         return Facts(
             spec=spec,
             name=recipe.name,

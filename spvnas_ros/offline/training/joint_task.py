@@ -33,6 +33,8 @@ class JointTask(SegmentationTask):
 
     Scans without labels have no part in the one, scans whose objects nobody knows none in the other. Both are scaled so
     that their averages over the processes are those of the whole batch.
+
+    With `boxes.only` the branch alone is learnt: no other weight changes, nor any statistics.
     """
 
     def __init__(self, recipe: Recipe, spec: NetSpec, steps: int, class_weights: Tensor | None = None) -> None:
@@ -42,17 +44,28 @@ class JointTask(SegmentationTask):
         self.head, self.weights = spec.boxes.head, recipe.boxes
         self.anchors: Tensor
         self.register_buffer("anchors", branch_anchors(spec.boxes), persistent=False)
+        if recipe.boxes.only:
+            self.net.requires_grad_(False)
+            self.net.boxes.requires_grad_(True)
+            self.learn()
+
+    def learn(self) -> None:
+        """Sets what is learnt into the mode of training; the rest stays in that of its use."""
+        super().learn()
+        if self.weights.only:
+            self.net.eval()
+            self.net.boxes.train()
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:  # noqa: ARG002
         """Returns the loss of a `JointBatch` and its parts."""
-        found = self.net.labels_and_boxes(batch.coords, batch.feats, len(batch))
-        labels = self.weights.label_weight * self.loss(found.logits.float(), batch.labels)
+        found = self.net.labels_and_boxes(batch.coords, batch.feats, len(batch), labels=not self.weights.only)
         parts = self._box_losses(batch, found.boxes, found.shifts)
-        weighted = {name: self.weights.box_weight * part for name, part in parts.items()}
-        logged = {"labels": labels, **weighted}
+        parts = {name: self.weights.box_weight * part for name, part in parts.items()}
+        if not self.weights.only:
+            parts["labels"] = self.weights.label_weight * self.loss(found.logits.float(), batch.labels)
         return {
-            "loss": labels + sum(weighted.values()),
-            "parts": {f"loss_{name}": part.detach() for name, part in logged.items()},
+            "loss": sum(parts.values()),
+            "parts": {f"loss_{name}": part.detach() for name, part in parts.items()},
         }
 
     def _box_losses(self, batch: JointBatch, said: HeadOutput, shifts: Tensor) -> dict[str, Tensor]:

@@ -210,7 +210,7 @@ class Recorder(Callback):
         if self._loader is not None:
             skipped: list[Skipped] = []
             verdict = self._exam(trainer, task, self._loader, skipped.extend)
-            task.net.train()
+            task.learn()
             self._note(trainer, _from_all(trainer, skipped), step)
             self._record(trainer, {"step": step, **verdict.line})
         if trainer.is_global_zero:

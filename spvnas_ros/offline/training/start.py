@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from spvnas_ros.labels import LabelMap
-from spvnas_ros.nets.box_spec import CONVENTIONS, BoxClass, DetectorSpec
+from spvnas_ros.nets.box_spec import BoxClass
+from spvnas_ros.nets.detector_spec import CONVENTIONS, DetectorSpec
 from spvnas_ros.nets.second import Second
 from spvnas_ros.nets.spec import NetSpec, summary
 from spvnas_ros.nets.unet import PointVoxelUNet

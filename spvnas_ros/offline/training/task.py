@@ -46,6 +46,10 @@ class RecipeTask(LightningModule):
         """The network to validate and to keep: the one with averaged weights, where the recipe has an average."""
         return self.net if self.average is None else self.average.module
 
+    def learn(self) -> None:
+        """Sets the network into the mode of training, as it is between validations."""
+        self.net.train()
+
     def configure_model(self) -> None:
         """Adds the average of the weights and the shared BatchNorms that the recipe asks for.
 
@@ -58,7 +62,8 @@ class RecipeTask(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Returns the recipe's optimiser and a schedule that sets the learning rate at every step."""
-        optimiser = build_optimiser(self.recipe.optimiser, self.net.parameters())
+        learnt = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
+        optimiser = build_optimiser(self.recipe.optimiser, learnt)
         schedule = LambdaLR(optimiser, lambda step: rate_factor(self.recipe.schedule, step, self.steps))
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

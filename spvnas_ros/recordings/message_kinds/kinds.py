@@ -51,6 +51,10 @@ _KINDS: Final[Mapping[tuple[str, str], Callable[[], Decoder]]] = {
 TYPES: Final = tuple(dict.fromkeys(kind for kind, _ in _KINDS))
 
 
+CDR_TYPES: Final = tuple(kind for kind, encoding in _KINDS if encoding == "cdr")
+"""Those that ROS 2 sends."""
+
+
 def holds_clouds(channel: Channel) -> bool:
     """Whether the messages of a channel can be decoded."""
     return (channel.type, channel.encoding) in _KINDS

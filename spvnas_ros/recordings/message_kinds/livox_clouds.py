@@ -10,13 +10,9 @@ import numpy as np
 from spvnas_ros.clouds.point_cloud2 import Datatype, PointField
 from spvnas_ros.recordings.containers.container import BagError
 from spvnas_ros.recordings.message_kinds.decoded import DecodedCloud, cloud_of
+from spvnas_ros.recordings.message_types import LIVOX_TYPES
 
-TYPES: Final = (
-    "livox_ros_driver/msg/CustomMsg",
-    "livox_ros_driver2/msg/CustomMsg",
-    "livox_interfaces/msg/CustomMsg",
-)
-"""The packages that have it, all with the same fields."""
+TYPES: Final = LIVOX_TYPES
 
 _FIELDS: Final = (
     PointField("offset_time", 0, Datatype.UINT32),

@@ -4,7 +4,7 @@ commands, the viewer, the doctor, the benchmarks and the offline rooms call `ope
 
 from __future__ import annotations
 
-from spvnas_ros.recordings.scans.read import SUFFIXES, kind_of, read_record, read_scan, scan_files
+from spvnas_ros.recordings.scans.read import SUFFIXES, frames_of, kind_of, read_record, read_scan, scan_files
 from spvnas_ros.recordings.scans.records import Record, ScanError
 from spvnas_ros.recordings.scans.source import Cloud, Frame, Source, open_source
 
@@ -15,6 +15,7 @@ __all__ = [
     "Record",
     "ScanError",
     "Source",
+    "frames_of",
     "kind_of",
     "open_source",
     "read_record",

@@ -57,28 +57,44 @@ def read_e57(path: Path, part: int = 0) -> Record:
     Intensities are brought to 0..1 by the limits that the file gives, where these are a scanner's: whole numbers, or
     below 0. Raises ScanError for a damaged file, and where pye57 is not installed.
     """
+    pieces = list(e57_pieces(path, part))
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+
+def e57_pieces(path: Path, part: int = 0) -> Iterator[Record]:
+    """Yields one scan some points at a time, one piece at least, as `read_e57` reads it. Raises ScanError."""
     with _opened(path) as file:
         if part >= file.scan_count:
             raise ScanError("it holds no scans")
         header = file.get_header(part)
-        columns = _columns(file, header)
-        named = [name for name in (_CARTESIAN, _SPHERICAL) if set(name) <= set(columns)]
-        if not named:
-            raise ScanError(
-                f"its scan {part} has neither {', '.join(_CARTESIAN)} nor {', '.join(_SPHERICAL)}; found "
-                f"{', '.join(header.point_fields)}"
-            )
-        positions = _cartesian(columns) if named[0] is _CARTESIAN else _from_angles(columns)
-        positions[columns.get(f"{named[0][0][:-1]}InvalidState", np.zeros(len(positions))) != 0] = np.nan
-        turned = positions @ _upright(header).T
-        found: dict[str, npt.NDArray[Any]] = {axis: turned[:, row] for row, axis in enumerate("xyz")}
-        if "intensity" in columns:
-            found["intensity"] = _intensity(columns, header)
-        found |= {ours: columns[name] for name, ours in _KEPT.items() if name in columns}
-        record = np.empty(len(positions), [(name, values.dtype) for name, values in found.items()])
-        for name, values in found.items():
-            record[name] = values
-        return record
+        for columns in _columns(file, header):
+            yield _record(columns, header, part)
+
+
+def points_in(path: Path, part: int) -> int:
+    """Returns how many points a scan announces. Raises ScanError for a damaged file."""
+    with _opened(path) as file:
+        return int(file.get_header(part).point_count) if part < file.scan_count else 0
+
+
+def _record(columns: dict[str, npt.NDArray[Any]], header: Any, part: int) -> Record:
+    named = [name for name in (_CARTESIAN, _SPHERICAL) if set(name) <= set(columns)]
+    if not named:
+        raise ScanError(
+            f"its scan {part} has neither {', '.join(_CARTESIAN)} nor {', '.join(_SPHERICAL)}; found "
+            f"{', '.join(header.point_fields)}"
+        )
+    positions = _cartesian(columns) if named[0] is _CARTESIAN else _from_angles(columns)
+    positions[columns.get(f"{named[0][0][:-1]}InvalidState", np.zeros(len(positions))) != 0] = np.nan
+    turned = positions @ _upright(header).T
+    found: dict[str, npt.NDArray[Any]] = {axis: turned[:, row] for row, axis in enumerate("xyz")}
+    if "intensity" in columns:
+        found["intensity"] = _intensity(columns, header)
+    found |= {ours: columns[name] for name, ours in _KEPT.items() if name in columns}
+    record = np.empty(len(positions), [(name, values.dtype) for name, values in found.items()])
+    for name, values in found.items():
+        record[name] = values
+    return record
 
 
 @contextmanager
@@ -99,28 +115,26 @@ def _opened(path: Path) -> Iterator[Any]:
         raise ScanError(f"it is no whole E57 file: {reason}; get the file again") from error
 
 
-def _columns(file: Any, header: Any) -> dict[str, npt.NDArray[Any]]:
-    """Reads the fields of a scan that we know, some points at a time."""
+def _columns(file: Any, header: Any) -> Iterator[dict[str, npt.NDArray[Any]]]:
+    """Reads the fields of a scan that we know, some points at a time; once at least."""
     from pye57 import libe57
 
     kinds = dict.fromkeys((*_CARTESIAN, *_SPHERICAL), "f8") | _OTHERS
     names = [name for name in header.point_fields if name in kinds]
-    announced = int(header.point_count)
+    announced, there = int(header.point_count), 0
     capacity = max(1, min(announced, _CHUNK))
     buffers, pieces = libe57.VectorSourceDestBuffer(), [np.empty(capacity, kinds[name]) for name in names]
     for name, piece in zip(names, pieces, strict=True):
         buffers.append(libe57.SourceDestBuffer(file.image_file, name, piece, capacity, True, True))
-    found: list[list[npt.NDArray[Any]]] = []
     if names and announced:
         reader = header.points.reader(buffers)
         while count := reader.read():
-            found.append([piece[:count].copy() for piece in pieces])
-    columns = {
-        name: np.concatenate([pieces[row][:0], *(each[row] for each in found)]) for row, name in enumerate(names)
-    }
-    if names and (there := len(columns[names[0]])) != announced:
+            there += count
+            yield {name: piece[:count].copy() for name, piece in zip(names, pieces, strict=True)}
+    else:
+        yield {name: piece[:0] for name, piece in zip(names, pieces, strict=True)}
+    if names and there != announced:
         raise ScanError(f"cut short: {announced} points announced, found {there}; get the file again")
-    return columns
 
 
 def _cartesian(columns: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.float64]:
@@ -184,4 +198,13 @@ def _value(node: Any) -> float:
     return float(node.scaledValue() if hasattr(node, "scaledValue") else node.value())
 
 
-FORMAT = ScanFormat("e57", (".e57",), read_e57, rb"ASTM-E57", parts=scans_in, read_part=read_e57)
+FORMAT = ScanFormat(
+    "e57",
+    (".e57",),
+    read_e57,
+    rb"ASTM-E57",
+    parts=scans_in,
+    read_part=read_e57,
+    count=lambda path, _, part: points_in(path, part),
+    pieces=lambda path, _, part: e57_pieces(path, part),
+)

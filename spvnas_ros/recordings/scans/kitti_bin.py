@@ -4,10 +4,21 @@ named by the user.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import numpy as np
 
 from spvnas_ros.recordings.scans.columns import KITTI, implausible, likely_columns, written
-from spvnas_ros.recordings.scans.records import Columns, Record, ScanError, ScanFormat, record_dtype
+from spvnas_ros.recordings.scans.records import (
+    PIECE,
+    Columns,
+    Record,
+    ScanError,
+    ScanFormat,
+    binary_pieces,
+    record_dtype,
+)
 
 _NUSCENES_WIDTH = 5
 _MOST_RINGS = 128
@@ -74,9 +85,25 @@ def _advice(likely: Columns | None) -> str:
     return f"; they look like {len(likely)} columns: name them, perhaps --columns {written(likely)}"
 
 
+def _pieces(path: Path, columns: Columns | None, _: int) -> Iterator[Record]:
+    """Yields a scan some points at a time. Raises ScanError as `read_bin` and `read_columns` do by the first points."""
+    dtype, size = _dtype(columns or KITTI), path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(PIECE * dtype.itemsize)
+    if columns is None:
+        read_bin(head)
+    else:
+        read_columns(head, columns)
+    if size % dtype.itemsize:
+        raise ScanError(f"{size} bytes are no multiple of {dtype.itemsize}, which a point takes; get the file again")
+    yield from binary_pieces(path, dtype, size // dtype.itemsize, 0)
+
+
 FORMAT = ScanFormat(
     "bin",
     (".bin",),
     lambda path: read_bin(path.read_bytes()),
     read_columns=lambda path, columns: read_columns(path.read_bytes(), columns),
+    count=lambda path, columns, _: path.stat().st_size // _dtype(columns or KITTI).itemsize,
+    pieces=_pieces,
 )

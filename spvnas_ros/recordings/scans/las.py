@@ -41,6 +41,20 @@ def read_las(path: Path) -> Record:
         return record
 
 
+def las_pieces(path: Path) -> Iterator[Record]:
+    """Yields all points as `read_las` returns them, some at a time. Raises ScanError as it does."""
+    with opened(path) as reader:
+        check_scale(reader.header)
+        for points in chunks(reader):
+            yield _record(points)
+
+
+def points_in(path: Path) -> int:
+    """Returns how many points a file announces. Raises ScanError for a damaged one."""
+    with opened(path) as reader:
+        return int(reader.header.point_count)
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
     """Opens a file as laspy's LasReader. Whatever laspy or lazrs say against it becomes a ScanError."""
@@ -208,4 +222,11 @@ def _record(points: Any) -> Record:
     return record
 
 
-FORMAT = ScanFormat("las", (".las", ".laz"), read_las, rb"LASF")
+FORMAT = ScanFormat(
+    "las",
+    (".las", ".laz"),
+    read_las,
+    rb"LASF",
+    count=lambda path, *_: points_in(path),
+    pieces=lambda path, *_: las_pieces(path),
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spvnas_ros.recordings.scans.records import Columns, Record, ScanError, ScanFormat, record_dtype
+from spvnas_ros.recordings.scans.records import PIECE, Columns, Record, ScanError, ScanFormat, record_dtype
 
 _NAMES = ("x", "y", "z", "intensity")
 
@@ -21,12 +22,28 @@ def read_npy(path: Path, named: Columns | None = None) -> Record:
 
     Raises ScanError for another shape or type, and for a file that is cut short.
     """
+    return as_record(np.array(_mapped(path)), named)
+
+
+def _mapped(path: Path) -> npt.NDArray[Any]:
     try:
         # The file is mapped: a header that announces more than the file holds then reserves no memory.
-        array = np.array(np.lib.format.open_memmap(path, mode="r"))
+        return np.lib.format.open_memmap(path, mode="r")
     except (ValueError, TypeError, OverflowError, SyntaxError, EOFError, TokenError) as error:
         raise ScanError(f"it is no whole numpy array of numbers: {error}") from error
-    return as_record(array, named)
+
+
+def _pieces(path: Path, named: Columns | None, _: int) -> Iterator[Record]:
+    """Yields an array some points at a time. Raises ScanError as `read_npy` does."""
+    count = _count(path)
+    for at in range(0, max(1, count), PIECE):
+        # Mapped anew each time: what was read of it before does not stay in memory.
+        yield as_record(np.array(_mapped(path)[at : at + PIECE]), named)
+
+
+def _count(path: Path) -> int:
+    array = _mapped(path)
+    return len(array) if array.ndim else 0
 
 
 def as_record(array: npt.NDArray[Any], named: Columns | None = None) -> Record:
@@ -49,4 +66,12 @@ def as_record(array: npt.NDArray[Any], named: Columns | None = None) -> Record:
     return record
 
 
-FORMAT = ScanFormat("npy", (".npy",), read_npy, rb"\x93NUMPY", read_columns=read_npy)
+FORMAT = ScanFormat(
+    "npy",
+    (".npy",),
+    read_npy,
+    rb"\x93NUMPY",
+    read_columns=read_npy,
+    count=lambda path, *_: _count(path),
+    pieces=_pieces,
+)

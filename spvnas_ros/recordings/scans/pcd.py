@@ -6,7 +6,10 @@ Format: https://pointclouds.org/documentation/tutorials/pcd_file_format.html
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,11 +17,14 @@ from spvnas_ros.recordings.scans.records import (
     Record,
     ScanError,
     ScanFormat,
+    binary_pieces,
     check_end,
+    mapped,
     parse_binary,
     parse_count,
     parse_text,
     record_dtype,
+    text_pieces,
 )
 
 _MAX_HEADER = 1 << 16
@@ -50,8 +56,27 @@ def read_pcd(data: bytes) -> Record:
     return _parse_compressed(body, header.dtype, header.rows)
 
 
-def header_of(data: bytes) -> PcdHeader:
-    """Returns the header of a PCD file. Raises ScanError where it cannot be one."""
+def _pieces(path: Path) -> Iterator[Record]:
+    """Yields the points some at a time; compressed ones at once. Raises ScanError as `read_pcd` does."""
+    header = _header_in(path)
+    if header.encoding == "ascii":
+        yield from text_pieces(path, header.dtype, header.rows, header.start)
+    elif header.encoding == "binary":
+        yield from binary_pieces(path, header.dtype, header.rows, header.start)
+    else:
+        yield read_pcd(path.read_bytes())
+
+
+def _header_in(path: Path) -> PcdHeader:
+    with mapped(path) as data:
+        header = header_of(data)
+        if header.encoding == "binary":
+            check_end(data, header.start + parse_binary(data, header.dtype, header.rows, header.start).nbytes)
+    return header
+
+
+def header_of(data: Any) -> PcdHeader:
+    """Returns the header of a PCD file by its bytes. Raises ScanError where it cannot be one."""
     words: dict[str, list[str]] = {}
     start = 0
     while "DATA" not in words:
@@ -163,4 +188,11 @@ def _repeat(out: bytearray, distance: int, length: int) -> None:
         out += (pattern * (length // distance + 1))[:length]
 
 
-FORMAT = ScanFormat("pcd", (".pcd",), lambda path: read_pcd(path.read_bytes()), rb"(\s|#[^\n]*\n)*(VERSION|FIELDS)\s")
+FORMAT = ScanFormat(
+    "pcd",
+    (".pcd",),
+    lambda path: read_pcd(path.read_bytes()),
+    rb"(\s|#[^\n]*\n)*(VERSION|FIELDS)\s",
+    count=lambda path, *_: _header_in(path).rows,
+    pieces=lambda path, *_: _pieces(path),
+)

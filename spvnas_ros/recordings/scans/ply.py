@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,11 +16,14 @@ from spvnas_ros.recordings.scans.records import (
     Record,
     ScanError,
     ScanFormat,
+    binary_pieces,
     check_end,
+    mapped,
     parse_binary,
     parse_count,
     parse_text,
     record_dtype,
+    text_pieces,
 )
 
 _MAX_HEADER = 1 << 16
@@ -62,6 +67,7 @@ class PlyHeader:
     vertices:     how many there are
     rows:         the first byte of them and the first one behind them; not of text
     lines_before: lines of text before them
+    dtype:        of a vertex
     """
 
     order: str
@@ -69,19 +75,24 @@ class PlyHeader:
     vertices: int
     rows: tuple[int, int]
     lines_before: int
+    dtype: np.dtype[np.void]
 
 
 def read_ply(data: bytes) -> Record:
     """Returns the vertices of a PLY file as a structured array `[N]`. Raises ScanError where `data` is no PLY file."""
-    return _read(data)[0]
+    header, more = _header(data)
+    if header.order != "=":
+        return parse_binary(data, header.dtype, header.vertices, header.rows[0])
+    return parse_text(data[header.start :], header.dtype, header.vertices, skip=header.lines_before, after=more)
 
 
-def header_of(data: bytes) -> PlyHeader:
-    """Returns where the vertices of a PLY file lie. Raises ScanError where `data` is no PLY file."""
-    return _read(data)[1]
+def header_of(data: Any) -> PlyHeader:
+    """Returns where the vertices of a PLY file lie, by its bytes. Raises ScanError where `data` is no PLY file."""
+    return _header(data)[0]
 
 
-def _read(data: bytes) -> tuple[Record, PlyHeader]:
+def _header(data: Any) -> tuple[PlyHeader, int]:
+    """Returns where the vertices lie, and how many lines of text follow them."""
     order, elements, begin = _parse_header(data)
     start = begin
     index = next((i for i, element in enumerate(elements) if element.name == "vertex"), None)
@@ -93,17 +104,30 @@ def _read(data: bytes) -> tuple[Record, PlyHeader]:
     dtype = record_dtype([(p.name.removeprefix(_SCALAR_PREFIX), order + p.kind, 1) for p in vertex.properties])
     if order == "=":
         lines, more = (sum(element.count for element in others) for others in (before, after))
-        record = parse_text(data[start:], dtype, vertex.count, skip=lines, after=more)
-        return record, PlyHeader(order, begin, vertex.count, (begin, begin), lines)
+        return PlyHeader(order, begin, vertex.count, (begin, begin), lines, dtype), more
     for element in before:
         start = _end_of(element, data, start, order)
-    record = parse_binary(data, dtype, vertex.count, start)
-    rows = (start, start + record.nbytes)
+    parse_binary(data, dtype, vertex.count, start)  # they are all there
+    rows = (start, start + vertex.count * dtype.itemsize)
     start = rows[1]
     for element in after:
         start = _end_of(element, data, start, order)
     check_end(data, start)
-    return record, PlyHeader(order, begin, vertex.count, rows, 0)
+    return PlyHeader(order, begin, vertex.count, rows, 0, dtype), 0
+
+
+def _pieces(path: Path) -> Iterator[Record]:
+    """Yields the vertices some at a time. Raises ScanError as `read_ply` does."""
+    header = _header_in(path)
+    if header.order == "=":
+        yield from text_pieces(path, header.dtype, header.vertices, header.start, header.lines_before)
+    else:
+        yield from binary_pieces(path, header.dtype, header.vertices, header.rows[0])
+
+
+def _header_in(path: Path) -> PlyHeader:
+    with mapped(path) as data:
+        return header_of(data)
 
 
 def _parse_header(data: bytes) -> tuple[str, list[_Element], int]:
@@ -181,4 +205,11 @@ def _size_of(prop: _Property, data: bytes, start: int, order: str) -> int:
     return kind.itemsize + length * item
 
 
-FORMAT = ScanFormat("ply", (".ply",), lambda path: read_ply(path.read_bytes()), rb"ply\s")
+FORMAT = ScanFormat(
+    "ply",
+    (".ply",),
+    lambda path: read_ply(path.read_bytes()),
+    rb"ply\s",
+    count=lambda path, *_: _header_in(path).vertices,
+    pieces=lambda path, *_: _pieces(path),
+)

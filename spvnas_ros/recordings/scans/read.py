@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from spvnas_ros.clouds.intensity import Intensity
@@ -13,7 +13,7 @@ from spvnas_ros.frame import Points
 from spvnas_ros.recordings.containers.kind_of_file import KINDS_BY_SUFFIX, MAGICS
 from spvnas_ros.recordings.scans import e57, kitti_bin, las, npy, npz, nuscenes_bin, pcd, ply, tables, text
 from spvnas_ros.recordings.scans.columns import renamed
-from spvnas_ros.recordings.scans.records import Columns, Record, ScanError, ScanFormat
+from spvnas_ros.recordings.scans.records import PIECE, Columns, Record, ScanError, ScanFormat
 
 FORMATS: dict[str, ScanFormat] = {
     each.name: each
@@ -58,11 +58,18 @@ def parts_of(path: Path) -> int:
         return 1
 
 
-def read_scan(path: str | Path, intensity: Intensity | Sensor | str = "auto") -> Points:
+def frames_of(name: str, path: Path) -> list[tuple[str, Path, int]]:
+    """Returns the scans of a file: what each is called, `name` or `name_0`, `name_1`, ..., the file, and its number."""
+    count = parts_of(path)
+    return [(name if count == 1 else f"{name}_{part}", path, part) for part in range(count)]
+
+
+def read_scan(path: str | Path, intensity: Intensity | Sensor | str = "auto", part: int = 0) -> Points:
     """Reads one scan as float32 `[N, 4]`: x, y, z in metres and intensity in 0..1.
 
     path:      a scan of one of `FORMATS`; a file whose first bytes name its format may have any name
     intensity: the rule that scales the file's intensity, or all rules of a sensor; pass one for all its scans
+    part:      which scan of a file that may hold several
 
     Points may be NaN, as in organised clouds. The intensity is 0 where the file has none.
 
@@ -73,7 +80,7 @@ def read_scan(path: str | Path, intensity: Intensity | Sensor | str = "auto") ->
         intensity = Intensity(intensity)
     sensor = intensity if isinstance(intensity, Sensor) else Sensor(intensity)
     try:
-        return sensor.points(read_record(path))
+        return sensor.points(read_record(path, part=part))
     except PointCloudError as error:
         raise ScanError(f"{path}: {error}") from error
 
@@ -91,6 +98,36 @@ def read_record(path: str | Path, columns: Columns | None = None, part: int = 0)
         return _checked(renamed(_read(path, columns, part)))
     except ScanError as error:
         raise ScanError(f"{path}: {error}") from error
+    except OSError as error:
+        raise ScanError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def points_announced(path: Path, columns: Columns | None = None, part: int = 0) -> int:
+    """Returns how many points a scan has, without reading them: exactly, or about as many where nothing says so.
+
+    Of a format that has to be read whole, and of a file that cannot be read, which says so when it is, it is 0.
+    """
+    try:
+        form = FORMATS.get(kind_of(path) or "")
+        return form.count(path, columns, part) if form and form.count else 0
+    except (ScanError, OSError):
+        return 0
+
+
+def read_pieces(path: Path, columns: Columns | None = None, part: int = 0) -> Iterator[Record]:
+    """Reads one scan as `read_record` does, some points at a time, in order. Raises ScanError as it does."""
+    try:
+        form = FORMATS.get(kind_of(path) or "")
+        if form is None or form.pieces is None:
+            record = read_record(path, columns, part)
+            yield from (record[at : at + PIECE] for at in range(0, max(1, len(record)), PIECE))
+            return
+        if columns is not None and form.read_columns is None:
+            raise ScanError(f"its format ({form.name}) names its columns itself; leave --columns out")
+        for piece in form.pieces(path, columns, part):
+            yield _checked(renamed(piece))
+    except ScanError as error:
+        raise error if str(error).startswith(f"{path}: ") else ScanError(f"{path}: {error}") from error
     except OSError as error:
         raise ScanError(f"{path}: cannot be read: {error.strerror or error}") from error
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import mmap
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +20,7 @@ from spvnas_ros.errors import UserError
 Record = npt.NDArray[np.void]
 """Structured array `[N]` with one row for each point. The field names are those of the file."""
 
+_BLOCK = 1 << 24
 _MOST_BYTES_PER_LETTER = 8
 """Bytes of an array for each letter of its text, at most: a value takes up to 8 bytes and at least one letter. A header
 that announces more is wrong.
@@ -44,6 +48,9 @@ class ScanFormat:
     read_columns: reads a file whose columns the user has named; None where the format names them itself
     parts:        returns how many scans a file holds; None where it is always one
     read_part:    reads one of them
+    count:        returns how many points a scan of a file has by its header or size, about as many where nothing says
+                  so, without reading them
+    pieces:       reads a scan some points at a time, in order; None where it has to be read whole
     """
 
     name: str
@@ -53,6 +60,12 @@ class ScanFormat:
     read_columns: Callable[[Path, Columns], Record] | None = None
     parts: Callable[[Path], int] | None = None
     read_part: Callable[[Path, int], Record] | None = None
+    count: Callable[[Path, Columns | None, int], int] | None = None
+    pieces: Callable[[Path, Columns | None, int], Iterator[Record]] | None = None
+
+
+PIECE: Final = 1 << 20
+"""Points of a piece, at most."""
 
 
 def missing(package: str, what: str, extra: str) -> ScanError:
@@ -76,6 +89,58 @@ def parse_binary(body: bytes, dtype: np.dtype[np.void], rows: int, start: int = 
     if start + rows * dtype.itemsize > len(body):
         raise ScanError(_too_few(rows, f"{len(body) - start} bytes, {dtype.itemsize} a point,"))
     return np.frombuffer(body, dtype, rows, start)
+
+
+def binary_pieces(path: Path, dtype: np.dtype[np.void], rows: int, start: int) -> Iterator[Record]:
+    """Yields rows of a file from byte `start` on. Raises ScanError where they are not all there."""
+    with path.open("rb") as file:
+        file.seek(start)
+        for at in range(0, rows, PIECE):
+            piece = np.fromfile(file, dtype, min(PIECE, rows - at))
+            if len(piece) < min(PIECE, rows - at):
+                raise ScanError(_too_few(rows, f"{at + len(piece)}"))
+            yield piece
+
+
+def text_blocks(file: BinaryIO) -> Iterator[bytes]:
+    """Yields the rest of a file in blocks of whole lines."""
+    left: list[bytes] = []
+    while block := file.read(_BLOCK):
+        end = block.rfind(b"\n") + 1
+        if end:
+            yield b"".join((*left, block[:end]))
+            left = [block[end:]] if end < len(block) else []
+        else:
+            left.append(block)
+    if left:
+        yield b"".join(left)
+
+
+def text_pieces(path: Path, dtype: np.dtype[np.void], rows: int, start: int, skip: int = 0) -> Iterator[Record]:
+    """Yields rows of numbers of a file from byte `start` on, after `skip` lines. Raises ScanError as `parse_text`."""
+    found = 0
+    with path.open("rb") as file:
+        file.seek(start)
+        for block in text_blocks(file):
+            lines = [line for line in block.splitlines(keepends=True) if line.strip()]
+            lines, skip = lines[skip:], max(0, skip - len(lines))
+            lines = lines[: rows - found]
+            if lines:
+                found += len(lines)
+                yield parse_text(b"".join(lines), dtype, len(lines))
+    if found < rows:
+        raise ScanError(_too_few(rows, f"{found} lines"))
+
+
+@contextmanager
+def mapped(path: Path) -> Iterator[Any]:
+    """Yields the bytes of a file, of which only what is looked at is read; nothing where it is empty."""
+    with path.open("rb") as file:
+        if not path.stat().st_size:
+            yield b""
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            yield data
 
 
 def check_end(body: bytes, end: int) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
 
 from spvnas_ros.clouds.intensity import Intensity
 from spvnas_ros.clouds.mount import AUTO, PlaceRule
 from spvnas_ros.clouds.point_cloud2 import PointCloudError, decode
 from spvnas_ros.clouds.sensor_rules import Sensor
+from spvnas_ros.clouds.survey import place_remark
 from spvnas_ros.frame import Points
 from spvnas_ros.recordings.containers.kind_of_file import BAG_SUFFIXES, MAGICS, PACKET_SUFFIXES, is_recording_folder
 from spvnas_ros.recordings.scans.columns import parse_columns
@@ -20,14 +23,16 @@ from spvnas_ros.recordings.scans.layouts import Layout, find_layout
 from spvnas_ros.recordings.scans.layouts.nuscenes_tables import is_nuscenes
 from spvnas_ros.recordings.scans.read import (
     SUFFIXES,
+    frames_of,
     kind_of,
-    parts_of,
     passed_over,
+    points_announced,
+    read_pieces,
     read_record,
     scan_files,
     sequences_in,
 )
-from spvnas_ros.recordings.scans.records import Record, ScanError
+from spvnas_ros.recordings.scans.records import Columns, Record, ScanError
 
 if TYPE_CHECKING:
     from rosbags.typesys.stores.ros2_humble import sensor_msgs__msg__PointCloud2 as PointCloud2
@@ -38,6 +43,11 @@ if TYPE_CHECKING:
 _VELODYNE = "velodyne"
 _FIRST_LOOK = 12
 """Frames that tell intensity scale and mount, evenly spread over the recording."""
+LARGE: Final = 1_000_000
+"""Points from which a scan is not read whole where that can be avoided. No sensor's single scan has as many."""
+SAMPLE: Final = 400_000
+_LARGE_ONES = 2
+"""How many large scans are looked at: each is read from one end to the other."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +73,53 @@ class Frame:
     load:  reads the cloud; raises ScanError where the scan or cloud is malformed
     stamp: time of recording, nanoseconds since 1970; 0 for a scan
     file:  the scan's file; None for a cloud of a bag
+    scan:  reads the same cloud some points at a time; None for clouds that only come whole
     """
 
     name: str
     load: Callable[[], Cloud]
     stamp: int = 0
     file: Path | None = None
+    scan: ScanFile | None = None
+
+
+@dataclass(frozen=True)
+class ScanFile:
+    """A scan of a file, which need not fit into memory.
+
+    columns: what its numbers are, where the file does not say it
+    part:    which scan of a file that holds several
+    """
+
+    file: Path
+    columns: Columns | None = None
+    part: int = 0
+
+    @property
+    def announced(self) -> int:
+        """How many points it has, or about as many; 0 where only reading it would tell."""
+        return points_announced(self.file, self.columns, self.part)
+
+    @property
+    def large(self) -> bool:
+        """Whether it is better not read whole."""
+        return self.announced > LARGE
+
+    def pieces(self) -> Iterator[Record]:
+        """Yields its points, structured `[n]`, some at a time, in order. Raises ScanError where it is malformed."""
+        return read_pieces(self.file, self.columns, self.part)
+
+    def sample(self) -> Record:
+        """Reads some points of all over it, about `SAMPLE` of a large one. Raises ScanError where it is malformed."""
+        return _sample(self, self.file.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=2)
+def _sample(scan: ScanFile, _: int) -> Record:
+    """Samples a scan, once while it stays the same: two questions are asked of each."""
+    # An odd step: beams and returns alternate by powers of two.
+    step = max(1, scan.announced // SAMPLE) | 1
+    return np.concatenate([piece[::step].copy() for piece in scan.pieces()])  # a view would keep all of its piece
 
 
 class Source:
@@ -119,6 +170,9 @@ class Source:
         clouds = [cloud for cloud in self._some() if len(cloud)]
         if self.sensor.open:
             self.sensor.settle(clouds)
+        remark = place_remark(clouds, self.sensor)
+        if remark and remark not in self.remarks:
+            self.remarks = (*self.remarks, remark)
         return clouds
 
     def _some(self) -> Iterator[Record]:
@@ -148,13 +202,14 @@ class _Scans(Source):
         self.files = tuple(file for _, file in files)
         self.columns = columns or ""
         self._columns = parse_columns(columns) if columns is not None else None
-        self._scans = [scan for name, file in files for scan in _parts(name, file)]
+        self._scans = [scan for name, file in files for scan in frames_of(name, file)]
 
     def __len__(self) -> int:
         return len(self._scans)
 
     def resume(self, number: int, stamp: int | None) -> Iterator[Frame]:  # noqa: ARG002
-        return (Frame(name, partial(self._load, file, part), 0, file) for name, file, part in self._scans[number:])
+        for name, file, part in self._scans[number:]:
+            yield Frame(name, partial(self._load, file, part), 0, file, ScanFile(file, self._columns, part))
 
     def _load(self, file: Path, part: int) -> Cloud:
         try:
@@ -163,19 +218,19 @@ class _Scans(Source):
             raise ScanError(f"{file}: {error}") from error
 
     def _some(self) -> Iterator[Record]:
+        left = _LARGE_ONES
         for row in _spread(len(self._scans)):
             _, file, part = self._scans[row]
+            scan = ScanFile(file, self._columns, part)
             with suppress(ScanError):
-                yield self._read(file, part)
+                if not scan.large:
+                    yield self._read(file, part)
+                elif left:
+                    left -= 1
+                    yield scan.sample()
 
     def _read(self, file: Path, part: int) -> Record:
         return read_record(file, self._columns, part)
-
-
-def _parts(name: str, file: Path) -> list[tuple[str, Path, int]]:
-    """Returns the scans of a file by name."""
-    count = parts_of(file)
-    return [(name if count == 1 else f"{name}_{part}", file, part) for part in range(count)]
 
 
 class _LaidOut(_Scans):
@@ -184,6 +239,14 @@ class _LaidOut(_Scans):
         self.files = tuple(file for _, file in layout.files)
         self._scans = [(name, file, 0) for name, file in layout.files]
         self._layout = layout
+
+    def resume(self, number: int, stamp: int | None) -> Iterator[Frame]:  # noqa: ARG002
+        return (Frame(name, partial(self._load, file, part), 0, file) for name, file, part in self._scans[number:])
+
+    def _some(self) -> Iterator[Record]:
+        for row in _spread(len(self._scans)):
+            with suppress(ScanError):
+                yield self._read(self._scans[row][1], 0)
 
     def _read(self, file: Path, part: int) -> Record:  # noqa: ARG002
         return self._layout.read(file)
@@ -262,6 +325,7 @@ def open_source(
     """
     path = Path(path)
     rule = intensity if isinstance(intensity, Intensity) else Intensity(intensity)
+    mine = sensor is None
     sensor = sensor or Sensor(rule, place or PlaceRule())
     if not path.exists():
         raise ScanError(f"{path} does not exist; expected a scan, a folder of scans, or a rosbag2")
@@ -274,6 +338,8 @@ def open_source(
             from spvnas_ros.recordings.bags import BagReader
 
             return _Bag(path, BagReader(path, topic), sensor)
+        if mine:  # what a bag's clouds are counted from, their frame says
+            sensor.place = replace(sensor.place, by_itself=sensor.place.origin is None)
         if topic is not None:
             raise ScanError(f"{path} is no bag, so it has no topic {topic}; leave the topic out")
         if folders := sequences_in(path):

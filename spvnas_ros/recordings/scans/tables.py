@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spvnas_ros.recordings.scans.columns import coordinate_names
-from spvnas_ros.recordings.scans.records import Record, ScanError, ScanFormat, missing
+from spvnas_ros.recordings.scans.records import PIECE, Record, ScanError, ScanFormat, missing
 
 _INDEX = "__index_level_"
 
@@ -28,10 +28,7 @@ def read_parquet(path: Path) -> Record:
 
 def read_feather(path: Path) -> Record:
     """Reads the columns of numbers of a Feather file; what is null becomes NaN. Raises ScanError for a damaged one."""
-    with path.open("rb") as file:
-        if file.read(4) == b"FEA1":
-            # pyarrow 26 reads it, but ends the process on damaged ones.
-            raise ScanError("it is of Feather's version 1; write it again as version 2, pyarrow's and pandas' default")
+    _check_version(path)
     with arrow("Feather") as pa:
         from pyarrow import feather
 
@@ -40,6 +37,56 @@ def read_feather(path: Path) -> Record:
             for column in table.columns:
                 column.validate(full=True)
             return _record(table, _wanted(table.schema))
+
+
+def parquet_pieces(path: Path) -> Iterator[Record]:
+    """Yields the rows of a Parquet file some at a time, one piece at least. Raises ScanError as `read_parquet`."""
+    with arrow("Parquet") as pa:
+        from pyarrow import parquet
+
+        with parquet.ParquetFile(path) as file:
+            names = _wanted(file.schema_arrow)
+            if not file.metadata.num_rows:
+                yield _record(file.read(columns=names), names)
+            for batch in file.iter_batches(PIECE, columns=names):
+                yield _record(pa.Table.from_batches([batch]), names)
+
+
+def feather_pieces(path: Path) -> Iterator[Record]:
+    """Yields the rows of a Feather file batch by batch, one piece at least. Raises ScanError as `read_feather`."""
+    _check_version(path)
+    with arrow("Feather") as pa, pa.memory_map(str(path)) as source:
+        file = pa.ipc.open_file(source)
+        names = _wanted(file.schema)
+        if not file.num_record_batches:
+            yield _record(file.read_all(), names)
+        for number in range(file.num_record_batches):
+            batch = file.get_batch(number)
+            batch.validate(full=True)
+            yield _record(pa.Table.from_batches([batch]), names)
+
+
+def _rows_of_parquet(path: Path) -> int:
+    with arrow("Parquet"):
+        from pyarrow import parquet
+
+        with parquet.ParquetFile(path) as file:
+            return int(file.metadata.num_rows)
+
+
+def rows_of_feather(path: Path) -> int:
+    """Returns how many rows a Feather file has. Raises ScanError for a damaged one."""
+    _check_version(path)
+    with arrow("Feather") as pa, pa.memory_map(str(path)) as source:
+        file = pa.ipc.open_file(source)
+        return sum(file.get_batch(number).num_rows for number in range(file.num_record_batches))
+
+
+def _check_version(path: Path) -> None:
+    with path.open("rb") as file:
+        if file.read(4) == b"FEA1":
+            # pyarrow 26 reads it, but ends the process on damaged ones.
+            raise ScanError("it is of Feather's version 1; write it again as version 2, pyarrow's and pandas' default")
 
 
 @contextmanager
@@ -91,5 +138,19 @@ def _record(table: Any, names: list[str]) -> Record:
     return record
 
 
-PARQUET = ScanFormat("parquet", (".parquet",), read_parquet, rb"PAR1")
-FEATHER = ScanFormat("feather", (".feather", ".arrow"), read_feather, rb"ARROW1|FEA1")
+PARQUET = ScanFormat(
+    "parquet",
+    (".parquet",),
+    read_parquet,
+    rb"PAR1",
+    count=lambda path, *_: _rows_of_parquet(path),
+    pieces=lambda path, *_: parquet_pieces(path),
+)
+FEATHER = ScanFormat(
+    "feather",
+    (".feather", ".arrow"),
+    read_feather,
+    rb"ARROW1|FEA1",
+    count=lambda path, *_: rows_of_feather(path),
+    pieces=lambda path, *_: feather_pieces(path),
+)

@@ -9,14 +9,14 @@ import io
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from spvnas_ros.recordings.scans.columns import coordinate_names, implausible, is_intensity
-from spvnas_ros.recordings.scans.records import Columns, Record, ScanError, ScanFormat
+from spvnas_ros.recordings.scans.records import Columns, Record, ScanError, ScanFormat, text_blocks
 
 _LOOK = 1 << 16
 """Bytes at the start that tell the layout."""
@@ -66,7 +66,51 @@ def read_text(path: Path, columns: Columns | None = None) -> Record:
             f"its columns cannot be {', '.join(filter(None, layout.names))}: {wrong}; name them, such as --columns "
             "x,y,z,intensity,time"
         )
-    return _shifted(record) if path.suffix.lower() == ".pts" else record
+    return _shifted(record) if path.suffix.lower() == ".pts" and _is_leica(record) else record
+
+
+def text_pieces(path: Path, columns: Columns | None = None) -> Iterator[Record]:
+    """Yields the rows of a file some at a time, as `read_text` reads them. Raises ScanError as it does.
+
+    Where intensities are Leica's, the first rows tell.
+    """
+    layout, found, leica = layout_in(path, columns), 0, False
+    later = replace(layout, first=0)
+    with path.open("rb") as file:
+        for number, block in enumerate(text_blocks(file)):
+            if number and not _has_rows(block):
+                continue
+            record = _parse(block, later if number else layout)
+            if not number:
+                if columns is None and layout.header is None and (wrong := implausible(record)):
+                    raise ScanError(
+                        f"its columns cannot be {', '.join(filter(None, layout.names))}: {wrong}; name them"
+                    )
+                leica = path.suffix.lower() == ".pts" and _is_leica(record)
+            found += len(record)
+            yield _shifted(record) if leica else record
+    if layout.count is not None and layout.count != found:
+        raise ScanError(f"its first line announces {layout.count} points, found {found}; get the file again")
+
+
+def layout_in(path: Path, columns: Columns | None = None) -> Layout:
+    """Finds out how a file is laid out by its start. Raises ScanError as `find_layout` does."""
+    with path.open("rb") as file:
+        return find_layout(file.read(2 * _LOOK), columns)
+
+
+def rows_in(path: Path, columns: Columns | None = None) -> int:
+    """Returns about how many rows a file has: its size over the mean length of the first rows."""
+    with path.open("rb") as file:
+        head = file.read(_LOOK)
+    layout = find_layout(head, columns)
+    lines = head.splitlines(keepends=True)[layout.first :]
+    size = path.stat().st_size
+    return layout.count or int(size * len(lines) / max(1, sum(map(len, lines))))
+
+
+def _has_rows(block: bytes) -> bool:
+    return any(line.strip() and not _COMMENT.match(line) for line in block.splitlines())
 
 
 def find_layout(data: bytes, columns: Columns | None = None) -> Layout:
@@ -298,16 +342,29 @@ def _table(body: bytes, layout: Layout, chosen: list[int]) -> npt.NDArray[np.flo
 
 
 def _shifted(record: Record) -> Record:
-    """Brings Leica's intensities, -2048 to 2047, to 0..4095. Others of .pts are 0..255 or 0..1 and stay."""
+    """Brings Leica's intensities, -2048 to 2047, to 0..4095."""
     name = next((name for name in record.dtype.names or () if is_intensity(name)), None)
-    if name is None or not len(record):
-        return record
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "All-NaN", RuntimeWarning)
-        low, high = np.nanmin(record[name]), np.nanmax(record[name])
-    if _LEICA_PTS[0] <= low < 0 and high <= _LEICA_PTS[1]:
+    if name is not None:
         record[name] -= _LEICA_PTS[0]
     return record
 
 
-FORMAT = ScanFormat("text", (".xyz", ".asc", ".txt", ".csv", ".pts"), read_text, read_columns=read_text)
+def _is_leica(record: Record) -> bool:
+    """Returns whether intensities are -2048 to 2047. Others of .pts are 0..255 or 0..1 and stay."""
+    name = next((name for name in record.dtype.names or () if is_intensity(name)), None)
+    if name is None or not len(record):
+        return False
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN", RuntimeWarning)
+        low, high = np.nanmin(record[name]), np.nanmax(record[name])
+    return bool(_LEICA_PTS[0] <= low < 0 and high <= _LEICA_PTS[1])
+
+
+FORMAT = ScanFormat(
+    "text",
+    (".xyz", ".asc", ".txt", ".csv", ".pts"),
+    read_text,
+    read_columns=read_text,
+    count=lambda path, columns, _: rows_in(path, columns),
+    pieces=lambda path, columns, _: text_pieces(path, columns),
+)

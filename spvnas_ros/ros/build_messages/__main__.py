@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from spvnas_ros.ros.build_messages.build import Outcome, ensure
-from spvnas_ros.ros.build_messages.errors import BuildError, CannotBuild
+from spvnas_ros.ros.build_messages.errors import BuildError, CannotBuild, NotInDistribution
 from spvnas_ros.ros.build_messages.packages import PACKAGES, MessagePackage
 
 _FAILED = 1
@@ -22,7 +22,7 @@ def main(args: list[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="build_messages",
-        description="Build vision_msgs and tf2_msgs for rclpy from the ROS wheels, where ROS does not provide them.",
+        description="Build message packages for rclpy from the ROS wheels, where ROS does not provide them.",
         epilog="Exit status 3: this machine cannot build; the message says what it lacks.",
     )
     parser.add_argument("packages", nargs="*", metavar="PACKAGE", help=f"default: {' '.join(PACKAGES)}")
@@ -32,7 +32,12 @@ def main(args: list[str] | None = None) -> int:
         parser.error(f"unknown package {unknown[0]}; there are {', '.join(PACKAGES)}")
     try:
         for name in given.packages or PACKAGES:
-            _report(PACKAGES[name], given.prefix)
+            try:
+                _report(PACKAGES[name], given.prefix)
+            except NotInDistribution as error:
+                if given.packages or PACKAGES[name].needed:
+                    raise
+                print(f"{name}: not built, and only some sensors need it: {error}")
     except (BuildError, OSError) as error:
         print(f"build_messages: {name}: {error}", file=sys.stderr)
         return _CANNOT_BUILD if isinstance(error, CannotBuild) else _FAILED

@@ -12,9 +12,9 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-from spvnas_ros.ros.build_messages.errors import CannotBuild
+from spvnas_ros.ros.build_messages.errors import CannotBuild, NotInDistribution
 from spvnas_ros.ros.build_messages.install import STAMP, Place
-from spvnas_ros.ros.build_messages.packages import DEPENDENCIES, MessagePackage
+from spvnas_ros.ros.build_messages.packages import MessagePackage
 
 _GENERATORS = (
     "rosidl_adapter",
@@ -42,8 +42,8 @@ def ensure(package: MessagePackage, prefix: Path | None = None) -> Outcome:
 
     Two processes may call this at once: one builds, the other waits for it.
 
-    Raises CannotBuild where the machine lacks something that a build needs, BuildError where the result is wrong, and
-    OSError where the prefix cannot be written.
+    Raises CannotBuild where the machine lacks something that a build needs (NotInDistribution where that is a package
+    of a ROS distribution), BuildError where the result is wrong, and OSError where the prefix cannot be written.
     """
     if _provided(package):
         return Outcome.PROVIDED
@@ -77,15 +77,15 @@ def _provided(package: MessagePackage) -> bool:
 
 
 def _require_generators(package: MessagePackage) -> None:
-    missing = [name for name in (*_GENERATORS, *DEPENDENCIES) if not (Path(sys.prefix) / "share" / name).is_dir()]
+    missing = [
+        name for name in (*_GENERATORS, *package.dependencies) if not (Path(sys.prefix) / "share" / name).is_dir()
+    ]
     if not missing:
         return
     if distribution := os.environ.get("ROS_DISTRO"):
         name = package.name.replace("_", "-")
-        raise CannotBuild(
-            f"a ROS distribution ({distribution}) is in use without the package; it has it: "
-            f"apt install ros-{distribution}-{name}"
-        )
+        advice = package.source or f"it has it: apt install ros-{distribution}-{name}"
+        raise NotInDistribution(f"a ROS distribution ({distribution}) is in use without the package; {advice}")
     raise CannotBuild(
         f"{sys.prefix} lacks the ROS wheels ({', '.join(missing)}); get them with: pip install 'spvnas_ros[ros]'"
     )
@@ -102,7 +102,7 @@ def _fingerprint(package: MessagePackage) -> str:
 
 def _ingredients(package: MessagePackage) -> Iterator[bytes]:
     yield from (str(part).encode() for part in (sys.version_info[:2], sysconfig.get_config_var("SOABI")))
-    yield from (_version(name).encode() for name in (*_GENERATORS, *DEPENDENCIES, "fastcdr", "numpy"))
+    yield from (_version(name).encode() for name in (*_GENERATORS, *package.dependencies, "fastcdr", "numpy"))
     for path in (*package.definitions, *sorted(Path(__file__).parent.glob("*.py"))):
         yield path.name.encode()
         yield path.read_bytes()

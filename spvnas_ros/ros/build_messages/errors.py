@@ -9,3 +9,7 @@ class BuildError(Exception):
 
 class CannotBuild(BuildError):
     """This machine lacks something that a build needs. The message says what it is and how to get it."""
+
+
+class NotInDistribution(CannotBuild):
+    """A ROS distribution is in use and lacks the package. The message says where it is to be had."""

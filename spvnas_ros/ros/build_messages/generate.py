@@ -20,7 +20,7 @@ from rosidl_typesupport_fastrtps_c.cli import GenerateFastRTPSCTypesupport
 from rosidl_typesupport_introspection_c.cli import GenerateIntrospectionCTypesupport
 
 from spvnas_ros.ros.build_messages.errors import BuildError
-from spvnas_ros.ros.build_messages.packages import DEPENDENCIES, MessagePackage
+from spvnas_ros.ros.build_messages.packages import MessagePackage
 
 _TYPE_SUPPORT = """
 #include <string.h>
@@ -65,7 +65,7 @@ def generate(package: MessagePackage, prefix: Path, folder: Path) -> Path:
     expected one.
     """
     source = folder / package.name
-    share = [str(prefix / "share" / dependency) for dependency in DEPENDENCIES]
+    share = [str(prefix / "share" / dependency) for dependency in package.dependencies]
     with _generators_at(prefix):
         idl = [
             f"{source}:msg/{convert_msg_to_idl(package.folder, package.name, path, source / 'msg').name}"
@@ -95,7 +95,7 @@ def _check_hashes(package: MessagePackage, source: Path) -> None:
         if has != expected:
             raise BuildError(
                 f"{package.name}/msg/{name} has type hash {has}, expected {expected}: nodes of a distribution would "
-                f"not understand it. Its definition, or one it uses from {', '.join(DEPENDENCIES)}, is not the "
+                f"not understand it. Its definition, or one it uses from {', '.join(package.dependencies)}, is not the "
                 f"distribution's"
             )
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from spvnas_ros.ros.build_messages.packages import DEPENDENCIES, MessagePackage
+from spvnas_ros.ros.build_messages.packages import MessagePackage
 
 STAMP = "built_by_spvnas_ros"
 """Name of a file in every package that we built. The file holds the fingerprint of what the package was built from."""
@@ -80,7 +80,7 @@ class Place:
         shutil.copytree(source / "msg", share / "msg", ignore=_all_but(".idl", ".json"))
         for definition in self.package.definitions:
             shutil.copy(definition, share / "msg")
-        (share / "package.xml").write_text(_PACKAGE_XML.format(name=self.package.name))
+        (share / "package.xml").write_text(_package_xml(self.package))
 
         if self.module.exists():
             os.replace(self.module, work / "old")
@@ -95,7 +95,7 @@ class Place:
         interfaces = sorted(path.name for path in (self.share / "msg").iterdir() if path.suffix != ".json")
         entries = {
             "packages": "",
-            "package_run_dependencies": ";".join(DEPENDENCIES),
+            "package_run_dependencies": ";".join(self.package.dependencies),
             "rosidl_interfaces": "\n".join(f"msg/{name}" for name in interfaces),
         }
         for kind, text in entries.items():
@@ -109,15 +109,17 @@ def _all_but(*suffixes: str) -> Callable[[str, list[str]], list[str]]:
     return lambda _folder, names: [name for name in names if not name.endswith(suffixes)]
 
 
-_PACKAGE_XML = (
-    """<?xml version="1.0"?>
+def _package_xml(package: MessagePackage) -> str:
+    depends = "".join(f"  <exec_depend>{name}</exec_depend>\n" for name in package.dependencies)
+    return _PACKAGE_XML.format(name=package.name, depends=depends)
+
+
+_PACKAGE_XML = """<?xml version="1.0"?>
 <package format="3">
   <name>{name}</name>
   <version>0.0.0</version>
   <description>Messages of the ROS package of this name, built by spvnas_ros for a machine without ROS.</description>
   <maintainer email="maintainers@spvnas-ros.example">spvnas_ros developers</maintainer>
   <license>Apache-2.0</license>
+{depends}</package>
 """
-    + "".join(f"  <exec_depend>{name}</exec_depend>\n" for name in DEPENDENCIES)
-    + "</package>\n"
-)

@@ -9,24 +9,31 @@ from types import MappingProxyType
 
 _DEFINITIONS = Path(__file__).resolve().parent / "definitions"
 
-DEPENDENCIES = ("builtin_interfaces", "std_msgs", "geometry_msgs")
-"""The message packages whose types the definitions use, directly or indirectly."""
+_GEOMETRY = ("builtin_interfaces", "std_msgs", "geometry_msgs")
 
 
 @dataclass(frozen=True)
 class MessagePackage:
     """A package of messages.
 
-    type_hashes: by name of the message, the hash (RIHS01, in hex) that the type has in the ROS distributions
+    type_hashes:  by name of the message, the hash (RIHS01, in hex) that the type has everywhere else
+    dependencies: the message packages whose types the definitions use, directly or indirectly
+    defined_in:   the folder of the definitions, where it is not called as the package
+    source:       where a ROS distribution that lacks it gets it; "" for the distribution's own packages
+    needed:       whether the node publishes or needs its messages, whatever sensor there is
     """
 
     name: str
     type_hashes: Mapping[str, str]
+    dependencies: tuple[str, ...] = _GEOMETRY
+    defined_in: str = ""
+    source: str = ""
+    needed: bool = True
 
     @property
     def folder(self) -> Path:
         """Folder of the definitions, which lie in its subfolder `msg`."""
-        return _DEFINITIONS / self.name
+        return _DEFINITIONS / (self.defined_in or self.name)
 
     @property
     def definitions(self) -> list[Path]:
@@ -54,4 +61,45 @@ TF2_MSGS = MessagePackage(
     MappingProxyType({"TFMessage": "e369d0f05a23ae52508854b66f6aa0437f3449d652e8cbf22d5abe85d020f087"}),
 )
 
-PACKAGES = MappingProxyType({package.name: package for package in (VISION_MSGS, TF2_MSGS)})
+POINT_CLOUD_INTERFACES = MessagePackage(
+    "point_cloud_interfaces",
+    MappingProxyType({"CompressedPointCloud2": "4b38df4932a156a54c53e80a7f34e54e2966b20e54a4d14ded34a165a389c0c1"}),
+    (*_GEOMETRY, "sensor_msgs"),
+    needed=False,
+)
+
+LIVOX_ROS_DRIVER2 = MessagePackage(
+    "livox_ros_driver2",
+    MappingProxyType(
+        {
+            "CustomMsg": "2eb17e5e35bf5a2d6cd079f3c57f33abf95e5bf7d71b42cddc05daace73d815a",
+            "CustomPoint": "3289ac5e30c215e055e9b48fe0df5c2fb916abbb0c3a75315071bb7d735067f5",
+        }
+    ),
+    ("builtin_interfaces", "std_msgs"),
+    "livox",
+    "source the workspace of Livox's driver, which has it",
+    needed=False,
+)
+
+LIVOX_ROS_DRIVER = MessagePackage(
+    "livox_ros_driver",
+    MappingProxyType(
+        {
+            "CustomMsg": "94041b4794f52c1d81def2989107fc898a62dacb7a39d5dbe80d4b55e538bf6d",
+            "CustomPoint": "0784ad37375a610ecb14ddfd6898d18c9522cbca5a1c9042c003586212825907",
+        }
+    ),
+    ("builtin_interfaces", "std_msgs"),
+    "livox",
+    "source the workspace of Livox's driver, which has it",
+    needed=False,
+)
+"""The same messages as the driver for ROS 1 calls them. Recordings that were converted keep the name."""
+
+PACKAGES = MappingProxyType(
+    {
+        package.name: package
+        for package in (VISION_MSGS, TF2_MSGS, POINT_CLOUD_INTERFACES, LIVOX_ROS_DRIVER2, LIVOX_ROS_DRIVER)
+    }
+)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from spvnas_ros.ros.build_messages.errors import BuildError, CannotBuild
-from spvnas_ros.ros.build_messages.packages import DEPENDENCIES, MessagePackage
+from spvnas_ros.ros.build_messages.packages import MessagePackage
 
 _FLAGS = ("-O1", "-fPIC", "-w")
 """No more than -O1: the compiled code copies fields and spends its time in Fast CDR, which is already compiled."""
@@ -95,7 +95,7 @@ def compile_extension(package: MessagePackage, source: Path, prefix: Path, toolc
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         linked = list(pool.map(compiled, _write_units(package, source, folder)))
     extension = folder / f"{package.name}_s__rosidl_typesupport_c.so"
-    link = [toolchain.cpp, "-shared", "-o", str(extension), *linked, *_link_flags(prefix / "lib")]
+    link = [toolchain.cpp, "-shared", "-o", str(extension), *linked, *_link_flags(package, prefix / "lib")]
     _run(f"linking {extension.name}", *link)
     return extension
 
@@ -119,8 +119,8 @@ def _write_units(package: MessagePackage, source: Path, folder: Path) -> list[Pa
     return [folder / name for name in sorted(units, key=lambda name: not name.endswith(".cpp"))]
 
 
-def _link_flags(libraries: Path) -> list[str]:
-    names = [f"{package}__{library}" for package in DEPENDENCIES for library in _DEPENDENCY_LIBRARIES]
+def _link_flags(package: MessagePackage, libraries: Path) -> list[str]:
+    names = [f"{name}__{library}" for name in package.dependencies for library in _DEPENDENCY_LIBRARIES]
     search = [f"-L{libraries}", f"-Wl,-rpath-link,{libraries}", f"-Wl,-rpath,{libraries}"]
     return [*search, *(f"-l{name}" for name in (*names, *_LIBRARIES))]
 

@@ -11,7 +11,8 @@ from spvnas_ros.ros.process.transport import PACKAGE, share_file
 RVIZ_CONFIG = "rviz/segment.rviz"
 NODE = "segmenter"
 
-_RVIZ_POINTS, _RVIZ_OUTPUTS = "/points", ("colored_points", "labeled_points", "filtered_points")
+_RVIZ_POINTS = "/points"
+_RVIZ_OUTPUTS = ("colored_points", "labeled_points", "filtered_points", "object_markers")
 """Topics that the RViz configuration shows."""
 
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
@@ -53,7 +54,7 @@ class Started:
 def segment_arguments() -> tuple[Argument, ...]:
     """Returns the arguments of segment.launch.py."""
     return (
-        Argument("points", "/points", "Topic of the clouds (sensor_msgs/PointCloud2)"),
+        Argument("points", "/points", "Topic of the clouds (PointCloud2, compressed clouds, Livox's CustomMsg)"),
         Argument(
             "weights",
             "",
@@ -64,7 +65,7 @@ def segment_arguments() -> tuple[Argument, ...]:
         Argument("autostart", "", "Whether the node configures and activates itself; empty: as in params_file"),
         Argument("params_file", str(share_file("config/segmenter.param.yaml") or ""), "Parameters of the node (YAML)"),
         Argument("namespace", "", "Namespace of the node"),
-        Argument("rviz", "false", "Open RViz on the coloured clouds"),
+        Argument("rviz", "false", "Open RViz on the coloured clouds and the objects"),
         Argument("use_sim_time", "false", "Take the time from /clock; with bag:=, the bag gives it"),
         Argument("bag", "", "A rosbag2 to play once the node is active; empty: none"),
         Argument("rate", "1.0", "Times as fast as recorded, for bag"),

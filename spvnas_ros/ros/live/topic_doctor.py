@@ -13,19 +13,20 @@ from collections import defaultdict
 from collections.abc import Callable, Collection
 from pathlib import Path
 from threading import Event, Lock
+from typing import Any
 
 from rclpy.node import Node
 from rclpy.qos import HistoryPolicy, QoSCompatibility, QoSProfile, ReliabilityPolicy, qos_check_compatible
 from rclpy.subscription import MessageInfo
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 from rclpy.utilities import get_rmw_implementation_identifier
-from sensor_msgs.msg import PointCloud2
 
 from spvnas_ros.clouds.sensor_rules import Sensor
 from spvnas_ros.doctor.command import Looking, TopicError, report
 from spvnas_ros.doctor.link import Endpoint, Link, Mismatch, examine_link
 from spvnas_ros.doctor.observe import Clouds
 from spvnas_ros.recordings.bags import CLOUD_TYPE, BagWriter
+from spvnas_ros.ros.node.cloud_messages import best_type, message_class, readable_types, why_unread
 from spvnas_ros.ros.process.lifetime import StartError, StopRequested, ros_process, spinning
 from spvnas_ros.ros.process.transport import PROFILE, share_file
 
@@ -68,10 +69,11 @@ def _watch(topic: str, seconds: float, bag: Path, older: frozenset[Path]) -> Lin
     """
     node = Node("spvnas_doctor")
     with spinning(node), BagWriter(bag, "mcap") as writer:
-        _wait_for_publisher(node, topic)
+        kind = _wait_for_publisher(node, topic)
         overflows = _overflows()
-        arrivals = _Arrivals(topic, writer)
-        node.create_subscription(PointCloud2, topic, arrivals.add, _NODE_QOS, raw=True)
+        arrivals = _Arrivals(topic, kind, writer)
+        published: Any = message_class(kind)
+        node.create_subscription(published, topic, arrivals.add, _NODE_QOS, raw=True)
         Event().wait(seconds)
         arrivals.close()
         publishers = node.get_publishers_info_by_topic(topic)
@@ -98,11 +100,11 @@ def _watch(topic: str, seconds: float, bag: Path, older: frozenset[Path]) -> Lin
 class _Arrivals:
     """Writes clouds into a bag as they arrive, and remembers their numbers by publisher."""
 
-    def __init__(self, topic: str, writer: BagWriter) -> None:
+    def __init__(self, topic: str, kind: str, writer: BagWriter) -> None:
         self.count = self.bytes = 0
         self._closed = False
         self._lock = Lock()
-        self._topic, self._writer = topic, writer
+        self._topic, self._kind, self._writer = topic, kind, writer
         self._numbers: defaultdict[bytes, list[int]] = defaultdict(list)
         self._numbered = True
 
@@ -111,7 +113,7 @@ class _Arrivals:
         with self._lock:
             if self._closed:
                 return
-            self._writer.write(self._topic, raw, time.time_ns())
+            self._writer.write(self._topic, raw, time.time_ns(), self._kind)
         self.count += 1
         self.bytes += len(raw)
         number, publisher = info["publication_sequence_number"], info["publisher_gid"]
@@ -132,19 +134,24 @@ class _Arrivals:
         return sum(max(numbers) - min(numbers) + 1 - len(set(numbers)) for numbers in self._numbers.values())
 
 
-def _wait_for_publisher(node: Node, topic: str) -> None:
-    if _eventually(lambda: any(_is_cloud(each) for each in node.get_publishers_info_by_topic(topic))):
-        return
-    kinds = {each.topic_type for each in node.get_publishers_info_by_topic(topic)}
+def _wait_for_publisher(node: Node, topic: str) -> str:
+    """Returns the type that the node would listen to. Raises TopicError where nobody publishes one."""
+
+    def found() -> set[str]:
+        return {each.topic_type for each in node.get_publishers_info_by_topic(topic)}
+
+    if _eventually(lambda: best_type(found()) is not None) and (kind := best_type(found())):
+        return kind
+    known = set(readable_types())
     clouds = sorted(
         name
         for name, types in node.get_topic_names_and_types()
-        if CLOUD_TYPE in types and node.count_publishers(name) and name != topic
+        if known.intersection(types) and node.count_publishers(name) and name != topic
     )
     there = f"clouds are published on {', '.join(clouds)}" if clouds else "no topic of this ROS domain has clouds"
     domain = os.environ.get("ROS_DOMAIN_ID", "0")
-    found = f"{topic} carries {', '.join(sorted(kinds))}" if kinds else f"nobody publishes on {topic}"
-    raise TopicError(f"{found}, expected {CLOUD_TYPE}; {there} (ROS_DOMAIN_ID {domain}); and no file has that name")
+    reason = why_unread(topic, found()) or f"nobody publishes on {topic}, expected {CLOUD_TYPE} or another cloud"
+    raise TopicError(f"{reason}; {there} (ROS_DOMAIN_ID {domain}); and no file has that name")
 
 
 def _eventually(condition: Callable[[], bool]) -> bool:
@@ -153,10 +160,6 @@ def _eventually(condition: Callable[[], bool]) -> bool:
     while not (found := condition()) and time.monotonic() < deadline:
         pause.wait(0.05)
     return found
-
-
-def _is_cloud(publisher: TopicEndpointInfo) -> bool:
-    return bool(publisher.topic_type == CLOUD_TYPE)
 
 
 def _endpoint(info: TopicEndpointInfo, own: TopicEndpointInfo | None) -> Endpoint:

@@ -16,8 +16,9 @@ from spvnas_ros.clouds.fit import Known
 from spvnas_ros.clouds.intensity import IntensityWatch
 from spvnas_ros.clouds.sensor_rules import Sensor
 from spvnas_ros.ros.node.fit_watch import Fit
+from spvnas_ros.ros.node.following import Followed
 from spvnas_ros.ros.node.network import Network
-from spvnas_ros.ros.node.statistics import STAGES, FrameStatistics, Snapshot
+from spvnas_ros.ros.node.statistics import OBJECTS, STAGES, FrameStatistics, Snapshot
 from spvnas_ros.ros.process.memory import resident_bytes
 
 PERIOD_SECONDS = 1.0
@@ -40,6 +41,8 @@ class Condition:
     sensor:  the rules for its clouds
     fit:     what the first clouds showed; None before
     no_time: whether the node's clock waits for /clock
+    followed: the objects that are followed; None where none are
+    lack:    why no clouds can come; "" where they can
     """
 
     state: str
@@ -48,6 +51,8 @@ class Condition:
     sensor: Sensor
     fit: Fit | None = None
     no_time: bool = False
+    followed: Followed | None = None
+    lack: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,7 @@ class Diagnostics:
         self._watch = watch
         self._condition = condition
         self._before = Snapshot()
+        self._followed: Followed | None = None
         self._reported_ns = time.monotonic_ns()
         self._clock_ns = node.get_clock().now().nanoseconds
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -89,11 +95,16 @@ class Diagnostics:
         seconds = (now.nanoseconds - self._clock_ns) / 1e9 if self._clock_ns else 0.0
         findings = [
             node_finding(condition),
-            input_finding(snapshot, self._before, seconds, condition.state == "active"),
+            input_finding(snapshot, self._before, seconds, condition.state == "active", condition.lack),
             processing_finding(snapshot, self._before, self._reported_ns),
             intensity_finding(self._watch, condition),
             clouds_finding(condition, snapshot, self._before),
         ]
+        if condition.network is not None and condition.network.box_names:
+            findings.append(objects_finding(snapshot, self._before, self._reported_ns))
+        if condition.followed is not None:
+            findings.append(tracks_finding(condition.followed, self._followed or condition.followed))
+        self._followed = condition.followed
         self._before, self._clock_ns, self._reported_ns = snapshot, now.nanoseconds, time.monotonic_ns()
         name = self._node.get_fully_qualified_name().lstrip("/")
         hardware = condition.network.name if condition.network else ""
@@ -135,22 +146,24 @@ def node_finding(condition: Condition) -> Finding:
             "engine": network.engine,
             "device": network.device,
             "classes": str(len(network.classes)),
+            "classes of objects": ", ".join(network.box_names) or "none",
         }
     if condition.failure:
         return Finding("node", condition.failure, values, DiagnosticStatus.ERROR)
     if condition.no_time:
         return Finding("node", NO_TIME, values, DiagnosticStatus.WARN)
     if network is not None and not network.trained:
-        return Finding("node", "the network is not trained: its labels mean nothing", values, DiagnosticStatus.WARN)
+        return Finding("node", "the network is not trained: what it says means nothing", values, DiagnosticStatus.WARN)
     return Finding("node", condition.state, values)
 
 
-def input_finding(now: Snapshot, before: Snapshot, seconds: float, active: bool) -> Finding:
+def input_finding(now: Snapshot, before: Snapshot, seconds: float, active: bool, lack: str = "") -> Finding:
     """Returns the finding about the clouds that arrive and what is done with them.
 
     now, before: the counters at this report and at the last one
     seconds:     time between them by the node's clock, which may stand still or jump back
     active:      whether the node is active
+    lack:        why no clouds can come; "" where they can
     """
     new = now.received - before.received
     rate = f"{new / seconds:.2f}" if seconds > 0 else "unknown"
@@ -168,7 +181,7 @@ def input_finding(now: Snapshot, before: Snapshot, seconds: float, active: bool)
     if not active:
         return Finding("input", "not active: clouds are not listened to", values)
     if not new:
-        return Finding("input", "no clouds come", values, DiagnosticStatus.WARN)
+        return Finding("input", lack or "no clouds come", values, DiagnosticStatus.WARN)
     if kinds := sorted((now.bad - before.bad).keys()):
         return Finding("input", f"clouds that cannot be labelled: {', '.join(kinds)}", values, DiagnosticStatus.WARN)
     if alone := now.tf_failed - before.tf_failed:
@@ -202,6 +215,31 @@ def processing_finding(now: Snapshot, before: Snapshot, since_ns: int) -> Findin
         text = f"a cloud takes {work:.0f} ms, one comes every {now.period_ms:.0f} ms: {dropped} were dropped"
         return Finding("processing", text, values, DiagnosticStatus.WARN)
     return Finding("processing", f"{work:.1f} ms per cloud", values)
+
+
+def objects_finding(now: Snapshot, before: Snapshot, since_ns: int) -> Finding:
+    """Returns the finding about the objects that are published, and the time that they take.
+
+    now, before: the counters at this report and at the last one
+    since_ns:    time of the monotonic clock; frames published later count
+    """
+    some, none = now.with_objects - before.with_objects, now.without_objects - before.without_objects
+    values = {
+        "objects": str(now.objects),
+        "clouds with objects": str(now.with_objects),
+        "clouds without any": str(now.without_objects),
+    }
+    if not some + none:
+        return Finding("objects", "not looked for: nobody subscribes to them, or no clouds come", values)
+    frames = [frame for frame in now.frames if frame.published > since_ns]
+    heads = [frame.head_ms for frame in frames if frame.head_ms is not None]
+    if heads:
+        values["box head (ms)"] = f"{np.median(heads):.2f}"
+    if frames:
+        values["choosing (ms)"] = f"{np.median([frame.parts_ms()[OBJECTS] for frame in frames]):.2f}"
+    each = (now.objects - before.objects) / (some + none)
+    values["objects per cloud"] = f"{each:.1f}"
+    return Finding("objects", f"{each:.1f} per cloud, none in {none} of {some + none} clouds", values)
 
 
 def intensity_finding(watch: IntensityWatch, condition: Condition) -> Finding:
@@ -249,6 +287,23 @@ def clouds_finding(condition: Condition, now: Snapshot, before: Snapshot) -> Fin
     if fit is not None and fit.concerns:
         return Finding("clouds", "; ".join(map(str, fit.concerns)), values, DiagnosticStatus.WARN)
     return Finding("clouds", "as the network knows them" if fit else "not looked at yet", values)
+
+
+def tracks_finding(now: Followed, before: Followed) -> Finding:
+    """Returns the finding about the objects that are followed from cloud to cloud, now and at the last report."""
+    values = {
+        "frame": now.frame or "the clouds' own",
+        "followed": str(now.objects),
+        "ids given": str(now.given),
+        "restarts": str(now.restarts),
+        "clouds without a place": str(now.unplaced),
+    }
+    if lost := now.unplaced - before.unplaced:
+        text = f"the objects of {lost} clouds have no ids: TF does not say where those were in {now.frame}"
+        return Finding("tracks", text, values, DiagnosticStatus.WARN)
+    if new := now.restarts - before.restarts:
+        return Finding("tracks", f"all objects were forgotten {new} times: time jumped, or clouds stopped", values)
+    return Finding("tracks", f"{now.objects} objects are followed", values)
 
 
 def _status(node: str, hardware: str, finding: Finding) -> DiagnosticStatus:

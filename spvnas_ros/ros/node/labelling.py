@@ -17,9 +17,12 @@ from spvnas_ros.clouds.intensity import IntensityWatch
 from spvnas_ros.clouds.point_cloud2 import PointCloudError, decode, positions, to_points
 from spvnas_ros.clouds.sensor_rules import Record, Sensor, has_positions
 from spvnas_ros.frame import UNLABELLED, Points, Segmentation, Unusable
+from spvnas_ros.ros.node.cloud_messages import PackedCloud, as_cloud
 from spvnas_ros.ros.node.fit_watch import FitWatch
-from spvnas_ros.ros.node.network import Perceive
-from spvnas_ros.ros.node.outputs import Outputs
+from spvnas_ros.ros.node.following import Following
+from spvnas_ros.ros.node.network import Network
+from spvnas_ros.ros.node.objects import Objects, objects_of
+from spvnas_ros.ros.node.outputs import Outputs, Wanted
 from spvnas_ros.ros.node.parameters import Settings
 from spvnas_ros.ros.node.placing import NoTransformError, Placing, Pose
 from spvnas_ros.ros.node.statistics import FrameStatistics, FrameTimes
@@ -28,9 +31,9 @@ from spvnas_ros.ros.node.sweeps import Sweep, Sweeps
 
 @dataclass(frozen=True)
 class Received:
-    """A cloud and the time when its callback ran, nanoseconds of the monotonic clock."""
+    """A cloud, or the message that holds it, and the time when its callback ran, nanoseconds of the monotonic clock."""
 
-    cloud: PointCloud2
+    cloud: PointCloud2 | PackedCloud
     at: int
 
 
@@ -55,7 +58,9 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Labelling:
-    """Labels clouds and publishes the results. An error concerns only its cloud, which is counted.
+    """Labels clouds, finds the objects in them, and publishes what somebody wants of it.
+
+    An error concerns only its cloud, which is counted.
 
     `decode` and `label` may run in two threads, each with one cloud at a time. Neither raises.
 
@@ -64,9 +69,10 @@ class Labelling:
     fit:      looks at the first clouds
     settings: returns the settings that apply at the moment of the call
     sweeps:   gives the earlier clouds to label each cloud with; None labels each cloud alone
+    following: gives objects their ids; None leaves them without
     """
 
-    perceive: Perceive
+    network: Network
     sensor: Sensor
     placing: Placing
     fit: FitWatch
@@ -76,14 +82,17 @@ class Labelling:
     watch: IntensityWatch
     logger: RcutilsLogger
     sweeps: Sweeps | None = None
+    following: Following | None = None
 
     def decode(self, received: Received) -> Decoded | None:
         """Returns the cloud with its points. Where they cannot be read, counts the cloud and returns None."""
         decoded = None
         with self._one_cloud():
             taken = time.monotonic_ns()
-            record = decode(received.cloud)
-            pose = self._pose(received.cloud, record)
+            cloud = as_cloud(received.cloud)
+            received = replace(received, cloud=cloud)
+            record = decode(cloud)
+            pose = self._pose(cloud, record)
             before = self.sensor.intensity.describe()
             points = to_points(record, self.sensor.intensity, pose)
             if (now := self.sensor.intensity.describe()) != before:
@@ -121,6 +130,8 @@ class Labelling:
     def _label(self, decoded: Decoded) -> None:
         resumed = time.monotonic_ns()
         settings, cloud, points = self.settings(), decoded.received.cloud, decoded.points
+        # Asked once: who subscribes from here on gets the next cloud, for which more may have to be done.
+        wanted = self.outputs.wanted(settings)
         self.watch.add(points)
         self.fit.add(decoded.record, points)
         # The user's region cuts what was measured; the rest is counted by the network's own rules.
@@ -128,7 +139,8 @@ class Labelling:
         inside = points if kept is None else points[kept]
         seen = self._with_earlier(decoded, inside, settings)
         prepared = time.monotonic_ns()
-        segmentation = _first(self.perceive(seen), len(inside))
+        labels = wanted.labels or (wanted.boxes and settings.objects.needs_labels)
+        segmentation = _first(self.network.perceive(seen, labels=labels, boxes=wanted.boxes), len(inside))
         if kept is not None:
             segmentation = segmentation.among(kept, Unusable(outside=len(points) - len(inside)))
         inferred = time.monotonic_ns()
@@ -136,17 +148,43 @@ class Labelling:
         if self.sweeps is not None:
             self.sweeps.remember(_sweep(decoded, points))
         sure = _without_doubtful(segmentation, settings.confidence_threshold)
+        objects = self._objects(decoded, sure, settings, wanted)
+        chosen = time.monotonic_ns()
         # Published coordinates are the cloud's own.
         places = points if decoded.pose is None else positions(decoded.record).astype(np.float32)
-        messages = self.outputs.compose(cloud, places, sure, settings)
+        messages = self.outputs.compose(cloud, places, sure, settings, wanted, objects)
         composed = time.monotonic_ns()
         for publisher, message in messages:
             publisher.publish(message)
         published = time.monotonic_ns()
         begun = (decoded.received.at, decoded.taken, decoded.at, resumed)
-        times = FrameTimes(stamp_ns(cloud), *begun, prepared, inferred, composed, published)
-        self.statistics.count_published(times, len(points), segmentation.unusable)
+        times = FrameTimes(stamp_ns(cloud), *begun, prepared, inferred, chosen, composed, published, sure.head_ms)
+        self.statistics.count_published(
+            times, len(points), segmentation.unusable, None if objects is None else len(objects)
+        )
         self.outputs.publish_times(times)
+
+    def _objects(
+        self, decoded: Decoded, segmentation: Segmentation, settings: Settings, wanted: Wanted
+    ) -> Objects | None:
+        """Returns the objects to publish; None where nobody wants any, or the network finds none."""
+        if segmentation.boxes is None or not wanted.boxes:
+            return None
+        network = self.network
+        objects = objects_of(
+            segmentation.boxes,
+            network.box_names,
+            settings.objects,
+            settings.region,
+            decoded.pose,
+            decoded.points,
+            segmentation.labels if network.classes else None,
+            network.classes,
+        )
+        if self.following is None:
+            return objects
+        cloud = decoded.received.cloud
+        return self.following(objects, cloud.header.frame_id, stamp_ns(cloud))
 
     def _pose(self, cloud: PointCloud2, record: Record) -> Pose | None:
         if not self.placing.moves or not len(record) or not has_positions(record):
@@ -160,7 +198,7 @@ class Labelling:
         return self.sweeps.with_earlier(_sweep(decoded, points), settings.region)
 
 
-def stamp_ns(cloud: PointCloud2) -> int:
+def stamp_ns(cloud: PointCloud2 | PackedCloud) -> int:
     """Returns the stamp of a cloud in nanoseconds."""
     return int(cloud.header.stamp.sec) * 1_000_000_000 + int(cloud.header.stamp.nanosec)
 
@@ -174,7 +212,9 @@ def _first(segmentation: Segmentation, count: int) -> Segmentation:
     """Returns the labels of the first `count` points. These are the current cloud's; those of earlier clouds follow."""
     if len(segmentation) == count:
         return segmentation
-    return Segmentation(segmentation.labels[:count], segmentation.confidence[:count], None, segmentation.unusable)
+    return replace(
+        segmentation, labels=segmentation.labels[:count], confidence=segmentation.confidence[:count], scores=None
+    )
 
 
 def _without_doubtful(segmentation: Segmentation, threshold: float) -> Segmentation:

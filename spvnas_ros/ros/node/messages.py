@@ -75,7 +75,7 @@ def packed_palette(palette: Sequence[tuple[int, int, int]]) -> npt.NDArray[np.fl
     palette: `(r, g, b)` 0..255 of each class
     """
     table = np.full((256, 3), UNLABELLED_COLOUR, np.uint32)
-    table[: len(palette)] = palette
+    table[: len(palette)] = np.array(palette, np.uint32).reshape(-1, 3)
     return (table[:, 0] << 16 | table[:, 1] << 8 | table[:, 2]).astype(np.uint32).view(np.float32)
 
 

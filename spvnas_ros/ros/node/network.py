@@ -1,31 +1,43 @@
-"""Loads the network that labels the node's points, and describes it."""
+"""Loads the network that labels the node's points and finds objects, and describes it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from spvnas_ros.clouds.fit import Known
 from spvnas_ros.frame import Points, Segmentation
 from spvnas_ros.labels import SEMANTIC_KITTI
-from spvnas_ros.palettes import SPVNAS, shown
+from spvnas_ros.palettes import SPVNAS, Colour, box_colours, shown
 from spvnas_ros.zoo.cache import resolve_weights
 
-Perceive = Callable[[Points], Segmentation]
-"""Labels points: a `Perception`, or any function with the same signature."""
+if TYPE_CHECKING:
+    from spvnas_ros.nets.box_spec import Selection
+    from spvnas_ros.perception import Detector
+
+
+class Perceive(Protocol):
+    """What labels points and finds objects in one pass: a `Perception`, or any function with this signature."""
+
+    def __call__(self, points: Points, /, *, labels: bool, boxes: bool) -> Segmentation:
+        """Returns the labels of all points, if they are asked for, and the boxes, if they are and it finds any."""
+        ...
 
 
 @dataclass(frozen=True)
 class Network:
-    """The network that labels the points, and its description.
+    """The network that runs, and its description.
 
     sha256:             hash of the weights; "" where they have none
     voxel_size:         metres
-    classes:            names of the classes, in the order of the labels
-    palette:            `(r, g, b)` 0..255 in which each class is shown
+    classes:            names of the classes of points, in the order of the labels; none where it labels no points
+    palette:            `(r, g, b)` 0..255 in which each of them is shown
+    box_names:          names of the classes of boxes, in index order; none where it finds no objects
+    box_palette:        `(r, g, b)` 0..255 in which each of these is shown
+    least_score:        boxes with less do not come out of it, 0..1
+    most_boxes:         so many come out at most
     known:              what it knows of clouds: intensities, height of the sensor, points that it can use
     trained:            False for random weights
     """
@@ -37,19 +49,25 @@ class Network:
     device: str = ""
     voxel_size: float = 0.0
     classes: tuple[str, ...] = SEMANTIC_KITTI.classes
-    palette: tuple[tuple[int, int, int], ...] = shown(SEMANTIC_KITTI.classes, SEMANTIC_KITTI.palette)
+    palette: tuple[Colour, ...] = shown(SEMANTIC_KITTI.classes, SEMANTIC_KITTI.palette)
+    box_names: tuple[str, ...] = ()
+    box_palette: tuple[Colour, ...] = ()
+    least_score: float = 0.0
+    most_boxes: int = 0
     known: Known = field(default_factory=Known)
     trained: bool = True
 
     def __str__(self) -> str:
+        gives = [f"{len(self.classes)} classes"] if self.classes else []
+        gives += [f"boxes of {', '.join(self.box_names)}"] if self.box_names else []
         return (
-            f"{self.name}, {len(self.classes)} classes, {self.voxel_size * 100:g} cm voxels, "
-            f"engine {self.engine} on {self.device}"
+            f"{self.name}, {', '.join(gives)}, {self.voxel_size * 100:g} cm voxels, engine {self.engine} on "
+            f"{self.device}"
         )
 
 
 def load_network(weights: str, device: str, engine: str, palette: str = SPVNAS) -> Network:
-    """Loads a checkpoint, by its path or by the name of a fetched model.
+    """Loads a checkpoint, by its path or by the name of a fetched model: one that labels points, finds objects or both.
 
     palette: name of the colours to show, one of `spvnas_ros.palettes.PALETTES`
 
@@ -57,21 +75,55 @@ def load_network(weights: str, device: str, engine: str, palette: str = SPVNAS) 
     missing or cannot be used.
     """
     path = resolve_weights(weights)
-    from spvnas_ros.perception import Perception, known_of  # takes seconds, so it comes after the checks that are quick
+    # takes seconds, so it comes after the checks that are quick
+    from spvnas_ros.perception import Detector, known_of, load
 
-    perception = Perception.load(path, device, engine)
-    facts = perception.facts
-    return Network(
-        partial(perception, boxes=False),
+    loaded = load(path, device, engine)
+    if isinstance(loaded, Detector):
+        return _of_detector(loaded, path.stem, palette)
+    facts = loaded.facts
+    network = Network(
+        loaded,
         name=facts.name or path.stem,
         sha256=facts.weights_sha256 or "",
-        engine=perception.engine.name,
-        device=perception.engine.device,
+        engine=loaded.engine.name,
+        device=loaded.engine.device,
         voxel_size=facts.voxel_size,
         classes=facts.classes,
         palette=shown(facts.classes, facts.palette, palette),
         known=known_of(facts),
         trained=facts.trained,
+    )
+    if facts.spec.boxes is None or not loaded.box_names:
+        return network
+    colours = box_colours(loaded.box_names, facts.classes, facts.palette, palette)
+    return _with_boxes(network, loaded.box_names, colours, facts.spec.boxes.head.selection)
+
+
+def _of_detector(detector: Detector, stem: str, palette: str) -> Network:
+    def perceive(points: Points, /, *, labels: bool, boxes: bool) -> Segmentation:  # noqa: ARG001 (it has none)
+        return Segmentation.unlabelled(len(points), detector(points) if boxes else None)
+
+    facts = detector.facts
+    network = Network(
+        perceive,
+        name=facts.name or stem,
+        sha256=facts.weights_sha256 or "",
+        engine="torch",
+        device=detector.device,
+        voxel_size=facts.spec.voxel_size[0],
+        classes=(),
+        palette=(),
+        known=detector.known,
+        trained=facts.trained,
+    )
+    colours = box_colours(detector.names, SEMANTIC_KITTI.classes, SEMANTIC_KITTI.palette, palette)
+    return _with_boxes(network, detector.names, colours, facts.spec.head.selection)
+
+
+def _with_boxes(network: Network, names: tuple[str, ...], colours: tuple[Colour, ...], selection: Selection) -> Network:
+    return replace(
+        network, box_names=names, box_palette=colours, least_score=selection.score, most_boxes=selection.boxes
     )
 
 

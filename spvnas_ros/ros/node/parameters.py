@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -15,12 +15,17 @@ from rclpy.exceptions import ParameterNotDeclaredException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from spvnas_ros.boxes.choice import ALL, SURE, BoxChoice, LeastScores
 from spvnas_ros.clouds.intensity import Intensity
 from spvnas_ros.clouds.mount import Mount, PlaceRule, parse_origin
 from spvnas_ros.clouds.region import Region
+from spvnas_ros.errors import UserError
 from spvnas_ros.frame import UNLABELLED
 from spvnas_ros.palettes import PALETTES, SPVNAS
 from spvnas_ros.palettes import check as check_palette
+from spvnas_ros.ros.node.following import FollowRules
+from spvnas_ros.ros.node.network import Network
+from spvnas_ros.ros.node.objects import DROP, MARK, ObjectRules
 from spvnas_ros.ros.node.overrides import QOS, ParameterValueError, fitting, nearest, unread, unread_qos
 from spvnas_ros.ros.node.sweeps import SweepRules
 from spvnas_ros.zoo.cache import DEFAULT
@@ -124,6 +129,41 @@ PARAMETERS: Mapping[str, Entry] = {
         ["road", "parking", "sidewalk", "other-ground", "terrain"],
         "Classes left out of ~/output/filtered_points; 'unlabelled' is one too, [] leaves nothing out",
     ),
+    "objects.classes": Entry(
+        [ALL], f"Classes of ~/output/objects and its markers; {ALL}: those that the network finds"
+    ),
+    "objects.min_score": Entry(
+        f"{SURE}",
+        "Least score of an object, 0..1: a number, or with classes and distances, 0.2,car=0.3,person@30=0.4 (from 30 m "
+        "on); empty for the network's own",
+        or_number=True,
+    ),
+    "objects.max_overlap": Entry(
+        1.0,
+        "Of two objects of any class that overlap more, seen from above, the one with the lower score is left out; "
+        "1 leaves both",
+        limits=(0.0, 1.0),
+    ),
+    "objects.max_count": Entry(
+        0, "Objects of a cloud at most, those with the highest scores; 0 for all", limits=(0, 10_000)
+    ),
+    "objects.label_vote": Entry(
+        0.0,
+        "Least share of the labelled points in an object's box that have to be of its class; 0 asks no points",
+        limits=(0.0, 1.0),
+    ),
+    "objects.unsupported": Entry(
+        DROP,
+        f"Of which fewer are: {DROP} leaves the object out, {MARK} also publishes what the points say",
+    ),
+    "objects.track": Entry(
+        False, "Follow objects from cloud to cloud: they have ids and are smoothed", Changes.CONFIGURE
+    ),
+    "objects.track_frame": Entry(
+        "odom",
+        "TF frame in which they are followed, where what stands stays where it is; empty for the clouds' own",
+        Changes.CONFIGURE,
+    ),
     "color.enabled": Entry(True, "Offer ~/output/colored_points"),
     "color.palette": Entry(SPVNAS, f"Colours of SemanticKITTI's classes: {', '.join(PALETTES)}", Changes.CONFIGURE),
 }
@@ -140,12 +180,14 @@ class Settings:
     confidence_threshold: points whose confidence is lower get no label
     ignored_classes:      names of the classes that the filtered cloud leaves out
     color:                whether the coloured cloud is published
+    objects:              which objects are published
     """
 
     region: Region
     confidence_threshold: float
     ignored_classes: tuple[str, ...]
     color: bool
+    objects: ObjectRules = field(default_factory=ObjectRules)
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Settings:
@@ -158,7 +200,23 @@ class Settings:
             values["confidence_threshold"],
             tuple(name for name in values["filter.ignored_classes"] if name),
             values["color.enabled"],
+            _object_rules(values),
         )
+
+    def check(self, network: Network) -> None:
+        """Raises ValueError where a class is named that the network does not have.
+
+        What it does not give at all is not published, and then names are not checked.
+        """
+        if network.classes:
+            self.ignored(network.classes)
+        if not network.box_names:
+            return
+        choice, has = self.objects.choice, f"the network has no such objects; it finds {', '.join(network.box_names)}"
+        if unknown := [name for name in choice.classes or () if name not in network.box_names]:
+            raise UserError(f"objects.classes: {', '.join(unknown)}: {has}")
+        if unknown := [name for name in choice.min_scores.names if name not in network.box_names]:
+            raise UserError(f"objects.min_score: {', '.join(unknown)}: {has}")
 
     def ignored(self, classes: Sequence[str]) -> npt.NDArray[np.bool_]:
         """Returns which of the labels 0..255 the filtered cloud leaves out, bool `[256]`.
@@ -182,19 +240,16 @@ class NodeParameters:
         settings: the present values of the parameters that may change while clouds are labelled
     """
 
-    def __init__(
-        self, node: Node, classes: Callable[[], Sequence[str] | None], changed: Callable[[Settings], None]
-    ) -> None:
-        """classes: returns the classes of the loaded network, or None where none is loaded. While a network is loaded,
-                 the parameters that it was loaded with cannot change, and class names that it does not have are
-                 rejected
+    def __init__(self, node: Node, network: Callable[[], Network | None], changed: Callable[[Settings], None]) -> None:
+        """network: returns the loaded network, or None where none is loaded. While a network is loaded, the parameters
+                 that it was loaded with cannot change, and class names that it does not have are rejected
         changed: called with the new settings after a change at run time
 
         Warns of parameters that were given to the node and that it does not know. Raises ValueError for values that
         cannot be used; it names each.
         """
         self._node = node
-        self._classes = classes
+        self._network = network
         self._changed = changed
         self._given = _given_to(node)
         self._warn(unread(self._given, self._known()))
@@ -245,7 +300,7 @@ class NodeParameters:
             return SetParametersResult(successful=True)
         try:
             self._check_time(ours)
-            settings = _checked(self.values() | ours, self._classes())
+            settings = _checked(self.values() | ours, self._network())
         except ValueError as error:
             return SetParametersResult(successful=False, reason=str(error))
         if settings != self.settings:
@@ -254,7 +309,7 @@ class NodeParameters:
         return SetParametersResult(successful=True)
 
     def _check_time(self, changes: Mapping[str, Any]) -> None:
-        if self._classes() is None:
+        if self._network() is None:
             return
         for name, value in changes.items():
             if PARAMETERS[name].changes is Changes.CONFIGURE and value != self[name]:
@@ -267,6 +322,22 @@ def place_rule(values: Mapping[str, Any]) -> PlaceRule:
     """Returns where the sensor is, by the values of the parameters. Raises ValueError, which names the parameter."""
     z, *angles = (values[f"mount.{name}"] for name in ("z", "roll", "pitch", "yaw"))
     return PlaceRule(parse_origin(values["origin"] or None), Mount(None if math.isnan(z) else z, *angles))
+
+
+def _object_rules(values: Mapping[str, Any]) -> ObjectRules:
+    names = tuple(dict.fromkeys(name for name in values["objects.classes"] if name))
+    if not names:
+        raise UserError(f"objects.classes must name a class, or {ALL}, found none")
+    try:
+        scores = LeastScores.parse(values["objects.min_score"])
+    except UserError as error:
+        raise UserError(f"objects.min_score: {error}") from error
+    if (unsupported := values["objects.unsupported"]) not in (DROP, MARK):
+        raise UserError(f"objects.unsupported must be {DROP} or {MARK}, found {unsupported!r}")
+    choice = BoxChoice(
+        scores, None if ALL in names else names, values["objects.max_overlap"], values["objects.max_count"]
+    )
+    return ObjectRules(choice, values["objects.label_vote"], unsupported)
 
 
 def usage() -> str:
@@ -324,12 +395,13 @@ def _ranges(entry: Entry, kind: type[int] | type[float]) -> list[tuple[float, fl
     return [entry.limits] if entry.limits and type(entry.default) is kind else []
 
 
-def _checked(values: Mapping[str, Any], classes: Sequence[str] | None) -> Settings:
+def _checked(values: Mapping[str, Any], network: Network | None) -> Settings:
     Intensity(str(values["intensity"]))
     place_rule(values)
     check_palette(values["color.palette"])
     settings = Settings.of(values)
     SweepRules.of(values)
-    if classes is not None:
-        settings.ignored(classes)
+    FollowRules.of(values)
+    if network is not None:
+        settings.check(network)
     return settings

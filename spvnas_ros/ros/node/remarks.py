@@ -76,10 +76,11 @@ def frame_complaint(frame: str, is_set: Callable[[str], bool]) -> str:
 
 
 def nobody_subscribes(topics: Sequence[str], disabled: str | None) -> str:
-    """Returns the text for clouds that are not labelled because nobody wants them.
+    """Returns the text for clouds of which nobody wants labels or objects.
 
     topics:   names of the topics, one of which needs a subscriber
     disabled: the topic that has a subscriber but is not offered, if there is one
     """
-    text = f"clouds come, but they are not labelled: subscribe to {', '.join(topics[:-1])} or {topics[-1]}"
+    listed = f"{', '.join(topics[:-1])} or {topics[-1]}" if len(topics) > 1 else topics[0]
+    text = f"clouds come, but they are not labelled: subscribe to {listed}"
     return text + (f"; {disabled} has a subscriber, but color.enabled is false" if disabled else "")

@@ -1,14 +1,16 @@
-"""`segmenter`: the managed (lifecycle) node that labels a LiDAR's clouds.
+"""`segmenter`: the managed (lifecycle) node that labels a LiDAR's clouds, and finds the objects in them.
 
-Subscribes to `~/input/points` (best effort, newest only) and publishes, under the input's header and each only while
-somebody subscribes:
+Subscribes to `~/input/points` (best effort, newest only; PointCloud2, compressed or Livox's) and publishes, under
+the input's header and each only while somebody subscribes:
 
   ~/output/labeled_points    every field of the input, with `label` (uint8, 255 = unlabelled) and `confidence`
                              (float32) appended
   ~/output/colored_points    x, y, z and the class's colour (rgb)
   ~/output/filtered_points   as labeled_points, without the points of some classes
+  ~/output/objects           boxes around objects, where the network finds any
+  ~/output/object_markers    the same for RViz
 
-Further ~/output/label_info (latched), ~/debug/processing_time/*_ms and /diagnostics.
+Further ~/output/label_info and ~/output/object_info (latched), ~/debug/processing_time/*_ms and /diagnostics.
 """
 
 from __future__ import annotations
@@ -24,15 +26,16 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.exceptions import ParameterException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.qos_overriding_options import InvalidQosOverridesError, QoSOverridingOptions
-from rclpy.subscription import Subscription
+from rclpy.qos_overriding_options import InvalidQosOverridesError
 from sensor_msgs.msg import PointCloud2
 
 from spvnas_ros.clouds.intensity import Intensity, IntensityWatch
 from spvnas_ros.clouds.sensor_rules import Sensor
+from spvnas_ros.ros.node.cloud_messages import PackedCloud
 from spvnas_ros.ros.node.diagnostics import Condition, Diagnostics
 from spvnas_ros.ros.node.fit_watch import Fit, FitWatch
+from spvnas_ros.ros.node.following import Following, FollowRules
+from spvnas_ros.ros.node.input_topic import InputTopic
 from spvnas_ros.ros.node.labelling import Decoded, Labelling, Received, stamp_ns
 from spvnas_ros.ros.node.network import Network, Perceive, load_network, noise, release_memory
 from spvnas_ros.ros.node.outputs import Outputs
@@ -66,9 +69,10 @@ class SegmenterNode(LifecycleNode):
     """
 
     def __init__(
-        self, perception: Perceive | None = None, command_line: Sequence[str] = (), **node_options: Any
+        self, perception: Perceive | Network | None = None, command_line: Sequence[str] = (), **node_options: Any
     ) -> None:
-        """perception:   labels the points, instead of the network that the parameters name
+        """perception:   labels the points, and finds objects where it is a `Network` that says so, instead of the
+                      network that the parameters name
         command_line: the ROS arguments of the process; what they give for other nodes only is warned of
         node_options: passed on to `LifecycleNode`
 
@@ -82,16 +86,19 @@ class SegmenterNode(LifecycleNode):
         self._placing: Placing | None = None
         self._fit: FitWatch | None = None
         self._failure = ""
+        self._lowest_score = 0.0
         self._network: Network | None = None
         self._outputs: Outputs | None = None
         self._sweeps: Sweeps | None = None
+        self._following: Following | None = None
+        self._next_id = 1
         self._worker: LatestPipeline[Received, Decoded] | None = None
-        self._input: Subscription[PointCloud2] | None = None
+        self._input: InputTopic | None = None
         try:
             super().__init__(NODE_NAME, **node_options)
             for warning in for_others(given_by(command_line), self.get_fully_qualified_name()):
                 self.get_logger().warning(warning)
-            self._settings = NodeParameters(self, self._classes, self._on_settings)
+            self._settings = NodeParameters(self, lambda: self._network, self._on_settings)
         except (ParameterException, InvalidQosOverridesError, ValueError) as error:
             raise StartError(str(error)) from error
         self._diagnostics = Diagnostics(self, self.statistics, self._watch, self._condition)
@@ -187,14 +194,17 @@ class SegmenterNode(LifecycleNode):
         place = place_rule(self._settings.values())
         network = self._load()
         self._sensor = Sensor(self._intensity_rule(), replace(place, sensor_height=network.known.sensor_height))
-        self._settings.settings.ignored(network.classes)
+        self._settings.settings.check(network)
         started = time.monotonic()
-        network.perceive(noise())
+        network.perceive(noise(), labels=bool(network.classes), boxes=bool(network.box_names))
         self.get_logger().info(f"warmed up in {time.monotonic() - started:.1f} s")
         self._network = network
         self._outputs = Outputs(self, network)
+        self._warn_of_scores(self._settings.settings)
 
     def _load(self) -> Network:
+        if isinstance(self._perception, Network):
+            return self._perception
         if self._perception is not None:
             return Network(self._perception)
         weights = self._settings["weights"] or DEFAULT
@@ -202,8 +212,17 @@ class SegmenterNode(LifecycleNode):
         whose = ", the network that comes with the package" if weights == DEFAULT else ""
         self.get_logger().info(f"weights {weights}{whose} ({network})")
         if not network.trained:
-            self.get_logger().warning("the network is not trained: its labels mean nothing")
+            self.get_logger().warning("the network is not trained: what it says means nothing")
         return network
+
+    def _warn_of_scores(self, settings: Settings) -> None:
+        network, lowest, before = self._network, settings.objects.choice.min_scores.lowest, self._lowest_score
+        self._lowest_score = lowest
+        if network is not None and network.box_names and 0 < lowest < network.least_score and lowest != before:
+            self.get_logger().warning(
+                f"objects.min_score asks for objects from {lowest:g} on, but none below {network.least_score:g} comes "
+                "out of the network"
+            )
 
     def _listen(self) -> None:
         assert self._network is not None
@@ -216,8 +235,11 @@ class SegmenterNode(LifecycleNode):
         rules = SweepRules.of(self._settings.values())
         if rules.count:
             self._sweeps = Sweeps(self, rules, self.statistics)
+        follow = FollowRules.of(self._settings.values())
+        if follow.enabled and self._network.box_names:
+            self._following = Following(self, follow, self._next_id)
         labelling = Labelling(
-            self._network.perceive,
+            self._network,
             self._sensor,
             self._placing,
             self._fit,
@@ -227,21 +249,17 @@ class SegmenterNode(LifecycleNode):
             self._watch,
             self.get_logger(),
             self._sweeps,
+            self._following,
         )
         self._worker = LatestPipeline(labelling.decode, labelling.label, self.statistics.count_dropped, "labelling")
-        self._outputs.publish_label_info(self._settings.settings)
-        self._input = self.create_subscription(
-            PointCloud2,
-            INPUT_TOPIC,
-            self._on_cloud,
-            _input_qos(),
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-        )
-        self.get_logger().info(f"labels clouds of {self._input.topic_name}")
+        self._outputs.publish_class_tables(self._settings.settings)
+        self._input = InputTopic(self, INPUT_TOPIC, self._on_cloud)
+        does = "labels" if self._network.classes else "finds objects in"
+        self.get_logger().info(f"{does} clouds of {self._input}")
 
     def _silence(self) -> None:
         if self._input is not None:
-            self.destroy_subscription(self._input)
+            self._input.destroy()
             self._input = None
         if self._worker is not None:
             self._worker.stop()
@@ -249,6 +267,10 @@ class SegmenterNode(LifecycleNode):
         if self._sweeps is not None:
             self._sweeps.destroy()
             self._sweeps = None
+        if self._following is not None:
+            self._next_id = self._following.next_id
+            self._following.destroy()
+            self._following = None
         if self._placing is not None:
             self._placing.destroy()
             self._placing = None
@@ -263,10 +285,7 @@ class SegmenterNode(LifecycleNode):
         self._network = None
         release_memory(device)
 
-    def _classes(self) -> Sequence[str] | None:
-        return self._network.classes if self._network is not None else None
-
-    def _on_cloud(self, cloud: PointCloud2) -> None:
+    def _on_cloud(self, cloud: PointCloud2 | PackedCloud) -> None:
         at, age = time.monotonic_ns(), self.get_clock().now().nanoseconds - stamp_ns(cloud)
         if self._outputs is None or self._worker is None:
             return
@@ -295,19 +314,12 @@ class SegmenterNode(LifecycleNode):
 
     def _on_settings(self, settings: Settings) -> None:
         if self._outputs is not None:
-            self._outputs.publish_label_info(settings)
+            self._outputs.publish_class_tables(settings)
+            self._warn_of_scores(settings)
 
     def _condition(self) -> Condition:
         state = "active" if self._worker else "inactive" if self._network else "unconfigured"
         fit = self._fit.fit if self._fit is not None else None
-        return Condition(state, self._failure, self._network, self._sensor, fit)
-
-
-def _input_qos() -> QoSProfile:
-    """Returns the QoS of the input: best effort, and only the newest cloud waits."""
-    return QoSProfile(
-        history=HistoryPolicy.KEEP_LAST,
-        depth=1,
-        reliability=ReliabilityPolicy.BEST_EFFORT,
-        durability=DurabilityPolicy.VOLATILE,
-    )
+        followed = self._following.numbers() if self._following is not None else None
+        lack = self._input.lack if self._input is not None else ""
+        return Condition(state, self._failure, self._network, self._sensor, fit, followed=followed, lack=lack)

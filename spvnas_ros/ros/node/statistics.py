@@ -14,6 +14,10 @@ from spvnas_ros.frame import NONE_UNUSABLE, Unusable
 STAGES = ("decode", "preprocess", "inference", "postprocess", "publish", "total")
 """The stages of a frame, by the names of the timing topics."""
 
+OBJECTS, HEAD = "objects", "box_head"
+"""Parts of the stages of a frame for which objects were looked for, likewise: of `postprocess` what chooses those that
+are published, of `inference` the box branch."""
+
 _REMEMBERED_FRAMES = 4096
 _REMEMBERED_ARRIVALS = 21
 
@@ -28,9 +32,11 @@ class FrameTimes:
     decoded:   its points were decoded
     resumed:   labelling began
     prepared:  the points for the network were ready
-    inferred:  the labels were ready
+    inferred:  labels and boxes were ready
+    chosen:    the objects to publish were ready
     composed:  the messages were ready
     published: `publish` returned
+    head_ms:   milliseconds that the network's box branch took of it; None where it did not run or is not measured
     """
 
     stamp: int
@@ -40,8 +46,10 @@ class FrameTimes:
     resumed: int
     prepared: int
     inferred: int
+    chosen: int
     composed: int
     published: int
+    head_ms: float | None = None
 
     @property
     def total_ms(self) -> float:
@@ -64,6 +72,11 @@ class FrameTimes:
         parts = [(after - before) / 1e6 for before, after in pairwise(marks)]
         return dict(zip(STAGES, ((self.decoded - self.taken) / 1e6, *parts, self.total_ms), strict=True))
 
+    def parts_ms(self) -> dict[str, float]:
+        """Returns the milliseconds of OBJECTS, and of HEAD where it is known; see there."""
+        head = {} if self.head_ms is None else {HEAD: self.head_ms}
+        return {OBJECTS: (self.chosen - self.inferred) / 1e6} | head
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -84,6 +97,9 @@ class Snapshot:
     age_ms: float | None = None
     points: int = 0
     unusable: Unusable = NONE_UNUSABLE
+    objects: int = 0
+    with_objects: int = 0
+    without_objects: int = 0
     frames: tuple[FrameTimes, ...] = ()
 
 
@@ -99,6 +115,8 @@ class FrameStatistics:
     tf_failed: clouds that were labelled without the earlier ones, because TF did not say where those were
     points:    points of the published clouds
     unusable:  those of them that no network sees
+    objects:   objects that were published
+    with_objects, without_objects: clouds for which objects were looked for, and some or none were published
     """
 
     received: int = 0
@@ -109,6 +127,9 @@ class FrameStatistics:
     tf_failed: int = 0
     points: int = 0
     unusable: Unusable = NONE_UNUSABLE
+    objects: int = 0
+    with_objects: int = 0
+    without_objects: int = 0
     _age_ns: int | None = None
     _arrivals: deque[int] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_ARRIVALS))
     _times: deque[FrameTimes] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_FRAMES))
@@ -125,12 +146,21 @@ class FrameStatistics:
             self._arrivals.append(at)
             self._age_ns = age_ns
 
-    def count_published(self, times: FrameTimes, points: int = 0, unusable: Unusable = NONE_UNUSABLE) -> None:
-        """Counts a cloud that was published, its points, and those of them that no network sees."""
+    def count_published(
+        self, times: FrameTimes, points: int = 0, unusable: Unusable = NONE_UNUSABLE, objects: int | None = None
+    ) -> None:
+        """Counts a cloud that was published, its points, and those of them that no network sees.
+
+        objects: those of the cloud that were published; None where none were looked for
+        """
         with self._lock:
             self.published += 1
             self.points += points
             self.unusable += unusable
+            if objects is not None:
+                self.objects += objects
+                self.with_objects += objects > 0
+                self.without_objects += objects == 0
             self._times.append(times)
 
     def count_dropped(self) -> None:
@@ -174,6 +204,9 @@ class FrameStatistics:
                 None if self._age_ns is None else self._age_ns / 1e6,
                 self.points,
                 self.unusable,
+                self.objects,
+                self.with_objects,
+                self.without_objects,
                 tuple(self._times),
             )
 
@@ -185,6 +218,8 @@ class FrameStatistics:
             f"{now.published} clouds labelled, {now.dropped} dropped for newer ones, "
             f"{now.unwatched} without subscribers, {now.bad.total()} bad" + (f" ({bad})" if bad else "")
         )
+        if looked := now.with_objects + now.without_objects:
+            text += f"; {now.objects} objects in {looked} of them, none in {now.without_objects}"
         if now.unusable.total:
             text += f"; points without a label: {now.unusable}"
         if not now.frames:

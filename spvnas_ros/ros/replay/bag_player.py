@@ -7,7 +7,6 @@ python -m spvnas_ros.ros.replay.bag_player BAG [--rate 2] [--loop] [--clock] [--
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 import time
 from collections.abc import Collection, Iterator
@@ -25,6 +24,7 @@ from rclpy.time import Time
 from rclpy.utilities import remove_ros_args
 from rosgraph_msgs.msg import Clock
 
+from spvnas_ros.ros.node.cloud_messages import how_to_get, message_class
 from spvnas_ros.ros.process.lifetime import StartError, StopRequested, ros_process, spinning
 
 if TYPE_CHECKING:
@@ -105,10 +105,12 @@ class BagPlayer:
                 yield connection, stamp, began + (stamp - first) / 1e9 / rate, raw
 
     def _advertise(self, node: Node, connection: Connection) -> None:
-        try:
-            message_type = _message_type(connection.msgtype)
-        except (ImportError, AttributeError):
-            node.get_logger().warning(f"{connection.topic} is not played: {connection.msgtype} is not installed")
+        message_type = message_class(connection.msgtype)
+        if message_type is None:
+            node.get_logger().warning(
+                f"{connection.topic} is not played: {connection.msgtype} is not installed; "
+                f"{how_to_get(connection.msgtype)}"
+            )
             return
         self._publishers[connection.topic] = node.create_publisher(
             message_type,
@@ -133,14 +135,14 @@ def _opened(bag: Path) -> Iterator[AnyReader]:
     except Exception as error:  # rosbags, its storages and its YAML parser raise a dozen types
         raise StartError(f"{bag} cannot be read as a rosbag2: {error}") from error
     try:
+        if not reader.is2:
+            raise StartError(
+                f"{bag} is a bag of ROS 1, whose messages ROS 2 does not understand; convert it: "
+                f"rosbags-convert --src {bag} --dst {bag.with_suffix('')}"
+            )
         yield reader
     finally:
         reader.close()
-
-
-def _message_type(name: str) -> Any:
-    package, kind, message = name.split("/")
-    return getattr(importlib.import_module(f"{package}.{kind}"), message)
 
 
 def _qos(connection: Connection) -> QoSProfile:

@@ -19,11 +19,13 @@ class Passage:
     number:   its number in the bag
     sent:     when it was sent
     answered: when its labels came back; None where they did not
+    boxed:    when its objects did; None where they did not, or nobody listened to them
     """
 
     number: int
     sent: int
     answered: int | None = None
+    boxed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ class Replay:
     late_ms:        largest delay of the player; where it is long, this machine could not keep the rate of the bag
     stages_ms:      times that the node measured, by the names of its timing topics
     node:           description of the node and its network, from its diagnostics
+    boxes_ms:       from `publish` to having the objects; None where nobody listened to them, or none came
     """
 
     sent: int
@@ -101,6 +104,7 @@ class Replay:
     late_ms: float
     stages_ms: dict[str, Spread]
     node: dict[str, str]
+    boxes_ms: Spread | None = None
 
     @property
     def hertz(self) -> float | None:
@@ -137,6 +141,7 @@ def evaluate(
         late_ms=late_ns / _NS_PER_MS,
         stages_ms=spreads,
         node=dict(node),
+        boxes_ms=Spread.of([(each.boxed - each.sent) / _NS_PER_MS for each in passages if each.boxed is not None]),
     )
 
 

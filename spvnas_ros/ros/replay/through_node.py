@@ -2,20 +2,24 @@
 
 Both ends of the measurement are in this process and read one monotonic clock. The node is a process of its own and is
 reached over the middleware, as on a vehicle. Each cloud gets the time at which it is due as its stamp, which also tells
-the answers apart. Nothing else in it is changed.
+the answers apart. Nothing else in it is changed: compressed clouds and Livox's messages are sent as they were recorded
+where their message package is installed, and other kinds as PointCloud2.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import struct
 import sys
 import time
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from threading import Condition
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -26,10 +30,11 @@ from std_msgs.msg import Float64
 
 from spvnas_ros.clouds.point_cloud2 import decode
 from spvnas_ros.errors import UserError
+from spvnas_ros.ros.node.cloud_messages import CLOUD_TYPE, message_class
 from spvnas_ros.ros.node.labelling import stamp_ns
-from spvnas_ros.ros.node.outputs import LABELLED_TOPIC, TIMES_TOPIC
+from spvnas_ros.ros.node.outputs import LABELLED_TOPIC, OBJECTS_TOPIC, TIMES_TOPIC
 from spvnas_ros.ros.node.segmenter_node import INPUT_TOPIC, NODE_NAME
-from spvnas_ros.ros.node.statistics import STAGES
+from spvnas_ros.ros.node.statistics import HEAD, STAGES
 from spvnas_ros.ros.process.lifetime import ros_process, spinning
 from spvnas_ros.ros.process.segmenter_process import segmenter_process
 from spvnas_ros.ros.replay.replay_statistics import NodeCounts, Passage, Replay, evaluate
@@ -50,6 +55,13 @@ _COUNTS_SECONDS = 5.0
 
 _LAST_ANSWER_SECONDS = 10.0
 """After so many seconds without an answer, the missing answers are given up."""
+
+_EMPTY: Final[Mapping[str, Mapping[str, Any]]] = {
+    CLOUD_TYPE: {},
+    "point_cloud_interfaces/msg/CompressedPointCloud2": {"format": "zlib", "compressed_data": zlib.compress(b"")},
+    **{f"{package}/msg/CustomMsg": {} for package in ("livox_ros_driver", "livox_ros_driver2", "livox_interfaces")},
+}
+"""By type, the fields of a message without points, which the node answers: what can be sent as it was recorded."""
 
 OnLabels = Callable[[int, npt.NDArray[np.uint8]], None]
 """Called with the number of a cloud and its labels, uint8 `[N]`, when they arrive."""
@@ -79,14 +91,18 @@ def replay(
     clouds: Iterable[RecordedCloud],
     options: NodeOptions,
     *,
+    kind: str = CLOUD_TYPE,
     rate: float = 1.0,
     on_sent: Callable[[], None] = lambda: None,
     on_labels: OnLabels | None = None,
+    boxes: bool = False,
 ) -> Replay:
     """Starts the node, sends the clouds at the pace of their recording, `rate` times as fast, and ends the node.
 
+    kind:      what their messages are, as `BagReader.type` has it
     on_sent:   called after each cloud that was sent
     on_labels: called with the labels of each cloud
+    boxes:     listen to the objects, too, so that the node looks for them; needs vision_msgs (`can_hear_objects`)
 
     Raises ReplayError, and what reading the clouds raises. Raises StopRequested where SIGINT or SIGTERM came.
     """
@@ -94,32 +110,44 @@ def replay(
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     namespace = f"/replay_{os.getpid()}"
     with ros_process([]):
-        driver = _Driver(f"{namespace}/{NODE_NAME}", on_labels)
+        driver = _Driver(f"{namespace}/{NODE_NAME}", sent_as(kind), on_labels, boxes=boxes)
         with spinning(driver), segmenter_process(namespace, options.parameters(), driver.fail):
             driver.wait_until_ready()
             driver.play(clouds, rate, on_sent)
             return driver.finish()
 
 
+def can_hear_objects() -> bool:
+    """Returns whether the messages of objects are installed, which only ROS distributions bring along."""
+    return find_spec("vision_msgs") is not None
+
+
 class _Driver(Node):
     """Sends clouds and measures times. Its callbacks run in another thread."""
 
-    def __init__(self, segmenter: str, on_labels: OnLabels | None) -> None:
+    def __init__(self, segmenter: str, kind: str, on_labels: OnLabels | None, *, boxes: bool) -> None:
         super().__init__("replay")
         self._changed = Condition()
         self._failure = ""
         self._on_labels = on_labels
-        self._ready = False
+        self._ready, self._boxes_ready = False, not boxes
+        self._boxes = boxes
         self._passages: dict[int, Passage] = {}
         self._stages: defaultdict[str, list[float]] = defaultdict(list)
         self._diagnostics: dict[str, dict[str, str]] = {}
         self._before = NodeCounts()
         self._late = 0
         self._name = segmenter.lstrip("/")
-        self._to_segmenter = self.create_publisher(PointCloud2, INPUT_TOPIC.replace("~", segmenter), _QUEUE)
+        sent: Any = message_class(kind)
+        self._as_recorded = kind != CLOUD_TYPE
+        self._probe = sent(**_EMPTY[kind])
+        self._to_segmenter = self.create_publisher(sent, INPUT_TOPIC.replace("~", segmenter), _QUEUE)
         self.create_subscription(PointCloud2, LABELLED_TOPIC.replace("~", segmenter), self._on_answer, _QUEUE)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, _QUEUE)
-        for stage in STAGES:
+        if boxes:
+            found = importlib.import_module("vision_msgs.msg").Detection3DArray
+            self.create_subscription(found, OBJECTS_TOPIC.replace("~", segmenter), self._on_objects, _QUEUE)
+        for stage in (*STAGES, *((HEAD,) if boxes else ())):
             topic = TIMES_TOPIC.format(stage).replace("~", segmenter)
             self.create_subscription(Float64, topic, lambda time, stage=stage: self._on_time(stage, time.data), _QUEUE)
 
@@ -135,10 +163,10 @@ class _Driver(Node):
         Raises ReplayError where no answer comes in time.
         """
         deadline = time.monotonic() + _START_SECONDS
-        while not self._wait(lambda: self._ready, _PROBE_EVERY):
+        while not self._wait(lambda: self._ready and self._boxes_ready, _PROBE_EVERY):
             if time.monotonic() > deadline:
                 raise ReplayError(f"the node did not answer in {_START_SECONDS:.0f} s")
-            self._to_segmenter.publish(PointCloud2())
+            self._to_segmenter.publish(self._probe)
         self._before = self._counts()
         self._stages.clear()
 
@@ -151,7 +179,7 @@ class _Driver(Node):
             offset = round((recorded.stamp - first) / rate)
             stamp = max(stamp + 1, wall + offset)
             try:
-                cloud = restamped(recorded.cdr, stamp)
+                cloud = restamped(recorded.raw if self._as_recorded else recorded.cdr, stamp)
             except UserError as error:  # of another kind than PointCloud2, and damaged
                 print(f"warning: cloud {number:06d} is not sent: {error}", file=sys.stderr)
                 on_sent()
@@ -186,12 +214,12 @@ class _Driver(Node):
         self._wait(lambda: self._answers() > answered, _LAST_ANSWER_SECONDS)
 
     def _answers(self) -> int:
-        return sum(each.answered is not None for each in self._passages.values())
+        return sum((each.answered is not None) + (each.boxed is not None) for each in self._passages.values())
 
     def _answered_last(self) -> bool:
         with self._changed:
             last = next(reversed(self._passages.values()), None)
-            return last is None or last.answered is not None
+            return last is None or (last.answered is not None and (last.boxed is not None or not self._boxes))
 
     def _counts(self) -> NodeCounts:
         """Returns new counts of the node, taken when no cloud waits or is in work.
@@ -227,6 +255,14 @@ class _Driver(Node):
             except (ValueError, OSError) as error:  # for example a full disk
                 self.fail(f"the labels of cloud {passage.number} could not be kept: {error}")
 
+    def _on_objects(self, message: Any) -> None:
+        at, stamp = time.monotonic_ns(), stamp_ns(message)
+        with self._changed:
+            if (passage := self._passages.get(stamp)) is not None:
+                self._passages[stamp] = replace(passage, boxed=at)
+            self._boxes_ready = True
+            self._changed.notify_all()
+
     def _on_time(self, stage: str, milliseconds: float) -> None:
         self._stages[stage].append(milliseconds)
 
@@ -237,6 +273,11 @@ class _Driver(Node):
                     values = {each.key: each.value for each in status.values}
                     self._diagnostics[status.name.removeprefix(f"{self._name}: ")] = values
             self._changed.notify_all()
+
+
+def sent_as(kind: str) -> str:
+    """Returns the type in which clouds that were recorded in type `kind` are sent to the node."""
+    return kind if kind in _EMPTY and message_class(kind) is not None else CLOUD_TYPE
 
 
 def restamped(raw: bytes, stamp: int) -> bytes:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from spvnas_ros.nets.box_spec import STEPS, BevBlock
+from spvnas_ros.nets.box_spec import BevBlock
+from spvnas_ros.nets.detector_spec import STEPS
 
 _MAX_LAYERS = 16
 _NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import torch
 
-from spvnas_ros.nets.box_spec import BoxHeadSpec, DetectorSpec
+from spvnas_ros.nets.box_spec import BoxHeadSpec
+from spvnas_ros.nets.detector_spec import DetectorSpec
 from spvnas_ros.nets.heads import CODE, DIRECTIONS
 from spvnas_ros.nets.second import Second
 from spvnas_ros.nets.spec_error import SpecError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +94,7 @@ def test_several_sources_are_one(drive: Path, shared: Path) -> None:
     changed = joined.inventory()
     table = drive / "boxes" / "00" / "000001.csv"
     before = table.read_bytes()
-    table.write_bytes(before.replace(b",0\n", b",1\n", 1))
+    table.write_bytes(before.replace(b"car,", b"bus,", 1))
     try:
         assert {name for name, size in joined.inventory().items() if changed[name] != size} == {
             "source 1: boxes/00/000001.csv"
@@ -115,6 +116,14 @@ def test_tables_are_read_back(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.boxes, objects.boxes, atol=1e-4)
     np.testing.assert_array_equal(found.counts, objects.counts)
     np.testing.assert_array_equal(found.occlusion, objects.occlusion)
+    assert found.ids is None
+    known = replace(objects, ids=np.array([5, 2**40]))
+    write_objects(tmp_path / "b.csv", known)
+    np.testing.assert_array_equal(read_objects_of(tmp_path / "b.csv").ids, known.ids)
+    np.testing.assert_array_equal(known.among(np.array([1, 0])).ids, [2**40, 5])
+    assert Objects.joined([known, known]).ids is None
+    with pytest.raises(ValueError, match="no two the same"):
+        replace(objects, ids=np.array([5, 5]))
     write_objects(tmp_path / "none.csv", Objects.none())
     assert len(read_objects_of(tmp_path / "none.csv")) == 0
 
@@ -122,17 +131,20 @@ def test_tables_are_read_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("car,1,2,3", r"line 3 has 4 words, expected 10"),
-        ("car,1,2,3,4,5,6,nan,7,0", r"line 3: box 0 of the line has the yaw nan"),
-        ("car,1,2,3,-4,5,6,0,7,0", r"line 3: box 0 of the line has the length -4, expected a size of 0 or more"),
-        ("car,1,2,3,4,5,6,0,7.5,0", r"line 3: .*'7.5'"),
-        ("car,1,2,x,4,5,6,0,7,0", r"line 3: .*'x'"),
+        ("car,1,2,3", r"line 3 has 4 words, expected 11"),
+        ("car,1,2,3,4,5,6,nan,7,0,4", r"line 3: box 0 of the line has the yaw nan"),
+        ("car,1,2,3,-4,5,6,0,7,0,4", r"line 3: box 0 of the line has the length -4, expected a size of 0 or more"),
+        ("car,1,2,3,4,5,6,0,7.5,0,4", r"line 3: .*'7.5'"),
+        ("car,1,2,3,4,5,6,0,7,0,", r"line 3: .*''.*; expected numbers, and whole ones for points, occlusion and id"),
+        ("car,1,2,3,4,5,6,0,7,0,3", r"line 3 has the id 3 of line 2, expected each object once"),
+        (f"car,1,2,3,4,5,6,0,7,0,{10**30}", r"line 3 has the number 10+, expected 9007199254740992 at most"),
+        ("car,1,2,x,4,5,6,0,7,0,4", r"line 3: .*'x'"),
     ],
 )
 def test_what_is_wrong_with_a_table_is_named(drive: Path, line: str, message: str) -> None:
     table = drive / "boxes" / "00" / "000000.csv"
     before = table.read_text()
-    table.write_text(f"{','.join(HEADER)}\ncar,1,2,3,4,5,6,0,7,0\n{line}\n")
+    table.write_text(f"{','.join(HEADER)}\ncar,1,2,3,4,5,6,0,7,0,3\n{line}\n")
     try:
         with pytest.raises(DatasetError, match=rf"000000\.csv, {message}"):
             open_boxed(drive)[0]

@@ -11,6 +11,7 @@ import pytest
 
 from labelled_files import write_bag, write_kitti
 from spvnas_ros.offline.datasets import DatasetError, LabelField, LabelledScan, open_dataset
+from surveyed_scans import COUNT, e57_file
 
 CAR, ROAD = 0, 8
 
@@ -23,6 +24,22 @@ def test_a_folder_of_scans_with_labels_beside_them(tmp_path: Path) -> None:
     np.testing.assert_allclose(scan.points, [[1, 2, 3, 0.2], [4, 5, 6, 1]])
     np.testing.assert_array_equal(scan.labels, [CAR, ROAD])
     np.testing.assert_allclose(open_dataset(tmp_path, intensity="510")[0].points[:, 3], [0.1, 0.5])
+
+
+def test_every_scan_of_an_e57_file_has_labels_of_its_own(tmp_path: Path) -> None:
+    """Named as `spvnas segment` names what it writes of them."""
+    e57_file(tmp_path / "hall.e57", 2)
+    for part in range(2):
+        np.full(COUNT, 10 + 30 * part, "<u4").tofile(tmp_path / f"hall_{part}.label")
+    dataset = open_dataset(tmp_path)
+    assert [dataset.name(index) for index in range(len(dataset))] == ["hall_0", "hall_1"]
+    one, other = dataset[0], dataset[1]
+    assert set(one.labels) == {0}
+    assert set(other.labels) == {8}
+    np.testing.assert_allclose(one.points[:, :2], other.points[:, :2] @ [[0, -1], [1, 0]], atol=1e-4)
+    (tmp_path / "hall_1.label").unlink()
+    with pytest.raises(DatasetError, match=r"hall_1\.label is missing, the labels of .*hall\.e57"):
+        open_dataset(tmp_path)
 
 
 def test_a_scan_does_not_depend_on_which_were_read_before(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ import torch
 
 from spvnas_cli import spvnas
 from spvnas_ros.frame import Boxes, Points
-from spvnas_ros.nets.box_spec import BoxBranchSpec, BoxClass, DetectorSpec
+from spvnas_ros.nets.box_spec import BoxBranchSpec, BoxClass
+from spvnas_ros.nets.detector_spec import DetectorSpec
 from spvnas_ros.nets.second import Second
 from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.nets.unet import PointVoxelUNet

@@ -18,9 +18,9 @@ import torch
 import yaml
 
 from spvnas_ros.frame import Boxes
-from spvnas_ros.nets.box_spec import DetectorSpec
 from spvnas_ros.nets.box_targets import assign_targets, box_losses, positives_of
 from spvnas_ros.nets.detections import detect
+from spvnas_ros.nets.detector_spec import DetectorSpec
 from spvnas_ros.nets.heads import HeadOutput, anchor_boxes
 from spvnas_ros.offline.augment.boxed_compose import BoxedAugmentation
 from spvnas_ros.offline.datasets import DatasetError

@@ -237,12 +237,37 @@ def test_a_branch_is_added_to_a_network_for_labels(path: Path, tmp_path: Path) -
     assert torch.equal(again.net.boxes.head.classes.weight, net.get_parameter("boxes.head.classes.weight"))
     remarks = job_of(path, joint, "net={}", "boxes.level=2").remarks()
     assert any(
-        "another box branch (level 1 and 2" in line and "the branch with random ones" in line for line in remarks
+        "another box branch (level 1 and 2" in line and "the branch begins at random" in line for line in remarks
     )
     # Labels alone: nothing would look after the boxes.
     alone = LabelJob(*begin(load_recipe(path, [joint, "net={}", "boxes=null", "augment={}"])))  # type: ignore[arg-type]
     assert alone.task(STEPS).net.spec.boxes is None
     assert any("labels points alone" in line for line in alone.remarks())
+
+
+def test_a_branch_alone_is_learnt_and_the_labels_stay_bit_by_bit(path: Path, drive: Path, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    plain = PointVoxelUNet(NetSpec.of(WIDTHS, [1] * 8))
+    theirs = Facts(spec=plain.spec, voxel_size=0.4, name="plain", sensor_height=0.9, intensity="none")
+    save_checkpoint(tmp_path / "plain.safetensors", plain, theirs, half=True)
+    plain, theirs = load_checkpoint(tmp_path / "plain.safetensors")
+    overrides = [f"start={tmp_path / 'plain.safetensors'}", "net={}", "boxes.only=true", "trainer.half=true"]
+    overrides += ["trainer.steps=3", "trainer.validate_every=1"]
+    assert run(path, overrides, tmp_path / "run") == 0
+    net, facts = load_checkpoint(tmp_path / "run" / "last.safetensors")
+    own = net.state_dict()
+    for name, value in plain.state_dict().items():
+        assert torch.equal(own[name], value), name
+    begun = job_of(path, *overrides).task(3).net.state_dict()
+    for name in ("boxes.columns.conv.kernel", "boxes.columns.norm.running_mean", "boxes.head.classes.bias"):
+        assert not torch.equal(own[name], begun[name]), name
+    assert (facts.sensor_height, facts.intensity, facts.name) == (0.9, "none", "joint")
+    scan = read_scan(next((drive / "sequences").glob("*/velodyne/*.bin")))
+    before, after = (Perception.from_net(n, f, device="cpu")(scan) for n, f in ((plain, theirs), (net, facts)))
+    np.testing.assert_array_equal(after.labels, before.labels)
+    np.testing.assert_array_equal(after.confidence, before.confidence)
+    with pytest.raises(ConfigError, match=r"boxes.only .* needs a start"):
+        load_recipe(path, ["boxes.only=true"])
 
 
 @pytest.mark.parametrize(

@@ -151,4 +151,19 @@ def test_a_type_that_others_would_not_understand_is_an_error(tmp_path: Path) -> 
 def test_unknown_packages_are_refused() -> None:
     done = build("sensor_msgs")
     assert done.returncode == 2
-    assert "unknown package sensor_msgs; there are vision_msgs, tf2_msgs" in done.stderr
+    assert "unknown package sensor_msgs; there are vision_msgs, tf2_msgs, point_cloud_interfaces, livox" in done.stderr
+
+
+def test_a_distribution_without_a_sensors_messages_is_told_and_goes_on(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
+    for name in ("vision_msgs", "tf2_msgs", "point_cloud_interfaces"):
+        (tmp_path / "opt" / name).mkdir(parents=True)
+        (tmp_path / "opt" / name / "__init__.py").touch()
+    python = tmp_path / "venv" / "bin" / "python"
+    environment = {"PYTHONPATH": os.pathsep.join((str(tmp_path / "opt"), str(REPOSITORY))), "ROS_DISTRO": "jazzy"}
+    done = build(python=python, **environment)
+    assert done.returncode == 0, done.stderr
+    assert "livox_ros_driver2: not built, and only some sensors need it" in done.stdout
+    named = build("livox_ros_driver2", python=python, **environment)
+    assert named.returncode == 3
+    assert "source the workspace of Livox's driver" in named.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from array import array
 from collections.abc import Iterator
 from threading import Condition
 from typing import Any
@@ -24,7 +25,7 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from message_samples import LATCHED, PUBLISHED, message_class, sample, topic
 from ros_harness import WAIT, Process, ros
-from spvnas_ros.ros.build_messages.packages import PACKAGES, VISION_MSGS
+from spvnas_ros.ros.build_messages.packages import PACKAGES, TF2_MSGS
 from spvnas_ros.ros.process.lifetime import spinning
 
 __all__ = ["ros"]  # a fixture
@@ -102,8 +103,9 @@ def test_publishing_leaves_no_error_for_the_next_subscription_to_print() -> None
 def typestore() -> Any:
     """rosbags with our definitions; it has one of its own for tf2_msgs."""
     store = get_typestore(Stores.ROS2_KILTED)
-    for definition in VISION_MSGS.definitions:
-        store.register(get_types_from_msg(definition.read_text(), f"vision_msgs/msg/{definition.stem}"))
+    for package in PACKAGES.values():
+        for definition in package.definitions if package is not TF2_MSGS else ():
+            store.register(get_types_from_msg(definition.read_text(), f"{package.name}/msg/{definition.stem}"))
     return store
 
 
@@ -115,14 +117,14 @@ def test_an_independent_implementation_computes_the_same_hashes(typestore: Any, 
 
 def plain(message: Any) -> Any:
     """A message of rclpy or rosbags as lists and dictionaries."""
-    if isinstance(message, np.ndarray):
+    if isinstance(message, np.ndarray | array):
         return message.tolist()
     if isinstance(message, list):
         return [plain(part) for part in message]
     if hasattr(message, "get_fields_and_field_types"):
         return {name: plain(getattr(message, name)) for name in message.get_fields_and_field_types()}
     if hasattr(message, "__msgtype__"):
-        return {name: plain(value) for name, value in vars(message).items() if not name.startswith("__")}
+        return {name: plain(value) for name, value in vars(message).items() if name == name.lower().strip("_")}
     return message
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from threading import Event, Thread
 
 import pytest
@@ -17,7 +18,9 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import PointCloud2
 
-from ros_harness import Process, cloud, ros
+from driver_messages import custom, write
+from message_builds import need_packages
+from ros_harness import Process, cloud, playing, ros
 from spvnas_ros.doctor.finding import Finding
 from spvnas_ros.doctor.link import Endpoint, Link, Mismatch, examine_link
 from spvnas_ros.ros.process.lifetime import spinning
@@ -70,6 +73,16 @@ def test_a_live_topic_is_looked_at_like_a_bag_and_its_way_too(ros: str) -> None:
     assert status == 1
     assert f"nobody publishes on {ros}/nothing" in missing
     assert f"clouds are published on {ros}/points" in missing
+
+
+def test_a_topic_of_livox_messages_is_looked_at_too(ros: str, tmp_path: Path) -> None:
+    need_packages("livox_ros_driver2")
+    kind = "livox_ros_driver2/msg/CustomMsg"
+    bag = write(tmp_path / "livox", False, kind, lambda *each: custom(*each, "livox_ros_driver2"))
+    with playing(bag, f"{ros}/livox/lidar"):
+        _, output = doctor(f"{ros}/livox/lidar")
+    assert levels(output)["fields"] == levels(output)["publishers"] == "ok", output
+    assert "reflectivity" in output
 
 
 def test_whoever_a_publisher_cannot_serve_is_named(ros: str) -> None:

@@ -106,7 +106,7 @@ class Gate:
         self.entered, self.opened = Semaphore(0), Semaphore(0)
         self.seen: list[int] = []
 
-    def __call__(self, points: Points) -> Segmentation:
+    def __call__(self, points: Points, **_asked: bool) -> Segmentation:
         if len(points) < 1000:
             self.seen.append(len(points))
             self.entered.release()
@@ -139,7 +139,7 @@ def test_of_the_clouds_that_wait_only_the_newest_is_labelled(ros: str) -> None:
 def test_nothing_is_labelled_while_nobody_listens(ros: str) -> None:
     seen: list[int] = []
 
-    def perception(points: Points) -> Segmentation:
+    def perception(points: Points, **_asked: bool) -> Segmentation:
         seen.append(len(points))
         return Segmentation(np.zeros(len(points), np.uint8), np.ones(len(points), np.float32))
 

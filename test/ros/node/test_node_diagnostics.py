@@ -39,6 +39,7 @@ from spvnas_ros.ros.node.diagnostics import (
     input_finding,
     intensity_finding,
     node_finding,
+    objects_finding,
     processing_finding,
 )
 from spvnas_ros.ros.node.network import Network
@@ -189,10 +190,22 @@ def test_without_a_clock_under_use_sim_time_the_node_says_so_and_reports_all_the
 def frame(at_ms: int, work_ms: int) -> FrameTimes:
     """A frame that was begun at once and took so long, the network all of it."""
     begun, ended = at_ms * 1_000_000, (at_ms + work_ms) * 1_000_000
-    return FrameTimes(0, begun, begun, begun, begun, begun, ended, ended, ended)
+    return FrameTimes(0, begun, begun, begun, begun, begun, ended, ended, ended, ended)
 
 
 BEFORE = Snapshot(received=10, published=10)
+
+
+def test_objects_are_told_by_cloud_with_those_that_have_none_and_the_time_of_the_head() -> None:
+    frames = tuple(replace(frame(at, 5), head_ms=float(at)) for at in (1, 2, 3))
+    before = Snapshot(objects=2, with_objects=2, without_objects=1)
+    now = Snapshot(objects=8, with_objects=4, without_objects=2, frames=frames)
+    finding = objects_finding(now, before, 0)
+    assert (finding.message, finding.level) == ("2.0 per cloud, none in 1 of 3 clouds", DiagnosticStatus.OK)
+    assert finding.values["box head (ms)"] == "2.00"
+    assert (finding.values["clouds without any"], finding.values["objects"]) == ("2", "8")
+    assert "choosing (ms)" in finding.values
+    assert objects_finding(now, now, 0).message.startswith("not looked for: nobody subscribes to them")
 
 
 @pytest.mark.parametrize(
@@ -251,14 +264,16 @@ def test_a_network_that_is_too_slow_for_its_input_is_told_with_the_drops() -> No
 
 
 def test_a_node_that_waits_for_time_is_not_well() -> None:
-    found = node_finding(State("active", "", Network(lambda points: Segmentation(*points)), "auto", no_time=True))
+    found = node_finding(
+        State("active", "", Network(lambda points, **_asked: Segmentation(*points)), "auto", no_time=True)
+    )
     assert found.message.startswith("use_sim_time is set")
     failed = node_finding(State("unconfigured", "there is no file", None, "auto", no_time=True))
     assert failed.message == "there is no file", "what failed comes first"
 
 
 def test_intensities_are_judged_only_where_they_are_used() -> None:
-    watch, network = IntensityWatch(), Network(lambda points: Segmentation(*points))
+    watch, network = IntensityWatch(), Network(lambda points, **_asked: Segmentation(*points))
     watch.add(np.zeros((100, 4), np.float32))
 
     def finding(rule: str, network: Network | None) -> tuple[str, bytes]:
@@ -315,7 +330,9 @@ def test_weights_that_say_what_they_were_trained_on_are_taken_at_their_word(
 ) -> None:
     watch = IntensityWatch()
     watch.add(full_scan * np.array([1, 1, 1, scale], np.float32))
-    network = Network(lambda points: Segmentation(*points), known=Known(reference(TrainingIntensity(*trained))))
+    network = Network(
+        lambda points, **_asked: Segmentation(*points), known=Known(reference(TrainingIntensity(*trained)))
+    )
     finding = intensity_finding(watch, State("active", "", network, Sensor(Intensity("unit"))))
     assert (finding.level == DiagnosticStatus.WARN) == bool(said)
     assert (said or "like those of the network's training data") in finding.message

@@ -92,14 +92,15 @@ def test_colours_and_filter_follow_labels_and_change_while_the_node_runs(ros: st
 
 def test_a_cloud_is_made_only_for_who_listens(ros: str) -> None:
     node, listener = LifecycleNode("composer", namespace=ros), Node("listener")
-    outputs = Outputs(node, Network(lambda points: Segmentation(*points)))
+    outputs = Outputs(node, Network(lambda points, **_asked: Segmentation(*points)))
     settings = Settings.of({name: entry.default for name, entry in PARAMETERS.items()})
     sent = cloud(57)
     points = to_points(decode(sent), Intensity())
     labels = Segmentation((np.arange(57) % 19).astype(np.uint8), np.ones(57, np.float32))
 
     def composed() -> list[str]:
-        return [publisher.topic_name.split("/")[-1] for publisher, _ in outputs.compose(sent, points, labels, settings)]
+        made = outputs.compose(sent, points, labels, settings, outputs.wanted(settings))
+        return [publisher.topic_name.split("/")[-1] for publisher, _ in made]
 
     with spinning(listener), spinning(node):
         assert composed() == []
@@ -120,7 +121,7 @@ def test_an_organised_big_endian_cloud_is_coloured_in_its_shape_and_filtered_in_
     message.fields = [PointField(name=name, offset=8 * i, datatype=8, count=1) for i, name in enumerate("xyz")]
     with_data(message, values.tobytes())
     node, listener = LifecycleNode("composer", namespace=ros), Node("listener")
-    outputs = Outputs(node, Network(lambda points: Segmentation(*points)))
+    outputs = Outputs(node, Network(lambda points, **_asked: Segmentation(*points)))
     settings = Settings.of({name: entry.default for name, entry in PARAMETERS.items()})
     labels = Segmentation(np.array([0, 8, 9, 1, 2, 255], np.uint8), np.ones(6, np.float32))
     with spinning(listener), spinning(node):
@@ -128,7 +129,9 @@ def test_an_organised_big_endian_cloud_is_coloured_in_its_shape_and_filtered_in_
             listener.create_subscription(PointCloud2, f"{ros}/composer/output/{topic}", print, 1)
         assert eventually(lambda: outputs.wanted(settings).colored and outputs.wanted(settings).filtered)
         points = to_points(decode(message), Intensity())
-        filtered, colored = (made for _, made in outputs.compose(message, points, labels, settings))
+        filtered, colored = (
+            made for _, made in outputs.compose(message, points, labels, settings, outputs.wanted(settings))
+        )
     assert (colored.height, colored.width, colored.row_step) == (2, 3, 48)
     assert colored.is_bigendian == (sys.byteorder == "big")
     assert decode(colored)["x"].tolist() == [1, 2, 3, 4, 5, 6]

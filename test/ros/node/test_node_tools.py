@@ -17,6 +17,7 @@ from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import PointCloud2
 
+from driver_messages import plain, write
 from ros_harness import Process, collect, private_domain, ros, weights
 from spvnas_ros.recordings.bags import BagReader
 from spvnas_ros.ros.node.worker import LatestWorker
@@ -147,6 +148,13 @@ def test_a_bag_that_cannot_be_played_is_refused_with_its_name(tmp_path: Path) ->
         assert player.wait() == 1
     assert "broken cannot be read as a rosbag2" in player.output
     assert "Traceback" not in player.output
+
+
+def test_a_bag_of_ros_1_is_refused_with_the_command_that_converts_it(tmp_path: Path) -> None:
+    bag = write(tmp_path / "old.bag", True, "sensor_msgs/msg/PointCloud2", plain)
+    with Process(sys.executable, "-m", "spvnas_ros.ros.replay.bag_player", str(bag)) as player:
+        assert player.wait() == 1
+    assert f"rosbags-convert --src {bag} --dst {bag.with_suffix('')}" in player.output
 
 
 # -- overhead ---------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import detection_golden
 from model_site import Site
 from published_files import State, recorded_state, state_of
 from spvnas_ros.cli import app
-from spvnas_ros.nets.box_spec import DetectorSpec
+from spvnas_ros.nets.detector_spec import DetectorSpec
 from spvnas_ros.nets.second import Second
 from spvnas_ros.perception import Perception
 from spvnas_ros.recordings.files import sha256_of

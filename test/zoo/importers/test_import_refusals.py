@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from published_files import recorded_state, save
-from spvnas_ros.nets.box_spec import DetectorSpec
+from spvnas_ros.nets.detector_spec import DetectorSpec
 from spvnas_ros.nets.second import Second
 from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.nets.unet import PointVoxelUNet
