@@ -87,7 +87,7 @@ def test_boxes_in_full_scans_match_the_reference(full_scan: np.ndarray, level: i
 
 @pytest.mark.cuda
 @pytest.mark.skipif(DEVICE.type == "cpu", reason="no CUDA device")
-def test_a_gpu_gets_this_engine_for_boxes_and_half_precision_finds_most(full_scan: np.ndarray) -> None:
+def test_a_gpu_gets_this_engine_for_boxes_too(full_scan: np.ndarray) -> None:
     net = with_boxes(NetSpec.spvcnn(16), full_scan, 2, reach=25.6)
     assert isinstance(build_engine(net, VOXEL_SIZE, sample=full_scan), CudaEngine)
 
