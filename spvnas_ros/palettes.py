@@ -34,6 +34,8 @@ _BOXES: Final[Mapping[str, str]] = {
     "pedestrian": "person",
     "person_sitting": "person",
     "cyclist": "bicyclist",
+    "rider": "bicyclist",
+    "large-vehicle": "truck",
     "van": "other-vehicle",
     "bus": "other-vehicle",
     "tram": "other-vehicle",

@@ -288,11 +288,12 @@ class Both:
     """A network that gives labels and boxes in one pass."""
 
     box_names = ("cone", "wheelbarrow")
+    min_score = 0.1
 
     def __init__(self, perception: Perception) -> None:
         self._perception, self.facts, self.engine = perception, perception.facts, perception.engine
 
-    def __call__(self, points: np.ndarray, scores: bool = False) -> Segmentation:
+    def __call__(self, points: np.ndarray, scores: bool = False, *, boxes: bool = True) -> Segmentation:  # noqa: ARG002
         found = Boxes(np.array([[5, 0, -1, 1, 1, 1, 0]], np.float32), np.ones(1, np.float32), np.ones(1, np.uint8))
         return replace(self._perception(points, scores), boxes=found)
 
@@ -341,7 +342,7 @@ def test_a_calibration_that_is_none_ends_the_run_before_anything_is_labelled(
         (("--boxes", "WEIGHTS"), "gives labels, expected one that gives boxes (SECOND or SPV-SECOND)"),
         (("--boxes", "nowhere.safetensors"), "there is no file nowhere.safetensors"),
         (("-w", "DETECTOR"), "holds a network that gives boxes, expected one that gives labels"),
-        (("--min-score", "0.5"), "it goes with --boxes"),
+        (("--min-score", "0.5"), "finds no boxes, so there is no least score of them to choose"),
     ],
 )
 def test_files_in_the_wrong_place_are_one_sentence(
