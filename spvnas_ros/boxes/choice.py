@@ -16,6 +16,9 @@ from spvnas_ros.frame import Boxes
 
 ALL: Final = "all"
 """Instead of the names of all classes."""
+SURE: Final = 0.3
+"""The score from which boxes are shown and published where nobody says otherwise; docs/default_weights.md has how often
+those of the shipped network are right from which score on."""
 _EXAMPLE: Final = "0.2,car=0.3,person@30=0.4 (persons from 30 m on)"
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from spvnas_ros.boxes.choice import SURE
 from spvnas_ros.boxes.words import words_for
 from spvnas_ros.clouds.intensity import Intensity
 from spvnas_ros.clouds.point_cloud2 import decode, to_points
@@ -24,7 +25,7 @@ from spvnas_ros.viewer.view_boxes import ViewBoxes
 class ObjectScore:
     """How good the boxes of a class are.
 
-    found:   how many were published
+    found:   how many score `SURE` or more
     objects: how many there are in the range of the network; None where nobody knows
     ap:      average precision in percent, the mean over nuScenes' distances of the centres; None without objects
     """
@@ -73,7 +74,9 @@ class ObjectTally:
 
     def scores(self) -> dict[str, ObjectScore]:
         """Returns how good the boxes are, by the name of the class."""
-        every = np.concatenate([np.zeros(0, np.uint8), *(each.found.classes for each in self._frames)])
+        every = np.concatenate([
+            np.zeros(0, np.uint8), *(each.found.classes[each.found.scores >= SURE] for each in self._frames)
+        ])  # fmt: skip
         found = np.bincount(every, minlength=len(self.names)).tolist()
         if self._true is None:
             return {name: ObjectScore(count) for name, count in zip(self.names, found, strict=True)}

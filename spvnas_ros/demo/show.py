@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spvnas_ros.boxes.choice import SURE
 from spvnas_ros.demo.looking import LookError, look, missing_viewer
 from spvnas_ros.demo.objects_score import ObjectScore, ObjectTally, object_lines
 from spvnas_ros.demo.recording import Drive, given_drive, simulated_drive
@@ -200,8 +201,8 @@ def _object_lines(node: Tour, objects: ObjectTally | None, *, trained: bool) -> 
     scores = objects.scores()
     total = sum(each.found for each in scores.values())
     compared = any(each.objects is not None for each in scores.values())
-    how = "AP: the mean over centres within 0.5, 1, 2 and 4 m" if compared else "no true boxes to compare with"
-    yield "objects", f"{total} boxes in {node.objects} clouds; {how}"
+    how = "AP of all: the mean over centres within 0.5, 1, 2 and 4 m" if compared else "no true boxes to compare with"
+    yield "objects", f"{total} boxes of score {SURE:g} or more in {node.objects} clouds; {how}"
     for line in object_lines(scores, trained=trained):
         yield "", line
 

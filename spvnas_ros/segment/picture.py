@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from spvnas_ros.boxes.choice import SURE
 from spvnas_ros.frame import UNLABELLED, Boxes, Points
 from spvnas_ros.palettes import SPVNAS, Colour, box_colours, colour_table
 from spvnas_ros.segment.box_lines import View, draw_boxes, write_scores
@@ -74,6 +75,11 @@ class PicturedBoxes:
     names: tuple[str, ...]
     trained: bool = True
 
+    def sure(self) -> Boxes:
+        """Returns those that score enough to be shown; all where none does."""
+        enough = self.boxes.scores >= SURE
+        return self.boxes.among(enough) if enough.any() else self.boxes
+
 
 @dataclass(frozen=True)
 class _Outlined:
@@ -110,7 +116,8 @@ def save_picture(
     facts:   of the network: its classes, palette, and whether it is trained
     title:   what the picture shows; without one, the network's name
     palette: name of the colours to show, one of `spvnas_ros.palettes.PALETTES`
-    boxes:   objects, drawn as their outlines with the front filled, and the score where there is room
+    boxes:   objects, drawn as their outlines with the front filled, and the score where there is room; those that score
+             `SURE` or more, where any does
 
     Raises ValueError where points and labels are not as many or for another palette, OSError where `path` cannot be
     written.
@@ -123,9 +130,8 @@ def save_picture(
     picture = Image.new("RGB", SIZE, BACKGROUND)
     reach = _reach(seen)
     names = boxes.names if boxes else ()
-    outlined = _Outlined(
-        boxes.boxes if boxes else Boxes.none(), box_colours(names, facts.classes, facts.palette, palette)
-    )
+    sure = boxes.sure() if boxes else Boxes.none()
+    outlined = _Outlined(sure, box_colours(names, facts.classes, facts.palette, palette))
     _paste_top_view(picture, seen, seen_labels, colours, reach, outlined)
     _paste_driver_view(picture, seen, seen_labels, colours, reach, outlined)
     warnings = ["untrained network: labels mean nothing"] if not facts.trained else []
@@ -134,7 +140,7 @@ def save_picture(
     _write_header(picture, title or facts.name, len(points), "; ".join(warnings))
     _write_legend(picture, labels, facts, colours, rows_below=0 if boxes is None else 1)
     if boxes is not None:
-        _write_boxes(picture, boxes, outlined.colours)
+        _write_boxes(picture, outlined, boxes.names)
     # The noise of a scan hardly compresses; a higher level takes longer and saves little.
     picture.save(path, "PNG", compress_level=4)
 
@@ -322,13 +328,13 @@ def _write_legend(
         draw.text((x + column - MARGIN, y), _percent(int(counts[index]), len(labels)), FAINT, font(18), "rm")
 
 
-def _write_boxes(picture: Image.Image, boxes: PicturedBoxes, colours: Sequence[Colour]) -> None:
-    """A line at the bottom of the legend: how many boxes of each class there are."""
+def _write_boxes(picture: Image.Image, objects: _Outlined, names: Sequence[str]) -> None:
+    """A line at the bottom of the legend: how many boxes of each class are drawn."""
     draw = ImageDraw.Draw(picture)
     left, right, y = 2 * MARGIN + _TOP_VIEW, SIZE[0] - MARGIN, SIZE[1] - MARGIN - _LEGEND_ROW // 2
     draw.line((left, y - 22, right, y - 22), LINES)
-    counts = np.bincount(boxes.boxes.classes, minlength=256).tolist()
-    entries = [(f"{name} {counts[i]}", colours[i]) for i, name in enumerate(boxes.names) if counts[i]]
+    counts = np.bincount(objects.boxes.classes, minlength=256).tolist()
+    entries = [(f"{name} {counts[i]}", objects.colours[i]) for i, name in enumerate(names) if counts[i]]
     x = left
     if not entries:
         draw.text((x, y), "no boxes", FAINT, font(18), "lm")

@@ -106,7 +106,7 @@ def tour(
     """
     namespace = f"/demo_{os.getpid()}"
     guide = _Guide(f"{namespace}/{NODE_NAME}")
-    parameters = {**options.parameters(), "autostart": False}
+    parameters = {**options.parameters(), "autostart": False, "objects.min_score": ""}  # all, as they are scored
     with spinning(guide), log.open("wb") as file:
         with segmenter_process(namespace, parameters, guide.fail, file) as process:
             guide.change("configure")

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from spvnas_ros.boxes.choice import SURE
 from spvnas_ros.boxes.conversions import CORNERS, box_corners, moved
 from spvnas_ros.boxes.inside import counts_inside
 from spvnas_ros.boxes.words import words_for
@@ -20,7 +21,7 @@ Lines = npt.NDArray[np.float32]
 
 TRUE_COLOUR: Final[Colour] = (0, 255, 160)
 """Of true boxes, whatever their class: no class of points has it."""
-FIRST_SCORE: Final = 0.3
+FIRST_SCORE: Final = SURE
 """The least score of a box at the start: networks offer many that they hardly believe in."""
 
 _EDGES: Final = [(a, b) for a in range(8) for b in range(a) if np.abs(CORNERS[a] - CORNERS[b]).sum() == 1]

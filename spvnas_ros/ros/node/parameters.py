@@ -15,7 +15,7 @@ from rclpy.exceptions import ParameterNotDeclaredException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from spvnas_ros.boxes.choice import ALL, BoxChoice, LeastScores
+from spvnas_ros.boxes.choice import ALL, SURE, BoxChoice, LeastScores
 from spvnas_ros.clouds.intensity import Intensity
 from spvnas_ros.clouds.mount import Mount, PlaceRule, parse_origin
 from spvnas_ros.clouds.region import Region
@@ -133,7 +133,7 @@ PARAMETERS: Mapping[str, Entry] = {
         [ALL], f"Classes of ~/output/objects and its markers; {ALL}: those that the network finds"
     ),
     "objects.min_score": Entry(
-        "",
+        f"{SURE}",
         "Least score of an object, 0..1: a number, or with classes and distances, 0.2,car=0.3,person@30=0.4 (from 30 m "
         "on); empty for the network's own",
         or_number=True,
