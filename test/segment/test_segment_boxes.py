@@ -22,7 +22,6 @@ from spvnas_ros.boxes.inside import counts_inside
 from spvnas_ros.clouds.mount import PlaceRule
 from spvnas_ros.clouds.sensor_rules import Sensor
 from spvnas_ros.engine.sample_street import street_scan
-from spvnas_ros.errors import UserError
 from spvnas_ros.frame import Boxes, Segmentation
 from spvnas_ros.offline.evaluation.box_evaluation import evaluate_boxes
 from spvnas_ros.offline.simulation.semantic_kitti_writer import CALIBRATION, write_calibration
@@ -304,8 +303,8 @@ def test_boxes_of_the_labelling_network_itself_are_written_too(
     both = Both(perception)
     with open_source(kitti) as source:
         summary = segment(source, both, tmp_path / "out")  # type: ignore[arg-type]
-        with pytest.raises(UserError, match=r"find boxes themselves \(cone, wheelbarrow\).* leave out --boxes"):
-            segment(source, both, tmp_path / "other", SegmentOptions(detector=detector))  # type: ignore[arg-type]
+        other = segment(source, both, tmp_path / "other", SegmentOptions(detector=detector))  # type: ignore[arg-type]
+    assert (other.detector, sum(other.boxes.values())) == ("tiny-second", 2 * FOUND)  # a detector takes their place
     assert (summary.detector, summary.boxes, summary.boxes_ms) == ("tiny", {"cone": 0, "wheelbarrow": 2}, [])
     assert document_in(tmp_path / "out", "boxes/000000.json")["boxes"][0]["class"] == "wheelbarrow"
     assert read_objects(tmp_path / "out/kitti/000000.txt", scored=True).kinds == ("Misc",)
