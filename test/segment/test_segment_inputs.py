@@ -169,7 +169,7 @@ def test_another_mount_or_origin_is_another_run(scans: Path, weights: Path, tmp_
     for other in (("--mount", "z=1.6"), ("--mount", "auto"), ("--mount", "z=1.7", "--origin", "0,0,1")):
         status, _, error = segmented(*arguments[:-2], *other)
         assert status == 1
-        assert "is of another run and would be replaced; name another folder, or replace with --force" in error
+        assert "and would be replaced; name another folder, or replace with --force" in error
     assert "nothing to do" in segmented(*arguments)[1]
     for name, labels in labels_in(tmp_path / "out").items():
         np.testing.assert_array_equal(labels, before[name])

@@ -158,7 +158,7 @@ def test_a_finished_run_is_not_done_again_but_replaced_with_force(weights: Path,
     assert document_in(tmp_path / "out", "summary.json") == before
     status, _, error = segmented(*arguments, "--truth", "label")
     assert status == 1
-    assert "is of another run and would be replaced; name another folder, or replace with --force" in error
+    assert "and would be replaced; name another folder, or replace with --force" in error
     assert segmented(*arguments, "--truth", "label", "--force")[0] == 0
     assert "miou" in document_in(tmp_path / "out", "report.json")
     status, again, _ = segmented(*arguments, "--truth", "label")
@@ -176,7 +176,7 @@ def test_a_run_killed_after_its_summary_is_finished(weights: Path, tmp_path: Pat
         for key in ("source", "kind", "topic", "frames_in_source", "files_sha256", "weights_sha256", "engine")
     }
     asked = ("device", "intensity", "intensity_field", "origin", "mount", "scores", "truth", "palette")
-    asked += ("detector_sha256", "min_score", "columns", "format", "classification")
+    asked += ("detector_sha256", "min_score", "columns", "format", "classification", "tile")
     run |= {key: summary[key] for key in asked}
     (tmp_path / "out/unfinished").mkdir()
     (tmp_path / "out/unfinished/run.json").write_text(json.dumps(run))

@@ -22,12 +22,12 @@ class Counting:
 
     def __init__(self, perception: Perception) -> None:
         self._perception, self.facts, self.engine = perception, perception.facts, perception.engine
-        self.box_names = perception.box_names
+        self.box_names, self.min_score = perception.box_names, perception.min_score
         self.calls: list[int] = []
 
-    def __call__(self, points: np.ndarray, scores: bool = False) -> Segmentation:
+    def __call__(self, points: np.ndarray, scores: bool = False, *, boxes: bool = True) -> Segmentation:
         self.calls.append(len(points))
-        return self._perception(points, scores)
+        return self._perception(points, scores, boxes=boxes)
 
 
 def test_the_first_call_is_a_warm_up_and_not_measured(scans: Path, perception: Perception, tmp_path: Path) -> None:
