@@ -116,7 +116,8 @@ def run(
             from spvnas_ros.segment.first_look import first_look, tell
 
             source.sensor.suit(facts.sensor_height)
-            tell([*source.remarks, *first_look(source.look(), source.sensor, facts)], quiet=quiet)
+            concerns = first_look(source.look(), source.sensor, facts)  # before the remarks: looking makes some
+            tell([*source.remarks, *concerns], quiet=quiet)
             known = LABEL_MAPS.get(label_map or facts.label_map, known)
             classes = Classes(facts.classes, shown(facts.classes, facts.palette, palette), palette)
         if named.detector is not None:

@@ -276,7 +276,7 @@ def test_without_viser_the_command_names_what_to_install(monkeypatch: pytest.Mon
 
 def test_rviz_looks_at_the_nodes_topics() -> None:
     pytest.importorskip("rclpy", reason="ROS 2 is not installed; pip install 'spvnas_ros[ros]' brings it")
-    from spvnas_ros.ros.node.outputs import COLORED_TOPIC, FILTERED_TOPIC, LABELLED_TOPIC
+    from spvnas_ros.ros.node.outputs import COLORED_TOPIC, FILTERED_TOPIC, LABELLED_TOPIC, MARKERS_TOPIC
     from spvnas_ros.ros.node.segmenter_node import NODE_NAME
 
     config = yaml.safe_load((REPOSITORY / "rviz" / "segment.rviz").read_text())["Visualization Manager"]
@@ -284,10 +284,12 @@ def test_rviz_looks_at_the_nodes_topics() -> None:
     topics = {name: display["Topic"]["Value"] for name, display in displays.items() if "Topic" in display}
     launched = (REPOSITORY / "launch" / "segment.launch.py").read_text()
     assert topics.pop("Input points") in launched
-    absolute = [topic.replace("~", f"/{NODE_NAME}") for topic in (COLORED_TOPIC, LABELLED_TOPIC, FILTERED_TOPIC)]
-    assert list(topics.values()) == absolute
+    shown = (COLORED_TOPIC, MARKERS_TOPIC, LABELLED_TOPIC, FILTERED_TOPIC)
+    assert list(topics.values()) == [topic.replace("~", f"/{NODE_NAME}") for topic in shown]
     assert displays["Coloured points"]["Color Transformer"] == "RGB8"
-    assert [name for name, display in displays.items() if display["Enabled"]] == ["Grid", "Coloured points", "TF"]
+    assert [name for name, display in displays.items() if display["Enabled"]] == [
+        "Grid", "Coloured points", "Objects", "TF",
+    ]  # fmt: skip
 
 
 def test_clouds_that_the_network_does_not_know_are_told_of_before_the_page_opens(tmp_path: Path, weights: Path) -> None:
