@@ -292,7 +292,6 @@ class Both:
     def __init__(self, perception: Perception) -> None:
         self._perception, self.facts, self.engine = perception, perception.facts, perception.engine
 
-
     def __call__(self, points: np.ndarray, scores: bool = False, *, boxes: bool = True) -> Segmentation:
         found = Boxes(np.array([[5, 0, -1, 1, 1, 1, 0]], np.float32), np.ones(1, np.float32), np.ones(1, np.uint8))
         return replace(self._perception(points, scores), boxes=found if boxes else None)

@@ -107,9 +107,11 @@ def test_detectors_and_networks_that_give_both_are_scored(
 
 
 def test_what_has_no_boxes_is_said(drive: Path, detector: Path, tmp_path: Path) -> None:
-    default = spvnas("evaluate", drive, "--boxes", "default")
-    assert default.exit_code == 1
-    assert "labels points and finds no boxes" in default.output.replace("\n", " ")
+    net = PointVoxelUNet(NetSpec.of((4,) * 9, (1,) * 8))
+    save_checkpoint(tmp_path / "plain.safetensors", net, Facts(spec=net.spec))
+    plain = spvnas("evaluate", drive, "--boxes", tmp_path / "plain.safetensors")
+    assert plain.exit_code == 1
+    assert "labels points and finds no boxes" in plain.output.replace("\n", " ")
     (tmp_path / "results").mkdir()
     refused = spvnas("evaluate", drive, "--boxes", tmp_path / "results", "--sequences", "00")
     assert "is no network; --sequences and --device" in refused.output.replace("\n", " ")

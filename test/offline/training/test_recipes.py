@@ -29,7 +29,7 @@ def test_every_recipe_of_the_project_can_be_used(path: Path) -> None:
         return
     if recipe.boxes:
         BoxedAugmentation.from_config(recipe.augment)
-        assert recipe.boxes.spec(recipe.data.voxel_size).columns[0] > 0
+        assert recipe.boxes.spec(recipe.data.voxel_size or 0.1).columns[0] > 0
         return
     Augmentation.from_config(recipe.augment)
     recipe.net.spec(19)
