@@ -7,6 +7,7 @@ from functools import cached_property, partial
 
 import numpy as np
 
+from spvnas_ros.clouds.cleaning import Limits
 from spvnas_ros.nets.space import Space
 from spvnas_ros.nets.supernet import Batch
 from spvnas_ros.offline.datasets.scan import ScanDataset
@@ -16,6 +17,8 @@ from spvnas_ros.offline.training.data import training_samples
 from spvnas_ros.offline.training.label_job import LabelJob
 from spvnas_ros.offline.training.recorder import Exam, Keep
 from spvnas_ros.offline.training.supernet_task import SupernetTask, keep_supernet, supernet_exam, validated
+from spvnas_ros.perception import limits_of
+from spvnas_ros.zoo.checkpoint import Facts
 
 
 class SupernetJob(LabelJob):
@@ -37,7 +40,14 @@ class SupernetJob(LabelJob):
     @cached_property
     def calibration(self) -> Sequence[Batch]:
         """The scans on which statistics are estimated anew."""
-        return calibration_batches(self.recipe, self.scans, self.config.calibration)
+        label_map = self.scans.label_map
+        facts = Facts(
+            spec=self.space.largest().spec,
+            classes=label_map.classes,
+            palette=label_map.palette,
+            voxel_size=self.recipe.data.voxel_size,
+        )
+        return calibration_batches(self.recipe, self.scans, self.config.calibration, limits_of(facts))
 
     def remarks(self) -> list[str]:
         """Returns what is done to the scans, what about them is unlike those that networks know, and what is learnt."""
@@ -62,13 +72,16 @@ class SupernetJob(LabelJob):
         return partial(keep_supernet, half=self.recipe.trainer.half)
 
 
-def calibration_batches(recipe: Recipe, scans: ScanDataset, count: int) -> list[Batch]:
-    """Returns up to `count` evenly spread training scans, augmented as in the recipe's first epoch, in its batches.
+def calibration_batches(recipe: Recipe, scans: ScanDataset, count: int, limits: Limits | None = None) -> list[Batch]:
+    """Returns up to `count` evenly spread training scans, augmented as in the recipe's first epoch, in batches of its
+    size or little more.
+
+    limits: which points the network will be given, see `VoxelDataset`
 
     They depend on the recipe and the scans alone.
     """
-    samples = training_samples(recipe, scans, 1)
-    rows = np.unique(np.linspace(0, len(scans) - 1, min(count, len(scans))).round().astype(int)).tolist()
-    size = recipe.trainer.batch_size
-    batches = [collate([samples[0, row] for row in rows[begin : begin + size]]) for begin in range(0, len(rows), size)]
+    samples = training_samples(recipe, scans, 1, limits)
+    rows = np.unique(np.linspace(0, len(scans) - 1, min(count, len(scans))).round().astype(int))
+    shares = np.array_split(rows, max(1, len(rows) // recipe.trainer.batch_size))
+    batches = [collate([samples[0, int(row)] for row in share]) for share in shares]
     return [(batch.coords, batch.feats, None) for batch in batches]
