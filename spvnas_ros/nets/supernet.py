@@ -72,12 +72,12 @@ class Supernet(nn.Module):
         Statistics are views. Parameters are contiguous pieces, so that what runs on them is bit by bit what runs on
         those of the exported network; copying them costs a small part of a percent of a step.
         """
-        shell, cut = self._shell(spec), {}
+        shell, cut = self._shell(spec), dict[str, Tensor]()
         for name, part in shell.named_parameters():
             cut[name] = _piece(self.net.get_parameter(name), pieces(name, part.shape, spec, self.net.spec))
-        for name, part in shell.named_buffers():
+        for name, like in shell.named_buffers():
             buffer = self.net.get_buffer(name)
-            cut[name] = buffer[tuple(slice(size) for size in part.shape)] if part.ndim else buffer
+            cut[name] = buffer[tuple(slice(size) for size in like.shape)] if like.ndim else buffer
         return cut
 
     def names(self, spec: NetSpec) -> list[str]:

@@ -92,7 +92,7 @@ class SupernetTask(SegmentationTask):
         """Puts channels into the order of their size: weights, their average, and what the optimiser keeps of them."""
         orders = self.net.reorder()
         if self.average is not None:
-            average = self.average.module.net
+            average: Any = self.average.module.get_submodule("net")
             average.load_state_dict(reordered(average.state_dict(), orders))
         named = dict(self.net.net.named_parameters())
         state = self.trainer.optimizers[0].state
