@@ -248,8 +248,8 @@ def _parts(own: PointVoxelUNet, whole: PointVoxelUNet) -> _Parts:
         same = part.shape == shapes[name]
         parameters[name] = None if same else pieces(name, part.shape, own.spec, whole.spec)
     buffers: dict[str, Piece | None] = {}
-    for name, part in own.named_buffers():
-        buffers[name] = (slice(len(part)),) if part.ndim else None
+    for name, buffer in own.named_buffers():
+        buffers[name] = (slice(len(buffer)),) if buffer.ndim else None
     return _Parts(parameters, buffers)
 
 
