@@ -60,7 +60,7 @@ def test_what_kills_its_worker_twice_is_named_and_the_others_go_on() -> None:
     with open_executor(2) as executor:
         found = list(executor.outcomes([call("square", 2), call("die", 0, "drive 7"), call("square", 3)]))
     assert [outcome.result for outcome in found] == [4, None, 9]
-    with pytest.raises(WorkerLost, match="drive 7: 2 workers died .* SIGKILL"):
+    with pytest.raises(WorkerLost, match=r"drive 7: 2 workers died .* SIGKILL"):
         found[1].value()
 
 
