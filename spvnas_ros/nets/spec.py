@@ -7,6 +7,7 @@ differ in widths, in depths and in whether the fine point branch is there. Refer
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -24,6 +25,9 @@ and after decoder stage 4."""
 
 MAX_CLASSES = 255
 """Labels are uint8, and 255 means unlabelled."""
+
+NET_CONFIG_VOXEL_SIZE = 0.05
+"""Edge of a voxel where a published net.config does not say, metres."""
 
 _WIDTH_RATIOS = {16: 0.5, 20: 0.64, 32: 1.0}
 
@@ -219,6 +223,49 @@ class NetSpec:
             )
         return spec
 
+    def to_net_config(self, voxel_size: float) -> dict[str, Any]:
+        """Returns the network in the published form, which `from_net_config` reads: a dictionary for JSON.
+
+        voxel_size: edge of a voxel, metres
+
+        Raises SpecError for what that form cannot say: networks without point branch, with a box branch, with inputs of
+        their own, or whose skips are not those of a supernet's subnet.
+        """
+        stages = {
+            f"{side}.{i}": stage
+            for side, found in (("downsample", self.encoder), ("upsample", self.decoder))
+            for i, stage in enumerate(found)
+        }
+        skips = all(b.projection == (not j) for stage in stages.values() for j, b in enumerate(stage.blocks))
+        even = all(block.out == stage.out for stage in stages.values() for block in stage.blocks)
+        if not (self.point_branch and skips and even and self.stem[0] == self.stem[1] and self.in_channels == 4):
+            raise SpecError(
+                "a net.config describes subnets of a supernet: with point branch, 4 input channels, a 1x1 skip in "
+                "block 0 of every stage and in no other, one width in each stage and in the stem; found "
+                f"{summary(self)}"
+            )
+        if self.boxes:
+            raise SpecError("a net.config cannot describe a box branch, and the network has one")
+        outs = [self.stem[1], *(stage.out for stage in stages.values())]
+        config: dict[str, Any] = {
+            "num_classes": self.num_classes,
+            "pres": voxel_size,
+            "vres": voxel_size,
+            "macro_depth_constraint": 1,
+            "output_channels": outs,
+        }
+        for name, stage in stages.items():
+            config |= {f"{name}.transition": stage.transition, f"{name}.feature": len(stage.blocks)}
+            for j in range(max(2, len(stage.blocks))):
+                layer = f"{name}.feature.layers.{j}"
+                block = stage.blocks[j] if j < len(stage.blocks) else None
+                config[f"{layer}.net"] = block and 2
+                config[f"{layer}.net.layers.0"] = block and block.middle
+                config[f"{layer}.net.layers.1"] = block and block.out
+                if j == 0:
+                    config[f"{layer}.downsample"] = stage.out
+        return config | {f"point_transforms.{i}": width for i, width in enumerate(self.point_widths[1:])}
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the spec as dictionaries, lists and numbers that JSON can hold."""
         document = asdict(self)
@@ -243,6 +290,18 @@ class NetSpec:
             return cls(**fields)
         except (KeyError, TypeError) as error:
             raise SpecError(f"not a network description: {error}") from error
+
+
+def net_config_voxel_size(config: Mapping[str, Any]) -> float:
+    """Returns the edge of a voxel of a published `net.config` (parsed JSON), metres. Raises SpecError."""
+    point, voxel = config.get("pres", NET_CONFIG_VOXEL_SIZE), config.get("vres", NET_CONFIG_VOXEL_SIZE)
+    number = isinstance(voxel, int | float) and not isinstance(voxel, bool) and math.isfinite(voxel) and voxel > 0
+    if not number or point != voxel:
+        raise SpecError(
+            f"net.config has pres {point!r} and vres {voxel!r}; a network whose voxels differ from the grid its points "
+            "are thinned on is not supported, and both are a positive number of metres"
+        )
+    return float(voxel)
 
 
 def difference(one: NetSpec, other: NetSpec) -> str:
