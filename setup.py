@@ -77,8 +77,8 @@ setup(
         "simulate": ["embreex>=2.17.7"],
         # `spvnas view`; the browser's page is inside the package, nothing is fetched when it is used.
         "view": ["viser>=1.1"],
-        # `spvnas train`
-        "train": ["lightning>=2.4", "tensorboard>=2.14", "pydantic>=2.7", "pyyaml>=6"],
+        # `spvnas train`, `spvnas search`
+        "train": ["lightning>=2.4", "tensorboard>=2.14", "pydantic>=2.7", "pyyaml>=6", "scipy>=1.10"],
         # `spvnas search --ray`, `spvnas segment --ray`: many machines
         "ray": ["ray>=2.10"],
         # Formats of scans; docs/formats.md has which
@@ -114,6 +114,7 @@ setup(
             "tensorboard>=2.14",
             "pydantic>=2.7",
             "ray>=2.10",
+            "scipy>=1.10",
             # Comes with torch's CUDA build; the kernels are tested without, where PyPI has wheels.
             "triton>=3.3; sys_platform == 'linux' and platform_machine == 'x86_64'",
             "ruff>=0.6",

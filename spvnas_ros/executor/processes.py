@@ -120,11 +120,10 @@ class Processes:
     def _collect(self, ledger: Ledger) -> None:
         """Waits for replies or deaths, and notes them."""
         with selectors.DefaultSelector() as selector:
-            for worker in self._workers:
-                selector.register(worker.out, selectors.EVENT_READ, worker)
+            for each in self._workers:
+                selector.register(each.out, selectors.EVENT_READ, each)
             events = selector.select()
-        for key, _ in events:
-            worker: _Worker = key.data
+        for worker in [key.data for key, _ in events]:
             reply = worker.receive()
             if reply is None:
                 self._workers.remove(worker)

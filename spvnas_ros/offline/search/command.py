@@ -187,9 +187,7 @@ def _sample(drives: Drives, voxel_size: float) -> Points:
     return usable(drives.score[len(drives.score) // 2].points, voxel_size)
 
 
-def _measured(
-    recipe: SearchRecipe, space: Space, drives: Drives, voxel_size: float, console: Console
-) -> LatencyTable:
+def _measured(recipe: SearchRecipe, space: Space, drives: Drives, voxel_size: float, console: Console) -> LatencyTable:
     count = recipe.timing.probes
     with _bar("measuring layers", count, console) as advance:
         points = _sample(drives, voxel_size)

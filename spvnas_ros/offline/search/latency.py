@@ -183,8 +183,10 @@ class Stopwatch:
     def frame(self, candidate: Candidate, points: Points) -> float:
         """Returns the seconds from points to labels."""
         net = _net(candidate)
-        engine = self._cpu(candidate) if self.device == "cpu" else build_engine(
-            net, candidate.voxel_size, device=self.device, sample=points
+        engine = (
+            self._cpu(candidate)
+            if self.device == "cpu"
+            else build_engine(net, candidate.voxel_size, device=self.device, sample=points)
         )
 
         def run() -> float:

@@ -1,4 +1,4 @@
-"""How good a subnet is: its mIoU on drives that the supernet has not seen, after its BatchNorm statistics were estimated.
+"""How good a subnet is: its mIoU on drives that the supernet has not seen, with BatchNorm statistics of its own.
 
 `score` runs in workers, which keep the supernet and the batches for the statistics from call to call. It computes with
 one thread, so that a score does not depend on how many workers there are.
@@ -60,7 +60,8 @@ class Exam:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Exam:
         """Returns the exam that `to_dict` wrote."""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
+        values: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in data.items()}
+        return cls(**values)
 
 
 class Examiner:
@@ -141,8 +142,6 @@ def keep(argument: dict[str, Any]) -> None:
     """
     torch.set_num_threads(1)
     examiner, candidate = _examiner(Exam.from_dict(argument["exam"])), Candidate.from_dict(argument["candidate"])
-    facts = replace(
-        subnet_facts(examiner.facts, candidate, argument["name"]), provenance=argument["provenance"]
-    )
+    facts = replace(subnet_facts(examiner.facts, candidate, argument["name"]), provenance=argument["provenance"])
     with torch.no_grad():
         save_checkpoint(argument["path"], examiner.network(candidate), facts)

@@ -159,8 +159,8 @@ def load_search(path: Path, overrides: Sequence[str] = ()) -> SearchRecipe:
         raise ConfigError(f"{path} names no drives; add data.train=FOLDER or data.simulate")
     if not (recipe.data.learn and recipe.data.score):
         raise ConfigError(
-            f"{path}: candidates are scored on training drives that the supernet has not seen; name sequences for both, "
-            "such as data.learn=00-23 data.score=24-29"
+            f"{path}: candidates are scored on training drives that the supernet has not seen; name sequences for "
+            "both, such as data.learn=00-23 data.score=24-29"
         )
     if len(set(recipe.limits)) < len(recipe.limits):
         raise ConfigError(f"{path} names a limit twice: {'; '.join(limit.words() for limit in recipe.limits)}")
