@@ -65,7 +65,9 @@ def import_(
         Path, typer.Argument(help="`init` of mit-han-lab, `.pth` of mmdetection3d or OpenPCDet, or their folder.")
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="The .safetensors file to write.")],
-    config: Annotated[Path | None, typer.Option(help="The net.config of an SPVNAS network.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="The net.config of an SPVNAS network; of a supernet, which subnet.")
+    ] = None,
     kind: Annotated[
         str | None,
         typer.Option(help="spvcnn or minkunet, for mit-han-lab files that cannot be told apart by their weights."),
@@ -73,12 +75,14 @@ def import_(
 ) -> None:
     """Convert a checkpoint of one of these projects, published or your own. Nothing that the file has pickled is run.
 
-    Networks that label points and SECOND, which finds boxes, are told apart by the names in the file. What a trainer
-    has wrapped around the network (entries, prefixes, losses) is looked through and named.
+    Networks that label points, supernets and SECOND, which finds boxes, are told apart by the names in the file. A
+    supernet is kept whole, or with --config one of its networks is cut out. What a trainer has wrapped around the
+    network (entries, prefixes, losses) is looked through and named.
     """
     from spvnas_ros.zoo.checkpoint import save_checkpoint
     from spvnas_ros.zoo.detector_checkpoint import save_detector
-    from spvnas_ros.zoo.importers.detectors import Detector, import_either
+    from spvnas_ros.zoo.importers.detectors import Detector, WholeSupernet, import_either
+    from spvnas_ros.zoo.supernet_checkpoint import save_supernet
 
     notes: list[str] = []
     found = import_either(source, config=config, kind=kind, say=notes.append)
@@ -87,6 +91,10 @@ def import_(
         save_detector(out, *found)
         classes = f"boxes of {', '.join(found.facts.classes)}"
         typer.echo(f"{out}: {found.facts.name}, {count:,} parameters, {classes} ({found.facts.provenance})")
+    elif isinstance(found, WholeSupernet):
+        save_supernet(out, *found)
+        nets = f"a supernet of some 10^{len(str(found.net.space.size)) - 1} networks"
+        typer.echo(f"{out}: {nets}, {count:,} parameters ({found.facts.provenance})")
     else:
         save_checkpoint(out, *found)
         facts = found[1]

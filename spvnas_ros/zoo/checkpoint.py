@@ -31,12 +31,13 @@ from spvnas_ros.recordings.files import replacing
 FORMAT = "spvnas_ros"
 """The metadata key that marks a `.safetensors` file as ours. `save_checkpoint` writes the JSON document there."""
 
-VERSION = 4
+VERSION = 5
 """The newest format this program reads. Version 2 may store float32 tensors as float16. Version 3 holds a detector of
-boxes (`detector_checkpoint`), version 4 a network that gives labels and boxes. A file says 1 where it does not need
+boxes (`detector_checkpoint`), version 4 a network that gives labels and boxes, version 5 a supernet
+(`supernet_checkpoint`). A file says 1 where it does not need
 more, so that older programs read it. A field that a version may leave out has a default in `Facts`."""
 
-LABELS, BOXES = "labels", "boxes"
+LABELS, BOXES, SUBNETS = "labels", "boxes", "subnets"
 """What a file's network gives. A file that does not say it gives labels."""
 
 _WITH_BOXES = 4
@@ -176,7 +177,7 @@ def load_checkpoint(path: str | Path) -> tuple[PointVoxelUNet, Facts]:
     whose tensors are not exactly those of the network its header describes (it names them).
     """
     path = Path(path)
-    facts, state = read_checkpoint(path, LABELS, _facts)
+    facts, state = read_checkpoint(path, LABELS, facts_of)
     try:
         net = meta_net(facts.spec)
     except SpecError as error:
@@ -229,7 +230,10 @@ def mismatches(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tupl
 
 
 def gives(path: str | Path) -> str:
-    """Returns what the network in a checkpoint gives, LABELS or BOXES. Raises the errors of `load_checkpoint`."""
+    """Returns what the network in a checkpoint gives: LABELS, BOXES or SUBNETS.
+
+    Raises the errors of `load_checkpoint`.
+    """
     path = Path(path)
     return _open(path, lambda metadata: str(_document(path, metadata).get("gives", LABELS)), tensors=False)[0]
 
@@ -295,7 +299,7 @@ def _document(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         raise CheckpointError(f"{path} has a malformed header: {error!r}") from error
 
 
-def _facts(document: Mapping[str, Any]) -> Facts:
+def facts_of(document: Mapping[str, Any]) -> Facts:
     """Returns the facts from the header's document. Every type is checked, because the file may come from anywhere."""
     values = {f.name: document[f.name] for f in fields(Facts) if f.name not in _LATER}
     values |= {name: document.get(name) for name in _KINDS if name in _LATER}

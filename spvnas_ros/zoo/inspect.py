@@ -10,11 +10,13 @@ from rich.table import Table
 
 from spvnas_ros.nets.box_spec import BoxBranchSpec
 from spvnas_ros.nets.cost import StageCost, count_parameters, stage_costs
+from spvnas_ros.nets.space import Space
 from spvnas_ros.recordings.scans import read_scan
 from spvnas_ros.sparse.coords import quantize
 from spvnas_ros.sparse.kernel_map import build_levels
-from spvnas_ros.zoo.checkpoint import BOXES, Facts, TrainingRecord, gives, load_checkpoint
+from spvnas_ros.zoo.checkpoint import BOXES, SUBNETS, Facts, TrainingRecord, gives, load_checkpoint
 from spvnas_ros.zoo.detector_checkpoint import DetectorFacts, load_detector
+from spvnas_ros.zoo.supernet_checkpoint import load_supernet
 
 _NAMED = ("recall", "mAP", "mean of")
 """How the names of scores begin that are no mIoU."""
@@ -29,8 +31,12 @@ def describe(weights: Path, scan: Path | None = None) -> Iterator[Table]:
         net, detector = load_detector(weights)
         yield _detector_table(weights, detector, sum(parameter.numel() for parameter in net.parameters()))
         return
-    _, facts = load_checkpoint(weights)
-    yield _facts_table(weights, facts)
+    if gives(weights) == SUBNETS:
+        supernet, facts = load_supernet(weights)
+        yield _facts_table(weights, facts, (("supernet", _space(supernet.space)),))
+    else:
+        _, facts = load_checkpoint(weights)
+        yield _facts_table(weights, facts)
     if scan is not None:
         points = torch.from_numpy(read_scan(scan))
         finite = points[torch.isfinite(points).all(dim=1)]
@@ -38,7 +44,14 @@ def describe(weights: Path, scan: Path | None = None) -> Iterator[Table]:
         yield _cost_table(scan, len(points), stage_costs(facts.spec, levels))
 
 
-def _facts_table(weights: Path, facts: Facts) -> Table:
+def _space(space: Space) -> str:
+    """Returns a design space in a line."""
+    low, high = (" ".join(map(str, widths)) for widths in (space.lowest, space.highest))
+    depths = "-".join(map(str, dict.fromkeys(space.depths)))
+    return f"some 10^{len(str(space.size)) - 1} networks, widths {low} to {high}, {depths} blocks a stage"
+
+
+def _facts_table(weights: Path, facts: Facts, more: tuple[tuple[str, str], ...] = ()) -> Table:
     spec = facts.spec
     widths = [spec.stem[1], *(stage.out for stage in (*spec.encoder, *spec.decoder))]
     depths = [len(stage.blocks) for stage in (*spec.encoder, *spec.decoder)]
@@ -50,6 +63,7 @@ def _facts_table(weights: Path, facts: Facts) -> Table:
     for fact, value in (
         ("name", facts.name or "-"),
         ("network", f"{spec.family}, {'with' if spec.point_branch else 'without'} point branch"),
+        *more,
         ("parameters", f"{count_parameters(spec):,}"),
         ("widths", " ".join(map(str, widths))),
         ("residual blocks", " ".join(map(str, depths))),

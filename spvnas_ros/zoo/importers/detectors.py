@@ -13,6 +13,7 @@ from spvnas_ros.nets.box_spec import BoxHeadSpec, DetectorSpec
 from spvnas_ros.nets.heads import CODE, DIRECTIONS
 from spvnas_ros.nets.second import Second
 from spvnas_ros.nets.spec_error import SpecError
+from spvnas_ros.nets.supernet import Supernet
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.recordings.files import sha256_of
 from spvnas_ros.zoo.cards import DETECTOR_DATA_TERMS, DetectorCard, detector_card_of_sha256
@@ -26,7 +27,8 @@ from spvnas_ros.zoo.importers.detector_layouts import (
     fitting,
     flat_kernel,
 )
-from spvnas_ros.zoo.importers.projects import State, convert, import_checkpoint, read_weights
+from spvnas_ros.zoo.importers.projects import State, convert, convert_supernet, import_checkpoint, read_weights
+from spvnas_ros.zoo.importers.supernets import is_supernet
 from spvnas_ros.zoo.importers.wrappers import filled, with_counters
 
 _ENOUGH = 20
@@ -42,17 +44,28 @@ class Detector(NamedTuple):
     facts: DetectorFacts
 
 
+class WholeSupernet(NamedTuple):
+    """An imported supernet, and the facts of its largest network."""
+
+    net: Supernet
+    facts: Facts
+
+
 def import_either(
     source: str | Path, *, config: str | Path | None = None, kind: str | None = None, say: Say = lambda _: None
-) -> Detector | tuple[PointVoxelUNet, Facts]:
-    """Returns what a published checkpoint holds: a network that labels points, or a detector of boxes.
+) -> Detector | WholeSupernet | tuple[PointVoxelUNet, Facts]:
+    """Returns what a published checkpoint holds: a network that labels points, a detector of boxes, or a supernet.
 
-    The arguments and errors are those of `import_checkpoint`. A detector takes neither `config` nor `kind`.
+    The arguments and errors are those of `import_checkpoint`. A detector takes neither `config` nor `kind`; with
+    `config`, a supernet gives the subnet that it describes.
     """
     source = Path(source)
-    if source.is_dir():
+    if source.is_dir() and (config is not None or (source / "net.config").exists()):
         return import_checkpoint(source, config=config, kind=kind, say=say)
+    source = source / "init" if source.is_dir() else source
     state, notes = read_weights(source)
+    if is_supernet(state) and config is None:
+        return WholeSupernet(*convert_supernet(source, state, notes, say))
     layout = layout_of(state)
     if layout is None:
         return convert(source, state, notes, config=config, kind=kind, card=None, say=say)

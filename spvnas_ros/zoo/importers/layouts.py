@@ -8,7 +8,7 @@ from the shapes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from spvnas_ros.nets.spec import NUM_STAGES, BlockSpec, NetSpec, StageSpec
 
@@ -117,6 +117,19 @@ SPVNAS = Layout(
     searched=True,
 )
 """Networks that the architecture search found and that were cut out of the supernet."""
+
+SUPERNET = replace(
+    SPVNAS,
+    marker="downsample.0.feature.layers.0.net.layers.0.net.conv.kernel",
+    encoder_block="feature.layers.{j}",
+    decoder_block="feature.layers.{j}",
+    transition=("transition.net.conv", "transition.net.bn.bn"),
+    first=("net.layers.0.net.conv", "net.layers.0.net.bn.bn"),
+    second=("net.layers.1.net.conv", "net.layers.1.net.bn.bn"),
+    skip=("downsample.net.conv", "downsample.net.bn.bn"),
+    points=("point_transforms.{i}.net.conv.linear", "point_transforms.{i}.net.bn.bn"),
+)
+"""The supernet from which those were cut."""
 
 MMDET3D = Layout(
     project="open-mmlab/mmdetection3d",

@@ -11,14 +11,16 @@ from typing import Any
 import torch
 
 from spvnas_ros.labels import SEMANTIC_KITTI
-from spvnas_ros.nets.spec import NetSpec
+from spvnas_ros.nets.spec import NetSpec, net_config_voxel_size, summary
 from spvnas_ros.nets.spec_error import SpecError
+from spvnas_ros.nets.supernet import Supernet
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.recordings.files import sha256_of
 from spvnas_ros.zoo.cards import DATA_TERMS, Card, card_of_sha256
 from spvnas_ros.zoo.checkpoint import CheckpointError, Facts, meta_net, mismatches
 from spvnas_ros.zoo.importers.inert_pickle import Inert
-from spvnas_ros.zoo.importers.layouts import LAYOUTS, MIT_HAN_LAB, Layout, MissingLayer, spec_of
+from spvnas_ros.zoo.importers.layouts import LAYOUTS, MIT_HAN_LAB, SUPERNET, Layout, MissingLayer, spec_of
+from spvnas_ros.zoo.importers.supernets import STATISTICS, is_supernet, supernet_of
 from spvnas_ros.zoo.importers.torch_file import read_torch_file
 from spvnas_ros.zoo.importers.wrappers import ENTRIES, filled, is_trainers, unwrap, with_counters, without_prefix
 
@@ -27,7 +29,6 @@ KINDS = ("spvcnn", "minkunet")
 
 State = Mapping[str, torch.Tensor]
 
-_SUPERNET_MARK = "downsample.0.feature.layers.0.net.layers.0.net.conv.kernel"
 _OWN = {
     "encoder.stem.conv.kernel": (
         ". These are this program's own names for SECOND, whose spec is not in the file: take the best.safetensors "
@@ -39,7 +40,6 @@ _OWN = {
     ),
 }
 """What to do with a state of a network of this package, by the end of a name that it has."""
-_VOXEL_SIZE = 0.05
 _PARAMETER_TOLERANCE = 0.03
 """How far a network may be from its card's parameter count. Some counts are published with one decimal of a million."""
 
@@ -87,8 +87,11 @@ def convert(
     card = card or card_of_sha256(sha256)
     described = None if config is None else _read_config(Path(config))
     try:
-        layout = _recognise(state)
-        net = _convert(state, layout, kind or (card.kind if card else None), described, notes)
+        if is_supernet(state):
+            layout, net = SUPERNET, _cut_out(state, described, notes)
+        else:
+            layout = _recognise(state)
+            net = _convert(state, layout, kind or (card.kind if card else None), described, notes)
     except (CheckpointError, SpecError) as error:
         raise CheckpointError(f"{source}: {error}") from error
     for note in notes:
@@ -102,6 +105,47 @@ def convert(
         source_sha256=sha256,
     )
     return net, _with_card(facts, net, card) if card else facts
+
+
+def convert_supernet(
+    source: Path, state: State, notes: list[str], say: Callable[[str], None] = lambda _: None
+) -> tuple[Supernet, Facts]:
+    """Returns the supernet that the tensors of `source` make, and the facts of its largest network.
+
+    Raises CheckpointError, which names the tensors that are missing, unexpected or misshapen.
+    """
+    try:
+        supernet = supernet_of(state, notes)
+        _check_classes(supernet.net.spec)
+    except (CheckpointError, SpecError) as error:
+        raise CheckpointError(f"{source}: {error}") from error
+    for note in notes:
+        say(note)
+    return supernet, Facts(
+        spec=supernet.net.spec,
+        name="spvnas-supernet",
+        label_map=SUPERNET.label_map,
+        voxel_size=supernet.space.voxel_sizes[0],
+        provenance=f"{SUPERNET.project}, imported from {source.name}",
+        source_sha256=sha256_of(source),
+    )
+
+
+def _cut_out(state: State, described: Mapping[str, Any] | None, notes: list[str]) -> PointVoxelUNet:
+    """Returns the subnet of a supernet that a net.config describes."""
+    if described is None:
+        raise CheckpointError(
+            "this is an SPVNAS supernet, which holds many networks and is none itself; name the one to cut out of it "
+            "(--config net.config), or keep it whole: `spvnas import` without --config"
+        )
+    supernet, spec = supernet_of(state, notes), NetSpec.from_net_config(described)
+    if not supernet.holds(spec):
+        raise CheckpointError(
+            f"the supernet ({summary(supernet.net.spec)}) does not hold the network of net.config ({summary(spec)})"
+        )
+    _check_classes(spec)
+    notes.append(STATISTICS)
+    return supernet.subnet_of(spec)
 
 
 def read_weights(source: Path) -> tuple[State, list[str]]:
@@ -131,11 +175,6 @@ def read_weights(source: Path) -> tuple[State, list[str]]:
 
 
 def _recognise(state: State) -> Layout:
-    if _SUPERNET_MARK in state:
-        raise CheckpointError(
-            "this is an SPVNAS supernet, which holds many networks and is none itself; "
-            "import a network cut out of it (`spvnas_specialized` in mit-han-lab's model zoo)"
-        )
     scores = {layout: len(layout.names().keys() & state.keys()) for layout in LAYOUTS}
     layout = max(LAYOUTS, key=lambda candidate: (candidate.marker in state, scores[candidate]))
     if not scores[layout]:
@@ -220,13 +259,17 @@ def _fill(spec: NetSpec, state: State, names: Mapping[str, str], notes: list[str
         {key: tuple(value.shape) for key, value in state.items()},
     ):
         raise CheckpointError(f"it does not hold exactly the tensors of the {spec.family} that it should be:{lines}")
+    _check_classes(spec)
+    filled(net, theirs, state)
+    return net
+
+
+def _check_classes(spec: NetSpec) -> None:
     if spec.num_classes != len(SEMANTIC_KITTI.classes):
         raise CheckpointError(
             f"the network tells {spec.num_classes} classes apart, whose names the file does not hold; "
             f"only networks with the {len(SEMANTIC_KITTI.classes)} classes of SemanticKITTI are imported"
         )
-    filled(net, theirs, state)
-    return net
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:
@@ -244,13 +287,10 @@ def _voxel_size(config: Mapping[str, Any]) -> float:
 
     The models of both projects were trained with 5 cm, and net.config says so.
     """
-    point, voxel = config.get("pres", _VOXEL_SIZE), config.get("vres", _VOXEL_SIZE)
-    if not isinstance(point, float) or point != voxel:
-        raise CheckpointError(
-            f"net.config has pres {point!r} and vres {voxel!r}; a network whose voxels differ from the grid its points "
-            "were sampled on is not supported"
-        )
-    return point
+    try:
+        return net_config_voxel_size(config)
+    except SpecError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def _name(spec: NetSpec) -> str:

@@ -14,7 +14,7 @@ import torch
 
 from spvnas_ros.zoo.checkpoint import CheckpointError
 from spvnas_ros.zoo.importers.detector_layouts import DETECTOR_LAYOUTS
-from spvnas_ros.zoo.importers.layouts import LAYOUTS
+from spvnas_ros.zoo.importers.layouts import LAYOUTS, SUPERNET
 
 ENTRIES = ("model", "state_dict", "model_state_dict", "model_state", "net", "network", "module", "weights", "params")
 """Entries that hold a network, the likeliest first."""
@@ -113,7 +113,7 @@ def _prefixes(keys: Iterable[str]) -> dict[str, set[str]]:
 
 @cache
 def _known_names() -> frozenset[str]:
-    return frozenset(name for layout in (*LAYOUTS, *DETECTOR_LAYOUTS) for name in layout.names())
+    return frozenset(name for layout in (*LAYOUTS, SUPERNET, *DETECTOR_LAYOUTS) for name in layout.names())
 
 
 def _averaged(prefix: str) -> bool:

@@ -50,7 +50,7 @@ def test_a_missing_layer_is_named(golden: Path, tmp_path: Path) -> None:
         import_checkpoint(save(rest, tmp_path / "a.pth"))
 
 
-def test_a_supernet_is_recognised(golden: Path, tmp_path: Path) -> None:
+def test_a_supernet_is_no_network_without_a_net_config(golden: Path, tmp_path: Path) -> None:
     state = recorded_state(golden, "spvnas_small_supernet")
     with pytest.raises(CheckpointError, match="supernet, which holds many networks"):
         import_checkpoint(save(state, tmp_path / "init"))
