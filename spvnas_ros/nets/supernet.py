@@ -52,6 +52,11 @@ class Supernet(nn.Module):
         self.adapt: Callable[[nn.Module], None] | None = None
         self._shells: OrderedDict[NetSpec, PointVoxelUNet] = OrderedDict()
 
+    @property
+    def spec(self) -> NetSpec:
+        """The description of the largest network."""
+        return self.net.spec
+
     def forward(self, spec: NetSpec, coords: Tensor, feats: Tensor, levels: Levels | None = None) -> Tensor:
         """Returns the class scores that the subnet `spec` gives a batch, see `PointVoxelUNet.forward`.
 
@@ -67,13 +72,17 @@ class Supernet(nn.Module):
         Statistics are views. Parameters are contiguous pieces, so that what runs on them is bit by bit what runs on
         those of the exported network; copying them costs a small part of a percent of a step.
         """
-        shell, cut = self._shell(spec), {}
+        shell, cut = self._shell(spec), dict[str, Tensor]()
         for name, part in shell.named_parameters():
             cut[name] = _piece(self.net.get_parameter(name), pieces(name, part.shape, spec, self.net.spec))
-        for name, part in shell.named_buffers():
+        for name, like in shell.named_buffers():
             buffer = self.net.get_buffer(name)
-            cut[name] = buffer[tuple(slice(size) for size in part.shape)] if part.ndim else buffer
+            cut[name] = buffer[tuple(slice(size) for size in like.shape)] if like.ndim else buffer
         return cut
+
+    def names(self, spec: NetSpec) -> list[str]:
+        """Returns the names of a subnet's parameters."""
+        return [name for name, _ in self._shell(spec).named_parameters()]
 
     def _shell(self, spec: NetSpec) -> PointVoxelUNet:
         """Returns the subnet without memory behind it, in this network's mode."""
@@ -225,7 +234,6 @@ def _hollow(spec: NetSpec) -> PointVoxelUNet:
         return PointVoxelUNet(spec)
 
 
-@torch.no_grad()
 def re_estimate(net: nn.Module, batches: Iterable[Batch]) -> None:
     """Replaces a network's BatchNorm statistics by their means over a few batches, and leaves it in evaluation mode.
 
@@ -234,9 +242,16 @@ def re_estimate(net: nn.Module, batches: Iterable[Batch]) -> None:
 
     Weights stay as they are, and nothing is dropped out. Raises ValueError for no batch.
     """
-    norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
+    re_estimate_all([net], batches)
+
+
+@torch.no_grad()
+def re_estimate_all(nets: Sequence[nn.Module], batches: Iterable[Batch]) -> None:
+    """Does what `re_estimate` does for several networks, which share the geometry of each batch."""
+    norms = [module for net in nets for module in net.modules() if isinstance(module, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
-    net.eval()
+    for net in nets:
+        net.eval()
     try:
         for norm in norms:
             norm.reset_running_stats()
@@ -245,13 +260,16 @@ def re_estimate(net: nn.Module, batches: Iterable[Batch]) -> None:
         none = True
         for coords, feats, levels in batches:
             none = False
-            net(coords, feats, levels_of(coords, feats) if levels is None else levels)
+            known = levels_of(coords, feats) if levels is None else levels
+            for net in nets:
+                net(coords, feats, known)
         if none:
             raise ValueError("BatchNorm statistics need at least one batch, found none")
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-        net.eval()
+        for net in nets:
+            net.eval()
 
 
 def levels_of(coords: Tensor, feats: Tensor) -> Levels | None:

@@ -19,6 +19,7 @@ from spvnas_ros.clouds.point_cloud2 import LABEL_FIELD
 from spvnas_ros.errors import UserError
 from spvnas_ros.labels import SEMANTIC_KITTI
 from spvnas_ros.nets.box_spec import KITTI_RANGE, BoxBranchSpec, BoxClass, DetectorSpec
+from spvnas_ros.nets.space import PAPER_HIGHEST, PAPER_LOWEST, Space
 from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.nets.spec_error import SpecError
 
@@ -174,6 +175,60 @@ class BoxBranchConfig:
         return _classes_of_kinds(self.classes)
 
 
+@dataclass(frozen=True, config=_STRICT)
+class SupernetConfig:
+    """A supernet: the weights of all networks of a design space (`nets.space.Space`), learnt at once. A recipe with one
+    has no `net`.
+
+    around:         widths of the stem and the eight stages; the space reaches from `low` to `high` times these, see
+                    `Space.around`. None: from `lowest` to `highest`, which are the paper's where they are left out
+    ratio, depths, divisor, point_branches: as in `Space`; `least` is the divisor
+    sampling:       of the networks that learn at a step. "uniform": one, drawn as the paper does. "sandwich": the
+                    largest, which learns the labels, and the smallest and `drawn` others, which learn what the largest
+                    says of each voxel (in-place distillation: Yu and Huang, "Universally Slimmable Networks", ICCV
+                    2019)
+    whole_until:    share of the steps in which the largest network alone learns; then its channels are put into the
+                    order of their size, and shrinking begins. 0 = it begins at once
+    widths_until:   share of the steps until which widths alone vary; then depths do, too (progressive shrinking)
+    validated:      drawn networks, always the same, that are validated beside the largest and the smallest
+    calibration:    training scans on which BatchNorm statistics are estimated anew before a network is scored
+    """
+
+    around: tuple[AtLeastOne, ...] = ()
+    low: Positive = 0.5
+    high: Positive = 1.5
+    lowest: tuple[AtLeastOne, ...] = PAPER_LOWEST
+    highest: tuple[AtLeastOne, ...] = PAPER_HIGHEST
+    ratio: tuple[Share, Share] = (0.125, 1.0)
+    depths: tuple[AtLeastOne, AtLeastOne] = (1, 2)
+    divisor: AtLeastOne = 4
+    point_branches: tuple[bool, ...] = (True,)
+    sampling: Literal["uniform", "sandwich"] = "uniform"
+    drawn: AtLeastOne = 2
+    whole_until: Share = 0.0
+    widths_until: Share = 0.5
+    validated: Count = 3
+    calibration: AtLeastOne = 16
+
+    def space(self, num_classes: int, voxel_size: float) -> Space:
+        """Returns the design space. Raises SpecError where no network lies in it.
+
+        voxel_size: metres; all networks of a supernet learn with the same voxels
+        """
+        shared: dict[str, Any] = {
+            "ratio": self.ratio,
+            "depths": self.depths,
+            "divisor": self.divisor,
+            "least": self.divisor,
+            "num_classes": num_classes,
+            "voxel_sizes": (voxel_size,),
+            "point_branches": self.point_branches,
+        }
+        if not self.around:
+            return Space(self.lowest, self.highest, **shared)
+        return Space.around(self.around, self.low, self.high, **shared)
+
+
 def _classes_of_kinds(classes: Sequence[BoxClassConfig]) -> dict[str, int]:
     return {word.lower(): index for index, each in enumerate(classes) for word in (each.name, *each.kinds)}
 
@@ -326,6 +381,7 @@ class Recipe:
     detector:     trains a network that finds boxes; None: one that labels points. With it, `BoxedAugmentation` reads
                   `augment`, and what is about labels alone must be left out
     boxes:        a branch for boxes on the network that labels points; then, too, `BoxedAugmentation` reads `augment`
+    supernet:     trains the weights of all networks of a design space; it has neither `net` nor `boxes` nor `start`
     start:        weights to begin from: a .safetensors file, a fetched model's name, or `default`; "" = random weights
     start_sha256: sha256 of the start's weights, as `spvnas inspect` shows it; other weights are refused; "" = any
     """
@@ -337,6 +393,7 @@ class Recipe:
     net: NetConfig = NetConfig()
     detector: DetectorConfig | None = None
     boxes: BoxBranchConfig | None = None
+    supernet: SupernetConfig | None = None
     data: DataConfig = DataConfig()
     augment: dict[str, Any] = Field(default_factory=dict)
     loss: LossConfig = LossConfig()
@@ -358,7 +415,11 @@ class Recipe:
         )
         if self.detector:
             return replace(self, data=replace(data, voxel_size=0.0))
-        net = self.net if self.start or self.net.widths else replace(self.net, width=self.net.width or _WIDTH)
+        net = (
+            self.net
+            if self.start or self.supernet or self.net.widths
+            else replace(self.net, width=self.net.width or _WIDTH)
+        )
         return replace(self, data=data, net=net)
 
 
@@ -372,6 +433,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     recipe = read_settings(Recipe, path, overrides)
     if recipe.detector:
         _check_detector(path, recipe, recipe.detector)
+    if recipe.supernet:
+        _check_supernet(path, recipe, recipe.supernet)
     if recipe.boxes:
         _check_names(path, "boxes", [each.name for each in recipe.boxes.classes])
         if not recipe.boxes.label_weight and not recipe.boxes.box_weight:
@@ -425,6 +488,31 @@ def _check_detector(path: Path, recipe: Recipe, detector: DetectorConfig) -> Non
     except SpecError as error:
         raise ConfigError(f"{path}: detector: {error}") from error
     _check_names(path, "detector", names)
+
+
+def _check_supernet(path: Path, recipe: Recipe, supernet: SupernetConfig) -> None:
+    """Raises ConfigError where the recipe of a supernet sets what single networks have, or where its space is empty."""
+    plain = Recipe(recipe.name)
+    if ignored := [key for key in ("net", "detector", "boxes", "start") if getattr(recipe, key) != getattr(plain, key)]:
+        raise ConfigError(
+            f"{path} trains a supernet, and {', '.join(ignored)} {'is' if len(ignored) == 1 else 'are'} of single "
+            "networks; leave that out (widths and depths of a supernet are in `supernet`)"
+        )
+    if supernet.whole_until > supernet.widths_until:
+        raise ConfigError(
+            f"{path}: supernet.whole_until is {supernet.whole_until:g} and supernet.widths_until "
+            f"{supernet.widths_until:g}; widths vary from the one share of the steps on, depths from the other, so the "
+            "first must not be larger"
+        )
+    if supernet.around and len(supernet.around) != len(PAPER_HIGHEST):
+        raise ConfigError(
+            f"{path}: supernet.around lists {len(PAPER_HIGHEST)} widths, found {len(supernet.around)}: "
+            f"{list(supernet.around)}"
+        )
+    try:
+        supernet.space(1, recipe.data.voxel_size or _VOXEL_SIZE)
+    except SpecError as error:
+        raise ConfigError(f"{path}: supernet: {error}") from error
 
 
 def _check_names(path: Path, part: str, names: Sequence[str]) -> None:

@@ -203,14 +203,18 @@ def training_loader(
 
     limits: which points the network will be given, see `VoxelDataset`
     """
-    dataset = _training_samples(recipe, scans, replicas, limits)
+    dataset = training_samples(recipe, scans, replicas, limits)
     sampler = StepSampler(
         len(scans), recipe.trainer.batch_size, steps, seed=recipe.seed, start=start, rank=rank, replicas=replicas
     )
     return loader_of(dataset, sampler, recipe.data.workers, pin_memory, stop)
 
 
-def _training_samples(recipe: Recipe, scans: ScanDataset, replicas: int, limits: Limits | None = None) -> VoxelDataset:
+def training_samples(recipe: Recipe, scans: ScanDataset, replicas: int, limits: Limits | None = None) -> VoxelDataset:
+    """Returns the scans as the network learns them: augmented, and as voxels.
+
+    limits: which points the network will be given, see `VoxelDataset`
+    """
     return VoxelDataset(
         scans,
         Augmentation.from_config(recipe.augment),
@@ -224,7 +228,7 @@ def _training_samples(recipe: Recipe, scans: ScanDataset, replicas: int, limits:
 
 def check_training(recipe: Recipe, scans: ScanDataset, replicas: int = 1) -> None:
     """Raises DatasetError where no scan can be learnt from. Reads until one can."""
-    _training_samples(recipe, scans, replicas)[0]
+    training_samples(recipe, scans, replicas)[0]
 
 
 def check_validation(scans: ScanDataset) -> None:

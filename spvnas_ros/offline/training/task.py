@@ -104,11 +104,14 @@ class RecipeTask(LightningModule):
 class SegmentationTask(RecipeTask):
     """The training steps of a recipe on a network that labels points.
 
+    net:           the network, or its description: then its weights are random
     class_weights: float32 `[C]`, None = 1
     """
 
-    def __init__(self, recipe: Recipe, spec: NetSpec, steps: int, class_weights: Tensor | None = None) -> None:
-        super().__init__(recipe, PointVoxelUNet(spec), steps)
+    def __init__(
+        self, recipe: Recipe, net: NetSpec | nn.Module, steps: int, class_weights: Tensor | None = None
+    ) -> None:
+        super().__init__(recipe, PointVoxelUNet(net) if isinstance(net, NetSpec) else net, steps)
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", class_weights)
 

@@ -23,10 +23,10 @@ from spvnas_ros.offline.datasets import DatasetError
 from spvnas_ros.offline.simulation.drive import Plan, simulate
 from spvnas_ros.offline.training.command import run
 from spvnas_ros.offline.training.config import ConfigError, load_recipe
-from spvnas_ros.offline.training.job import LabelJob
 from spvnas_ros.offline.training.joint_batch import JointSample, collate_joint
 from spvnas_ros.offline.training.joint_job import JointJob
 from spvnas_ros.offline.training.joint_task import SCORE, JointTask
+from spvnas_ros.offline.training.label_job import LabelJob
 from spvnas_ros.offline.training.start import begin
 from spvnas_ros.perception import Perception
 from spvnas_ros.recordings.object_tables import Objects, write_objects
