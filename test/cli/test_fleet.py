@@ -38,9 +38,7 @@ def test_several_are_labelled_as_one_by_one(drives: list[Path], weights: Path, t
         assert (out / "tuesday" / "scans" / label).read_bytes() == (alone / label).read_bytes()
 
 
-def test_one_that_fails_is_named_and_the_others_are_labelled(
-    drives: list[Path], weights: Path, tmp_path: Path
-) -> None:
+def test_one_that_fails_is_named_and_the_others_are_labelled(drives: list[Path], weights: Path, tmp_path: Path) -> None:
     (drives[0] / "0.bin").write_bytes(b"no scan")
     (drives[0] / "1.bin").unlink()
     result = spvnas("segment", *drives, "-w", weights, "--out", tmp_path / "out", "--device", "cpu")

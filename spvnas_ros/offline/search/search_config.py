@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from spvnas_ros.offline.training.config import (
@@ -22,6 +22,11 @@ from spvnas_ros.offline.training.config import (
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _NotNegative = Annotated[float, Field(ge=0)]
+_Sequences = Annotated[
+    tuple[str, ...],
+    BeforeValidator(lambda value: [str(each) for each in (value if isinstance(value, list) else [value])]),
+]
+"""Numbers, or ranges such as 00-23."""
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -58,8 +63,8 @@ class DataSplit:
 
     simulate: SimulateConfig = SimulateConfig()
     train: Names = ()
-    learn: Names = ()
-    score: Names = ()
+    learn: _Sequences = ()
+    score: _Sequences = ()
     label_map: str = ""
     score_scans: Count = 0
     statistics_batches: AtLeastOne = 8

@@ -1,4 +1,4 @@
-"""Frame times are predicted from measured layers. That they rank networks of a machine, `--check-latency` shows there."""
+"""Frame times are predicted from measured layers. That they rank networks of a machine, `--check-latency` shows."""
 
 from __future__ import annotations
 
