@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from spvnas_ros.executor import Call, Executor, open_executor
 from spvnas_ros.frame import Points
+from spvnas_ros.labels import SEMANTIC_KITTI
 from spvnas_ros.nets.space import Candidate, Space
 from spvnas_ros.offline.search import scoring
 from spvnas_ros.offline.search.budget import Cost, Prices
@@ -77,15 +78,17 @@ def run(
     out = out or Path("runs") / "search" / recipe.name
     _check_folder(out, recipe, resume=resume or check_latency)
     make_missing(recipe.data.simulate, console.print)
+    split = recipe.data
+    sources = [path.resolve() for path in sources_of(split)]
+    # Before a training that takes long: whether the drives are there, and apart.
+    Drives.open(sources, split.learn, split.score, split.score_scans, split.label_map or SEMANTIC_KITTI.name)
     checkpoint, status = _supernet(recipe, config)
     if status:
         return status
     supernet, facts = load_supernet(checkpoint)
-    split = recipe.data
     label_map = split.label_map or facts.label_map
     if remark := check_unseen(split, checkpoint, label_map):
         console.print(f"warning: {remark}")
-    sources = [path.resolve() for path in sources_of(split)]
     drives = Drives.open(sources, split.learn, split.score, split.score_scans, label_map)
     if drives.score.label_map.classes != facts.classes:
         raise ConfigError(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from searches import TINY, write_drives, write_supernet
+from searches import TINY, write_drives
 from spvnas_cli import spvnas
 from spvnas_ros.nets.space import Candidate
 from spvnas_ros.zoo.checkpoint import load_checkpoint
@@ -23,9 +23,16 @@ RESULTS = ("candidates.jsonl", "front.json", "found_1.json", "found_2.json", "fr
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("search")
+    training = {
+        "name": "supernet",
+        "supernet": {"lowest": TINY.lowest, "highest": TINY.highest, "validated": 0, "calibration": 1},
+        "data": {"voxel_size": 0.5, "workers": 0},
+        "trainer": {"steps": 2, "batch_size": 1, "device": "cpu"},
+    }
+    (folder / "supernet.yaml").write_text(json.dumps(training))
     document = {
         "name": "tiny",
-        "supernet": {"checkpoint": str(write_supernet(folder / "supernet.safetensors"))},
+        "supernet": {"recipe": str(folder / "supernet.yaml"), "folder": str(folder / "supernet")},
         "data": {
             "train": [str(write_drives(folder / "drives", 3))],
             "learn": ["00-01"],
@@ -100,21 +107,22 @@ def test_a_search_that_is_killed_goes_on_to_the_same_result_with_more_workers(fi
         ("limits=[{macs: 1}]", "no network of the space is within 1e-09 GMACs: the smallest has"),
         ("limits=[{flops: 1}]", "limits.0.flops: there is no such key"),
         ("data.score=[07]", "has no sequence 07"),
-        ("supernet.recipe=x.yaml", "either a checkpoint or a recipe"),
+        ("supernet.checkpoint=x.safetensors", "either a checkpoint or a recipe"),
     ],
 )
+@pytest.mark.usefixtures("finished")
 def test_what_cannot_be_searched_is_said(recipe: Path, tmp_path: Path, change: str, words: str) -> None:
     result = spvnas("search", recipe, change, "--out", tmp_path / "out")
     assert result.exit_code == 1
     assert words in result.stderr
 
 
+@pytest.mark.usefixtures("finished")
 def test_drives_that_the_supernet_learnt_from_or_was_validated_on_are_refused(recipe: Path, tmp_path: Path) -> None:
-    settings = yaml.safe_load(recipe.read_text())
-    (drives,) = settings["data"]["train"]
+    (drives,) = yaml.safe_load(recipe.read_text())["data"]["train"]
     supernet = tmp_path / "best.safetensors"
-    supernet.write_bytes(Path(settings["supernet"]["checkpoint"]).read_bytes())
-    own = f"supernet.checkpoint={supernet}"
+    supernet.write_bytes((recipe.parent / "supernet" / "best.safetensors").read_bytes())
+    own = f"supernet={{checkpoint: {supernet}}}"
     for data, words in (
         ({"train": [drives]}, "learnt from 2 of the 2 scans of data.score"),
         ({"train": [drives], "sequences": ["00"], "validation": [drives]}, "was validated on 2 of the 2 scans"),
