@@ -35,7 +35,8 @@ def save_front(
     costs = np.array([cost(each.trial.cost) for each in found])
     scores = np.array([100 * each.score for each in found])
     # What is far below the front would press the front itself into a line.
-    low = float(np.quantile(scores, 0.05))
+    narrow = [100 * each.score for each in found if each.trial.origin == UNIFORM]
+    low = min([float(np.quantile(scores, 0.05)), *narrow])
     x_range, y_range = _padded([*costs, *limits]), _padded([low, float(scores.max())])
     area = (_LEFT * _SCALE, _TOP * _SCALE, width - MARGIN * _SCALE, height - _BOTTOM * _SCALE)
 

@@ -22,7 +22,7 @@ import torch
 from scipy.optimize import nnls
 from scipy.stats import spearmanr
 
-from spvnas_ros.engine import build_engine
+from spvnas_ros.engine import Engine, build_engine
 from spvnas_ros.engine.cpu import CpuEngine
 from spvnas_ros.errors import UserError
 from spvnas_ros.frame import Points
@@ -50,10 +50,12 @@ class Measured:
 
     spec:    the network
     seconds: of each step by name, and of what comes before and after; or of the whole `FRAME`
+    whole:   seconds of the fastest frame
     """
 
     spec: NetSpec
     seconds: Mapping[str, float]
+    whole: float
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,12 @@ class LatencyTable:
 
     def seconds(self, spec: NetSpec) -> float:
         """Returns the predicted time of a frame."""
-        return self._fixed + sum(
+        layers = sum(
             float(self._terms(layer) @ self._weights[key])
             for layer in layers_of(spec)
             if (key := self._key(layer)) in self._weights
         )
+        return self._scale * (self._fixed + layers)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the table as values that JSON can hold."""
@@ -88,13 +91,18 @@ class LatencyTable:
             "threads": self.threads,
             "rows": self.sizes.rows,
             "pairs": self.sizes.pairs,
-            "probes": [{"spec": probe.spec.to_dict(), "seconds": dict(probe.seconds)} for probe in self.probes],
+            "probes": [
+                {"spec": probe.spec.to_dict(), "seconds": dict(probe.seconds), "whole": probe.whole}
+                for probe in self.probes
+            ],
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> LatencyTable:
         """Returns the table that `to_dict` wrote."""
-        probes = tuple(Measured(NetSpec.from_dict(each["spec"]), each["seconds"]) for each in data["probes"])
+        probes = tuple(
+            Measured(NetSpec.from_dict(each["spec"]), each["seconds"], each["whole"]) for each in data["probes"]
+        )
         sizes = Sizes(tuple(data["rows"]), tuple(data["pairs"]))
         return cls(data["machine"], data["device"], data["threads"], sizes, probes)
 
@@ -111,6 +119,11 @@ class LatencyTable:
         into = layer.into
         terms = (1.0, pairs * into * wide, pairs * into * blocks, rows * wide, rows * layer.skip * wide, pairs * into)
         return np.array(terms, np.float64)
+
+    @cached_property
+    def _scale(self) -> float:
+        """How much longer a frame takes than all of its steps at their best: they are not at their best at once."""
+        return float(np.median([probe.whole / sum(probe.seconds.values()) for probe in self.probes]))
 
     @cached_property
     def _fixed(self) -> float:
@@ -168,26 +181,25 @@ class Stopwatch:
     def steps(self, candidate: Candidate, points: Points) -> Measured:
         """Returns the time of every step, or of the whole frame where the engine does not tell steps apart."""
         if self.device != "cpu":
-            return Measured(candidate.spec, {FRAME: self.frame(candidate, points)})
+            whole = self.frame(candidate, points)
+            return Measured(candidate.spec, {FRAME: whole}, whole)
         engine, best = self._cpu(candidate), dict[str, float]()
 
         def run() -> float:
             nonlocal best
             _, laps = engine.segment_timed(points, now=self._now)
             best = {name: min(seconds, best.get(name, seconds)) for name, seconds in laps.items()}
-            return sum(best.values())
+            return sum(laps.values())
 
-        self._settled(run)
-        return Measured(candidate.spec, best)
+        whole = self._settled(run)
+        return Measured(candidate.spec, best, whole)
 
     def frame(self, candidate: Candidate, points: Points) -> float:
         """Returns the seconds from points to labels."""
-        net = _net(candidate)
-        engine = (
-            self._cpu(candidate)
-            if self.device == "cpu"
-            else build_engine(net, candidate.voxel_size, device=self.device, sample=points)
-        )
+        if self.device == "cpu":
+            engine: Engine = self._cpu(candidate)
+        else:
+            engine = build_engine(_net(candidate), candidate.voxel_size, device=self.device, sample=points)
 
         def run() -> float:
             begin = self._now()

@@ -36,7 +36,8 @@ def test_layers_of_other_networks_are_predicted(whole: bool) -> None:
     found = []
     for candidate in probes(TINY, 0.5, 16, np.random.default_rng(0)):
         steps = {layer.name: takes(layer) for layer in layers_of(candidate.spec)} | {"geometry": 1e-3}
-        found.append(Measured(candidate.spec, {FRAME: sum(steps.values())} if whole else steps))
+        frame = sum(steps.values())
+        found.append(Measured(candidate.spec, {FRAME: frame} if whole else steps, frame))
     table = LatencyTable("here", "cpu", 1, SIZES, tuple(found))
     table = LatencyTable.from_dict(json.loads(json.dumps(table.to_dict())))
     rng = np.random.default_rng(1)
