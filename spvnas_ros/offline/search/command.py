@@ -39,7 +39,15 @@ from spvnas_ros.offline.search.journal import (
     entry_of,
     unknown,
 )
-from spvnas_ros.offline.search.latency import LatencyTable, Stopwatch, measure, rank_correlation
+from spvnas_ros.offline.search.latency import (
+    TURNS,
+    LatencyTable,
+    Measured,
+    Stopwatch,
+    probes,
+    rank_correlation,
+    table_of,
+)
 from spvnas_ros.offline.search.search_config import SearchRecipe, load_search
 from spvnas_ros.offline.training import command as training
 from spvnas_ros.offline.training.config import ConfigError, load_recipe
@@ -180,24 +188,26 @@ def _write(path: Path, document: Any) -> None:
         file.write(json.dumps(document, indent=1).encode() + b"\n")
 
 
-def _stopwatch(recipe: SearchRecipe) -> Stopwatch:
-    timing = recipe.timing
-    return Stopwatch(timing.device, timing.threads, timing.repeats)
-
-
 def _sample(drives: Drives, voxel_size: float) -> Points:
     """Returns the scan that networks are timed on: that in the middle."""
     return usable(drives.score[len(drives.score) // 2].points, voxel_size)
 
 
-def _measured(recipe: SearchRecipe, space: Space, drives: Drives, voxel_size: float, console: Console) -> LatencyTable:
-    count = recipe.timing.probes
-    with _bar("measuring layers", count, console) as advance:
-        points = _sample(drives, voxel_size)
-        return measure(
-            space, points, sizes_of([points], voxel_size), voxel_size, _stopwatch(recipe),
-            count=count, seed=recipe.seed, on_probe=advance,
-        )  # fmt: skip
+def _measured(
+    recipe: SearchRecipe,
+    space: Space,
+    drives: Drives,
+    voxel_size: float,
+    console: Console,
+    others: Sequence[Candidate] = (),
+) -> tuple[LatencyTable, list[Measured]]:
+    """Returns the measured layers, and what other networks took, which are not among them."""
+    points = _sample(drives, voxel_size)
+    chosen = probes(space, voxel_size, recipe.timing.probes, np.random.default_rng(recipe.seed))
+    stopwatch = Stopwatch(recipe.timing.device, recipe.timing.threads, recipe.timing.repeats)
+    with _bar("measuring layers", TURNS * (len(chosen) + len(others)), console) as advance:
+        found = stopwatch.measured([*chosen, *others], points, advance)
+    return table_of(stopwatch, sizes_of([points], voxel_size), found[: len(chosen)]), found[len(chosen) :]
 
 
 def _prices(recipe: SearchRecipe, space: Space, drives: Drives, out: Path, console: Console) -> Prices:
@@ -206,7 +216,7 @@ def _prices(recipe: SearchRecipe, space: Space, drives: Drives, out: Path, conso
     if not recipe.timed:
         return Prices(sizes, {})
     if not (out / LATENCY).exists():
-        tables = {size: _measured(recipe, space, drives, size, console) for size in space.voxel_sizes}
+        tables = {size: _measured(recipe, space, drives, size, console)[0] for size in space.voxel_sizes}
         _write(out / LATENCY, [{"voxel_size": size, **table.to_dict()} for size, table in tables.items()])
     read = json.loads((out / LATENCY).read_text())
     return Prices(sizes, {each["voxel_size"]: LatencyTable.from_dict(each) for each in read})
@@ -214,22 +224,19 @@ def _prices(recipe: SearchRecipe, space: Space, drives: Drives, out: Path, conso
 
 def _check_latency(recipe: SearchRecipe, space: Space, drives: Drives, console: Console) -> int:
     """Prints predicted and measured frame times of random networks, and their rank correlation."""
-    stopwatch, rng = _stopwatch(recipe), np.random.default_rng((recipe.seed, 1))
+    rng = np.random.default_rng((recipe.seed, 1))
     show = Console(soft_wrap=True, highlight=False, markup=False).print
     worst = 1.0
     for size in space.voxel_sizes:
-        table = _measured(recipe, space, drives, size, console)
-        points = _sample(drives, size)
-        predicted, measured = [], []
+        others = [Candidate(space.sample(rng).spec, size) for _ in range(CHECKED)]
+        table, found = _measured(recipe, space, drives, size, console, others)
+        predicted = [1e3 * table.seconds(each.spec) for each in found]
+        measured = [1e3 * each.whole for each in found]
+        points = len(_sample(drives, size))
         on = f"{table.device}, {table.threads} thread(s)" if table.device == "cpu" else table.device
-        show(f"frames of {len(points)} points, voxels of {size:g} m, {on}; milliseconds\npredicted  measured")
-        with _bar("measuring frames", CHECKED, console) as advance:
-            for _ in range(CHECKED):
-                candidate = Candidate(space.sample(rng).spec, size)
-                predicted.append(1e3 * table.seconds(candidate.spec))
-                measured.append(1e3 * stopwatch.frame(candidate, points))
-                show(f"{predicted[-1]:9.2f}  {measured[-1]:8.2f}")
-                advance()
+        show(f"frames of {points} points, voxels of {size:g} m, {on}; milliseconds\npredicted  measured")
+        for pair in zip(predicted, measured, strict=True):
+            show("{:9.2f}  {:8.2f}".format(*pair))
         correlation = rank_correlation(predicted, measured)
         errors = np.abs(np.array(predicted) / np.array(measured) - 1)
         show(

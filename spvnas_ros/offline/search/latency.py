@@ -10,7 +10,7 @@ fitted by whole frames in the same terms; that has not been tried on a GPU yet.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from time import perf_counter, thread_time
@@ -22,7 +22,7 @@ import torch
 from scipy.optimize import nnls
 from scipy.stats import spearmanr
 
-from spvnas_ros.engine import Engine, build_engine
+from spvnas_ros.engine import build_engine
 from spvnas_ros.engine.cpu import CpuEngine
 from spvnas_ros.errors import UserError
 from spvnas_ros.frame import Points
@@ -36,10 +36,10 @@ Device = Literal["cpu", "cuda"]
 FRAME = "frame"
 """What a whole frame is called where steps are not timed."""
 
+TURNS, _MOST_TURNS = 3, 10
+"""How often every network has its turn, at least and at most."""
 _BETTER = 0.99
-"""A run that takes less than this share of the best time so far is a better one."""
-_MOST = 8
-"""Times `repeats`: the most runs of a network."""
+"""Times below this share of the best so far are better ones."""
 _RESOLUTION = 1e-7
 """Seconds; layers that take less count as that long."""
 
@@ -165,7 +165,7 @@ class Stopwatch:
 
     device:  "cpu" or "cuda"
     threads: of the CPU engine
-    repeats: a network runs until so many runs have brought no better time; the best counts, of each step by itself
+    repeats: frames of each turn; the best time counts, of each step by itself
 
     A single thread is timed by the processor time it gets, which other programs do not lengthen. Several threads are
     timed by the clock, so the machine should have nothing else to do. Raises UserError for a device that is not there.
@@ -178,49 +178,43 @@ class Stopwatch:
         self.threads, self._repeats = threads, repeats
         self._now: Callable[[], float] = thread_time if device == "cpu" and threads == 1 else perf_counter
 
-    def steps(self, candidate: Candidate, points: Points) -> Measured:
-        """Returns the time of every step, or of the whole frame where the engine does not tell steps apart."""
-        if self.device != "cpu":
-            whole = self.frame(candidate, points)
-            return Measured(candidate.spec, {FRAME: whole}, whole)
-        engine, best = self._cpu(candidate), dict[str, float]()
+    def measured(
+        self, candidates: Sequence[Candidate], points: Points, on_visit: Callable[[], None] = lambda: None
+    ) -> list[Measured]:
+        """Returns what each network took. They take turns, so that a machine that is busy now slows all alike; turns
+        end when no better times come.
 
-        def run() -> float:
-            nonlocal best
-            _, laps = engine.segment_timed(points, now=self._now)
-            best = {name: min(seconds, best.get(name, seconds)) for name, seconds in laps.items()}
-            return sum(laps.values())
+        on_visit: is called when a network had its turn
+        """
+        steps: list[dict[str, float]] = [{} for _ in candidates]
+        whole = [float("inf")] * len(candidates)
+        for turn in range(_MOST_TURNS if self.device == "cpu" else 1):  # a CUDA engine takes long to be made ready
+            before = sum(whole)
+            for number, candidate in enumerate(candidates):
+                run = self._runner(candidate, points)
+                for _ in range(self._repeats):
+                    laps = run()
+                    steps[number] = {name: min(took, steps[number].get(name, took)) for name, took in laps.items()}
+                    whole[number] = min(whole[number], sum(laps.values()))
+                on_visit()
+            if turn + 1 >= TURNS and sum(whole) > _BETTER * before:
+                break
+        return [Measured(each.spec, *times) for each, *times in zip(candidates, steps, whole, strict=True)]
 
-        whole = self._settled(run)
-        return Measured(candidate.spec, best, whole)
-
-    def frame(self, candidate: Candidate, points: Points) -> float:
-        """Returns the seconds from points to labels."""
+    def _runner(self, candidate: Candidate, points: Points) -> Callable[[], dict[str, float]]:
+        """Returns what runs a network once and returns the seconds of its steps, or of the whole frame."""
+        net = _net(candidate)
         if self.device == "cpu":
-            engine: Engine = self._cpu(candidate)
-        else:
-            engine = build_engine(_net(candidate), candidate.voxel_size, device=self.device, sample=points)
+            cpu = CpuEngine(net, candidate.voxel_size, self.threads)
+            return lambda: cpu.segment_timed(points, now=self._now)[1]
+        engine = build_engine(net, candidate.voxel_size, device=self.device, sample=points)
 
-        def run() -> float:
+        def run() -> dict[str, float]:
             begin = self._now()
             engine.segment(points, scores=False)
-            return self._now() - begin
+            return {FRAME: self._now() - begin}
 
-        return self._settled(run)
-
-    def _settled(self, run: Callable[[], float]) -> float:
-        """Returns the least of several runs' seconds. A busy machine gets more of them."""
-        best, idle = float("inf"), 0
-        for _ in range(_MOST * self._repeats):
-            seconds = run()
-            idle = 0 if seconds < _BETTER * best else idle + 1
-            best = min(best, seconds)
-            if idle == self._repeats:
-                break
-        return best
-
-    def _cpu(self, candidate: Candidate) -> CpuEngine:
-        return CpuEngine(_net(candidate), candidate.voxel_size, self.threads)
+        return run
 
 
 def _net(candidate: Candidate) -> PointVoxelUNet:
@@ -229,35 +223,17 @@ def _net(candidate: Candidate) -> PointVoxelUNet:
     return PointVoxelUNet(candidate.spec).eval()
 
 
-def probes(space: Space, voxel_size: float, count: int, rng: np.random.Generator) -> Iterable[Candidate]:
-    """Yields networks that span the space: the smallest, the largest, uniformly narrow ones, and random ones."""
+def probes(space: Space, voxel_size: float, count: int, rng: np.random.Generator) -> list[Candidate]:
+    """Returns networks that span the space: the smallest, the largest, uniformly narrow ones, and random ones."""
     firm = [space.largest(), space.smallest(), *(space.narrowed(share) for share in (0.25, 0.5, 0.75))]
-    for number in range(count):
-        candidate = firm[number] if number < len(firm) else space.sample(rng)
-        yield Candidate(candidate.spec, voxel_size)
+    drawn = [space.sample(rng) for _ in range(count - len(firm))]
+    return [Candidate(each.spec, voxel_size) for each in (*firm, *drawn)]
 
 
-def measure(
-    space: Space,
-    points: Points,
-    sizes: Sizes,
-    voxel_size: float,
-    stopwatch: Stopwatch,
-    *,
-    count: int = 16,
-    seed: int = 0,
-    on_probe: Callable[[], None] = lambda: None,
-) -> LatencyTable:
-    """Measures the layers of `count` networks of the space on a scan, float32 `[N, 4]`.
-
-    sizes: of the scan's geometry in voxels of `voxel_size` metres
-    """
-    found = []
-    for candidate in probes(space, voxel_size, count, np.random.default_rng(seed)):
-        found.append(stopwatch.steps(candidate, points))
-        on_probe()
+def table_of(stopwatch: Stopwatch, sizes: Sizes, measured: Sequence[Measured]) -> LatencyTable:
+    """Returns the table of what was measured on a scan whose geometry has these sizes."""
     machine = f"{platform.node()}, {platform.machine()}, {SHAPE.name}"
-    return LatencyTable(machine, stopwatch.device, stopwatch.threads, sizes, tuple(found))
+    return LatencyTable(machine, stopwatch.device, stopwatch.threads, sizes, tuple(measured))
 
 
 def rank_correlation(predicted: Sequence[float], measured: Sequence[float]) -> float:

@@ -17,9 +17,9 @@ from spvnas_ros.offline.search.latency import (
     LatencyTable,
     Measured,
     Stopwatch,
-    measure,
     probes,
     rank_correlation,
+    table_of,
 )
 
 SIZES = Sizes((80e3, 40e3, 16e3, 5e3, 1.5e3), (700e3, 400e3, 170e3, 60e3, 17e3))
@@ -52,7 +52,8 @@ def test_every_layer_of_the_engine_is_measured() -> None:
     torch.manual_seed(0)
     points = street_scan(seed=0, beams=16, columns=300)[0]
     sizes = sizes_of([points], 0.5)
-    table = measure(TINY, points, sizes, 0.5, Stopwatch(repeats=1), count=6)
+    stopwatch = Stopwatch(repeats=1)
+    table = table_of(stopwatch, sizes, stopwatch.measured(probes(TINY, 0.5, 6, np.random.default_rng(0)), points))
     for probe in table.probes:
         assert {layer.name for layer in layers_of(probe.spec)} < set(probe.seconds)
     assert 0 < table.seconds(TINY.smallest().spec) <= table.seconds(TINY.largest().spec)
