@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,24 @@ _SHELLS = 16
 _AFTER_CONCATENATION = re.compile(r"decoder\.(\d+)\.blocks\.0\.(first|projection)\.conv\.kernel")
 
 
+class _Parts(NamedTuple):
+    """What a subnet has of a supernet's tensors, by name.
+
+    parameters: the parts of each that are joined, None for all of it
+    buffers:    the part of each, None for all of it
+    """
+
+    parameters: dict[str, tuple[Piece, ...] | None]
+    buffers: dict[str, Piece | None]
+
+
+class _Known(NamedTuple):
+    """A subnet that ran lately: the network without memory behind it, and its tensors' places."""
+
+    shell: PointVoxelUNet
+    parts: _Parts
+
+
 class Supernet(nn.Module):
     """The weights that all networks of a space share.
 
@@ -50,7 +68,7 @@ class Supernet(nn.Module):
         self.space = space
         self.net = PointVoxelUNet(space.largest().spec)
         self.adapt: Callable[[nn.Module], None] | None = None
-        self._shells: OrderedDict[NetSpec, PointVoxelUNet] = OrderedDict()
+        self._shells: OrderedDict[NetSpec, _Known] = OrderedDict()
 
     @property
     def spec(self) -> NetSpec:
@@ -70,32 +88,33 @@ class Supernet(nn.Module):
         """Returns a subnet's parameters and statistics by their names in `PointVoxelUNet`.
 
         Statistics are views. Parameters are contiguous pieces, so that what runs on them is bit by bit what runs on
-        those of the exported network; copying them costs a small part of a percent of a step.
+        those of the exported network.
         """
-        shell, cut = self._shell(spec), dict[str, Tensor]()
-        for name, part in shell.named_parameters():
-            cut[name] = _piece(self.net.get_parameter(name), pieces(name, part.shape, spec, self.net.spec))
-        for name, like in shell.named_buffers():
-            buffer = self.net.get_buffer(name)
-            cut[name] = buffer[tuple(slice(size) for size in like.shape)] if like.ndim else buffer
-        return cut
+        parts = self._known(spec).parts
+        parameters, buffers = dict(self.net.named_parameters()), dict(self.net.named_buffers())
+        cut = {name: _piece(parameters[name], part) for name, part in parts.parameters.items()}
+        return cut | {name: buffers[name][part] if part else buffers[name] for name, part in parts.buffers.items()}
 
     def names(self, spec: NetSpec) -> list[str]:
         """Returns the names of a subnet's parameters."""
-        return [name for name, _ in self._shell(spec).named_parameters()]
+        return list(self._known(spec).parts.parameters)
 
     def _shell(self, spec: NetSpec) -> PointVoxelUNet:
         """Returns the subnet without memory behind it, in this network's mode."""
-        shell = self._shells.get(spec)
-        if shell is None:
+        return self._known(spec).shell.train(self.training)
+
+    def _known(self, spec: NetSpec) -> _Known:
+        known = self._shells.get(spec)
+        if known is None:
             shell = _hollow(spec)
+            known = _Known(shell, _parts(shell, self.net))
             if self.adapt is not None:
-                self.adapt(shell)
-            self._shells[spec] = shell
+                self.adapt(known.shell)
+            self._shells[spec] = known
             while len(self._shells) > _SHELLS:
                 self._shells.popitem(last=False)
         self._shells.move_to_end(spec)
-        return shell.train(self.training)
+        return known
 
     @torch.no_grad()
     def subnet(self, candidate: Candidate) -> PointVoxelUNet:
@@ -222,8 +241,20 @@ class _Cut(Function):
         return whole, None
 
 
-def _piece(whole: Tensor, parts: tuple[Piece, ...]) -> Tensor:
-    if len(parts) == 1 and whole[parts[0]].shape == whole.shape:
+def _parts(own: PointVoxelUNet, whole: PointVoxelUNet) -> _Parts:
+    shapes = {name: part.shape for name, part in whole.named_parameters()}
+    parameters: dict[str, tuple[Piece, ...] | None] = {}
+    for name, part in own.named_parameters():
+        same = part.shape == shapes[name]
+        parameters[name] = None if same else pieces(name, part.shape, own.spec, whole.spec)
+    buffers: dict[str, Piece | None] = {}
+    for name, buffer in own.named_buffers():
+        buffers[name] = (slice(len(buffer)),) if buffer.ndim else None
+    return _Parts(parameters, buffers)
+
+
+def _piece(whole: Tensor, parts: tuple[Piece, ...] | None) -> Tensor:
+    if parts is None:
         return whole
     out: Tensor = _Cut.apply(whole, parts)  # type: ignore[no-untyped-call]
     return out

@@ -19,20 +19,26 @@ from spvnas_ros.nets.supernet import Supernet, levels_of, re_estimate, reordered
 
 SPACE = Space.around([8, 8, 8, 16, 16, 16, 16, 8, 8], point_branches=(False, True), num_classes=5)
 RNG = np.random.default_rng(3)
-CANDIDATES = [SPACE.largest(), SPACE.smallest(), *(SPACE.sample(RNG) for _ in range(4))]
+CANDIDATES = [SPACE.largest(), SPACE.smallest(), *(SPACE.sample(RNG) for _ in range(2))]
 
 
 def batch(seed: int, scans: int = 2) -> tuple[Tensor, Tensor]:
     """Voxels of a surface, so that levels have neighbours."""
     rng = np.random.default_rng(seed)
-    cells = np.unique(np.concatenate([rng.integers(0, 40, (900, 2)), rng.integers(0, 6, (900, 1))], axis=1), axis=0)
+    cells = np.unique(np.concatenate([rng.integers(0, 30, (400, 2)), rng.integers(0, 6, (400, 1))], axis=1), axis=0)
     coords = np.concatenate([np.concatenate([np.full((len(cells), 1), i), cells], axis=1) for i in range(scans)])
     feats = rng.normal(size=(len(coords), 4)).astype(np.float32)
     return torch.from_numpy(coords), torch.from_numpy(feats)
 
 
 @pytest.fixture
-def supernet() -> Supernet:
+def supernet(trained: Supernet) -> Supernet:
+    return copy.deepcopy(trained)
+
+
+@pytest.fixture(scope="module")
+def trained() -> Supernet:
+    """A supernet whose statistics have seen batches."""
     torch.manual_seed(0)
     supernet = Supernet(SPACE)
     for norm in supernet.modules():
@@ -41,7 +47,7 @@ def supernet() -> Supernet:
             torch.nn.init.normal_(norm.bias, std=0.2)
     supernet.train()
     with torch.no_grad():
-        for seed in range(3):
+        for seed in range(2):
             supernet(SPACE.largest().spec, *batch(seed))
     return supernet.eval()
 

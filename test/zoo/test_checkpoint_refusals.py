@@ -53,7 +53,7 @@ def test_changed_weights_are_found_out(saved: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 5}, "format version 5, this program reads up to 4; update it"),
+        ({"version": 6}, "format version 6, this program reads up to 5; update it"),
         ({"version": "1"}, "version '1'"),
         ({"version": True}, "version True"),
         ({"format": "other"}, "format 'other'"),

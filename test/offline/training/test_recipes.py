@@ -33,6 +33,8 @@ def test_every_recipe_of_the_project_can_be_used(path: Path) -> None:
         return
     Augmentation.from_config(recipe.augment)
     recipe.net.spec(19)
+    if recipe.supernet:
+        assert recipe.supernet.space(19, recipe.data.voxel_size).size > 10**9
 
 
 @pytest.mark.parametrize("name", ["second_kitti", "sim_second_tiny"])

@@ -248,7 +248,7 @@ def test_a_detector_is_not_taken_for_a_network_that_labels(narrow: Second, weigh
         ({"spec": {"family": "second"}}, "header that cannot be used: not the description of a detector"),
         ({"name": 7}, "name is 7, expected str"),
         ({"published_ap": {"Car": "good"}}, "Car is 'good', expected float or int"),
-        ({"version": 5}, "format version 5, this program reads up to 4"),
+        ({"version": 6}, "format version 6, this program reads up to 5"),
         ({"weights_sha256": "0" * 64}, "is damaged"),
     ],
 )
