@@ -25,6 +25,7 @@ setup(
         (f"share/{package_name}/launch", glob("launch/*.launch.py")),
         (f"share/{package_name}/config", glob("config/*.*")),
         (f"share/{package_name}/config/train", glob("config/train/*.yaml")),
+        (f"share/{package_name}/config/search", glob("config/search/*.yaml")),
         (f"share/{package_name}/rviz", glob("rviz/*.rviz")),
         # ros2 run and launch_ros look for executables here; pip puts console scripts in bin only.
         (f"lib/{package_name}", glob("scripts/*")),
@@ -79,8 +80,10 @@ setup(
         "view": ["viser>=1.1"],
         # `spvnas evaluate --track`: pairs of objects and tracks
         "tracks": ["scipy>=1.11"],
-        # `spvnas train`
-        "train": ["lightning>=2.4", "tensorboard>=2.14", "pydantic>=2.7", "pyyaml>=6"],
+        # `spvnas train`, `spvnas search`
+        "train": ["lightning>=2.4", "tensorboard>=2.14", "pydantic>=2.7", "pyyaml>=6", "scipy>=1.11"],
+        # `spvnas search --ray`, `spvnas segment --ray`: many machines
+        "ray": ["ray>=2.10"],
         # Formats of scans; docs/formats.md has which
         "las": ["laspy[lazrs]>=2.5"],
         "e57": ["pye57>=0.4.10"],
@@ -116,6 +119,8 @@ setup(
             "lightning>=2.4",
             "tensorboard>=2.14",
             "pydantic>=2.7",
+            "ray>=2.10",
+            "scipy>=1.10",
             # Comes with torch's CUDA build; the kernels are tested without, where PyPI has wheels.
             "triton>=3.3; sys_platform == 'linux' and platform_machine == 'x86_64'",
             "ruff>=0.6",

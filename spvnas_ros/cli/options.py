@@ -121,6 +121,18 @@ NetworkLabelsOption = Annotated[
     ),
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Start again, and replace the results of an earlier run.")]
+ProcessesOption = Annotated[
+    int | None, typer.Option("--processes", min=1, help="Worker processes.", show_default="one for each processor")
+]
+RayOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Work on a Ray cluster: its address, auto for the one this machine belongs to, local for a new one "
+        "here. Files must lie at the same path on all its machines.",
+    ),
+]
 CacheOption = Annotated[
     Path | None, typer.Option("--cache", help="Cache folder; default $SPVNAS_CACHE, else ~/.cache/spvnas_ros.")
 ]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -28,6 +27,7 @@ from spvnas_ros.cli.options import (
     OriginOption,
     PaletteOption,
     QuietOption,
+    RayOption,
     TileOption,
     TopicOption,
     TruthOption,
@@ -35,20 +35,16 @@ from spvnas_ros.cli.options import (
     chosen_truth,
 )
 
-if TYPE_CHECKING:
-    from spvnas_ros.recordings.scans import Source
-    from spvnas_ros.zoo.checkpoint import Facts
-
 
 @readable_errors
 def segment(
-    source: Annotated[
-        Path,
+    sources: Annotated[
+        list[Path],
         typer.Argument(
-            metavar="SOURCE",
+            metavar="SOURCE...",
             help="A scan (.bin, .pcd.bin, .npy, .npz, .pcd, .ply, .las, .laz, .e57, .xyz, .asc, .txt, .csv, .pts, "
             ".parquet, .feather), a folder of them, a data set's root (docs/datasets.md), or a recording: a rosbag2 "
-            "folder, .mcap, .db3, .bag (ROS 1), .pcap or .osf.",
+            "folder, .mcap, .db3, .bag (ROS 1), .pcap or .osf. Several: each has a folder of its own below --out.",
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for labels or bag, picture, scores and summary.")],
@@ -81,6 +77,13 @@ def segment(
         bool, typer.Option("--sweeps", help="Of nuScenes, label the scans between keyframes, too.")
     ] = False,
     force: ForceOption = False,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            "--processes", min=1, help="How many of several sources are labelled at a time.", show_default="one"
+        ),
+    ] = None,
+    ray: RayOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Label a recording: .label files or a new bag, and a picture; with --truth also scores and a confusion picture.
@@ -90,40 +93,40 @@ def segment(
     Interrupted or killed, it goes on where it stopped when the same command is given again. Exit status 1: frames were
     left out, or no point could be labelled.
     """
-    from spvnas_ros.segment.command import SegmentRequest, run
-    from spvnas_ros.segment.label_forms import LabelForm
+    options = {
+        "weights": weights,
+        "boxes": boxes,
+        "min_score": min_score,
+        "truth": truth,
+        "label_ids": label_ids,
+        "network_labels": network_labels,
+        "device": device,
+        "engine": engine,
+        "intensity": intensity,
+        "intensity_field": intensity_field,
+        "origin": origin,
+        "mount": mount,
+        "topic": topic,
+        "columns": columns,
+        "label_format": label_format,
+        "classification": classification,
+        "tile": tile,
+        "scores": scores,
+        "palette": palette,
+        "benchmark": benchmark,
+        "sweeps": sweeps,
+        "force": force,
+        "quiet": quiet,
+    }
+    if len(sources) == 1 and ray is None:
+        from spvnas_ros.cli.labelling import label
 
-    asked = SegmentRequest(
-        source,
-        out,
-        weights,
-        device,
-        engine,
-        intensity,
-        intensity_field,
-        origin,
-        mount,
-        quiet,
-        topic,
-        scores,
-        force,
-        palette,
-        boxes,
-        min_score,
-        columns=columns,
-        form=LabelForm(label_format, classification),
-        sweeps=sweeps,
-        benchmark=benchmark,
-        tile=tile,
-    )
-    if where := chosen_truth(truth, label_ids, network_labels):
-        from spvnas_ros.offline.evaluation.judge import TruthJudge, print_report
+        if processes is not None:
+            raise typer.BadParameter("--processes is for several sources, and there is one")
+        raise typer.Exit(label(sources[0], out, options))
+    from spvnas_ros.cli.fleet import label_fleet
 
-        def judge(source: Source, facts: Facts) -> TruthJudge:
-            return TruthJudge.open(source, where, facts, palette)
-
-        asked = replace(asked, judge=judge, describe=print_report)
-    raise typer.Exit(run(asked))
+    raise typer.Exit(label_fleet(sources, out, options, processes=processes, ray=ray))
 
 
 @readable_errors

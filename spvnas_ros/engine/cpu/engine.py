@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 
@@ -72,9 +72,14 @@ class CpuEngine:
         return self.segment_timed(points, scores, boxes, labels)[0]
 
     def segment_timed(
-        self, points: Points, scores: bool = False, boxes: bool = False, labels: bool = True
+        self,
+        points: Points,
+        scores: bool = False,
+        boxes: bool = False,
+        labels: bool = True,
+        now: Callable[[], float] = perf_counter,
     ) -> tuple[Segmentation, dict[str, float]]:
-        """Labels a cloud as `segment` does, and returns the seconds of each stage too.
+        """Labels a cloud as `segment` does, and returns the seconds of each stage by the clock `now`, too.
 
         The stages are voxels, geometry, every step of the plan by name, and what is asked for of labels and boxes.
         Steps that only the labels need are left out where these are not asked for.
@@ -87,7 +92,7 @@ class CpuEngine:
             found = Boxes.none() if finder else None
             return Segmentation(np.zeros(0, np.uint8), np.zeros(0, np.float32), none, boxes=found), {}
         with self._lock:
-            clock = _Clock()
+            clock = _Clock(now)
             cloud = voxels_of_points(points, self._voxel_size)
             clock.lap("voxels")
             geometry, slots = self._run(cloud, points, clock, self._all if labels else self._for_boxes)
@@ -210,12 +215,13 @@ def _cache_misses() -> int:
 class _Clock:
     """The time between laps, by name."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = perf_counter) -> None:
         self.laps: dict[str, float] = {}
-        self._last = perf_counter()
+        self._now = now
+        self._last = now()
 
     def lap(self, name: str) -> None:
-        now = perf_counter()
+        now = self._now()
         self.laps[name] = now - self._last
         self._last = now
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -431,18 +431,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
     A recipe with a `start` may leave values open; they stay open here, see `start.begin`.
     """
-    try:
-        document = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
-    if not isinstance(document, dict):
-        raise ConfigError(f"{path} holds {type(document).__name__}, expected keys and values")
-    for override in overrides:
-        _apply(document, override)
-    try:
-        recipe = TypeAdapter(Recipe).validate_json(json.dumps(document, default=str))
-    except ValidationError as error:
-        raise ConfigError(f"{path} cannot be used:{_lines(error)}") from error
+    recipe = read_settings(Recipe, path, overrides)
     if recipe.detector:
         _check_detector(path, recipe, recipe.detector)
     if recipe.supernet:
@@ -461,6 +450,26 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         if recipe.data.origin or recipe.data.mount:
             raise ConfigError(f"{path} trains on boxes, which data.origin and data.mount do not move; leave them out")
     return recipe if recipe.start else recipe.settled()
+
+
+Settings = TypeVar("Settings")
+
+
+def read_settings(kind: type[Settings], path: Path, overrides: Sequence[str] = ()) -> Settings:
+    """Reads a file of settings of any kind, as `load_recipe` reads recipes. Raises ConfigError and OSError like it."""
+    try:
+        document = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path} holds {type(document).__name__}, expected keys and values")
+    for override in overrides:
+        _apply(document, override)
+    try:
+        settings = TypeAdapter(kind).validate_json(json.dumps(document, default=str))
+    except ValidationError as error:
+        raise ConfigError(f"{path} cannot be used:{_lines(error)}") from error
+    return settings
 
 
 def _check_detector(path: Path, recipe: Recipe, detector: DetectorConfig) -> None:

@@ -65,6 +65,11 @@ class Joined(Several[LabelledScan]):
         self._labelled = tuple(parts)
 
     @property
+    def parts(self) -> tuple[ScanDataset, ...]:
+        """The data sets, whatever is selected of them."""
+        return self._labelled
+
+    @property
     def label_map(self) -> LabelMap:
         """The map that turned raw ids into classes."""
         return self._labelled[0].label_map
