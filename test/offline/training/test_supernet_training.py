@@ -81,8 +81,13 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(supernet_recipe: Path, 
 @pytest.mark.usefixtures("one_thread")
 def test_two_processes_train_the_supernet_that_one_trains(supernet_recipe: Path, tmp_path: Path) -> None:
     # Without a point branch there is no dropout, and the Lovász loss is each process's own.
-    overrides = ["supernet.point_branches=[false]", "loss.lovasz=0", "trainer.steps=3", "optimiser.kind=sgd"]
-    overrides += ["supernet.whole_until=0.3", "supernet.widths_until=0.3", "trainer.validate_every=3"]
+    overrides = ["supernet.point_branches=[false]", "loss.lovasz=0", "trainer.steps=2", "optimiser.kind=sgd"]
+    overrides += [
+        "supernet.whole_until=0.5",
+        "supernet.widths_until=0.5",
+        "supernet.validated=0",
+        "data.max_voxels=800",
+    ]
     assert run(supernet_recipe, overrides, tmp_path / "one") == 0
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
     command += ["spvnas_ros.cli", "train", str(supernet_recipe), *overrides, "--out", str(tmp_path / "two")]
