@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from spvnas_ros.cli.labelling import label
+from spvnas_ros.cli.one_source import label
 from spvnas_ros.errors import UserError
 from spvnas_ros.executor import Call, open_executor
 from spvnas_ros.executor.choice import cores

@@ -119,7 +119,7 @@ def segment(
         "quiet": quiet,
     }
     if len(sources) == 1 and ray is None:
-        from spvnas_ros.cli.labelling import label
+        from spvnas_ros.cli.one_source import label
 
         if processes is not None:
             raise typer.BadParameter("--processes is for several sources, and there is one")

@@ -133,9 +133,9 @@ def _supernet(recipe: SearchRecipe, config: Path) -> tuple[Path, int]:
     asked = recipe.supernet
     if asked.checkpoint:
         return Path(asked.checkpoint), 0
-    path = Path(asked.recipe)
+    path = config.parent / asked.recipe
     if not path.exists():
-        path = config.parent / asked.recipe
+        path = Path(asked.recipe)
     changes = [*asked.changes, *training_changes(recipe.data)]
     folder = Path(asked.folder or Path("runs") / "train" / load_recipe(path, changes).name)
     status = training.run(path, changes, folder, resume=True)

@@ -199,9 +199,8 @@ class Stopwatch:
                 on_visit()
             if turn + 1 >= TURNS and sum(whole) > _BETTER * before:
                 break
-        return [
-            Measured(each.spec, *took) for each, took in zip(candidates, zip(steps, whole, strict=True), strict=True)
-        ]
+        specs = [candidate.spec for candidate in candidates]
+        return [Measured(*took) for took in zip(specs, steps, whole, strict=True)]
 
     def _runner(self, candidate: Candidate, points: Points) -> Callable[[], dict[str, float]]:
         """Returns what runs a network once and returns the seconds of its steps, or of the whole frame."""
