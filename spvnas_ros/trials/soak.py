@@ -175,7 +175,8 @@ def soak(load: Load) -> SoakReport:
     segmenter = f"{namespace}/{NODE_NAME}"
     with tempfile.TemporaryDirectory() as folder:
         counts_file = Path(folder) / "counts.json"
-        node = _start("--node", counts_file, "--leak", load.leak, "--ros-args", "-r", f"__ns:={namespace}")
+        follow = ("-p", "objects.track:=true", "-p", 'objects.track_frame:=""')  # nothing sends a pose
+        node = _start("--node", counts_file, "--leak", load.leak, "--ros-args", "-r", f"__ns:={namespace}", *follow)
         try:
             with ros_process([]):
                 _warm_up(segmenter, load.points)

@@ -63,6 +63,7 @@ def segment_arguments() -> tuple[Argument, ...]:
         ),
         Argument("device", "", "auto, cpu, cuda or cuda:N; empty: as in params_file"),
         Argument("autostart", "", "Whether the node configures and activates itself; empty: as in params_file"),
+        Argument("track", "", "Whether objects are followed and have ids (objects.track); empty: as in params_file"),
         Argument("params_file", str(share_file("config/segmenter.param.yaml") or ""), "Parameters of the node (YAML)"),
         Argument("namespace", "", "Namespace of the node"),
         Argument("rviz", "false", "Open RViz on the coloured clouds and the objects"),
@@ -96,6 +97,8 @@ def segmenter(given: Mapping[str, str]) -> Started:
     """Returns the node. An empty argument leaves the value of the parameter file. Raises LaunchArgumentError."""
     parameters: dict[str, str | bool] = {name: given[name] for name in ("weights", "device") if given[name]}
     parameters |= {name: flag(given, name) for name in ("autostart", "use_sim_time") if given[name]}
+    if given["track"]:
+        parameters["objects.track"] = flag(given, "track")
     return Started(
         PACKAGE,
         "segmenter_node",
