@@ -34,8 +34,8 @@ class SupernetConfig:
     """The supernet whose subnets are the candidates: a checkpoint, or a recipe by which one is trained.
 
     checkpoint: a supernet's file
-    recipe:     of a training, as seen from this recipe's folder or from where one is; it runs where its folder holds no
-                finished one; its data are those of the search, see `DataSplit`
+    recipe:     of a training, as seen from this recipe's folder or from the current one. It runs where `folder` holds
+                no finished one, on the data of the search, see `DataSplit`
     folder:     of that training; "" = runs/train/NAME
     changes:    `key=value` for that recipe
     """
