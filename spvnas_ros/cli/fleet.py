@@ -15,7 +15,7 @@ from rich.console import Console
 from spvnas_ros.cli.one_source import label
 from spvnas_ros.errors import UserError
 from spvnas_ros.executor import Call, open_executor
-from spvnas_ros.executor.choice import cores
+from spvnas_ros.executor.chosen import cores
 
 
 def label_fleet(

@@ -5,6 +5,6 @@ dies loses nothing: calls.py says what travels, processes.py and on_ray.py carry
 """
 
 from spvnas_ros.executor.calls import Call, CallFailed, Executor, Outcome, WorkerLost
-from spvnas_ros.executor.choice import open_executor
+from spvnas_ros.executor.chosen import open_executor
 
 __all__ = ["Call", "CallFailed", "Executor", "Outcome", "WorkerLost", "open_executor"]

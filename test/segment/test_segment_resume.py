@@ -94,8 +94,7 @@ def many(path: Path, kind: str, count: int) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", ["scans", "bag"])
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(("number", "kind"), [(signal.SIGKILL, "scans"), (signal.SIGINT, "bag")])
 def test_a_run_that_a_signal_ends_leaves_nothing_half_and_goes_on(
     weights: Path, tmp_path: Path, kind: str, number: signal.Signals
 ) -> None:

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from spvnas_ros.offline.datasets.file_pairs import FileDataset
-from spvnas_ros.offline.training import job, recorder
+from spvnas_ros.offline.training import label_job, recorder
 from spvnas_ros.offline.training.command import run
 from spvnas_ros.offline.training.task import SegmentationTask
 from training_runs import STEPS
@@ -63,7 +63,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, number: int, s
 # One scan is read to check the training data, one for the validation's, five for class weights, five for intensities.
 PREPARED = 12
 MOMENTS = {
-    "opening the data": (job, "open_training", 1, True, None),
+    "opening the data": (label_job, "open_training", 1, True, None),
     "reading scans before the first step": (FileDataset, "__getitem__", 5, False, None),
     "reading the first batch": (FileDataset, "__getitem__", PREPARED + 1, False, 0),
     "reading a batch": (FileDataset, "__getitem__", PREPARED + 6, True, None),
