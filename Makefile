@@ -66,10 +66,13 @@ unit: $(MESSAGES)
 soak: $(MESSAGES)
 	$(BIN)/python -m spvnas_ros.trials.soak --seconds $(SOAK_SECONDS)
 
-bench: $(INSTALLED)
+bench: $(MESSAGES)
 	$(BIN)/spvnas bench $(if $(BENCH_SCAN),--scan $(BENCH_SCAN)) --out runs/bench
 	rm -rf runs/bench/simulated
 	$(BIN)/spvnas simulate --scenes 4 --scans-per-scene 25 --interval 0.4 --out runs/bench/simulated
+	$(BIN)/spvnas simulate --format bag --scenes 1 --scans-per-scene 100 --seed 7003 --out runs/bench/drive
+	$(BIN)/spvnas replay runs/bench/drive/bags/00 --force --out runs/bench/replay
+	$(BIN)/spvnas replay runs/bench/drive/bags/00 --force --no-boxes --out runs/bench/replay_labels
 
 bench-gpu: $(INSTALLED)
 	$(BIN)/python -m spvnas_ros.bench.gpu $(if $(BENCH_SCAN),--scan $(BENCH_SCAN)) --docs docs/benchmarks.md
