@@ -40,7 +40,7 @@ FRAME: Final = "that of the scan's points: x, y, z of the centre, and yaw from x
 PICTURE: Final = (1242, 375)
 """Width and height of KITTI's pictures, pixels, where the picture itself is not there; others differ by a few."""
 _KINDS: Final = {kind.lower(): kind for kind in KINDS} | {
-    "person": "Pedestrian", "bicyclist": "Cyclist", "other": "Misc"
+    "person": "Pedestrian", "bicyclist": "Cyclist", "rider": "Cyclist", "large-vehicle": "Truck", "other": "Misc"
 }  # fmt: skip
 """KITTI's word for a class of boxes; for all others it is Misc."""
 

@@ -221,7 +221,8 @@ def _boxes(summary: Summary) -> str:
     took = f": {np.percentile(summary.boxes_ms, 50):.1f} ms a frame (p50)" if summary.boxes_ms else ""
     without = summary.frames - summary.kitti_frames if summary.kitti_frames else 0
     lacking = f"; {without} frame(s) have no calibration, so no results of KITTI" if without else ""
-    return f"Boxes by {summary.detector}{took}: {found}{lacking}"
+    least = "" if summary.run.min_score is None else f" of score {summary.run.min_score:g} or more"
+    return f"Boxes{least} by {summary.detector}{took}: {found}{lacking}"
 
 
 def _nothing(summary: Summary) -> str:

@@ -76,7 +76,7 @@ def test_boxes_in_scans_of_kitti_are_json_and_results_that_evaluate_scores(
     assert status == 0
     names = [f"{place}/{n:06d}.{kind}" for place, kind in (("boxes", "json"), ("kitti", "txt")) for n in range(2)]
     assert files_in(out)[:4] == names
-    assert "Boxes by tiny-second: " in said
+    assert "Boxes of score 0 or more by tiny-second: " in said
     assert f"{out}/boxes, {out}/kitti, " in said
     assert "This detector is untrained: the boxes mean nothing." in said
     points = read_scan(kitti / "velodyne/000001.bin")

@@ -148,10 +148,11 @@ def _opened(bag: Path) -> Iterator[AnyReader]:
 def _qos(connection: Connection) -> QoSProfile:
     """Returns a reliable QoS, which serves every subscriber.
 
-    It is latched where the recorded publisher was (static transforms).
+    It is latched where the recorded publisher was, and for static transforms always: bags do not have to say it, and
+    nobody who asks for those would hear them otherwise.
     """
     offered = getattr(connection.ext, "offered_qos_profiles", [])
-    latched = any(qos.durability.name == "TRANSIENT_LOCAL" for qos in offered)
+    latched = connection.topic == "/tf_static" or any(qos.durability.name == "TRANSIENT_LOCAL" for qos in offered)
     return QoSProfile(
         depth=_QUEUE, durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
     )
