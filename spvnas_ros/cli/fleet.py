@@ -90,7 +90,11 @@ def folders_of(sources: Sequence[Path]) -> list[Path]:
     below = [path.relative_to(common) for path in paths]
     short = [path.with_suffix("") for path in below]
     counts = Counter(short)
-    return [brief if counts[brief] == 1 else path for brief, path in zip(short, below, strict=True)]
+    whole = set(below)
+    return [
+        brief if counts[brief] == 1 and (brief == path or brief not in whole) else path
+        for brief, path in zip(short, below, strict=True)
+    ]
 
 
 def _absolute(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -199,6 +199,7 @@ def segment(
             remove_results(earlier, out)
         classes, counts = perception.facts.classes, np.zeros(256, np.int64)
         values: list[tuple[str, float | None]] = []
+        sought = False
         with sink as write:
             for frame, load, prediction in _labelled(source, predictions, skipped, stopped):
                 result = prediction.segmentation
@@ -219,6 +220,7 @@ def segment(
                 unusable += result.unusable
                 summary.ms.append(prediction.ms)
                 if boxes is not None:
+                    sought = True
                     summary.kitti_frames += frame.name in kitti
                     for kind in boxes.kinds:
                         summary.boxes[kind] += 1
@@ -229,6 +231,8 @@ def segment(
                 for part in parts_of_result(result):
                     counts += np.bincount(part.labels, minlength=256)
                 on_written(None)
+        if not sought:  # nobody may take "not looked for" for "none there"
+            summary.detector, summary.boxes = "", {}
         summary.unusable, summary.unusable_words = unusable.counts(), str(unusable)
         summary.pictures = choose(values, ACCURACY if options.judge else CONFIDENCE)
         _save_pictures(source, perception.facts, predictions, views, summary, out)

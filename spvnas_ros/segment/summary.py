@@ -192,11 +192,11 @@ def _lines(summary: Summary, out: Path, kind: str) -> Iterator[str]:
         rest = len(shares) - _TOP_CLASSES
         yield ", ".join(shares[:_TOP_CLASSES]) + (f", {rest} more classes" if rest > 0 else "")
     for words, tiles in summary.tiled.items():
-        yield f"Labelled in {tiles:,} tile(s): {words}."
+        yield f"Labelled in {tiles:,} tile(s), in which no boxes are sought: {words}."
     if summary.unusable_words:
         yield f"Without a label: {summary.unusable_words}."
     if summary.detector:
-        yield _boxes(summary) + ("; not sought in tiles" if summary.tiled else "")
+        yield _boxes(summary)
     labels = {"bag": BAG, "dataset": SEQUENCES}.get(kind, LABELS)
     places = [name for name in (labels, ARRAYS, SCANS) if (out / name).is_dir()] or [labels]
     scored = (REPORT, CONFUSION) if facts.truth else ()

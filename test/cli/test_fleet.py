@@ -51,6 +51,8 @@ def test_folders_are_told_apart(tmp_path: Path) -> None:
     given = [tmp_path / name for name in ("a/run.bag", "a/run.mcap", "b/run.mcap")]
     assert folders_of(given) == [Path("a/run.bag"), Path("a/run.mcap"), Path("b/run")]
     assert folders_of(given[:1]) == [Path("run")]
+    alike = [tmp_path / name for name in ("x.pcd", "x.bin", "x.pcd.bin", "x.bin.pcd", "y.bin")]
+    assert folders_of(alike) == [Path(name) for name in ("x.pcd", "x.bin", "x.pcd.bin", "x.bin.pcd", "y")]
     with pytest.raises(UserError, match="named twice"):
         folders_of([given[0], given[0]])
     with pytest.raises(UserError, match="lies in"):

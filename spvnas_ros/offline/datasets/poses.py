@@ -34,6 +34,11 @@ def read_journey(folder: Path) -> Journey:
         raise DatasetError(f"{folder / 'times.txt'} has {len(times)} times and poses.txt {len(camera)} poses")
     if not (np.abs(times) < 1e9).all():
         raise DatasetError(f"{folder / 'times.txt'} has the time {times[np.abs(times).argmax()]:g} s, expected seconds")
+    if (late := np.flatnonzero(np.diff(times) <= 0)).size:
+        raise DatasetError(
+            f"{folder / 'times.txt'}, line {late[0] + 2}: {times[late[0] + 1]:g} s is not after {times[late[0]]:g} s, "
+            "expected a later time in each line"
+        )
     calibration = folder / "calib.txt"
     found = [(n, words[1:]) for n, words in _lines(calibration) if words[0] == "Tr:"]
     if not found:

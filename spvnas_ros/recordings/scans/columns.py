@@ -184,7 +184,7 @@ def _numbers(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
 
 def _wild(values: npt.NDArray[np.float64]) -> float:
     size = np.abs(values[np.isfinite(values)])
-    return float(((size > _FAR) | ((size > 0) & (size < _NEAR))).mean())
+    return float(((size > _FAR) | ((size > 0) & (size < _NEAR))).mean()) if len(size) else 0.0
 
 
 def is_intensity(name: str) -> bool:

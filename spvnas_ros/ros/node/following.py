@@ -16,7 +16,7 @@ from rclpy.clock import JumpThreshold, TimeJump
 from rclpy.duration import Duration
 from rclpy.node import Node
 
-from spvnas_ros.boxes.tracks import NO_ID, TrackState, track
+from spvnas_ros.boxes.tracks import NO_ID, TrackError, TrackState, track
 from spvnas_ros.clouds.transforms import TransformError
 from spvnas_ros.errors import UserError
 from spvnas_ros.frame import Boxes
@@ -120,7 +120,10 @@ class Following:
             self._restart()
         try:
             pose = self._pose(objects, frame.lstrip("/"), stamp)
-        except TransformError as error:
+            with self._lock:
+                before = self._state
+                self._state, tracked = track(before, objects.found, stamp, pose)
+        except (TransformError, TrackError) as error:  # the latter: a place that is none
             with self._lock:
                 self._numbers = replace(self._numbers, unplaced=self._numbers.unplaced + 1)
             self._logger.warning(
@@ -130,8 +133,6 @@ class Following:
             )
             return objects
         with self._lock:
-            before = self._state
-            self._state, tracked = track(before, objects.found, stamp, pose)
             self._numbers = replace(
                 self._numbers,
                 given=self._numbers.given + self._state.next_id - before.next_id,
@@ -172,7 +173,9 @@ class Following:
         # Transforms of a later time would hide those of now.
         if self._transforms is not None:
             self._transforms.clear()
-        self._logger.info("time jumped back: objects that were followed are forgotten")
+        self._logger.info(
+            "time jumped back: objects that were followed are forgotten", throttle_duration_sec=_WARN_EVERY_SECONDS
+        )
 
 
 def _warm_up() -> None:

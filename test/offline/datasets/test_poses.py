@@ -61,6 +61,7 @@ def test_what_is_parked_stands_still_in_the_fixed_frame_and_keeps_its_id(drive: 
         ("poses.txt", "1 0 0 0 0 1 0 0 0 0 9 0\n", "poses.txt, line 1 turns by"),
         ("poses.txt", "1 0 0 0 0 1 0 0 0 0 1 0\n", "times.txt has 3 times and poses.txt 1 poses"),
         ("times.txt", "0\n1\nx\n", "times.txt, line 3: .*'x'"),
+        ("times.txt", "0\n2\n1\n", "times.txt, line 3: 1 s is not after 2 s"),
         ("times.txt", "0\n1\n1e300\n", r"times.txt has the time 1e\+300 s"),
         ("calib.txt", "P0: 1\n", "calib.txt has no line Tr"),
         ("calib.txt", None, "calib.txt cannot be read: No such file"),

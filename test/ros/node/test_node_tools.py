@@ -6,19 +6,22 @@ import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from threading import Event, Semaphore, active_count
+from typing import Any
 
 import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed; pip install 'spvnas_ros[ros]' brings it")
 
 from rclpy.node import Node
-from rclpy.qos import QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import PointCloud2
 
 from driver_messages import plain, write
 from ros_harness import Process, collect, private_domain, ros, weights
+from spvnas_ros.offline.simulation.drive import Plan, simulate
 from spvnas_ros.recordings.bags import BagReader
 from spvnas_ros.ros.node.worker import LatestWorker
 from spvnas_ros.ros.process.lifetime import spinning
@@ -139,6 +142,20 @@ def test_a_looping_player_begins_again_until_it_is_stopped(shared: Path, ros: st
         collector.wait_until(lambda clouds: len(clouds) >= 6)
         assert player.stop() == 0, player.output
     assert collector.clouds[4] == collector.clouds[0]
+
+
+def test_static_transforms_of_a_bag_are_latched_whatever_it_says(tmp_path: Path, ros: str) -> None:
+    """A simulated drive says nothing of how they were published, and listeners of them ask for it."""
+    messages = pytest.importorskip("tf2_msgs.msg", reason="tf2_msgs is not built: make messages")
+    plan = Plan("vlp16", 1, seed=5, formats=("bag",))
+    assert [done.scans for done in simulate(plan, 1, tmp_path)] == [1]
+    node = Node("listener")
+    qos = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    heard: SimpleQueue[Any] = SimpleQueue()
+    node.create_subscription(messages.TFMessage, f"{ros}/tf_static", heard.put, qos)
+    command = [sys.executable, "-m", "spvnas_ros.ros.replay.bag_player", str(tmp_path / "bags" / "00"), "--wait", "60"]
+    with spinning(node), Process(*command, "--ros-args", "-r", f"/tf_static:={ros}/tf_static"):
+        assert heard.get(timeout=60).transforms[0].child_frame_id == "lidar"
 
 
 def test_a_bag_that_cannot_be_played_is_refused_with_its_name(tmp_path: Path) -> None:
