@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -76,29 +75,6 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(supernet_recipe: Path, 
     assert facts.training.scores == {"mean of mIoU of 3 subnets in the validation": validation[-1]["miou"]}
     parts = [line["step"] for line in log_of(whole) if "loss_smallest" in line]
     assert parts == [5, 6, 7, 8]  # the largest alone before
-
-
-@pytest.mark.usefixtures("one_thread")
-def test_two_processes_train_the_supernet_that_one_trains(supernet_recipe: Path, tmp_path: Path) -> None:
-    # Without a point branch there is no dropout, and the Lovász loss is each process's own.
-    overrides = ["supernet.point_branches=[false]", "loss.lovasz=0", "trainer.steps=2", "optimiser.kind=sgd"]
-    overrides += [
-        "supernet.whole_until=0.5",
-        "supernet.widths_until=0.5",
-        "supernet.validated=0",
-        "data.max_voxels=800",
-    ]
-    assert run(supernet_recipe, overrides, tmp_path / "one") == 0
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
-    command += ["spvnas_ros.cli", "train", str(supernet_recipe), *overrides, "--out", str(tmp_path / "two")]
-    subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, timeout=600)
-    one, two = (
-        {line["step"]: line["loss"] for line in log_of(tmp_path / name) if "loss" in line} for name in ("one", "two")
-    )
-    assert two == pytest.approx(one, rel=1e-5)
-    first, second = (load_supernet(tmp_path / name / "last.safetensors")[0].state_dict() for name in ("one", "two"))
-    for key, value in first.items():
-        torch.testing.assert_close(second[key], value, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("sampling", ["uniform", "sandwich"])

@@ -72,6 +72,7 @@ def test_the_type_on_the_topic_is_followed_and_every_point_keeps_its_place(ros: 
             np.testing.assert_array_equal(found["label"], np.arange(len(expected)) % 19)
 
     with segmenter_with(ros, "counting") as node, spinning(listener):
+        node.wait_for("labels clouds of")  # PointCloud2, as nobody publishes yet
         with playing(packed, topic) as player:
             node.wait_for(f"carries {COMPRESSED_TYPE}: labels these")
             check(FIELDS)
