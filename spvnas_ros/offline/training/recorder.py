@@ -283,7 +283,6 @@ def keep_labels(path: Path, net: PointVoxelUNet, facts: Facts, *, half: bool = F
     save_checkpoint(path, plain, facts, half=half)
 
 
-@torch.no_grad()
 def confusion_of(
     net: PointVoxelUNet,
     loader: DataLoader[Sample],
@@ -294,9 +293,21 @@ def confusion_of(
 
     on_skip: is told of the scans that cannot be scored
     """
-    net.eval()
-    classes = net.spec.num_classes
-    confusion = np.zeros((classes, classes + 1), np.int64)
+    return confusions_of([net], loader, device, on_skip)[0]
+
+
+@torch.no_grad()
+def confusions_of(
+    nets: Sequence[PointVoxelUNet],
+    loader: DataLoader[Sample],
+    device: torch.device,
+    on_skip: Callable[[Sequence[Skipped]], None] = lambda _: None,
+) -> list[Confusion]:
+    """Returns what `confusion_of` does for several networks, which share the scans and their geometry."""
+    for net in nets:
+        net.eval()
+    classes = nets[0].spec.num_classes
+    confusions = [np.zeros((classes, classes + 1), np.int64) for _ in nets]
     batch: Batch
     for batch in loader:
         assert batch.inverse is not None
@@ -306,11 +317,12 @@ def confusion_of(
             continue
         # Without gradients the network itself takes the plain path. The compiled one is several times faster.
         levels = build_training_levels(batch.coords, NUM_STAGES, POINT_LEVELS) if device.type == "cpu" else None
-        logits = net(batch.coords.to(device), batch.feats.to(device), levels)
-        labels = logits.argmax(dim=1).to(torch.uint8).cpu()
+        coords, feats = batch.coords.to(device), batch.feats.to(device)
         truth = batch.point_labels.to(torch.uint8).numpy()
-        confusion += confusion_matrix(truth, labels[batch.inverse].numpy(), classes)
-    return confusion
+        for net, confusion in zip(nets, confusions, strict=True):
+            labels = net(coords, feats, levels).argmax(dim=1).to(torch.uint8).cpu()
+            confusion += confusion_matrix(truth, labels[batch.inverse].numpy(), classes)
+    return confusions
 
 
 def _over_all(trainer: Trainer, value: torch.Tensor, operation: Any) -> float:

@@ -17,12 +17,11 @@ from torch.utils.data import DataLoader
 from spvnas_ros.nets.space import Candidate, Space
 from spvnas_ros.nets.spec import NUM_STAGES, POINT_LEVELS, NetSpec
 from spvnas_ros.nets.supernet import Batch as NetBatch
-from spvnas_ros.nets.supernet import Supernet, levels_of, re_estimate_all, reordered
-from spvnas_ros.nets.unet import PointVoxelUNet
-from spvnas_ros.offline.evaluation.metrics import Confusion, confusion_matrix, score
+from spvnas_ros.nets.supernet import Supernet, re_estimate_all, reordered
+from spvnas_ros.offline.evaluation.metrics import score
 from spvnas_ros.offline.training.batch import Batch, Sample
 from spvnas_ros.offline.training.config import Recipe, SupernetConfig
-from spvnas_ros.offline.training.recorder import Exam, OnSkip, Verdict
+from spvnas_ros.offline.training.recorder import Exam, OnSkip, Verdict, confusions_of
 from spvnas_ros.offline.training.shared_norm import share_norms
 from spvnas_ros.offline.training.task import RecipeTask, SegmentationTask
 from spvnas_ros.sparse.backend import levels_for
@@ -188,28 +187,6 @@ def supernet_exam(
 
 def _moved(batches: Sequence[NetBatch], device: torch.device) -> list[NetBatch]:
     return [(coords.to(device), feats.to(device), levels) for coords, feats, levels in batches]
-
-
-@torch.no_grad()
-def confusions_of(
-    nets: Sequence[PointVoxelUNet], loader: DataLoader[Sample], device: torch.device, on_skip: OnSkip = lambda _: None
-) -> list[Confusion]:
-    """Returns what `recorder.confusion_of` does for several networks, which share the scans and their geometry."""
-    classes = nets[0].spec.num_classes
-    confusions = [np.zeros((classes, classes + 1), np.int64) for _ in nets]
-    batch: Batch
-    for batch in loader:
-        assert batch.inverse is not None
-        assert batch.point_labels is not None
-        on_skip(batch.skipped)
-        if not len(batch.coords):
-            continue
-        coords, feats = batch.coords.to(device), batch.feats.to(device)
-        levels, truth = levels_of(coords, feats), batch.point_labels.to(torch.uint8).numpy()
-        for net, confusion in zip(nets, confusions, strict=True):
-            labels = net(coords, feats, levels).argmax(dim=1).to(torch.uint8).cpu()
-            confusion += confusion_matrix(truth, labels[batch.inverse].numpy(), classes)
-    return confusions
 
 
 def keep_supernet(path: Path, supernet: Supernet, facts: Facts, *, half: bool = False) -> None:

@@ -328,6 +328,8 @@ def _object_rules(values: Mapping[str, Any]) -> ObjectRules:
     names = tuple(dict.fromkeys(name for name in values["objects.classes"] if name))
     if not names:
         raise UserError(f"objects.classes must name a class, or {ALL}, found none")
+    if ALL in names and len(names) > 1:
+        raise UserError(f"objects.classes has {ALL} beside names ({', '.join(names)}); give {ALL} alone, or names")
     try:
         scores = LeastScores.parse(values["objects.min_score"])
     except UserError as error:

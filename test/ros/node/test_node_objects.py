@@ -238,6 +238,7 @@ def test_heads_that_nobody_wants_do_not_run_and_parameters_choose_while_the_node
             ("classes", [""], "must name a class, or all"),
             ("min_score", "truck=0.3", "objects.min_score: truck: the network has no such objects"),
             ("min_score", 2.0, "objects.min_score: a score must be from 0 to 1, found 2.0"),
+            ("classes", ["all", "car"], "objects.classes has all beside names"),
             ("max_overlap", 1.5, "objects.max_overlap"),
             ("unsupported", "hide", "objects.unsupported must be drop or mark, found 'hide'"),
         ):
