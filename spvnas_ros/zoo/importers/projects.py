@@ -17,12 +17,12 @@ from spvnas_ros.nets.supernet import Supernet
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.recordings.files import sha256_of
 from spvnas_ros.zoo.cards import DATA_TERMS, Card, card_of_sha256
-from spvnas_ros.zoo.checkpoint import CheckpointError, Facts, meta_net, mismatches
+from spvnas_ros.zoo.checkpoint import CheckpointError, Facts, meta_net
 from spvnas_ros.zoo.importers.inert_pickle import Inert
 from spvnas_ros.zoo.importers.layouts import LAYOUTS, MIT_HAN_LAB, SUPERNET, Layout, MissingLayer, spec_of
 from spvnas_ros.zoo.importers.supernets import STATISTICS, is_supernet, supernet_of
 from spvnas_ros.zoo.importers.torch_file import read_torch_file
-from spvnas_ros.zoo.importers.wrappers import ENTRIES, filled, is_trainers, unwrap, with_counters, without_prefix
+from spvnas_ros.zoo.importers.wrappers import ENTRIES, fill_exactly, is_trainers, unwrap, without_prefix
 
 KINDS = ("spvcnn", "minkunet")
 """The kinds that files of mit-han-lab may need to be told apart by. An SPVNAS network is known by its names."""
@@ -250,17 +250,8 @@ def _with_cut_classifier(state: State, layout: Layout, spec: NetSpec) -> State:
 def _fill(spec: NetSpec, state: State, names: Mapping[str, str], notes: list[str]) -> PointVoxelUNet:
     """Returns the network with these tensors, which have their project's names."""
     net = meta_net(spec)
-    expected = net.state_dict()
-    theirs = {ours: key for key, ours in names.items() if ours in expected}
-    state, counters = with_counters(state, {theirs[key]: value for key, value in expected.items()})
-    notes += counters
-    if lines := mismatches(
-        {theirs[key]: tuple(value.shape) for key, value in expected.items()},
-        {key: tuple(value.shape) for key, value in state.items()},
-    ):
-        raise CheckpointError(f"it does not hold exactly the tensors of the {spec.family} that it should be:{lines}")
+    notes += fill_exactly(net, spec.family, names, state)
     _check_classes(spec)
-    filled(net, theirs, state)
     return net
 
 

@@ -9,9 +9,9 @@ import torch
 from spvnas_ros.nets.space import PAPER_HIGHEST, PAPER_LOWEST, Space
 from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.nets.supernet import Supernet
-from spvnas_ros.zoo.checkpoint import CheckpointError, mismatches, without_memory
+from spvnas_ros.zoo.checkpoint import CheckpointError, without_memory
 from spvnas_ros.zoo.importers.layouts import SUPERNET, MissingLayer, spec_of
-from spvnas_ros.zoo.importers.wrappers import filled, with_counters
+from spvnas_ros.zoo.importers.wrappers import fill_exactly
 
 STATISTICS = (
     "BatchNorm statistics are those of the supernet, not of this subnet: its labels are poor until they are estimated "
@@ -40,16 +40,7 @@ def supernet_of(state: Mapping[str, torch.Tensor], notes: list[str]) -> Supernet
         raise CheckpointError(f"a whole layer of the supernet is missing: {', '.join(wanted)}") from error
     space = _space_of(spec)
     supernet = without_memory(lambda: Supernet(space), f"no supernet can be built from {space}")
-    expected = supernet.net.state_dict()
-    theirs = {ours: key for key, ours in names.items() if ours in expected}
-    state, counters = with_counters(state, {theirs[key]: value for key, value in expected.items()})
-    notes += counters
-    if lines := mismatches(
-        {theirs[key]: tuple(value.shape) for key, value in expected.items()},
-        {key: tuple(value.shape) for key, value in state.items()},
-    ):
-        raise CheckpointError(f"it does not hold exactly the tensors of the supernet that it should be:{lines}")
-    filled(supernet.net, theirs, state)
+    notes += fill_exactly(supernet.net, "supernet", names, state)
     return supernet.eval()
 
 

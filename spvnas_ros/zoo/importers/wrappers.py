@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from spvnas_ros.zoo.checkpoint import CheckpointError
+from spvnas_ros.zoo.checkpoint import CheckpointError, mismatches
 from spvnas_ros.zoo.importers.detector_layouts import DETECTOR_LAYOUTS
 from spvnas_ros.zoo.importers.layouts import LAYOUTS, SUPERNET
 
@@ -132,6 +132,26 @@ def with_counters(state: State, expected: Mapping[str, torch.Tensor]) -> tuple[d
     return dict(state) | counters, [
         f"{len(missing)} counters {_COUNTER} are not there and set to 0; no label needs them"
     ]
+
+
+def fill_exactly(net: torch.nn.Module, kind: str, names: Mapping[str, str], state: State) -> list[str]:
+    """Puts the tensors of a file into a network, see `filled`, and returns notes.
+
+    kind:  what the network is, in a word
+    names: the network's name of each of the file's tensors
+
+    Raises CheckpointError where the file does not hold exactly the network's tensors, or values that are not finite.
+    """
+    expected = net.state_dict()
+    theirs = {ours: key for key, ours in names.items() if ours in expected}
+    state, notes = with_counters(state, {theirs[key]: value for key, value in expected.items()})
+    if lines := mismatches(
+        {theirs[key]: tuple(value.shape) for key, value in expected.items()},
+        {key: tuple(value.shape) for key, value in state.items()},
+    ):
+        raise CheckpointError(f"it does not hold exactly the tensors of the {kind} that it should be:{lines}")
+    filled(net, theirs, state)
+    return notes
 
 
 def filled(net: torch.nn.Module, theirs: Mapping[str, str], state: State) -> None:
