@@ -287,9 +287,27 @@ class NetSpec:
                 "decoder": stages(data["decoder"]),
                 "boxes": None if data.get("boxes") is None else BoxBranchSpec.from_dict(data["boxes"]),
             }
-            return cls(**fields)
-        except (KeyError, TypeError) as error:
-            raise SpecError(f"not a network description: {error}") from error
+            spec = cls(**fields)
+        except SpecError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise SpecError(f"not a network description: {error!r}") from error
+        return spec._checked()
+
+    def _checked(self) -> NetSpec:
+        """Returns the spec where its values have their types, which a file may not say. Raises SpecError."""
+        blocks = [block for stage in (*self.encoder, *self.decoder) for block in stage.blocks]
+        flags = (self.point_branch, *(block.projection for block in blocks))
+        for name, kind, values in (
+            ("widths", int, (*self.widths(), self.num_classes, self.in_channels)),
+            ("flags", bool, flags),
+            ("family", str, (self.family,)),
+        ):
+            if wrong := [value for value in values if type(value) is not kind]:
+                raise SpecError(f"the spec's {name} must be of type {kind.__name__}, found {wrong[0]!r}")
+        if len(self.stem) != 2:
+            raise SpecError(f"not a network description: its stem has two widths, found {list(self.stem)}")
+        return self
 
 
 def net_config_voxel_size(config: Mapping[str, Any]) -> float:

@@ -20,9 +20,12 @@ from spvnas_ros.errors import UserError
 from spvnas_ros.labels import SEMANTIC_KITTI
 from spvnas_ros.nets.box_spec import BoxBranchSpec, BoxClass
 from spvnas_ros.nets.detector_spec import KITTI_RANGE, DetectorSpec
-from spvnas_ros.nets.space import PAPER_HIGHEST, PAPER_LOWEST, Space
+from spvnas_ros.nets.space import PAPER_HIGHEST, PAPER_LOWEST, Candidate, Space
 from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.nets.spec_error import SpecError
+from spvnas_ros.zoo.cache import FetchError
+from spvnas_ros.zoo.checkpoint import CheckpointError
+from spvnas_ros.zoo.net_form import form_of, read_form
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -33,7 +36,7 @@ AtLeastOne = Annotated[int, Field(ge=1)]
 Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 """Several names, or a single name without a list."""
 
-_WIDTH, _VOXEL_SIZE = 16, 0.05
+_WIDTH, _VOXEL_SIZE, _IN_CHANNELS = 16, 0.05, 4
 
 
 class ConfigError(UserError):
@@ -42,19 +45,41 @@ class ConfigError(UserError):
 
 @dataclass(frozen=True, config=_STRICT)
 class NetConfig:
-    """The network: a published one, given by `width`, or a custom one, given by `widths` and `depths` (see
-    `NetSpec.of`).
+    """The network: a published one, given by `width`, a custom one, given by `widths` and `depths` (see `NetSpec.of`),
+    or the one that a file describes, without its weights.
 
-    width: 0 = 16, or that of the recipe's `start`
+    width:  0 = 16, or that of the recipe's `start`
+    like:   the file, see `zoo.net_form.read_form`; a recipe that has been read has its content here, in the form of
+            `Candidate.to_dict`. Classes and box branch are the recipe's own, and so are voxels if it says them
+    number: of several networks in that file the one that is meant, from 1 on; 0 = the only one
     """
 
     width: Count = 0
     widths: tuple[AtLeastOne, ...] = ()
     depths: tuple[AtLeastOne, ...] = ()
     point_branch: bool = True
+    like: str | dict[str, Any] = ""
+    number: Count = 0
+
+    def form(self) -> Candidate | None:
+        """Returns the network of the file, and the voxels that it is for; None where no file is named.
+
+        Raises SpecError, CheckpointError and FetchError where the file describes none.
+        """
+        if self.like == "":
+            return None
+        form = read_form(self.like, self.number) if isinstance(self.like, str) else form_of(self.like)
+        if form.spec.in_channels != _IN_CHANNELS:
+            raise SpecError(
+                f"the network takes {form.spec.in_channels} features of a voxel, and trainings give {_IN_CHANNELS}: "
+                "x, y, z and intensity"
+            )
+        return form
 
     def spec(self, num_classes: int) -> NetSpec:
         """Returns the network's description. Raises SpecError where no network fits it."""
+        if form := self.form():
+            return replace(form.spec, num_classes=num_classes, boxes=None)
         if self.widths:
             depths = (self.depths,) if self.depths else ()
             return NetSpec.of(self.widths, *depths, point_branch=self.point_branch, num_classes=num_classes)
@@ -409,7 +434,7 @@ class Recipe:
 
     def settled(self, voxel_size: float = _VOXEL_SIZE, label_map: str = SEMANTIC_KITTI.name) -> Recipe:
         """Returns the recipe with these values where it leaves them open. It also sets the network's width, unless a
-        start or `widths` gives it.
+        start, `widths` or `like` gives it.
         """
         data = replace(
             self.data, voxel_size=self.data.voxel_size or voxel_size, label_map=self.data.label_map or label_map
@@ -418,7 +443,7 @@ class Recipe:
             return replace(self, data=replace(data, voxel_size=0.0))
         net = (
             self.net
-            if self.start or self.supernet or self.net.widths
+            if self.start or self.supernet or self.net.widths or self.net.like
             else replace(self.net, width=self.net.width or _WIDTH)
         )
         return replace(self, data=data, net=net)
@@ -429,9 +454,11 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
     overrides: `key=value` with dots in the key; the value as in YAML
 
-    A recipe with a `start` may leave values open; they stay open here, see `start.begin`.
+    A recipe with a `start` may leave values open; they stay open here, see `start.begin`. Voxels that a recipe with
+    `net.like` leaves open are that network's.
     """
     recipe = read_settings(Recipe, path, overrides)
+    recipe, voxel_size = _with_form(path, recipe)
     if recipe.detector:
         _check_detector(path, recipe, recipe.detector)
     if recipe.supernet:
@@ -449,7 +476,40 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
             raise ConfigError(f"{path}: boxes.only learns boxes alone, and boxes.box_weight is 0")
         if recipe.data.origin or recipe.data.mount:
             raise ConfigError(f"{path} trains on boxes, which data.origin and data.mount do not move; leave them out")
-    return recipe if recipe.start else recipe.settled()
+    return recipe if recipe.start else recipe.settled(voxel_size)
+
+
+def _with_form(path: Path, recipe: Recipe) -> tuple[Recipe, float]:
+    """Returns the recipe with the content of the file that describes its network, if it names one, and the edge of a
+    voxel where the recipe does not say it, metres.
+
+    Raises ConfigError where `net` says two things of the network, or where the file describes none.
+    """
+    net, plain = recipe.net, NetConfig()
+    if net.like == "":
+        if net.number:
+            raise ConfigError(f"{path}: net.number chooses among the networks of a file, and net.like names none")
+        if net.depths and not net.widths:
+            raise ConfigError(f"{path}: net.depths are of a network that net.widths describes; add these nine widths")
+        if net.width and net.widths:
+            raise ConfigError(
+                f"{path}: net.width and net.widths both say how wide the network is; leave one of them out"
+            )
+        return recipe, _VOXEL_SIZE
+    if own := [
+        key for key in ("width", "widths", "depths", "point_branch") if getattr(net, key) != getattr(plain, key)
+    ]:
+        raise ConfigError(
+            f"{path}: net.like says all of the network, and net has {', '.join(own)} beside it; leave that out, on the "
+            "command line by replacing the whole: 'net={like: FILE}'"
+        )
+    try:
+        form = net.form()
+    except (SpecError, CheckpointError, FetchError) as error:
+        raise ConfigError(f"{path}: net.like: {error}") from error
+    assert form is not None
+    content = replace(form, spec=replace(form.spec, boxes=None)).to_dict()
+    return replace(recipe, net=NetConfig(like=json.loads(json.dumps(content)))), form.voxel_size
 
 
 Settings = TypeVar("Settings")
