@@ -208,7 +208,7 @@ class SupernetConfig:
 
     around:         widths of the stem and the eight stages; the space reaches from `low` to `high` times these, see
                     `Space.around`. None: from `lowest` to `highest`, which are the paper's where they are left out
-    ratio, depths, divisor, point_branches: as in `Space`; `least` is the divisor
+    ratio, depths, divisor, point_branches, optional_points: as in `Space`; `least` is the divisor
     sampling:       of the networks that learn at a step. "uniform": one, drawn as the paper does. "sandwich": the
                     largest, which learns the labels, and the smallest and `drawn` others, which learn what the largest
                     says of each voxel (in-place distillation: Yu and Huang, "Universally Slimmable Networks", ICCV
@@ -229,6 +229,7 @@ class SupernetConfig:
     depths: tuple[AtLeastOne, AtLeastOne] = (1, 2)
     divisor: AtLeastOne = 4
     point_branches: tuple[bool, ...] = (True,)
+    optional_points: tuple[int, ...] = ()
     sampling: Literal["uniform", "sandwich"] = "uniform"
     drawn: AtLeastOne = 2
     whole_until: Share = 0.0
@@ -249,6 +250,7 @@ class SupernetConfig:
             "num_classes": num_classes,
             "voxel_sizes": (voxel_size,),
             "point_branches": self.point_branches,
+            "optional_points": self.optional_points,
         }
         if not self.around:
             return Space(self.lowest, self.highest, **shared)
