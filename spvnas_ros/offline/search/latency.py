@@ -76,12 +76,14 @@ class LatencyTable:
 
     def seconds(self, spec: NetSpec) -> float:
         """Returns the predicted time of a frame."""
-        layers = sum(
+        return self._scale * self._sum(spec)
+
+    def _sum(self, spec: NetSpec) -> float:
+        return self._fixed + sum(
             float(self._terms(layer) @ self._weights[key])
             for layer in layers_of(spec)
             if (key := self._key(layer)) in self._weights
         )
-        return self._scale * (self._fixed + layers)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the table as values that JSON can hold."""
@@ -122,8 +124,10 @@ class LatencyTable:
 
     @cached_property
     def _scale(self) -> float:
-        """How much longer a frame takes than all of its steps at their best: they are not at their best at once."""
-        return float(np.median([probe.whole / sum(probe.seconds.values()) for probe in self.probes]))
+        """How much longer the probes' frames take than the sum of what is predicted of their layers: these are not at
+        their best at once, and a fit of relative errors predicts too little rather than too much.
+        """
+        return float(np.median([probe.whole / self._sum(probe.spec) for probe in self.probes]))
 
     @cached_property
     def _fixed(self) -> float:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from spvnas_ros.clouds.point_cloud2 import LABEL_FIELD
@@ -36,6 +36,24 @@ AtLeastOne = Annotated[int, Field(ge=1)]
 Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 """Several names, or a single name without a list."""
 
+
+def _words(value: Any) -> Any:
+    items = value if isinstance(value, list) else [value]
+    return [str(each) if isinstance(each, int) and not isinstance(each, bool) else each for each in items]
+
+
+Sequences = Annotated[tuple[str, ...], BeforeValidator(_words)]
+"""Of a folder: numbers, or ranges such as 00-23."""
+
+
+def _file_or_content(value: Any) -> Any:
+    if not isinstance(value, str | dict):
+        raise ValueError("a file, or the content of one")
+    return value
+
+
+FileOrContent = Annotated[str | dict[str, Any], PlainValidator(_file_or_content)]
+
 _WIDTH, _VOXEL_SIZE, _IN_CHANNELS = 16, 0.05, 4
 
 
@@ -58,7 +76,7 @@ class NetConfig:
     widths: tuple[AtLeastOne, ...] = ()
     depths: tuple[AtLeastOne, ...] = ()
     point_branch: bool = True
-    like: str | dict[str, Any] = ""
+    like: FileOrContent = ""
     number: Count = 0
 
     def form(self) -> Candidate | None:
@@ -307,9 +325,9 @@ class DataConfig:
     """
 
     train: Names = ()
-    sequences: Names = ()
+    sequences: Sequences = ()
     validation: Names = ()
-    validation_sequences: Names = ()
+    validation_sequences: Sequences = ()
     label_map: str = ""
     topic: str = ""
     labels_field: str = LABEL_FIELD
@@ -567,6 +585,15 @@ def _check_supernet(path: Path, recipe: Recipe, supernet: SupernetConfig) -> Non
             f"{supernet.widths_until:g}; widths vary from the one share of the steps on, depths from the other, so the "
             "first must not be larger"
         )
+    widths, shares = [
+        [key for key in keys if getattr(supernet, key) != getattr(SupernetConfig(), key)]
+        for keys in (("lowest", "highest"), ("low", "high"))
+    ]
+    if ignored := widths if supernet.around else shares:
+        raise ConfigError(
+            f"{path}: supernet.{' and supernet.'.join(ignored)} would change nothing: the space lies from `low` to "
+            "`high` times `around`, or, without `around`, from `lowest` to `highest`"
+        )
     if supernet.around and len(supernet.around) != len(PAPER_HIGHEST):
         raise ConfigError(
             f"{path}: supernet.around lists {len(PAPER_HIGHEST)} widths, found {len(supernet.around)}: "
@@ -601,11 +628,16 @@ def _apply(document: dict[str, Any], override: str) -> None:
 
 
 def _lines(error: ValidationError) -> str:
-    lines = []
-    for entry in error.errors():
-        key = ".".join(map(str, entry["loc"]))
+    lines, entries = [], error.errors()
+    for entry in entries:
+        place = entry["loc"]
+        if any(len(other["loc"]) > len(place) and other["loc"][: len(place)] == place for other in entries):
+            continue  # a list is said to be too short where its items are wrong
+        key = ".".join(map(str, place))
         if entry["type"] == "unexpected_keyword_argument":
             lines.append(f"\n  {key}: there is no such key")
+        elif entry["type"] == "missing":
+            lines.append(f"\n  {key}: is missing")
         else:
             lines.append(f"\n  {key}: found {entry['input']!r}, expected: {entry['msg']}")
     return "".join(lines)

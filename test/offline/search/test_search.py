@@ -122,6 +122,12 @@ def test_a_search_that_is_killed_goes_on_to_the_same_result_with_more_workers(fi
         ("limits=[{flops: 1}]", "limits.0.flops: there is no such key"),
         ("data.score=[07]", "has no sequence 07"),
         ("supernet.checkpoint=x.safetensors", "either a checkpoint or a recipe"),
+        ("supernet={checkpoint: x.safetensors, folder: y}", "supernet.checkpoint names one; leave them out"),
+        ("strategy.parents=5", "strategy.parents is 5, but before the last generation only 4 networks"),
+        (
+            "limits=[{macs: -5}]",
+            "cannot be used:\n  limits.0.macs: found -5, expected: Input should be greater than or equal to 0\n",
+        ),
     ],
 )
 @pytest.mark.usefixtures("finished")

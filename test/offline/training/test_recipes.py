@@ -64,6 +64,22 @@ def test_a_recipe_says_all_that_is_wrong_with_it(tmp_path: Path) -> None:
     assert "trainer.epoch: there is no such key" in message
     assert "trainer.batch_size: found 0, expected" in message
     assert "net.width: found 'wide', expected" in message
+    path.write_text("name: x\nboxes: {classes: [{name: car}]}\nnet: {like: []}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(path)
+    lines = str(caught.value).splitlines()[1:]  # each fault once
+    assert lines == [
+        "  net.like: found [], expected: Value error, a file, or the content of one",
+        "  boxes.classes.0.size: is missing",
+        "  boxes.classes.0.bottom: is missing",
+    ]
+    for supernet, words in (
+        ("{around: [8, 8, 8, 8, 8, 8, 8, 8, 8], highest: [8]}", "supernet.highest would change nothing"),
+        ("{low: 0.1}", "supernet.low would change nothing"),
+    ):
+        path.write_text(f"name: x\nsupernet: {supernet}\n")
+        with pytest.raises(ConfigError, match=words):
+            load_recipe(path)
     for text in ("[1, 2", "- a list"):
         path.write_text(text)
         with pytest.raises(ConfigError, match=r"wrong\.yaml"):
