@@ -174,7 +174,7 @@ def load_search(path: Path, overrides: Sequence[str] = ()) -> SearchRecipe:
     if strategy.kind == "evolution" and 0 < tried < strategy.parents:
         raise ConfigError(
             f"{path}: strategy.parents is {strategy.parents}, but before the last generation only {tried} networks "
-            "have been tried, so that the worst would be parents like the best; lower it, or raise strategy.population or "
-            "strategy.generations"
+            "have been tried, so that the worst would be parents like the best; lower it, or raise "
+            "strategy.population or strategy.generations"
         )
     return recipe

@@ -38,7 +38,7 @@ Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isin
 
 
 def _words(value: Any) -> Any:
-    items = value if isinstance(value, list) else [value]
+    items = value if isinstance(value, list | tuple) else [value]
     return [str(each) if isinstance(each, int) and not isinstance(each, bool) else each for each in items]
 
 
