@@ -18,6 +18,8 @@ from spvnas_ros.nets.space import Candidate, Space
 from spvnas_ros.nets.spec import POINT_LEVELS, NetSpec
 from spvnas_ros.nets.spec_error import SpecError
 from spvnas_ros.nets.supernet import Supernet, levels_of, re_estimate, reordered
+from spvnas_ros.zoo.checkpoint import Facts, load_checkpoint, save_checkpoint
+from spvnas_ros.zoo.supernet_checkpoint import load_supernet, save_supernet
 
 SPACE = Space.around([8, 8, 8, 16, 16, 16, 16, 8, 8], point_branches=(False, True), num_classes=5)
 POINTS = replace(SPACE, point_branches=(True,), optional_points=POINT_LEVELS)
@@ -70,12 +72,17 @@ def test_an_exported_subnet_gives_what_it_gives_within_bit_by_bit(
     assert torch.equal(within, alone)
 
 
-def test_points_meet_the_voxels_at_any_choice_of_levels() -> None:
+def test_points_meet_the_voxels_at_any_choice_of_levels(tmp_path: Path) -> None:
     """All eight, within the supernet and alone; the coarse points that meet finer voxels are wider than the largest
     network's.
     """
     torch.manual_seed(0)
-    supernet = Supernet(POINTS).eval()
+    made, path = Supernet(POINTS), tmp_path / "net.safetensors"
+    names, colours = tuple("abcde"), ((0, 0, 0),) * 5
+    facts = Facts(made.spec, classes=names, palette=colours)
+    save_supernet(path, made, facts)
+    supernet, _ = load_supernet(path)
+    assert supernet.space == POINTS
     into = supernet.net.points[2].get_submodule("linear").get_parameter("weight").shape[1]
     assert into == POINTS.highest[4] > POINTS.highest[6] - 8
     coords, feats = batch(9)
@@ -93,6 +100,8 @@ def test_points_meet_the_voxels_at_any_choice_of_levels() -> None:
         assert {key.split(".")[1] for key in net.state_dict() if key.startswith("points.")} == {
             str(index) for index, there in enumerate(levels) if there
         }
+        save_checkpoint(path, net, replace(facts, spec=net.spec))
+        assert load_checkpoint(path)[0].spec == candidate.spec
         seen.append(within)
     assert all(not torch.equal(one, other) for one, other in combinations(seen, 2))
 
