@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -136,7 +137,7 @@ def quoted(word: str) -> str:
     """Returns a word so that YAML takes it for a word and not for a number or anything else, if there is need."""
     if _PLAIN.fullmatch(word) and yaml.safe_load(word) == word:
         return word
-    return "'" + word.replace("'", "''") + "'"
+    return json.dumps(word, ensure_ascii=False)  # YAML reads it, and a shell's quotes stay readable around it
 
 
 def usable(points: Points, voxel_size: float) -> Points:
