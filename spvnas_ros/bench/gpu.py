@@ -79,7 +79,7 @@ def spvnas_like() -> NetSpec:
         stage(44, (32, 44)),
         stage(36, (20, 48)),
     )
-    return NetSpec("spvnas", (32, 32), encoder, decoder, point_branch=True)
+    return NetSpec("spvnas", (32, 32), encoder, decoder, point_levels=(True, True, True))
 
 
 def contenders(device: str) -> tuple[str, ...]:

@@ -38,6 +38,16 @@ def search(
             "too, and print both with their rank correlation. Status 1: it is less than 0.95.",
         ),
     ] = False,
+    export: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Search nothing: write network N (line N of candidates.jsonl) of the search in the folder as "
+            "candidate_N.safetensors, with the supernet's weights. May be given several times.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Find the best networks within limits of MACs, parameters or milliseconds among a supernet's subnets (3D-NAS).
 
@@ -51,5 +61,16 @@ def search(
             raise
         package = (error.name or "").split(".")[0]
         raise UserError(f"searching needs {package}; install it: pip install 'spvnas_ros[train]'") from error
-    status = run(config, overrides or [], out, resume=resume, processes=processes, ray=ray, check_latency=check_latency)
+    if export and check_latency:
+        raise typer.BadParameter("--export and --check-latency do not go together: each does something instead")
+    status = run(
+        config,
+        overrides or [],
+        out,
+        resume=resume,
+        processes=processes,
+        ray=ray,
+        check_latency=check_latency,
+        export=export or (),
+    )
     raise typer.Exit(status)

@@ -221,7 +221,7 @@ class _Planner:
                 voxels = self._block(f"encoder.{i}.blocks.{j}", block, i + 1, (voxels,))
             skips.append(voxels)
         points = skips[0]
-        if spec.point_branch:
+        if spec.point_levels[0]:
             points, voxels = self._fuse(net, 0, points, voxels)
         at_levels = {NUM_STAGES: voxels}
         for i, stage in enumerate(_children(net.decoder, Stage)):
@@ -231,10 +231,10 @@ class _Planner:
             for j, block in enumerate(_children(stage.blocks, ResidualBlock)):
                 voxels = self._block(f"decoder.{i}.blocks.{j}", block, level, inputs)
                 inputs = (voxels,)
-            if spec.point_branch and level in POINT_LEVELS:
+            if level in POINT_LEVELS and spec.point_levels[POINT_LEVELS.index(level)]:
                 points, voxels = self._fuse(net, POINT_LEVELS.index(level), points, voxels)
-            at_levels[level] = points if level == 0 and spec.point_branch else voxels
-        last = points if spec.point_branch else voxels
+            at_levels[level] = points if level == 0 and spec.classifies_points else voxels
+        last = points if spec.classifies_points else voxels
         kernel, bias = _array(net.classifier.weight.T)[None], _array(net.classifier.bias)
         out = self._slot(0, spec.num_classes)
         self.steps.append(Convolution("classifier", "pointwise", 0, (Source(last, kernel),), bias, False, out))
@@ -281,7 +281,8 @@ class _Planner:
 
     def _fuse(self, net: PointVoxelUNet, index: int, points: int, voxels: int) -> tuple[int, int]:
         """Adds the steps that carry voxels to points and, except for the last time, back to the voxels."""
-        fusion, level = _children(net.points, PointFusionLayer)[index], POINT_LEVELS[index]
+        fusion, level = net.points[index], POINT_LEVELS[index]
+        assert isinstance(fusion, PointFusionLayer)
         kernel, bias = fold(fusion.linear.weight.T, fusion.norm, fusion.linear.bias)
         out = self._slot(0, kernel.shape[2])
         self.steps.append(PointFusion(f"points.{index}", level, points, voxels, kernel, bias, out))

@@ -8,7 +8,6 @@ cost the same on every scan.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 
@@ -58,9 +57,9 @@ def stage_costs(spec: NetSpec, levels: Levels) -> list[StageCost]:
         costs.append(_cost(f"decoder.{i}", level, rows, stage.out, parameters, macs))
         width = stage.out
     if spec.point_branch:
-        widths = spec.point_widths
-        macs = rows[0] * sum(a * b for a, b in pairwise(widths))
-        costs.append(_cost("points", 0, rows, widths[-1], parameters, macs))
+        widths = spec.fusions.values()
+        macs = rows[0] * sum(into * out for into, out in widths)
+        costs.append(_cost("points", 0, rows, [out for _, out in widths][-1], parameters, macs))
     costs.append(_cost("classifier", 0, rows, spec.num_classes, parameters, rows[0] * width * spec.num_classes))
     if branch := spec.boxes:
         level = branch.level

@@ -5,7 +5,7 @@ Made for a search, which asks for the cost of many networks: nothing is built. `
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -98,15 +98,14 @@ def layers_of(spec: NetSpec) -> tuple[Layer, ...]:
         found.append(Layer(f"encoder.{i}.transition", "halving", i + 1, width, stage.transition))
         found += _blocks(f"encoder.{i}", stage, i + 1, stage.transition)
         width = stage.out
-    points = spec.point_widths
-    found += _fusion(spec, 0, points)
+    found += _fusion(spec, 0)
     for i, stage in enumerate(spec.decoder):
         level = NUM_STAGES - 1 - i
         found.append(Layer(f"decoder.{i}.transition", "doubling", level, width, stage.transition))
         found += _blocks(f"decoder.{i}", stage, level, stage.transition + spec.skip_width(i))
         width = stage.out
         if level in POINT_LEVELS:
-            found += _fusion(spec, POINT_LEVELS.index(level), points)
+            found += _fusion(spec, POINT_LEVELS.index(level))
     found.append(Layer("classifier", "pointwise", 0, width, spec.num_classes))
     return tuple(found)
 
@@ -121,9 +120,9 @@ def _blocks(name: str, stage: StageSpec, level: int, width: int) -> list[Layer]:
     return found
 
 
-def _fusion(spec: NetSpec, index: int, widths: Sequence[int]) -> list[Layer]:
-    if not spec.point_branch:
+def _fusion(spec: NetSpec, index: int) -> list[Layer]:
+    if index not in spec.fusions:
         return []
-    level, width = POINT_LEVELS[index], widths[index + 1]
-    fusion = Layer(f"points.{index}", "fusion", level, widths[index], width)
+    level, (into, width) = POINT_LEVELS[index], spec.fusions[index]
+    fusion = Layer(f"points.{index}", "fusion", level, into, width)
     return [fusion] if level == 0 else [fusion, Layer(f"points.{index}.mean", "mean", level, width, width)]

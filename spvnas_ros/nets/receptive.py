@@ -17,5 +17,5 @@ def receptive_voxels(spec: NetSpec) -> int:
     for stage in range(NUM_STAGES):
         convolutions += 2 * len(spec.encoder[stage].blocks) << stage + 1
         convolutions += 2 * len(spec.decoder[stage].blocks) << NUM_STAGES - 1 - stage
-    corners = sum(1 << level for level in POINT_LEVELS) if spec.point_branch else 0
+    corners = sum(1 << level for level, there in zip(POINT_LEVELS, spec.point_levels, strict=True) if there)
     return convolutions + corners + (1 << NUM_STAGES) - 1

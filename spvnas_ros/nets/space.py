@@ -18,7 +18,15 @@ from typing import Any
 import numpy as np
 
 from spvnas_ros.nets.box_spec import BoxBranchSpec
-from spvnas_ros.nets.spec import BASE_WIDTHS, NUM_STAGES, BlockSpec, NetSpec, StageSpec, net_config_voxel_size
+from spvnas_ros.nets.spec import (
+    BASE_WIDTHS,
+    NUM_STAGES,
+    POINT_LEVELS,
+    BlockSpec,
+    NetSpec,
+    StageSpec,
+    net_config_voxel_size,
+)
 from spvnas_ros.nets.spec_error import SpecError
 
 PAPER_HIGHEST = (32, 48, 96, 192, 384, 384, 192, 128, 128)
@@ -27,6 +35,7 @@ PAPER_LOWEST = (32, 16, 32, 64, 128, 128, 64, 48, 48)
 _STAGES = tuple(f"{side}.{i}" for side in ("encoder", "decoder") for i in range(NUM_STAGES))
 _RATIO = (0.125, 1.0)
 _FAMILY = "spvnas"
+_POINTS = tuple(f"points.{level}" for level in POINT_LEVELS)
 
 Gene = int | float | bool
 Genes = Mapping[str, Gene]
@@ -109,8 +118,9 @@ class Space:
     divisor, least:  a width x is rounded to `max(least, x // divisor * divisor)`: 4 when the published networks were
                      found, 16 upstream since June 2023
     voxel_sizes:     edges of voxels to choose from, metres (beyond the paper)
-    point_branches:  whether the point branch may be there, and may be absent (beyond the paper). A NetSpec has or lacks
-                     it as a whole, so it is one choice and not one a level
+    point_branches:  whether the point branch may be there as a whole, and may be absent (beyond the paper)
+    optional_points: those of `POINT_LEVELS` (4, 2, 0) at which the points may meet the voxels or not, each by itself
+                     (beyond the paper); at the others they do. It goes with `point_branches` (True,) alone
     boxes:           the box branch that every network has; None where they label points only
     box_widths:      widths of the box branch's columns to choose from (beyond the paper); none = that of `boxes`
 
@@ -130,6 +140,7 @@ class Space:
     point_branches: tuple[bool, ...] = (True,)
     boxes: BoxBranchSpec | None = None
     box_widths: tuple[int, ...] = ()
+    optional_points: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name, widths in (("lowest", self.lowest), ("highest", self.highest)):
@@ -159,6 +170,16 @@ class Space:
             raise SpecError(f"voxel_sizes must be positive numbers of metres, found {list(self.voxel_sizes)}")
         if not all(isinstance(there, bool) for there in self.point_branches):
             raise SpecError(f"point_branches must list true, false or both, found {list(self.point_branches)}")
+        optional = self.optional_points
+        if len(set(optional)) < len(optional) or not all(_is_level(level) for level in optional):
+            raise SpecError(
+                f"optional_points must list some of the levels {POINT_LEVELS}, each once, found {list(optional)}"
+            )
+        if optional and self.point_branches != (True,):
+            raise SpecError(
+                f"optional_points say of each level whether points meet the voxels, so point_branches must be [true], "
+                f"found {list(self.point_branches)}"
+            )
         if self.box_widths and self.boxes is None:
             raise SpecError("box_widths are of a space whose networks have a box branch, and boxes is not set")
         if not all(_is_count(width) for width in self.box_widths) or len(set(self.box_widths)) < len(self.box_widths):
@@ -193,9 +214,9 @@ class Space:
     def choices(self) -> dict[str, Choices]:
         """The genes by name and their values, in an order of their own.
 
-        `encoder.0.width`, `.transition`, `.depth`, `.middle.0` and on for every stage, then `point_branch`,
-        `voxel_size`, and `box_width` where there is a box branch. The middle widths of blocks that a network lacks are
-        no genes of it.
+        `encoder.0.width`, `.transition`, `.depth`, `.middle.0` and on for every stage, then `point_branch`, or
+        `points.4`, `points.2` and `points.0` where levels are optional, `voxel_size`, and `box_width` where there is a
+        box branch. The middle widths of blocks that a network lacks are no genes of it.
         """
         found: dict[str, Choices] = {}
         for index, stage in enumerate(_STAGES):
@@ -206,7 +227,11 @@ class Space:
             found[f"{stage}.depth"] = Choices.even(range(self.depths[0], self.depths[1] + 1))
             for block in range(self.depths[1]):
                 found[f"{stage}.middle.{block}"] = self._shares(high)
-        found["point_branch"] = Choices.even(self.point_branches)
+        if self.optional_points:
+            for level in POINT_LEVELS:
+                found[f"points.{level}"] = Choices.even((False, True) if level in self.optional_points else (True,))
+        else:
+            found["point_branch"] = Choices.even(self.point_branches)
         found["voxel_size"] = Choices.even(self.voxel_sizes)
         if self.boxes:
             found["box_width"] = Choices.even(self.box_widths or (self.boxes.width,))
@@ -246,7 +271,7 @@ class Space:
                 middles *= len(choices[f"{stage}.middle.{block}"].values)
                 deep += middles if block + 1 >= self.depths[0] else 0
             count *= len(choices[f"{stage}.width"].values) * len(choices[f"{stage}.transition"].values) * deep
-        for name in ("point_branch", "voxel_size", "box_width"):
+        for name in (*_POINTS, "point_branch", "voxel_size", "box_width"):
             count *= len(choices[name].values) if name in choices else 1
         return count
 
@@ -295,12 +320,30 @@ class Space:
             (stem, stem),
             tuple(stages[:NUM_STAGES]),
             tuple(stages[NUM_STAGES:]),
-            bool(genes["point_branch"]),
+            self._point_levels(genes),
             self.num_classes,
             self.in_channels,
             self._boxes(size, int(genes.get("box_width", 1))),
         )
         return Candidate(spec, size)
+
+    def _point_levels(self, genes: Genes) -> tuple[bool, bool, bool]:
+        first, second, third = _POINTS if self.optional_points else ("point_branch",) * 3
+        return bool(genes[first]), bool(genes[second]), bool(genes[third])
+
+    def point_inputs(self) -> tuple[int, int, int]:
+        """Returns how wide the points are before each fusion, in the network of the space where they are the widest.
+
+        Where a fusion may be absent, the next one meets wider points than in the largest network, if those of a coarser
+        level are wider.
+        """
+        spec = self.largest().spec
+        reach, found = [spec.point_widths[0]], []
+        for level, width in zip(POINT_LEVELS, spec.point_widths[1:], strict=True):
+            found.append(max(reach))
+            reach = [*(reach if level in self.optional_points else ()), width]
+        first, second, third = found
+        return first, second, third
 
     def _boxes(self, voxel_size: float, width: int) -> BoxBranchSpec | None:
         return self.boxes and replace(self.boxes, voxel_size=voxel_size, width=width)
@@ -316,7 +359,11 @@ class Space:
                 f"{name}.depth": len(stage.blocks),
             }
             genes |= {f"{name}.middle.{block}": each.middle for block, each in enumerate(stage.blocks)}
-        genes |= {"point_branch": spec.point_branch, "voxel_size": candidate.voxel_size}
+        if self.optional_points:
+            genes |= dict(zip(_POINTS, spec.point_levels, strict=True))
+        else:
+            genes["point_branch"] = spec.point_branch
+        genes["voxel_size"] = candidate.voxel_size
         if spec.boxes:
             genes["box_width"] = spec.boxes.width
         for name, value in genes.items():
@@ -328,9 +375,9 @@ class Space:
             raise SpecError(f"the network has no {missing[0]}: every network of the space has a box branch")
         if self.candidate(genes) != replace(candidate, spec=replace(spec, family=_FAMILY)):
             raise SpecError(
-                "the network's stem, skips, classes, input channels or box branch are not those of the space "
-                f"(stem {self.highest[0]}, a 1x1 skip in block 0 of every stage and in no other, {self.num_classes} "
-                f"classes, {self.in_channels} input channels)"
+                "the network's stem, skips, classes, input channels, point branch or box branch are not those of the "
+                f"space (stem {self.highest[0]}, a 1x1 skip in block 0 of every stage and in no other, "
+                f"{self.num_classes} classes, {self.in_channels} input channels)"
             )
         return genes
 
@@ -383,7 +430,10 @@ class Space:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the space as values that JSON can hold."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        document = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        if not self.optional_points:
+            del document["optional_points"]  # programs that know none read the rest
+        return document
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Space:
@@ -402,6 +452,10 @@ class Space:
 
 
 _FIELDS = {field.name for field in fields(Space)}
+
+
+def _is_level(value: Any) -> bool:
+    return type(value) is int and value in POINT_LEVELS
 
 
 def _is_count(value: Any) -> bool:

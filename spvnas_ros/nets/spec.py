@@ -1,8 +1,8 @@
 """`NetSpec`: the description of every network of the family, as a value.
 
 SPVCNN, MinkUNet and all SPVNAS subnets share one skeleton: a stem, four encoder stages and four decoder stages. They
-differ in widths, in depths and in whether the fine point branch is there. Reference: Tang et al., "Searching Efficient
-3D Architectures with Sparse Point-Voxel Convolution", ECCV 2020.
+differ in widths, in depths and in which parts of the fine point branch are there. Reference: Tang et al., "Searching
+Efficient 3D Architectures with Sparse Point-Voxel Convolution", ECCV 2020.
 """
 
 from __future__ import annotations
@@ -63,11 +63,16 @@ class NetSpec:
 
     Checkpoints contain it. A new variant is data and needs no code.
 
+    Where points and voxels do not meet, voxels go on as they are, and points keep the features of the last fusion
+    before that, or of the stem. With the fusion at level 0 the points are classified, without it the voxels of level 0,
+    which are the same rows.
+
     family:       "spvcnn", "minkunet" or "spvnas": where the description came from; it changes nothing
     stem:         widths of the two 3x3x3 convolutions at full resolution
     encoder:      four stages, each halving the resolution
     decoder:      four stages, each doubling it; block 0 sees the transition concatenated with the encoder's features
-    point_branch: whether the fine point branch runs beside the voxels (SPVConv)
+    point_levels: at which of the three `POINT_LEVELS` the fine point branch meets the voxels (SPVConv), in their order:
+                  all as published, or none (MinkUNet), or some (beyond the paper)
     boxes:        the branch that finds boxes in the features; None where the network labels points only
     """
 
@@ -75,7 +80,7 @@ class NetSpec:
     stem: tuple[int, int]
     encoder: tuple[StageSpec, ...]
     decoder: tuple[StageSpec, ...]
-    point_branch: bool
+    point_levels: tuple[bool, bool, bool]
     num_classes: int = 19
     in_channels: int = 4
     boxes: BoxBranchSpec | None = None
@@ -85,6 +90,11 @@ class NetSpec:
             raise SpecError(f"num_classes must be in 1..{MAX_CLASSES} (labels are uint8), found {self.num_classes}")
         if self.in_channels < 3:
             raise SpecError(f"in_channels must be at least 3 (x, y, z), found {self.in_channels}")
+        if len(self.point_levels) != len(POINT_LEVELS):
+            raise SpecError(
+                f"point_levels say of each of the levels {POINT_LEVELS} whether points meet the voxels there, found "
+                f"{self.point_levels!r}"
+            )
         if len(self.encoder) != NUM_STAGES or len(self.decoder) != NUM_STAGES:
             raise SpecError(
                 f"a network has {NUM_STAGES} encoder and {NUM_STAGES} decoder stages, "
@@ -114,8 +124,28 @@ class NetSpec:
         return self.encoder[2 - decoder_stage].out if decoder_stage < 3 else self.stem[1]
 
     @property
+    def point_branch(self) -> bool:
+        """Whether points meet the voxels at any level."""
+        return any(self.point_levels)
+
+    @property
+    def classifies_points(self) -> bool:
+        """Whether the last features are those of the points, not of the voxels."""
+        return self.point_levels[-1]
+
+    @property
+    def fusions(self) -> dict[int, tuple[int, int]]:
+        """Width of the points before and after each fusion that is there, by its index in `POINT_LEVELS`."""
+        found, width = {}, self.stem[1]
+        for index, there in enumerate(self.point_levels):
+            if there:
+                found[index] = width, self.point_widths[index + 1]
+                width = self.point_widths[index + 1]
+        return found
+
+    @property
     def point_widths(self) -> tuple[int, int, int, int]:
-        """The widths of the point features: at the stem, and after each of the three point transforms."""
+        """The widths of the point features where all fusions are there: at the stem, and after each of the three."""
         return self.stem[1], self.encoder[3].out, self.decoder[1].out, self.decoder[3].out
 
     def widths(self) -> tuple[int, ...]:
@@ -179,7 +209,7 @@ class NetSpec:
         encoder = tuple(stage(widths[i], widths[i], widths[i + 1], depths[i]) for i in range(4))
         decoder = tuple(stage(widths[5 + i], widths[5 + i] + skips[i], widths[5 + i], depths[4 + i]) for i in range(4))
         family = "spvcnn" if point_branch else "minkunet"
-        return cls(family, (stem, stem), encoder, decoder, point_branch, num_classes, in_channels)
+        return cls(family, (stem, stem), encoder, decoder, _all(point_branch), num_classes, in_channels)
 
     @classmethod
     def from_net_config(cls, config: Mapping[str, Any]) -> NetSpec:
@@ -214,7 +244,7 @@ class NetSpec:
             raise SpecError(f"net.config 'output_channels' must list {len(BASE_WIDTHS)} widths, found {widths!r}")
         encoder = tuple(stage(f"downsample.{i}") for i in range(NUM_STAGES))
         decoder = tuple(stage(f"upsample.{i}") for i in range(NUM_STAGES))
-        spec = cls("spvnas", (widths[0], widths[0]), encoder, decoder, True, integer("num_classes"))
+        spec = cls("spvnas", (widths[0], widths[0]), encoder, decoder, _all(True), integer("num_classes"))
         transforms = tuple(integer(f"point_transforms.{i}") for i in range(3))
         if transforms != spec.point_widths[1:]:
             raise SpecError(
@@ -238,10 +268,11 @@ class NetSpec:
         }
         skips = all(b.projection == (not j) for stage in stages.values() for j, b in enumerate(stage.blocks))
         even = all(block.out == stage.out for stage in stages.values() for block in stage.blocks)
-        if not (self.point_branch and skips and even and self.stem[0] == self.stem[1] and self.in_channels == 4):
+        whole = all(self.point_levels)
+        if not (whole and skips and even and self.stem[0] == self.stem[1] and self.in_channels == 4):
             raise SpecError(
-                "a net.config describes subnets of a supernet: with point branch, 4 input channels, a 1x1 skip in "
-                "block 0 of every stage and in no other, one width in each stage and in the stem; found "
+                "a net.config describes subnets of a supernet: with the whole point branch, 4 input channels, a 1x1 "
+                "skip in block 0 of every stage and in no other, one width in each stage and in the stem; found "
                 f"{summary(self)}"
             )
         if self.boxes:
@@ -269,6 +300,13 @@ class NetSpec:
     def to_dict(self) -> dict[str, Any]:
         """Returns the spec as dictionaries, lists and numbers that JSON can hold."""
         document = asdict(self)
+        levels = document.pop("point_levels")
+        # As before there were levels, and in that place, so that earlier programs read what is whole or not there.
+        document = {
+            key: value for key, value in document.items() if key in ("family", "stem", "encoder", "decoder")
+        } | {"point_branch": self.point_branch, **document}
+        if len(set(levels)) > 1:
+            document["point_levels"] = levels
         if self.boxes is None:
             del document["boxes"]  # programs that know no boxes read the rest
         return document
@@ -281,15 +319,39 @@ class NetSpec:
             return tuple(StageSpec(s["transition"], tuple(BlockSpec(**b) for b in s["blocks"])) for s in items)
 
         try:
-            fields = dict(data) | {
+            known = dict(data)
+            branch = known.pop("point_branch")
+            levels = tuple(known.get("point_levels", (branch,) * len(POINT_LEVELS)))
+            if "point_levels" in known and any(levels) != branch:
+                raise SpecError(f"point_branch is {branch!r} and point_levels are {levels!r}, of which one cannot be")
+            fields = known | {
+                "point_levels": levels,
                 "stem": tuple(data["stem"]),
                 "encoder": stages(data["encoder"]),
                 "decoder": stages(data["decoder"]),
                 "boxes": None if data.get("boxes") is None else BoxBranchSpec.from_dict(data["boxes"]),
             }
-            return cls(**fields)
-        except (KeyError, TypeError) as error:
-            raise SpecError(f"not a network description: {error}") from error
+            spec = cls(**fields)
+        except SpecError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise SpecError(f"not a network description: {error!r}") from error
+        return spec._checked()
+
+    def _checked(self) -> NetSpec:
+        """Returns the spec where its values have their types, which a file may not say. Raises SpecError."""
+        blocks = [block for stage in (*self.encoder, *self.decoder) for block in stage.blocks]
+        flags = (*self.point_levels, *(block.projection for block in blocks))
+        for name, kind, values in (
+            ("widths", int, (*self.widths(), self.num_classes, self.in_channels)),
+            ("flags", bool, flags),
+            ("family", str, (self.family,)),
+        ):
+            if wrong := [value for value in values if type(value) is not kind]:
+                raise SpecError(f"the spec's {name} must be of type {kind.__name__}, found {wrong[0]!r}")
+        if len(self.stem) != 2:
+            raise SpecError(f"not a network description: its stem has two widths, found {list(self.stem)}")
+        return self
 
 
 def net_config_voxel_size(config: Mapping[str, Any]) -> float:
@@ -316,4 +378,18 @@ def summary(spec: NetSpec) -> str:
     stages = (*spec.encoder, *spec.decoder)
     widths = " ".join(str(width) for width in (spec.stem[1], *(stage.out for stage in stages)))
     boxes = ", with a box branch" if spec.boxes else ""
-    return f"{spec.family}, widths {widths}, blocks {' '.join(str(len(stage.blocks)) for stage in stages)}{boxes}"
+    points = f", {point_words(spec.point_levels)}" if len(set(spec.point_levels)) > 1 else ""
+    blocks = " ".join(str(len(stage.blocks)) for stage in stages)
+    return f"{spec.family}, widths {widths}, blocks {blocks}{points}{boxes}"
+
+
+def point_words(point_levels: Sequence[bool]) -> str:
+    """Returns for people where a network has its point branch."""
+    there = [str(level) for level, there in zip(POINT_LEVELS, point_levels, strict=True) if there]
+    if len(there) == len(POINT_LEVELS):
+        return "with point branch"
+    return f"with point branch at level {' and '.join(there)} only" if there else "without point branch"
+
+
+def _all(there: bool) -> tuple[bool, bool, bool]:
+    return there, there, there

@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from spvnas_ros.nets.space import Candidate, Space
 from spvnas_ros.nets.spec import NUM_STAGES, POINT_LEVELS, NetSpec
-from spvnas_ros.nets.unet import PointVoxelUNet
+from spvnas_ros.nets.unet import PointFusion, PointVoxelUNet
 from spvnas_ros.sparse.kernel_map import Levels
 from spvnas_ros.sparse.on_cpu import build_training_levels
 
@@ -67,8 +67,17 @@ class Supernet(nn.Module):
         super().__init__()
         self.space = space
         self.net = PointVoxelUNet(space.largest().spec)
+        self._widen(space.point_inputs())
         self.adapt: Callable[[nn.Module], None] | None = None
         self._shells: OrderedDict[NetSpec, _Known] = OrderedDict()
+
+    def _widen(self, inputs: Sequence[int]) -> None:
+        """Gives fusions input channels for the widest points that meet them in any network of the space. The largest
+        network has the first ones of these like every other, so `net` itself is never run.
+        """
+        for fusion, width in zip(self.net.points, inputs, strict=False):
+            if isinstance(fusion, PointFusion) and fusion.linear.in_features < width:
+                fusion.linear = nn.Linear(width, fusion.linear.out_features)
 
     @property
     def spec(self) -> NetSpec:

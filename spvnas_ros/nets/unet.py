@@ -107,10 +107,12 @@ class PointVoxelUNet(nn.Module):
         self.decoder = nn.ModuleList(
             Stage(decoder_in[i], stage, spec.skip_width(i), transposed=True) for i, stage in enumerate(spec.decoder)
         )
-        self.points = nn.ModuleList()
-        if spec.point_branch:
-            widths = spec.point_widths
-            self.points.extend(PointFusion(widths[i], widths[i + 1]) for i in range(3))
+        # What is absent keeps its place, so that the others have the same names in all networks.
+        fusions = spec.fusions
+        self.points = nn.ModuleList(
+            PointFusion(*fusions[i]) if i in fusions else nn.Identity()
+            for i in range(len(POINT_LEVELS) if fusions else 0)
+        )
         self.classifier = nn.Linear(decoder_in[-1], spec.num_classes)
         self.dropout = nn.Dropout(DROPOUT)
         self.boxes = None if spec.boxes is None else BoxBranch(spec.boxes, spec.level_width(spec.boxes.level))
@@ -185,17 +187,17 @@ class PointVoxelUNet(nn.Module):
             elif i == 3:
                 points, voxels = self._fuse(2, levels, points, voxels)
             if level == taken:
-                seen = points if level == 0 and self.spec.point_branch else voxels
+                seen = points if level == 0 and self.spec.classifies_points else voxels
         if not labels:
             return no_logits, seen
-        return self.classifier(points if self.spec.point_branch else voxels), seen
+        return self.classifier(points if self.spec.classifies_points else voxels), seen
 
     def _fuse(self, index: int, levels: Levels, points: Tensor, voxels: Tensor) -> tuple[Tensor, Tensor]:
         """Adds the voxel features to the points' own, and returns the points and their mean in each voxel.
 
-        The last fusion returns the voxels as they are, and so does a network without point branch.
+        The last fusion returns the voxels as they are, and one that is absent returns both.
         """
-        if not self.spec.point_branch:
+        if not self.spec.point_levels[index]:
             return points, voxels
         level = POINT_LEVELS[index]
         between = exchange(levels, level, voxels)

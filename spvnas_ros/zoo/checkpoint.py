@@ -23,7 +23,7 @@ from spvnas_ros.clouds.intensity import TrainingIntensity
 from spvnas_ros.clouds.mount import SENSOR_HEIGHT
 from spvnas_ros.errors import UserError
 from spvnas_ros.labels import SEMANTIC_KITTI
-from spvnas_ros.nets.spec import NetSpec, StageSpec
+from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.nets.spec_error import SpecError
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.recordings.files import replacing
@@ -238,6 +238,15 @@ def gives(path: str | Path) -> str:
     return _open(path, lambda metadata: str(_document(path, metadata).get("gives", LABELS)), tensors=False)[0]
 
 
+def facts_in(path: str | Path) -> Facts:
+    """Returns the facts of a network that gives labels, from a checkpoint's header alone.
+
+    Raises the errors of `load_checkpoint`, but for what only the tensors show.
+    """
+    path = Path(path)
+    return _open(path, lambda metadata: _parse(path, metadata, LABELS, facts_of), tensors=False)[0]
+
+
 def read_checkpoint(
     path: Path, wanted: str, parse: Callable[[Mapping[str, Any]], _T]
 ) -> tuple[_T, dict[str, torch.Tensor]]:
@@ -304,7 +313,7 @@ def facts_of(document: Mapping[str, Any]) -> Facts:
     values = {f.name: document[f.name] for f in fields(Facts) if f.name not in _LATER}
     values |= {name: document.get(name) for name in _KINDS if name in _LATER}
     check_kinds(values, _KINDS)
-    values["spec"] = _spec(values["spec"])
+    values["spec"] = NetSpec.from_dict(values["spec"])
     values["classes"] = tuple(_all_are(str, "classes", values["classes"]))
     values["palette"] = tuple(_colour(entry) for entry in values["palette"])
     if values["point_range"] is not None:
@@ -364,20 +373,6 @@ _RECORD_KINDS: Mapping[str, tuple[type, ...]] = {
 }
 _LATER = ("training", "training_intensity", "sensor_height", "start", "start_sha256")
 """The fields that the first files of this format do not have."""
-
-
-def _spec(data: Mapping[str, Any]) -> NetSpec:
-    spec = NetSpec.from_dict(data)
-    _all_are(int, "the spec's widths", (*spec.widths(), spec.num_classes, spec.in_channels))
-    _all_are(bool, "the spec's flags", (spec.point_branch, *(b.projection for s in _stages(spec) for b in s.blocks)))
-    _all_are(str, "the spec's family", (spec.family,))
-    if len(spec.stem) != 2 or min(spec.num_classes, spec.in_channels) < 1:
-        raise SpecError(f"not a network description: stem {spec.stem}, {spec.num_classes} classes")
-    return spec
-
-
-def _stages(spec: NetSpec) -> tuple[StageSpec, ...]:
-    return (*spec.encoder, *spec.decoder)
 
 
 def _colour(entry: Any) -> tuple[int, int, int]:

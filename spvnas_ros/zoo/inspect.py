@@ -11,6 +11,7 @@ from rich.table import Table
 from spvnas_ros.nets.box_spec import BoxBranchSpec
 from spvnas_ros.nets.cost import StageCost, count_parameters, stage_costs
 from spvnas_ros.nets.space import Space
+from spvnas_ros.nets.spec import point_words
 from spvnas_ros.recordings.scans import read_scan
 from spvnas_ros.sparse.coords import quantize
 from spvnas_ros.sparse.kernel_map import build_levels
@@ -62,7 +63,7 @@ def _facts_table(weights: Path, facts: Facts, more: tuple[tuple[str, str], ...] 
         table.add_column(header, overflow="fold")
     for fact, value in (
         ("name", facts.name or "-"),
-        ("network", f"{spec.family}, {'with' if spec.point_branch else 'without'} point branch"),
+        ("network", f"{spec.family}, {point_words(spec.point_levels)}"),
         *more,
         ("parameters", f"{count_parameters(spec):,}"),
         ("widths", " ".join(map(str, widths))),

@@ -7,6 +7,8 @@ import os
 import platform
 import subprocess
 import sys
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +74,12 @@ def test_raw_points_are_labelled_as_upstream_labelled_them(shared: Path, model: 
 )
 def test_full_scans_match_the_reference(full_scan: np.ndarray, spec: NetSpec) -> None:
     compare(golden.trained_looking(spec), full_scan)
+
+
+@pytest.mark.parametrize("levels", list(product((False, True), repeat=3)))
+def test_points_may_meet_the_voxels_at_any_levels(full_scan: np.ndarray, levels: tuple[bool, bool, bool]) -> None:
+    spec = replace(NetSpec.of([8, 12, 4, 20, 16, 12, 8, 4, 12], [1] * 8), point_levels=levels)
+    compare(golden.trained_looking(spec), full_scan[::8])
 
 
 def test_other_real_scans_match_the_reference(shared: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -65,6 +66,12 @@ def test_a_network_matches_the_reference(
 ) -> None:
     net = golden.trained_looking(narrow(point_branch))
     compare(engine(net, precision), net, crop(full_scan, 80), limit)
+
+
+@pytest.mark.parametrize("levels", [(True, False, True), (False, True, False)])
+def test_points_may_meet_the_voxels_at_some_levels(full_scan: np.ndarray, levels: tuple[bool, bool, bool]) -> None:
+    net = golden.trained_looking(replace(narrow(True), point_levels=levels))
+    compare(engine(net, "fp32"), net, nearest(full_scan, 30), 1e-4)
 
 
 @pytest.mark.parametrize(("level", "point_branch"), [(0, True), (0, False), (1, False), (2, True), (4, True)])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import product
+
 import pytest
 import torch
 from hypothesis import given
@@ -13,7 +16,7 @@ from spvnas_ros.engine.cuda.layout import build_layout
 from spvnas_ros.engine.plan import build_plan
 from spvnas_ros.kernels.cuda.blocks import choose_blocks
 from spvnas_ros.kernels.cuda.geometry import Capacity
-from spvnas_ros.nets.spec import NetSpec
+from spvnas_ros.nets.spec import NetSpec, summary
 from spvnas_ros.nets.unet import PointVoxelUNet
 
 
@@ -28,7 +31,16 @@ def test_capacities_leave_room_and_only_grow(points: int, voxels: list[int], mor
     assert all(n % Capacity.UNIT == 0 for n in (then.points, *then.voxels))
 
 
-@pytest.mark.parametrize("spec", [NetSpec.spvcnn(16), NetSpec.minkunet(32), narrow(True)], ids=lambda s: s.family)
+@pytest.mark.parametrize(
+    "spec",
+    [
+        NetSpec.spvcnn(16),
+        NetSpec.minkunet(32),
+        narrow(True),
+        *(replace(narrow(True), point_levels=levels) for levels in product((False, True), repeat=3)),
+    ],
+    ids=summary,
+)
 def test_a_step_never_writes_over_what_is_still_read(spec: NetSpec) -> None:
     plan = build_plan(PointVoxelUNet(spec).eval())
     layout = build_layout(plan, (4096, 3072, 2048, 1024, 1024), "fp16")

@@ -33,7 +33,7 @@ def narrow(point_branch: bool) -> NetSpec:
 
     encoder = (stage(5, 7), stage(7, 10), stage(10, 18), stage(18, 20))
     decoder = (stage(20, 18), stage(17, 10), stage(10, 9), stage(9, 8))
-    return NetSpec("narrow", (5, 6), encoder, decoder, point_branch, num_classes=7)
+    return NetSpec("narrow", (5, 6), encoder, decoder, (point_branch,) * 3, num_classes=7)
 
 
 def with_boxes(spec: NetSpec, points: np.ndarray, level: int, reach: float = 3.2, spread: float = 10) -> PointVoxelUNet:

@@ -21,6 +21,7 @@ SPACES = {
     "paper": Space(),
     "rounded as since 2023": Space(divisor=16, least=16),
     "small": Space.around(SIM_TINY, voxel_sizes=(0.1, 0.2), point_branches=(True, False)),
+    "points": Space.around(SIM_TINY, voxel_sizes=(0.2,), optional_points=(4, 2, 0)),
     "deep": Space.around([8] * 9, depths=(1, 3), num_classes=4),
 }
 
@@ -42,8 +43,10 @@ def test_the_paper_s_space_has_the_size_that_its_authors_tell() -> None:
         Space((4,) * 9, (4,) * 8 + (8,), (0.5, 1.0), (1, 1), voxel_sizes=(0.1, 0.2), point_branches=(True, False)),
         Space((4,) * 9, (4,) * 9, depths=(1, 2)),
         Space((4,) * 8 + (8,), (4,) * 8 + (8,), depths=(2, 2)),
+        Space((4,) * 9, (4,) * 9, depths=(1, 1), optional_points=(4, 2, 0)),
+        Space((4,) * 9, (4,) * 9, depths=(1, 1), optional_points=(2,)),
     ],
-    ids=["widths", "depths", "middles"],
+    ids=["widths", "depths", "middles", "points", "points at level 2"],
 )
 def test_the_size_counts_every_candidate_once(tiny: Space) -> None:
     names = list(tiny.choices)
@@ -63,7 +66,7 @@ def test_what_is_drawn_changed_or_crossed_lies_in_the_space_and_travels(space: S
             assert NetSpec.from_dict(candidate.spec.to_dict()) == candidate.spec
             assert Candidate.from_dict(json.loads(json.dumps(candidate.to_dict()))) == candidate
             assert len({candidate, Candidate.from_dict(candidate.to_dict())}) == 1
-            if candidate.spec.point_branch:
+            if all(candidate.spec.point_levels):
                 assert Candidate.from_net_config(json.loads(json.dumps(candidate.to_net_config()))) == candidate
         before = other
     assert Space.from_dict(json.loads(json.dumps(space.to_dict()))) == space
@@ -140,6 +143,9 @@ def test_the_recorded_net_config_survives_the_way_there_and_back(shared: Path) -
         ({"voxel_sizes": (0.05, -1.0)}, "positive numbers of metres"),
         ({"box_widths": (32,)}, "boxes is not set"),
         ({"divisor": 8, "least": 4}, "multiple"),
+        ({"optional_points": (3,)}, r"some of the levels \(4, 2, 0\), each once, found \[3\]"),
+        ({"optional_points": (False,)}, r"found \[False\]"),
+        ({"optional_points": (4,), "point_branches": (True, False)}, r"point_branches must be \[true\]"),
     ],
 )
 def test_a_space_without_networks_is_refused(changes: dict[str, object], message: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +15,14 @@ from torch import Tensor
 
 import golden as recorded
 from spvnas_ros.nets.space import Candidate, Space
-from spvnas_ros.nets.spec import NetSpec
+from spvnas_ros.nets.spec import POINT_LEVELS, NetSpec
 from spvnas_ros.nets.spec_error import SpecError
 from spvnas_ros.nets.supernet import Supernet, levels_of, re_estimate, reordered
+from spvnas_ros.zoo.checkpoint import Facts, load_checkpoint, save_checkpoint
+from spvnas_ros.zoo.supernet_checkpoint import load_supernet, save_supernet
 
 SPACE = Space.around([8, 8, 8, 16, 16, 16, 16, 8, 8], point_branches=(False, True), num_classes=5)
+POINTS = replace(SPACE, point_branches=(True,), optional_points=POINT_LEVELS)
 RNG = np.random.default_rng(3)
 CANDIDATES = [SPACE.largest(), SPACE.smallest(), *(SPACE.sample(RNG) for _ in range(2))]
 
@@ -65,6 +70,40 @@ def test_an_exported_subnet_gives_what_it_gives_within_bit_by_bit(
         within, alone = supernet(candidate.spec, coords, feats, levels), net(coords, feats, levels)
     assert within.shape == (len(coords), 5)
     assert torch.equal(within, alone)
+
+
+def test_points_meet_the_voxels_at_any_choice_of_levels(tmp_path: Path) -> None:
+    """All eight, within the supernet and alone; the coarse points that meet finer voxels are wider than the largest
+    network's.
+    """
+    torch.manual_seed(0)
+    made, path = Supernet(POINTS), tmp_path / "net.safetensors"
+    names, colours = tuple("abcde"), ((0, 0, 0),) * 5
+    facts = Facts(made.spec, classes=names, palette=colours)
+    save_supernet(path, made, facts)
+    supernet, _ = load_supernet(path)
+    assert supernet.space == POINTS
+    into = supernet.net.points[2].get_submodule("linear").get_parameter("weight").shape[1]
+    assert into == POINTS.highest[4] > POINTS.highest[6] - 8
+    coords, feats = batch(9)
+    rng = np.random.default_rng(4)
+    seen = []
+    for levels in product((False, True), repeat=3):
+        genes = POINTS.genes(POINTS.sample(rng)) | dict(zip(("points.4", "points.2", "points.0"), levels, strict=True))
+        genes |= {f"{stage}.middle.1": 4 for stage in [f"{s}.{i}" for s in ("encoder", "decoder") for i in range(4)]}
+        candidate = POINTS.candidate(genes)
+        assert candidate.spec.point_levels == levels
+        net = supernet.subnet(candidate)
+        with torch.no_grad():
+            within, alone = supernet(candidate.spec, coords, feats), net(coords, feats)
+        assert torch.equal(within, alone)
+        assert {key.split(".")[1] for key in net.state_dict() if key.startswith("points.")} == {
+            str(index) for index, there in enumerate(levels) if there
+        }
+        save_checkpoint(path, net, replace(facts, spec=net.spec))
+        assert load_checkpoint(path)[0].spec == candidate.spec
+        seen.append(within)
+    assert all(not torch.equal(one, other) for one, other in combinations(seen, 2))
 
 
 def test_a_step_within_is_a_step_of_the_network_alone(supernet: Supernet) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +105,20 @@ def test_a_spec_survives_its_dictionary(shared: Path) -> None:
         assert NetSpec.from_dict(spec.to_dict()) == spec
 
 
+def test_a_spec_says_levels_only_where_the_point_branch_is_neither_whole_nor_absent() -> None:
+    """So that earlier programs read what they can run, and refuse what they cannot."""
+    plain = NetSpec.spvcnn(4)
+    for levels in product((False, True), repeat=3):
+        spec = replace(plain, point_levels=levels)
+        document = json.loads(json.dumps(spec.to_dict()))
+        assert NetSpec.from_dict(document) == spec
+        assert document["point_branch"] == any(levels)
+        assert ("point_levels" in document) == (len(set(levels)) > 1)
+    for wrong in ([True, False], [1, 0, 1], "yes", [False, False, False]):
+        with pytest.raises(SpecError):
+            NetSpec.from_dict(plain.to_dict() | {"point_levels": wrong})
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -111,8 +128,6 @@ def test_a_spec_survives_its_dictionary(shared: Path) -> None:
     ],
 )
 def test_a_broken_net_config_is_named(shared: Path, change: dict[str, object], message: str) -> None:
-    import json
-
     config = json.loads((shared / "golden" / "spvnas_small_net.config.json").read_text())
     with pytest.raises(SpecError, match=message):
         NetSpec.from_net_config(config | change)

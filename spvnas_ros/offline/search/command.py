@@ -25,7 +25,15 @@ from spvnas_ros.labels import SEMANTIC_KITTI
 from spvnas_ros.nets.space import Candidate, Space
 from spvnas_ros.offline.search import scoring
 from spvnas_ros.offline.search.budget import Cost, Prices
-from spvnas_ros.offline.search.drives import Drives, check_unseen, sizes_of, sources_of, training_changes, usable
+from spvnas_ros.offline.search.drives import (
+    Drives,
+    check_unseen,
+    quoted,
+    sizes_of,
+    sources_of,
+    training_changes,
+    usable,
+)
 from spvnas_ros.offline.search.evolution import UNIFORM, Scored, Trial, best_within, front, search
 from spvnas_ros.offline.search.front_picture import save_front
 from spvnas_ros.offline.search.journal import (
@@ -36,9 +44,11 @@ from spvnas_ros.offline.search.journal import (
     PICTURE,
     RUN,
     Journal,
+    entries_at,
     entry_of,
     unknown,
 )
+from spvnas_ros.offline.search.keeping import Kept, fine_tuning, keep, write_json
 from spvnas_ros.offline.search.latency import (
     TURNS,
     LatencyTable,
@@ -53,14 +63,12 @@ from spvnas_ros.offline.training import command as training
 from spvnas_ros.offline.training.config import ConfigError, load_recipe
 from spvnas_ros.offline.training.recorder import BEST
 from spvnas_ros.offline.training.simulated import make_missing
-from spvnas_ros.recordings.files import replacing
 from spvnas_ros.zoo.checkpoint import Facts
 from spvnas_ros.zoo.supernet_checkpoint import load_supernet
 
 CHECKED = 30
 """Networks whose frame times are predicted and measured by `--check-latency`."""
 GOOD_CORRELATION = 0.95
-_FINE_TUNE = "config/train/fine_tune.yaml"
 _QUIET = 30.0
 """Seconds between two lines where there is no terminal."""
 
@@ -74,9 +82,14 @@ def run(
     processes: int | None = None,
     ray: str | None = None,
     check_latency: bool = False,
+    export: Sequence[int] = (),
 ) -> int:
-    """Searches. Returns the exit status: 0, that of the supernet's training where it ended otherwise, or 1 where
-    `check_latency` found predictions that do not rank networks as measurements do.
+    """Searches, or writes networks that a search has tried as checkpoints.
+
+    Returns the exit status: 0, that of the supernet's training where it ended otherwise, or 1 where `check_latency`
+    found predictions that do not rank networks as measurements do.
+
+    export: numbers of lines of `candidates.jsonl`, from 1 on; nothing is searched then
 
     Raises ConfigError for a recipe that cannot be used or a folder of another search, the errors of trainings, of
     checkpoints, data and executors, and UserError where no network is within a limit.
@@ -84,12 +97,15 @@ def run(
     console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     recipe = load_search(config, overrides)
     out = out or Path("runs") / "search" / recipe.name
-    _check_folder(out, recipe, resume=resume or check_latency)
+    _check_folder(out, recipe, resume=resume or check_latency or bool(export))
+    exported = entries_at(out / CANDIDATES, export) if export else {}
     make_missing(recipe.data.simulate, console.print)
     split = recipe.data
     sources = [path.resolve() for path in sources_of(split)]
     # Before a training that takes long: whether the drives are there, and apart.
-    Drives.open(sources, split.learn, split.score, split.score_scans, split.label_map or SEMANTIC_KITTI.name)
+    drives = Drives.open(sources, split.learn, split.score, split.score_scans, split.label_map or SEMANTIC_KITTI.name)
+    if check_latency:
+        return _check_latency(recipe, _space(recipe, config, len(drives.score.label_map.classes)), drives, console)
     checkpoint, status = _supernet(recipe, config)
     if status:
         return status
@@ -103,14 +119,18 @@ def run(
             f"{checkpoint} tells {', '.join(facts.classes)} apart, but label map {label_map} has "
             f"{', '.join(drives.score.label_map.classes)}; choose another data.label_map"
         )
-    if check_latency:
-        return _check_latency(recipe, supernet.space, drives, console)
     _begin(out, recipe, facts, drives)
-    prices = _prices(recipe, supernet.space, drives, out, console)
     exam = scoring.Exam(
         str(checkpoint.resolve()), facts.weights_sha256 or "", tuple(map(str, sources)), split.learn, split.score,
         split.score_scans, label_map, split.statistics_batches, split.statistics_scans, split.max_voxels, recipe.seed,
     )  # fmt: skip
+    if export:
+        with open_executor(processes, ray) as executor:
+            networks = [_exported(recipe, number, entry, facts, out) for number, entry in exported.items()]
+            keep(networks, exam, executor)
+        _report_exported(recipe, networks, sources, label_map)
+        return 0
+    prices = _prices(recipe, supernet.space, drives, out, console)
     with open_executor(processes, ray) as executor, Journal(out / CANDIDATES) as journal:
         marks = _Marks(recipe, exam, executor, journal, console)
         try:
@@ -122,24 +142,42 @@ def run(
             again = _resuming(config, overrides, out, processes, ray)
             raise KeyboardInterrupt(f"{len(journal)} networks are scored and kept; go on with: {again}") from None
         best = [best_within(found, limit) for limit in recipe.limits]
-        _keep(recipe, exam, best, executor, facts, out)
+        keep([_kept(recipe, number, each, facts, out) for number, each in enumerate(best)], exam, executor)
     _write_front(recipe, found, out)
-    _report(recipe, found, best, out, sources)
+    _report(recipe, found, best, out, sources, label_map)
     return 0
 
 
 def _supernet(recipe: SearchRecipe, config: Path) -> tuple[Path, int]:
     """Returns the supernet's checkpoint, trained where it is not there, and the exit status of the training."""
+    if recipe.supernet.checkpoint:
+        return Path(recipe.supernet.checkpoint), 0
+    path, changes, folder = _training(recipe, config)
+    return folder / BEST, training.run(path, changes, folder, resume=True)
+
+
+def _training(recipe: SearchRecipe, config: Path) -> tuple[Path, list[str], Path]:
+    """Returns the recipe by which the supernet is trained, what changes in it, and the folder of the training."""
     asked = recipe.supernet
-    if asked.checkpoint:
-        return Path(asked.checkpoint), 0
     path = config.parent / asked.recipe
     if not path.exists():
         path = Path(asked.recipe)
     changes = [*asked.changes, *training_changes(recipe.data)]
-    folder = Path(asked.folder or Path("runs") / "train" / load_recipe(path, changes).name)
-    status = training.run(path, changes, folder, resume=True)
-    return folder / BEST, status
+    return path, changes, Path(asked.folder or Path("runs") / "train" / load_recipe(path, changes).name)
+
+
+def _space(recipe: SearchRecipe, config: Path, num_classes: int) -> Space:
+    """Returns the design space, for which the supernet need not be trained yet.
+
+    Raises ConfigError where the recipe's training is not of a supernet.
+    """
+    if recipe.supernet.checkpoint:
+        return load_supernet(recipe.supernet.checkpoint)[0].space
+    path, changes, _ = _training(recipe, config)
+    trained = load_recipe(path, changes)
+    if trained.supernet is None:
+        raise ConfigError(f"{path} trains no supernet; it has no key `supernet`, from which a search takes its space")
+    return trained.supernet.space(num_classes, trained.data.voxel_size)
 
 
 def _check_folder(out: Path, recipe: SearchRecipe, *, resume: bool) -> None:
@@ -180,12 +218,7 @@ def _begin(out: Path, recipe: SearchRecipe, facts: Facts, drives: Drives) -> Non
         return
     out.mkdir(parents=True, exist_ok=True)
     (out / CONFIG).write_text(yaml.safe_dump(recipe.document(), sort_keys=False))
-    _write(out / RUN, now)
-
-
-def _write(path: Path, document: Any) -> None:
-    with replacing(path) as file:
-        file.write(json.dumps(document, indent=1).encode() + b"\n")
+    write_json(out / RUN, now)
 
 
 def _sample(drives: Drives, voxel_size: float) -> Points:
@@ -217,7 +250,7 @@ def _prices(recipe: SearchRecipe, space: Space, drives: Drives, out: Path, conso
         return Prices(sizes, {})
     if not (out / LATENCY).exists():
         tables = {size: _measured(recipe, space, drives, size, console)[0] for size in space.voxel_sizes}
-        _write(out / LATENCY, [{"voxel_size": size, **table.to_dict()} for size, table in tables.items()])
+        write_json(out / LATENCY, [{"voxel_size": size, **table.to_dict()} for size, table in tables.items()])
     read = json.loads((out / LATENCY).read_text())
     return Prices(sizes, {each["voxel_size"]: LatencyTable.from_dict(each) for each in read})
 
@@ -341,33 +374,23 @@ def _found(number: int) -> str:
     return f"found_{number + 1}.safetensors"
 
 
-def _keep(
-    recipe: SearchRecipe,
-    exam: scoring.Exam,
-    best: Sequence[Scored],
-    executor: Executor,
-    facts: Facts,
-    out: Path,
-) -> None:
-    """Writes the best network of each limit as a checkpoint of its own."""
-    calls = []
-    for number, (limit, each) in enumerate(zip(recipe.limits, best, strict=True)):
-        story = (
-            f"{facts.provenance}; subnet found by spvnas search, recipe {recipe.name}, within {limit.words()}, "
-            f"mIoU {each.score:.1%} on held-out training drives before any fine-tuning"
-        )
-        argument = {
-            "exam": exam.to_dict(),
-            "candidate": each.trial.candidate.to_dict(),
-            "path": str((out / _found(number)).resolve()),
-            "name": f"{recipe.name}_{number + 1}",
-            "provenance": story,
-        }
-        calls.append(Call(_found(number), scoring.KEEP, argument))
-    for outcome in executor.outcomes(calls):
-        outcome.value()
-    for number, each in enumerate(best):
-        _write(out / _found(number).replace(".safetensors", ".json"), entry_of(each.trial, {"miou": each.score}))
+def _kept(recipe: SearchRecipe, number: int, best: Scored, facts: Facts, out: Path) -> Kept:
+    """Returns what is written of the best network of a limit."""
+    story = (
+        f"{facts.provenance}; subnet found by spvnas search, recipe {recipe.name}, within "
+        f"{recipe.limits[number].words()}, mIoU {best.score:.1%} on held-out training drives before any fine-tuning"
+    )
+    entry = entry_of(best.trial, {"miou": best.score})
+    return Kept(out / _found(number), f"{recipe.name}_{number + 1}", story, entry)
+
+
+def _exported(recipe: SearchRecipe, number: int, entry: dict[str, Any], facts: Facts, out: Path) -> Kept:
+    """Returns what is written of a network that was asked for."""
+    story = (
+        f"{facts.provenance}; subnet {number} that spvnas search tried, recipe {recipe.name}, mIoU "
+        f"{entry['marks']['miou']:.1%} on held-out training drives before any fine-tuning"
+    )
+    return Kept(out / f"candidate_{number}.safetensors", f"{recipe.name}_candidate_{number}", story, entry)
 
 
 def _axis(recipe: SearchRecipe) -> tuple[str, str, float]:
@@ -386,13 +409,18 @@ def _write_front(recipe: SearchRecipe, found: Sequence[Scored], out: Path) -> No
         return float(getattr(of, name)) / scale
 
     best = front(found, cost)
-    _write(out / FRONT, [entry_of(each.trial, {"miou": each.score}) for each in best])
+    write_json(out / FRONT, [entry_of(each.trial, {"miou": each.score}) for each in best])
     limits = [value / scale for limit in recipe.limits if (value := getattr(limit, name))]
     save_front(out / PICTURE, found, cost, unit, f"{recipe.name}: {len(found)} networks", limits)
 
 
 def _report(
-    recipe: SearchRecipe, found: Sequence[Scored], best: Sequence[Scored], out: Path, sources: Sequence[Path]
+    recipe: SearchRecipe,
+    found: Sequence[Scored],
+    best: Sequence[Scored],
+    out: Path,
+    sources: Sequence[Path],
+    label_map: str,
 ) -> None:
     show = Console(soft_wrap=True, highlight=False, markup=False).print
     for number, (limit, each) in enumerate(zip(recipe.limits, best, strict=True)):
@@ -400,13 +428,19 @@ def _report(
         for other in found:
             if other.trial.limit == number and other.trial.origin == UNIFORM:
                 show(f"  uniformly narrowed: mIoU {other.score:.1%}, {other.trial.cost.words()}")
+        show(f"  fine-tune it on all training drives: {fine_tuning(recipe, out / _found(number), sources, label_map)}")
     show(f"all networks: {out / CANDIDATES}; the front: {out / FRONT}, {out / PICTURE}")
     one = out / _found(len(best) - 1)
     show(f"label with one: spvnas segment SOURCE -w {shlex.quote(str(one))} -o DIR")
-    train = f"data.train=[{', '.join(map(str, sources))}]"
-    sequences = f"data.sequences=[{', '.join((*recipe.data.learn, *recipe.data.score))}]"
-    words = ["spvnas", "train", _FINE_TUNE, f"start={one}", train, sequences, f"name={recipe.name}_{len(best)}"]
-    show(f"fine-tune it on all training drives: {shlex.join(words)}")
+    form = shlex.quote(f"net={{like: {quoted(str(one.with_suffix('.json')))}}}")
+    show(f"train one from scratch: spvnas train RECIPE {form} data.voxel_size=0")
+
+
+def _report_exported(recipe: SearchRecipe, networks: Sequence[Kept], sources: Sequence[Path], label_map: str) -> None:
+    show = Console(soft_wrap=True, highlight=False, markup=False).print
+    for each in networks:
+        show(f"{each.path}: mIoU {each.entry['marks']['miou']:.1%}")
+        show(f"  fine-tune it on all training drives: {fine_tuning(recipe, each.path, sources, label_map)}")
 
 
 def _resuming(config: Path, overrides: Sequence[str], out: Path, processes: int | None, ray: str | None) -> str:

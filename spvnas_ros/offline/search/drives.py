@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from spvnas_ros.clouds.cleaning import Limits, clean, key_window
 from spvnas_ros.frame import Points
@@ -23,6 +26,7 @@ from spvnas_ros.sparse.kernel_map import build_levels
 
 _SIZED_SCANS = 4
 """Scans whose mean geometry counts for the cost of networks."""
+_PLAIN = re.compile(r"[A-Za-z0-9_./-]+")
 _RUN_CONFIG = "config.yaml"
 
 
@@ -116,20 +120,24 @@ def training_changes(split: DataSplit) -> list[str]:
     sources = [str(source) for source in sources_of(split)]
     simulate = replace(split.simulate, scenes=0)
     return [
-        f"data.train={_listed(sources)}",
-        f"data.sequences={_listed(split.learn)}",
-        f"data.simulate={{folder: {_quoted(simulate.folder)}, sensors: {_listed(simulate.sensors)}, scenes: 0, "
+        f"data.train={listed(sources)}",
+        f"data.sequences={listed(split.learn)}",
+        f"data.simulate={{folder: {quoted(simulate.folder)}, sensors: {listed(simulate.sensors)}, scenes: 0, "
         f"validation_scenes: {simulate.validation_scenes}, scans: {simulate.scans}, interval: {simulate.interval}, "
         f"seed: {simulate.seed}}}",
     ]
 
 
-def _listed(words: Sequence[str]) -> str:
-    return f"[{', '.join(map(_quoted, words))}]"
+def listed(words: Sequence[str]) -> str:
+    """Returns a list of words as YAML has it in a line, for `key=value` behind a recipe."""
+    return f"[{', '.join(map(quoted, words))}]"
 
 
-def _quoted(word: str) -> str:
-    return "'" + word.replace("'", "''") + "'"
+def quoted(word: str) -> str:
+    """Returns a word so that YAML takes it for a word and not for a number or anything else, if there is need."""
+    if _PLAIN.fullmatch(word) and yaml.safe_load(word) == word:
+        return word
+    return json.dumps(word, ensure_ascii=False)  # YAML reads it, and a shell's quotes stay readable around it
 
 
 def usable(points: Points, voxel_size: float) -> Points:

@@ -3,8 +3,9 @@
 OUT/config.yaml        the recipe with all its values
 OUT/run.json           which weights and which drives it was begun with
 OUT/latency.json       the measured layers, where milliseconds are limited
-OUT/candidates.jsonl   a line for each network that was tried
+OUT/candidates.jsonl   a line for each network that was tried; its number is the line's, from 1 on
 OUT/found_N.safetensors  the best network within limit N, and OUT/found_N.json what it is
+OUT/candidate_N.safetensors  network N of candidates.jsonl, where it was asked for, and OUT/candidate_N.json
 OUT/front.json, OUT/front.png   the networks that nothing cheaper is as good as
 """
 
@@ -74,6 +75,27 @@ class Journal:
         self._file.write(json.dumps(entry_of(trial, marks)).encode() + b"\n")
         self._file.flush()
         self._lines += 1
+
+
+def entries_at(path: Path, numbers: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """Returns lines of a journal by their numbers, from 1 on, also while a search goes on writing it.
+
+    Raises ConfigError where there is no such file or line, or where it is no line of a search.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path} is not there: no network has been tried yet; search first, without --export")
+    lines = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+    found = {}
+    for number in numbers:
+        if not 1 <= number <= len(lines):
+            raise ConfigError(f"{path} has no line {number}: it has {len(lines)}, a network each, counted from 1")
+        try:
+            entry = json.loads(lines[number - 1])
+            Candidate.from_dict(entry["candidate"]), float(entry["marks"]["miou"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"{path}, line {number}: {error}; it is no line of a search") from error
+        found[number] = entry
+    return found
 
 
 def entry_of(trial: Trial, marks: dict[str, Any]) -> dict[str, Any]:

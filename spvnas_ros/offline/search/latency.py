@@ -2,7 +2,7 @@
 
 Some networks of the space, the probes, run on a sample scan, and every step is timed. The time of other layers is
 interpolated: for each kind of layer and each level it is a non-negative combination of what grows with the work (pairs
-of the kernel, by widths in whole vector registers) and of what grows with the data read and written. A network's frame
+of the kernel, by widths in whole steps) and of what grows with the data read and written. A network's frame
 time is the sum over its layers and what comes before and after them. An engine that does not time its steps (CUDA) is
 fitted by whole frames in the same terms; that has not been tried on a GPU yet.
 """
@@ -30,7 +30,9 @@ from spvnas_ros.kernels.cpu.convolve import SHAPE
 from spvnas_ros.nets.layers import Layer, Sizes, layers_of
 from spvnas_ros.nets.space import Candidate, Space
 from spvnas_ros.nets.spec import NetSpec
+from spvnas_ros.nets.supernet import levels_of, re_estimate
 from spvnas_ros.nets.unet import PointVoxelUNet
+from spvnas_ros.sparse.coords import quantize
 
 Device = Literal["cpu", "cuda"]
 FRAME = "frame"
@@ -42,6 +44,8 @@ _BETTER = 0.99
 """Times below this share of the best so far are better ones."""
 _RESOLUTION = 1e-7
 """Seconds; layers that take less count as that long."""
+_GRAINS = tuple((lanes, vectors) for lanes in (1, 2, 4, 8, 16, 32) for vectors in (1, 2, 3, 4))
+"""Channels that an engine may calculate at once, and how many of these in a row."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +80,14 @@ class LatencyTable:
 
     def seconds(self, spec: NetSpec) -> float:
         """Returns the predicted time of a frame."""
-        layers = sum(
+        return self._scale * self._sum(spec)
+
+    def _sum(self, spec: NetSpec) -> float:
+        return self._fixed + sum(
             float(self._terms(layer) @ self._weights[key])
             for layer in layers_of(spec)
             if (key := self._key(layer)) in self._weights
         )
-        return self._scale * (self._fixed + layers)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the table as values that JSON can hold."""
@@ -114,16 +120,28 @@ class LatencyTable:
         return FRAME if self._whole else f"{layer.kind} {layer.level}"
 
     def _terms(self, layer: Layer) -> npt.NDArray[np.float64]:
+        return self._terms_by(layer, *self._grain)
+
+    def _terms_by(self, layer: Layer, lanes: int, vectors: int) -> npt.NDArray[np.float64]:
         pairs, rows = self.sizes.terms(layer)
-        wide, blocks = SHAPE.pad(layer.out), -(-layer.out // (SHAPE.lanes * SHAPE.vectors))
+        wide, blocks = -(-layer.out // lanes) * lanes, -(-layer.out // (lanes * vectors))
         into = layer.into
         terms = (1.0, pairs * into * wide, pairs * into * blocks, rows * wide, rows * layer.skip * wide, pairs * into)
         return np.array(terms, np.float64)
 
     @cached_property
+    def _grain(self) -> tuple[int, int]:
+        """The steps in which a wider output takes longer, see `_GRAINS`: those with which the probes' layers are told
+        best. They differ between engines, their precisions and machines, so nothing is assumed of them.
+        """
+        return min(_GRAINS, key=lambda grain: sum(misfit for _, misfit in self._fits(grain).values()))
+
+    @cached_property
     def _scale(self) -> float:
-        """How much longer a frame takes than all of its steps at their best: they are not at their best at once."""
-        return float(np.median([probe.whole / sum(probe.seconds.values()) for probe in self.probes]))
+        """How much longer the probes' frames take than the sum of what is predicted of their layers: these are not at
+        their best at once, and a fit of relative errors predicts too little rather than too much.
+        """
+        return float(np.median([probe.whole / self._sum(probe.spec) for probe in self.probes]))
 
     @cached_property
     def _fixed(self) -> float:
@@ -137,27 +155,32 @@ class LatencyTable:
     @cached_property
     def _weights(self) -> dict[str, npt.NDArray[np.float64]]:
         """What each term of a layer costs, by kind and level."""
+        return {key: weights for key, (weights, _) in self._fits(self._grain).items()}
+
+    def _fits(self, grain: tuple[int, int]) -> dict[str, tuple[npt.NDArray[np.float64], float]]:
         rows: dict[str, list[npt.NDArray[np.float64]]] = {}
         times: dict[str, list[float]] = {}
         for probe in self.probes:
             layers = layers_of(probe.spec)
             if self._whole:
-                rows.setdefault(FRAME, []).append(np.sum([self._terms(layer) for layer in layers], axis=0))
+                rows.setdefault(FRAME, []).append(np.sum([self._terms_by(layer, *grain) for layer in layers], axis=0))
                 times.setdefault(FRAME, []).append(probe.seconds[FRAME])
                 continue
             for layer in layers:
-                rows.setdefault(self._key(layer), []).append(self._terms(layer))
+                rows.setdefault(self._key(layer), []).append(self._terms_by(layer, *grain))
                 times.setdefault(self._key(layer), []).append(probe.seconds[layer.name])
         return {key: _fit(np.stack(rows[key]), np.array(times[key])) for key in rows}
 
 
-def _fit(terms: npt.NDArray[np.float64], seconds: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Returns the non-negative weights `[T]` of the terms `[n, T]` with the least squares of relative errors."""
+def _fit(terms: npt.NDArray[np.float64], seconds: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], float]:
+    """Returns the non-negative weights `[T]` of the terms `[n, T]` with the least squares of relative errors, and the
+    sum of these squares, each weighted by the seconds that it is about.
+    """
     seconds = np.maximum(seconds, _RESOLUTION)
     scale = np.maximum(terms.max(axis=0), 1e-12)
     weights, _ = nnls(terms / scale / seconds[:, None], np.ones(len(seconds)))
     found: npt.NDArray[np.float64] = weights / scale
-    return found
+    return found, float(seconds @ (terms @ found / seconds - 1) ** 2)
 
 
 class Stopwatch:
@@ -186,12 +209,13 @@ class Stopwatch:
 
         on_visit: is called when a network had its turn
         """
+        nets = [_net(candidate, points) for candidate in candidates]
         steps: list[dict[str, float]] = [{} for _ in candidates]
         whole = [float("inf")] * len(candidates)
         for turn in range(_MOST_TURNS if self.device == "cpu" else 1):  # a CUDA engine takes long to be made ready
             before = sum(whole)
-            for number, candidate in enumerate(candidates):
-                run = self._runner(candidate, points)
+            for number, (net, candidate) in enumerate(zip(nets, candidates, strict=True)):
+                run = self._runner(net, candidate.voxel_size, points)
                 for _ in range(self._repeats):
                     laps = run()
                     steps[number] = {name: min(took, steps[number].get(name, took)) for name, took in laps.items()}
@@ -202,13 +226,12 @@ class Stopwatch:
         specs = [candidate.spec for candidate in candidates]
         return [Measured(*took) for took in zip(specs, steps, whole, strict=True)]
 
-    def _runner(self, candidate: Candidate, points: Points) -> Callable[[], dict[str, float]]:
+    def _runner(self, net: PointVoxelUNet, voxel_size: float, points: Points) -> Callable[[], dict[str, float]]:
         """Returns what runs a network once and returns the seconds of its steps, or of the whole frame."""
-        net = _net(candidate)
         if self.device == "cpu":
-            cpu = CpuEngine(net, candidate.voxel_size, self.threads)
+            cpu = CpuEngine(net, voxel_size, self.threads)
             return lambda: cpu.segment_timed(points, now=self._now)[1]
-        engine = build_engine(net, candidate.voxel_size, device=self.device, sample=points)
+        engine = build_engine(net, voxel_size, device=self.device, sample=points)
 
         def run() -> dict[str, float]:
             begin = self._now()
@@ -218,10 +241,16 @@ class Stopwatch:
         return run
 
 
-def _net(candidate: Candidate) -> PointVoxelUNet:
-    """Returns a network whose weights do not matter: time does not depend on them."""
+def _net(candidate: Candidate, points: Points) -> PointVoxelUNet:
+    """Returns a network with random weights and the BatchNorm statistics that belong to them, as in a trained one: an
+    engine may run otherwise on values that these do not tell.
+    """
     torch.manual_seed(0)
-    return PointVoxelUNet(candidate.spec).eval()
+    net = PointVoxelUNet(candidate.spec)
+    voxels = quantize(torch.from_numpy(points), candidate.voxel_size)
+    feats = torch.from_numpy(points)[voxels.first]
+    re_estimate(net, [(voxels.coords, feats, levels_of(voxels.coords, feats))])
+    return net.eval()
 
 
 def probes(space: Space, voxel_size: float, count: int, rng: np.random.Generator) -> list[Candidate]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter
+from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from spvnas_ros.offline.training.config import (
@@ -15,6 +14,7 @@ from spvnas_ros.offline.training.config import (
     ConfigError,
     Count,
     Names,
+    Sequences,
     Share,
     SimulateConfig,
     read_settings,
@@ -22,11 +22,6 @@ from spvnas_ros.offline.training.config import (
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _NotNegative = Annotated[float, Field(ge=0)]
-_Sequences = Annotated[
-    tuple[str, ...],
-    BeforeValidator(lambda value: [str(each) for each in (value if isinstance(value, list) else [value])]),
-]
-"""Numbers, or ranges such as 00-23."""
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -63,8 +58,8 @@ class DataSplit:
 
     simulate: SimulateConfig = SimulateConfig()
     train: Names = ()
-    learn: _Sequences = ()
-    score: _Sequences = ()
+    learn: Sequences = ()
+    score: Sequences = ()
     label_map: str = ""
     score_scans: Count = 0
     statistics_batches: AtLeastOne = 8
@@ -113,7 +108,7 @@ class StrategyConfig:
     """What is tried: `population` networks in each of `generations`, for each limit.
 
     kind:      "evolution", or "random", which draws as many networks as that would try
-    parents:   the best networks so far, from which the next generation comes
+    parents:   the best networks so far, from which the next generation comes; all, while there are fewer
     mutated:   share of a generation that is changed from one parent; the others are crossed of two
     rate:      probability that a mutation changes a gene
     """
@@ -169,5 +164,17 @@ def load_search(path: Path, overrides: Sequence[str] = ()) -> SearchRecipe:
         )
     if len(set(recipe.limits)) < len(recipe.limits):
         raise ConfigError(f"{path} names a limit twice: {'; '.join(limit.words() for limit in recipe.limits)}")
+    if recipe.supernet.checkpoint and (recipe.supernet.folder or recipe.supernet.changes):
+        raise ConfigError(
+            f"{path}: supernet.folder and supernet.changes are of a supernet that is trained by supernet.recipe, and "
+            "supernet.checkpoint names one; leave them out"
+        )
     strategy = recipe.strategy
-    return replace(recipe, strategy=replace(strategy, parents=min(strategy.parents, strategy.population)))
+    tried = strategy.population * (strategy.generations - 1)
+    if strategy.kind == "evolution" and 0 < tried < strategy.parents:
+        raise ConfigError(
+            f"{path}: strategy.parents is {strategy.parents}, but before the last generation only {tried} networks "
+            "have been tried, so that the worst would be parents like the best; lower it, or raise "
+            "strategy.population or strategy.generations"
+        )
+    return recipe

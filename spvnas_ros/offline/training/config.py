@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from spvnas_ros.clouds.point_cloud2 import LABEL_FIELD
@@ -20,9 +20,12 @@ from spvnas_ros.errors import UserError
 from spvnas_ros.labels import SEMANTIC_KITTI
 from spvnas_ros.nets.box_spec import BoxBranchSpec, BoxClass
 from spvnas_ros.nets.detector_spec import KITTI_RANGE, DetectorSpec
-from spvnas_ros.nets.space import PAPER_HIGHEST, PAPER_LOWEST, Space
+from spvnas_ros.nets.space import PAPER_HIGHEST, PAPER_LOWEST, Candidate, Space
 from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.nets.spec_error import SpecError
+from spvnas_ros.zoo.cache import FetchError
+from spvnas_ros.zoo.checkpoint import CheckpointError
+from spvnas_ros.zoo.net_form import form_of, read_form
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -33,7 +36,25 @@ AtLeastOne = Annotated[int, Field(ge=1)]
 Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 """Several names, or a single name without a list."""
 
-_WIDTH, _VOXEL_SIZE = 16, 0.05
+
+def _words(value: Any) -> Any:
+    items = value if isinstance(value, list | tuple) else [value]
+    return [str(each) if isinstance(each, int) and not isinstance(each, bool) else each for each in items]
+
+
+Sequences = Annotated[tuple[str, ...], BeforeValidator(_words)]
+"""Of a folder: numbers, or ranges such as 00-23."""
+
+
+def _file_or_content(value: Any) -> Any:
+    if not isinstance(value, str | dict):
+        raise ValueError("a file, or the content of one")
+    return value
+
+
+FileOrContent = Annotated[str | dict[str, Any], PlainValidator(_file_or_content)]
+
+_WIDTH, _VOXEL_SIZE, _IN_CHANNELS = 16, 0.05, 4
 
 
 class ConfigError(UserError):
@@ -42,19 +63,41 @@ class ConfigError(UserError):
 
 @dataclass(frozen=True, config=_STRICT)
 class NetConfig:
-    """The network: a published one, given by `width`, or a custom one, given by `widths` and `depths` (see
-    `NetSpec.of`).
+    """The network: a published one, given by `width`, a custom one, given by `widths` and `depths` (see `NetSpec.of`),
+    or the one that a file describes, without its weights.
 
-    width: 0 = 16, or that of the recipe's `start`
+    width:  0 = 16, or that of the recipe's `start`
+    like:   the file, see `zoo.net_form.read_form`; a recipe that has been read has its content here, in the form of
+            `Candidate.to_dict`. Classes and box branch are the recipe's own, and so are voxels if it says them
+    number: of several networks in that file the one that is meant, from 1 on; 0 = the only one
     """
 
     width: Count = 0
     widths: tuple[AtLeastOne, ...] = ()
     depths: tuple[AtLeastOne, ...] = ()
     point_branch: bool = True
+    like: FileOrContent = ""
+    number: Count = 0
+
+    def form(self) -> Candidate | None:
+        """Returns the network of the file, and the voxels that it is for; None where no file is named.
+
+        Raises SpecError, CheckpointError and FetchError where the file describes none.
+        """
+        if self.like == "":
+            return None
+        form = read_form(self.like, self.number) if isinstance(self.like, str) else form_of(self.like)
+        if form.spec.in_channels != _IN_CHANNELS:
+            raise SpecError(
+                f"the network takes {form.spec.in_channels} features of a voxel, and trainings give {_IN_CHANNELS}: "
+                "x, y, z and intensity"
+            )
+        return form
 
     def spec(self, num_classes: int) -> NetSpec:
         """Returns the network's description. Raises SpecError where no network fits it."""
+        if form := self.form():
+            return replace(form.spec, num_classes=num_classes, boxes=None)
         if self.widths:
             depths = (self.depths,) if self.depths else ()
             return NetSpec.of(self.widths, *depths, point_branch=self.point_branch, num_classes=num_classes)
@@ -183,7 +226,7 @@ class SupernetConfig:
 
     around:         widths of the stem and the eight stages; the space reaches from `low` to `high` times these, see
                     `Space.around`. None: from `lowest` to `highest`, which are the paper's where they are left out
-    ratio, depths, divisor, point_branches: as in `Space`; `least` is the divisor
+    ratio, depths, divisor, point_branches, optional_points: as in `Space`; `least` is the divisor
     sampling:       of the networks that learn at a step. "uniform": one, drawn as the paper does. "sandwich": the
                     largest, which learns the labels, and the smallest and `drawn` others, which learn what the largest
                     says of each voxel (in-place distillation: Yu and Huang, "Universally Slimmable Networks", ICCV
@@ -204,6 +247,7 @@ class SupernetConfig:
     depths: tuple[AtLeastOne, AtLeastOne] = (1, 2)
     divisor: AtLeastOne = 4
     point_branches: tuple[bool, ...] = (True,)
+    optional_points: tuple[int, ...] = ()
     sampling: Literal["uniform", "sandwich"] = "uniform"
     drawn: AtLeastOne = 2
     whole_until: Share = 0.0
@@ -224,6 +268,7 @@ class SupernetConfig:
             "num_classes": num_classes,
             "voxel_sizes": (voxel_size,),
             "point_branches": self.point_branches,
+            "optional_points": self.optional_points,
         }
         if not self.around:
             return Space(self.lowest, self.highest, **shared)
@@ -280,9 +325,9 @@ class DataConfig:
     """
 
     train: Names = ()
-    sequences: Names = ()
+    sequences: Sequences = ()
     validation: Names = ()
-    validation_sequences: Names = ()
+    validation_sequences: Sequences = ()
     label_map: str = ""
     topic: str = ""
     labels_field: str = LABEL_FIELD
@@ -409,7 +454,7 @@ class Recipe:
 
     def settled(self, voxel_size: float = _VOXEL_SIZE, label_map: str = SEMANTIC_KITTI.name) -> Recipe:
         """Returns the recipe with these values where it leaves them open. It also sets the network's width, unless a
-        start or `widths` gives it.
+        start, `widths` or `like` gives it.
         """
         data = replace(
             self.data, voxel_size=self.data.voxel_size or voxel_size, label_map=self.data.label_map or label_map
@@ -418,7 +463,7 @@ class Recipe:
             return replace(self, data=replace(data, voxel_size=0.0))
         net = (
             self.net
-            if self.start or self.supernet or self.net.widths
+            if self.start or self.supernet or self.net.widths or self.net.like
             else replace(self.net, width=self.net.width or _WIDTH)
         )
         return replace(self, data=data, net=net)
@@ -429,9 +474,11 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
     overrides: `key=value` with dots in the key; the value as in YAML
 
-    A recipe with a `start` may leave values open; they stay open here, see `start.begin`.
+    A recipe with a `start` may leave values open; they stay open here, see `start.begin`. Voxels that a recipe with
+    `net.like` leaves open are that network's.
     """
     recipe = read_settings(Recipe, path, overrides)
+    recipe, voxel_size = _with_form(path, recipe)
     if recipe.detector:
         _check_detector(path, recipe, recipe.detector)
     if recipe.supernet:
@@ -449,7 +496,40 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
             raise ConfigError(f"{path}: boxes.only learns boxes alone, and boxes.box_weight is 0")
         if recipe.data.origin or recipe.data.mount:
             raise ConfigError(f"{path} trains on boxes, which data.origin and data.mount do not move; leave them out")
-    return recipe if recipe.start else recipe.settled()
+    return recipe if recipe.start else recipe.settled(voxel_size)
+
+
+def _with_form(path: Path, recipe: Recipe) -> tuple[Recipe, float]:
+    """Returns the recipe with the content of the file that describes its network, if it names one, and the edge of a
+    voxel where the recipe does not say it, metres.
+
+    Raises ConfigError where `net` says two things of the network, or where the file describes none.
+    """
+    net, plain = recipe.net, NetConfig()
+    if net.like == "":
+        if net.number:
+            raise ConfigError(f"{path}: net.number chooses among the networks of a file, and net.like names none")
+        if net.depths and not net.widths:
+            raise ConfigError(f"{path}: net.depths are of a network that net.widths describes; add these nine widths")
+        if net.width and net.widths:
+            raise ConfigError(
+                f"{path}: net.width and net.widths both say how wide the network is; leave one of them out"
+            )
+        return recipe, _VOXEL_SIZE
+    if own := [
+        key for key in ("width", "widths", "depths", "point_branch") if getattr(net, key) != getattr(plain, key)
+    ]:
+        raise ConfigError(
+            f"{path}: net.like says all of the network, and net has {', '.join(own)} beside it; leave that out, on the "
+            "command line by replacing the whole: 'net={like: FILE}'"
+        )
+    try:
+        form = net.form()
+    except (SpecError, CheckpointError, FetchError) as error:
+        raise ConfigError(f"{path}: net.like: {error}") from error
+    assert form is not None
+    content = replace(form, spec=replace(form.spec, boxes=None)).to_dict()
+    return replace(recipe, net=NetConfig(like=json.loads(json.dumps(content)))), form.voxel_size
 
 
 Settings = TypeVar("Settings")
@@ -505,6 +585,15 @@ def _check_supernet(path: Path, recipe: Recipe, supernet: SupernetConfig) -> Non
             f"{supernet.widths_until:g}; widths vary from the one share of the steps on, depths from the other, so the "
             "first must not be larger"
         )
+    widths, shares = [
+        [key for key in keys if getattr(supernet, key) != getattr(SupernetConfig(), key)]
+        for keys in (("lowest", "highest"), ("low", "high"))
+    ]
+    if ignored := widths if supernet.around else shares:
+        raise ConfigError(
+            f"{path}: supernet.{' and supernet.'.join(ignored)} would change nothing: the space lies from `low` to "
+            "`high` times `around`, or, without `around`, from `lowest` to `highest`"
+        )
     if supernet.around and len(supernet.around) != len(PAPER_HIGHEST):
         raise ConfigError(
             f"{path}: supernet.around lists {len(PAPER_HIGHEST)} widths, found {len(supernet.around)}: "
@@ -539,11 +628,16 @@ def _apply(document: dict[str, Any], override: str) -> None:
 
 
 def _lines(error: ValidationError) -> str:
-    lines = []
-    for entry in error.errors():
-        key = ".".join(map(str, entry["loc"]))
+    lines, entries = [], error.errors()
+    for entry in entries:
+        place = entry["loc"]
+        if any(len(other["loc"]) > len(place) and other["loc"][: len(place)] == place for other in entries):
+            continue  # a list is said to be too short where its items are wrong
+        key = ".".join(map(str, place))
         if entry["type"] == "unexpected_keyword_argument":
             lines.append(f"\n  {key}: there is no such key")
+        elif entry["type"] == "missing":
+            lines.append(f"\n  {key}: is missing")
         else:
             lines.append(f"\n  {key}: found {entry['input']!r}, expected: {entry['msg']}")
     return "".join(lines)

@@ -111,7 +111,9 @@ def begin(recipe: Recipe) -> tuple[Recipe, Start | DetectorStart | None]:
     settled = recipe.settled(facts.voxel_size, facts.label_map)
     _check(settled, start)
     if recipe.net != NetConfig():
-        asked = replace(recipe.net.spec(facts.num_classes), boxes=net.spec.boxes)
+        family = net.spec.family if recipe.net.like else None  # where a description came from changes nothing
+        asked = recipe.net.spec(facts.num_classes)
+        asked = replace(asked, boxes=net.spec.boxes, family=family or asked.family)
         start = replace(start, net=_shallower(net, asked, recipe.start))
     return replace(settled, start_sha256=start.sha256), start
 

@@ -177,7 +177,8 @@ def spec_of(shapes: Shapes, family: str, layout: Layout) -> NetSpec:
         raise MissingLayer("classifier")
     kernel = shapes.get("stem.0.conv.kernel", ())
     in_channels = kernel[1] if len(kernel) == 3 else 4
-    return NetSpec(family, stem, encoder, decoder, family != "minkunet", num_classes=head[0], in_channels=in_channels)
+    points = (family != "minkunet",) * 3
+    return NetSpec(family, stem, encoder, decoder, points, num_classes=head[0], in_channels=in_channels)
 
 
 def _stage(shapes: Shapes, name: str, skip: int, searched: bool) -> StageSpec:

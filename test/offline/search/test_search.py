@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import select
+import shlex
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+import places
 from searches import TINY, write_drives
 from spvnas_cli import spvnas
 from spvnas_ros.nets.space import Candidate
@@ -48,11 +51,22 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(recipe: Path) -> Path:
+def reported(recipe: Path) -> tuple[Path, str]:
+    """A whole search: its folder, and what it printed."""
     out = recipe.parent / "finished"
     result = spvnas("search", recipe, "--out", out, "--processes", 1)
     assert result.exit_code == 0, result.output
-    return out
+    return out, result.stdout
+
+
+@pytest.fixture(scope="module")
+def finished(reported: tuple[Path, str]) -> Path:
+    return reported[0]
+
+
+def advised(printed: str, word: str) -> list[list[str]]:
+    """The commands that follow a word in what was printed."""
+    return [shlex.split(line.partition(word)[2]) for line in printed.splitlines() if word in line]
 
 
 def test_every_network_is_within_its_limit_and_the_best_is_a_checkpoint(finished: Path) -> None:
@@ -108,6 +122,12 @@ def test_a_search_that_is_killed_goes_on_to_the_same_result_with_more_workers(fi
         ("limits=[{flops: 1}]", "limits.0.flops: there is no such key"),
         ("data.score=[07]", "has no sequence 07"),
         ("supernet.checkpoint=x.safetensors", "either a checkpoint or a recipe"),
+        ("supernet={checkpoint: x.safetensors, folder: y}", "supernet.checkpoint names one; leave them out"),
+        ("strategy.parents=5", "strategy.parents is 5, but before the last generation only 4 networks"),
+        (
+            "limits=[{macs: -5}]",
+            "cannot be used:\n  limits.0.macs: found -5, expected: Input should be greater than or equal to 0\n",
+        ),
     ],
 )
 @pytest.mark.usefixtures("finished")
@@ -129,5 +149,53 @@ def test_drives_that_the_supernet_learnt_from_or_was_validated_on_are_refused(re
     ):
         (tmp_path / "config.yaml").write_text(yaml.safe_dump({"name": "supernet", "data": data}))
         result = spvnas("search", recipe, own, "--out", tmp_path / "out")
+        assert result.exit_code == 1
+        assert words in result.stderr
+
+
+def test_what_it_advises_in_the_end_can_be_done(
+    reported: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, printed = reported
+    monkeypatch.chdir(places.RECIPES.parent.parent)
+    commands = advised(printed, "fine-tune it on all training drives: ")
+    assert [command[3] for command in commands] == [
+        f"start={out / name}.safetensors" for name in ("found_1", "found_2")
+    ]
+    quick = ["trainer.steps=1", "data.workers=0", "trainer.device=cpu"]
+    result = spvnas(*commands[1][1:], *quick, "--out", tmp_path / "tuned")
+    assert result.exit_code == 0, result.output
+    assert "tiny_found_2: 6 scans, 1 steps" in result.stderr
+    (scratch,) = advised(printed, "train one from scratch: ")
+    recipe = tmp_path / "plain.yaml"
+    recipe.write_text(yaml.safe_dump({"name": "plain", "data": {"train": commands[1][4].partition("[")[2][:-1]}}))
+    words = [recipe if word == "RECIPE" else word for word in scratch]
+    result = spvnas(*words[1:], *quick, "trainer.batch_size=1", "--out", tmp_path / "scratch")
+    assert result.exit_code == 0, result.output
+    (one, facts), (other, _) = (
+        load_checkpoint(path) for path in (tmp_path / "scratch" / "last.safetensors", out / "found_2.safetensors")
+    )
+    assert (one.spec, facts.voxel_size) == (other.spec, 0.5)
+
+
+def test_any_network_that_was_tried_is_written_as_it_was_scored(finished: Path, recipe: Path) -> None:
+    lines = (finished / "candidates.jsonl").read_text().splitlines()
+    best = json.loads((finished / "found_1.json").read_text())["candidate"]
+    number, other = next(n for n, line in enumerate(lines, 1) if json.loads(line)["candidate"] == best), len(lines)
+    before = {path.name: path.read_bytes() for path in finished.iterdir()}
+    result = spvnas("search", recipe, "--out", finished, "--processes", 1, "--export", number, "--export", other)
+    assert result.exit_code == 0, result.output
+    (one, facts), (found, _) = (
+        load_checkpoint(finished / f"{name}.safetensors") for name in (f"candidate_{number}", "found_1")
+    )
+    assert all(torch.equal(value, found.state_dict()[name]) for name, value in one.state_dict().items())
+    assert f"subnet {number} that spvnas search tried, recipe tiny, mIoU" in facts.provenance
+    assert json.loads((finished / f"candidate_{other}.json").read_text()) == json.loads(lines[-1])
+    assert len(advised(result.stdout, "fine-tune it on all training drives: ")) == 2
+    for path in finished.glob("candidate_*"):
+        path.unlink()
+    assert {path.name: path.read_bytes() for path in finished.iterdir()} == before
+    for out, words in ((finished, "has no line 99: it has"), (recipe.parent / "none", "no network has been tried yet")):
+        result = spvnas("search", recipe, "--out", out, "--export", 99)
         assert result.exit_code == 1
         assert words in result.stderr

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from drives import write_drive
 from training_runs import STEPS
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Small networks are no faster on several threads, and far slower where others use the machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,14 +27,7 @@ from spvnas_ros.zoo.checkpoint import FORMAT, Facts, load_checkpoint, save_check
 RECIPE = RECIPES / "fine_tune.yaml"
 WIDTHS = [4, 4, 8, 8, 8, 8, 8, 8, 8]
 SPEC = NetSpec.of(WIDTHS, [1] * 8, num_classes=19)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
