@@ -19,6 +19,7 @@ from spvnas_ros.nets.spec import NUM_STAGES, POINT_LEVELS, BlockSpec, NetSpec, S
 from spvnas_ros.sparse.backend import levels_for
 from spvnas_ros.sparse.kernel_map import KernelMap, Levels
 from spvnas_ros.sparse.modules import ConvNorm
+from spvnas_ros.sparse.norms import normalised
 from spvnas_ros.sparse.ops import exchange
 
 DROPOUT = 0.3
@@ -36,8 +37,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, feats: Tensor, kernel_map: KernelMap) -> Tensor:
         skip = feats if self.projection is None else self.projection(feats)
-        out: Tensor = self.second(self.first(feats, kernel_map), kernel_map)
-        return out.add_(skip).relu_()
+        out: Tensor = self.second(self.first(feats, kernel_map), kernel_map, skip)
+        return out
 
 
 class Stage(nn.Module):
@@ -71,8 +72,7 @@ class PointFusion(nn.Module):
         self.norm = nn.BatchNorm1d(out_channels)
 
     def forward(self, points: Tensor, from_voxels: Tensor) -> Tensor:
-        out: Tensor = from_voxels + self.norm(self.linear(points)).relu_()
-        return out
+        return from_voxels + normalised(self.norm, self.linear(points), relu=True)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from spvnas_ros.sparse.kernel_map import KernelMap
+from spvnas_ros.sparse.norms import normalised
 from spvnas_ros.sparse.ops import conv3d
 
 
@@ -33,7 +34,7 @@ class Conv3d(nn.Module):
 
 
 class ConvNorm(nn.Module):
-    """A convolution and a BatchNorm, followed by ReLU unless `relu` is False.
+    """A convolution and a BatchNorm, followed by ReLU unless `relu` is False. A residual is added before a ReLU.
 
     eps, momentum: of the BatchNorm
     """
@@ -54,6 +55,6 @@ class ConvNorm(nn.Module):
         self.norm = nn.BatchNorm1d(out_channels, eps, momentum)
         self.relu = relu
 
-    def forward(self, feats: Tensor, kernel_map: KernelMap | None = None) -> Tensor:
-        out: Tensor = self.norm(self.conv(feats, kernel_map))
-        return out.relu_() if self.relu else out  # in place: backward needs BatchNorm's input only
+    def forward(self, feats: Tensor, kernel_map: KernelMap | None = None, residual: Tensor | None = None) -> Tensor:
+        out = self.conv(feats, kernel_map)
+        return normalised(self.norm, out, relu=self.relu or residual is not None, residual=residual)
