@@ -17,8 +17,7 @@ def normalised(norm: nn.Module, feats: Tensor, *, relu: bool, residual: Tensor |
         from spvnas_ros.sparse import norms_on_cpu
 
         assert isinstance(norm, nn.BatchNorm1d)
-        if relu or residual is None:
-            return norms_on_cpu.normalised(norm, feats, relu=relu, residual=residual)
+        return norms_on_cpu.normalised(norm, feats, relu=relu, residual=residual)
     out: Tensor = norm(feats)
     if residual is not None:
         out = out.add_(residual)

@@ -14,17 +14,15 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from spvnas_ros.kernels.cpu import batch_norm
-from spvnas_ros.kernels.cpu.batch_norm import Rows
 from spvnas_ros.sparse.on_cpu import team
 
-_NONE = Rows(0, 0)
+_NO_ROWS = np.zeros((0, 0), np.float32)
 
 
 def normalised(norm: nn.BatchNorm1d, feats: Tensor, *, relu: bool, residual: Tensor | None = None) -> Tensor:
     """Does what `norms.normalised` does, and moves the running statistics as torch does.
 
     norm: in training mode, with weights and running statistics; feats: float32 `[n, C]`, two rows at least
-    residual: only with `relu`
     """
     assert norm.running_mean is not None
     assert norm.running_var is not None
@@ -52,59 +50,58 @@ class _Norm(Function):
         relu: bool,
         statistics: tuple[np.ndarray, np.ndarray],
     ) -> Tensor:
-        x, r = _dense(feats), None if residual is None else _dense(residual)
         mean, sharpness = statistics
         scale = weight.detach().numpy().astype(np.float64) * sharpness
-        coefficients = np.stack([scale, bias.detach().numpy() - mean * scale, mean]).astype(np.float32)
-        out = torch.empty_like(feats, memory_format=torch.contiguous_format)
-        team().run(
-            batch_norm.apply_norm, len(x), _rows(x), _NONE if r is None else _rows(r), relu, coefficients[:2], _rows(out)
-        )
-        ctx.save_for_backward(x, weight, *(() if residual is None else (out,)))
-        ctx.relu, ctx.coefficients, ctx.sharpness = relu, coefficients, sharpness
+        line = scale, bias.detach().numpy() - mean * scale, mean
+        ctx.line = tuple(each.astype(np.float32) for each in line)
+        out = torch.empty(feats.shape)
+        rest = _NO_ROWS if residual is None else _rows(residual)
+        team().run(batch_norm.apply_norm, _rows(feats), rest, relu, *ctx.line[:2], out.numpy())
+        # Behind a residual, the result alone tells what passed the ReLU.
+        ctx.save_for_backward(feats, weight, *((out,) if relu and residual is not None else ()))
+        ctx.relu, ctx.sharpness, ctx.summed = relu, sharpness, residual is not None
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, *rest = ctx.saved_tensors
-        grad, num = _dense(grads[0]), len(x)
-        result, passed = (_rows(rest[0]), torch.empty_like(rest[0])) if rest else (_NONE, None)
-        partial = np.empty((batch_norm.tiles_of(num), 2, x.shape[1]))
-        threads = team()
-        threads.run(
-            batch_norm.sum_gradients, num, _rows(x), _rows(grad), result,
-            _NONE if passed is None else _rows(passed), ctx.relu, ctx.coefficients, partial,
-        )  # fmt: skip
+        feats, weight, *result = ctx.saved_tensors
+        threads, num, relu, grad = team(), len(feats), ctx.relu, grads[0].detach()
+        if result:
+            behind, relu = grad, False
+            grad = torch.empty(feats.shape)
+            threads.run(batch_norm.mask_gradients, _rows(behind), result[0].numpy(), grad.numpy())
+        x, g = _rows(feats.detach()), _rows(grad)
+        partial = np.empty((batch_norm.tiles_of(num), 2, feats.shape[1]))
+        threads.run(batch_norm.sum_gradients, num, x, g, relu, *ctx.line, partial)
         total, product = batch_norm.in_order(partial)
         grad_feats = None
         if ctx.needs_input_grad[0]:
             scale = weight.detach().numpy().astype(np.float64) * ctx.sharpness
-            further = np.stack([-scale * ctx.sharpness**2 * product / num, -scale * total / num]).astype(np.float32)
-            grad_feats = torch.empty((num, x.shape[1]))
-            before = grad if passed is None else passed
+            further = -scale * ctx.sharpness**2 * product / num, -scale * total / num
+            grad_feats = torch.empty(feats.shape)
             threads.run(
-                batch_norm.input_gradients, num, _rows(x), _rows(before), ctx.relu and passed is None,
-                np.concatenate([ctx.coefficients, further]), _rows(grad_feats),
+                batch_norm.input_gradients, x, g, relu, *ctx.line,
+                *(each.astype(np.float32) for each in further), grad_feats.numpy(),
             )  # fmt: skip
-        grad_weight = torch.from_numpy((product * ctx.sharpness).astype(np.float32))
-        return grad_feats, grad_weight, torch.from_numpy(total.astype(np.float32)), passed, None, None
+        grad_weight, grad_bias = (torch.from_numpy(each.astype(np.float32)) for each in (product * ctx.sharpness, total))
+        return grad_feats, grad_weight, grad_bias, grad if ctx.summed else None, None, None
 
 
 def _statistics(feats: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Returns mean and biased variance of the columns, float64 `[C]` each."""
-    x = _dense(feats)
-    partial = np.empty((batch_norm.tiles_of(len(x)), 2, x.shape[1]))
-    team().run(batch_norm.sum_moments, len(x), _rows(x), partial)
-    total, square = batch_norm.in_order(partial) / len(x)
+    partial = np.empty((batch_norm.tiles_of(len(feats)), 2, feats.shape[1]))
+    team().run(batch_norm.sum_moments, len(feats), _rows(feats), partial)
+    total, square = batch_norm.in_order(partial) / len(feats)
     return total, np.maximum(square - total**2, 0)
 
 
-def _dense(matrix: Tensor) -> Tensor:
-    """Returns the matrix with the values of a row side by side, and rows apart."""
-    matrix = matrix.detach()
-    return matrix if matrix.stride(1) == 1 and matrix.stride(0) >= matrix.shape[1] else matrix.contiguous()
-
-
-def _rows(matrix: Tensor) -> Rows:
-    return Rows(matrix.data_ptr(), 4 * matrix.stride(0))
+def _rows(matrix: Tensor) -> np.ndarray:
+    """Returns a matrix as float32 `[n, C or more]` without gaps, whose further columns mean nothing."""
+    matrix, (num, columns) = matrix.detach(), matrix.shape
+    wide = matrix.stride(0)
+    if matrix.stride(1) != 1 or wide < columns:
+        return matrix.contiguous().numpy()
+    if matrix.storage_offset() + num * wide > matrix.untyped_storage().nbytes() // 4:
+        return matrix.contiguous().numpy()
+    return matrix.as_strided((num, wide), (wide, 1)).numpy()
