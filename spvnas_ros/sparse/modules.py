@@ -16,7 +16,11 @@ class Conv3d(nn.Module):
     """A sparse convolution without bias.
 
     volume: number of kernel rows; 1 makes a pointwise convolution, whose kernel is `[Cin, Cout]`
+
+    Its `narrow` is that of `conv3d`, in training mode.
     """
+
+    narrow = False
 
     def __init__(self, in_channels: int, out_channels: int, volume: int, transposed: bool = False) -> None:
         super().__init__()
@@ -30,7 +34,14 @@ class Conv3d(nn.Module):
             return feats @ self.kernel
         if kernel_map is None:
             raise ValueError("a convolution over neighbours needs a kernel map")
-        return conv3d(feats, self.kernel, kernel_map)
+        return conv3d(feats, self.kernel, kernel_map, narrow=self.narrow and self.training)
+
+
+def narrow_products(module: nn.Module, narrow: bool = True) -> None:
+    """Lets every sparse convolution in a module round its operands to bfloat16 in training mode, see `conv3d`."""
+    for child in module.modules():
+        if isinstance(child, Conv3d):
+            child.narrow = narrow
 
 
 class ConvNorm(nn.Module):
