@@ -18,7 +18,7 @@ from spvnas_ros.nets.heads import HeadOutput
 from spvnas_ros.nets.spec import NUM_STAGES, POINT_LEVELS, BlockSpec, NetSpec, StageSpec
 from spvnas_ros.sparse.backend import levels_for
 from spvnas_ros.sparse.kernel_map import KernelMap, Levels
-from spvnas_ros.sparse.modules import ConvNorm
+from spvnas_ros.sparse.modules import ConvNorm, Linear
 from spvnas_ros.sparse.norms import normalised
 from spvnas_ros.sparse.ops import exchange
 
@@ -68,7 +68,7 @@ class PointFusion(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(in_channels, out_channels)
+        self.linear = Linear(in_channels, out_channels)
         self.norm = nn.BatchNorm1d(out_channels)
 
     def forward(self, points: Tensor, from_voxels: Tensor) -> Tensor:

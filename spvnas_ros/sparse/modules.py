@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from spvnas_ros.sparse.backend import product_for
 from spvnas_ros.sparse.kernel_map import KernelMap
 from spvnas_ros.sparse.norms import normalised
 from spvnas_ros.sparse.ops import conv3d
@@ -30,17 +31,33 @@ class Conv3d(nn.Module):
         nn.init.uniform_(self.kernel, -1 / math.sqrt(fan), 1 / math.sqrt(fan))
 
     def forward(self, feats: Tensor, kernel_map: KernelMap | None) -> Tensor:
+        narrow = self.narrow and self.training
         if self.kernel.ndim == 2:
-            return feats @ self.kernel
+            return product_for(feats, self.kernel, narrow)
         if kernel_map is None:
             raise ValueError("a convolution over neighbours needs a kernel map")
-        return conv3d(feats, self.kernel, kernel_map, narrow=self.narrow and self.training)
+        return conv3d(feats, self.kernel, kernel_map, narrow=narrow)
+
+
+class Linear(nn.Linear):
+    """A linear layer on every point. Its `narrow` is that of `conv3d`, in training mode."""
+
+    narrow = False
+
+    def forward(self, feats: Tensor) -> Tensor:
+        """Returns features `[n, out_features]` of features `[n, in_features]`."""
+        if not (self.narrow and self.training):
+            return super().forward(feats)
+        return product_for(feats, self.weight.T, narrow=True) + self.bias
 
 
 def narrow_products(module: nn.Module, narrow: bool = True) -> None:
-    """Lets every sparse convolution in a module round its operands to bfloat16 in training mode, see `conv3d`."""
+    """Lets every convolution and linear layer of this room in a module round its operands to bfloat16 in training mode.
+
+    See `conv3d`; features with fewer than 8 channels are not rounded.
+    """
     for child in module.modules():
-        if isinstance(child, Conv3d):
+        if isinstance(child, Conv3d | Linear):
             child.narrow = narrow
 
 

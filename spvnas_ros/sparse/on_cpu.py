@@ -20,8 +20,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from spvnas_ros.kernels.cpu import bf16, gradients
-from spvnas_ros.kernels.cpu.convolve import SHAPE, Pairs, Term, aligned, column_blocks, convolve
-from spvnas_ros.kernels.cpu.geometry import TILE_ROWS, tile_pairs
+from spvnas_ros.kernels.cpu.convolve import SHAPE, UNIT, Pairs, Term, aligned, column_blocks, convolve
+from spvnas_ros.kernels.cpu.geometry import SPARE, TILE_ROWS, tile_pairs
 from spvnas_ros.kernels.cpu.gradients import Mixture
 from spvnas_ros.kernels.cpu.octree import Family, Neighbours, build_octree, cells_of, corner_rows, voxels_of_coords
 from spvnas_ros.kernels.cpu.team import Team
@@ -116,6 +116,32 @@ def _halves(feats: Tensor) -> np.ndarray:
     return halves
 
 
+def product(feats: Tensor, kernel: Tensor) -> Tensor:
+    """Returns `feats @ kernel` with operands rounded to bfloat16, those of the gradients too, and sums in float32.
+
+    feats: float32 `[n, Cin]`, one row at least; kernel: float32 `[Cin, Cout]`; the CPU multiplies bfloat16
+    """
+    num = len(feats)
+    rows = np.arange(num)
+    padded = -(-num // UNIT) * UNIT
+    starts = np.append(np.arange(0, num, _NARROW_ROWS), padded).astype(np.int32)
+    ins = np.zeros(padded + SPARE, np.int32)
+    outs = np.full(padded + SPARE, num, np.int32)
+    ins[:num] = outs[:num] = rows
+    same = Gather(Pairs(starts, ins, outs, 1, _NARROW_ROWS), False, num)
+    tiled = TiledConvolution(same, same, rows, rows, _tasks(np.array([num])))
+    out: Tensor = _NarrowConvolution.apply(feats, kernel[None], tiled)
+    return out
+
+
+def fits_narrow(feats: Tensor, kernel: Tensor) -> bool:
+    """Returns whether products of these may be of bfloat16: the CPU multiplies it, and the features are no coordinates.
+
+    kernel: `[..., Cin, Cout]`
+    """
+    return fits(feats, kernel) and kernel.shape[-2] >= _FEWEST_NARROW and multiplies_bf16()
+
+
 @functools.cache
 def multiplies_bf16() -> bool:
     """Returns whether this CPU multiplies bfloat16, so that narrow operands are faster."""
@@ -141,8 +167,8 @@ class TiledConvolution:
 
     def __call__(self, feats: Tensor, kernel: Tensor, narrow: bool = False) -> Tensor:
         """Convolves as `sparse.conv3d` does."""
-        narrow = narrow and feats.shape[1] >= _FEWEST_NARROW and multiplies_bf16()
-        out: Tensor = (_NarrowConvolution if narrow else _Convolution).apply(feats, kernel, self)
+        kind = _NarrowConvolution if narrow and fits_narrow(feats, kernel) else _Convolution
+        out: Tensor = kind.apply(feats, kernel, self)
         return out
 
     def transposed(self) -> TiledConvolution:
