@@ -52,14 +52,16 @@ class _Norm(Function):
     ) -> Tensor:
         mean, sharpness = statistics
         scale = weight.detach().numpy().astype(np.float64) * sharpness
-        line = scale, bias.detach().numpy() - mean * scale, mean
-        ctx.line = tuple(each.astype(np.float32) for each in line)
+        rounded = mean.astype(np.float32)
+        missed = mean - rounded  # what is left of the mean is made up for in float64
+        shift = bias.detach().numpy() - missed * scale
+        ctx.line = scale.astype(np.float32), shift.astype(np.float32), rounded
         out = torch.empty(feats.shape)
         rest = _NO_ROWS if residual is None else _rows(residual)
-        team().run(batch_norm.apply_norm, _rows(feats), rest, relu, *ctx.line[:2], out.numpy())
+        team().run(batch_norm.apply_norm, _rows(feats), rest, relu, *ctx.line, out.numpy())
         # Behind a residual, the result alone tells what passed the ReLU.
         ctx.save_for_backward(feats, weight, *((out,) if relu and residual is not None else ()))
-        ctx.relu, ctx.sharpness, ctx.summed = relu, sharpness, residual is not None
+        ctx.relu, ctx.sharpness, ctx.missed, ctx.summed = relu, sharpness, missed, residual is not None
         return out
 
     @staticmethod
@@ -75,10 +77,12 @@ class _Norm(Function):
         partial = np.empty((batch_norm.tiles_of(num), 2, feats.shape[1]))
         threads.run(batch_norm.sum_gradients, num, x, g, relu, *ctx.line, partial)
         total, product = batch_norm.in_order(partial)
+        product -= total * ctx.missed
         grad_feats = None
         if ctx.needs_input_grad[0]:
             scale = weight.detach().numpy().astype(np.float64) * ctx.sharpness
-            further = -scale * ctx.sharpness**2 * product / num, -scale * total / num
+            slope = -scale * ctx.sharpness**2 * product / num
+            further = slope, -scale * total / num - slope * ctx.missed
             grad_feats = torch.empty(feats.shape)
             threads.run(
                 batch_norm.input_gradients, x, g, relu, *ctx.line,

@@ -56,10 +56,10 @@ def sum_moments(counter, num, x, partial):
 
 
 @njit(cache=True, nogil=True)
-def apply_norm(counter, x, residual, relu, scale, shift, out):
-    """Computes tiles of `act(x * scale + shift + residual)`.
+def apply_norm(counter, x, residual, relu, scale, shift, mean, out):
+    """Computes tiles of `act((x - mean) * scale + shift + residual)`.
 
-    x: float32 `[n, columns or more]`; residual: the same, or `[0, 0]`; scale, shift: float32 `[columns]`
+    x: float32 `[n, columns or more]`; residual: the same, or `[0, 0]`; scale, shift, mean: float32 `[columns]`
     out: float32 `[n, columns]`
     """
     columns = out.shape[1]
@@ -71,18 +71,18 @@ def apply_norm(counter, x, residual, relu, scale, shift, out):
             # What is no number passes, as in torch's ReLU.
             if residual.shape[0] > 0 and relu:
                 for c in range(columns):
-                    y = x[i, c] * scale[c] + shift[c] + residual[i, c]
+                    y = (x[i, c] - mean[c]) * scale[c] + shift[c] + residual[i, c]
                     out[i, c] = _ZERO if y <= 0 else y
             elif residual.shape[0] > 0:
                 for c in range(columns):
-                    out[i, c] = x[i, c] * scale[c] + shift[c] + residual[i, c]
+                    out[i, c] = (x[i, c] - mean[c]) * scale[c] + shift[c] + residual[i, c]
             elif relu:
                 for c in range(columns):
-                    y = x[i, c] * scale[c] + shift[c]
+                    y = (x[i, c] - mean[c]) * scale[c] + shift[c]
                     out[i, c] = _ZERO if y <= 0 else y
             else:
                 for c in range(columns):
-                    out[i, c] = x[i, c] * scale[c] + shift[c]
+                    out[i, c] = (x[i, c] - mean[c]) * scale[c] + shift[c]
 
 
 @njit(cache=True, nogil=True)
@@ -119,10 +119,10 @@ def sum_gradients(counter, num, x, grad, relu, scale, shift, mean, partial):
             if relu:
                 for c in range(sums.shape[0]):
                     a, b, m = scale[c], shift[c], mean[c]
-                    p = _ZERO if x[i, c] * a + b <= 0 else grad[i, c]
-                    q = _ZERO if x[i + 1, c] * a + b <= 0 else grad[i + 1, c]
-                    r = _ZERO if x[i + 2, c] * a + b <= 0 else grad[i + 2, c]
-                    s = _ZERO if x[i + 3, c] * a + b <= 0 else grad[i + 3, c]
+                    p = _ZERO if (x[i, c] - m) * a + b <= 0 else grad[i, c]
+                    q = _ZERO if (x[i + 1, c] - m) * a + b <= 0 else grad[i + 1, c]
+                    r = _ZERO if (x[i + 2, c] - m) * a + b <= 0 else grad[i + 2, c]
+                    s = _ZERO if (x[i + 3, c] - m) * a + b <= 0 else grad[i + 3, c]
                     sums[c] += np.float64((p + q) + (r + s))
                     low, high = p * (x[i, c] - m) + q * (x[i + 1, c] - m), r * (x[i + 2, c] - m) + s * (x[i + 3, c] - m)
                     products[c] += np.float64(low + high)
@@ -135,7 +135,7 @@ def sum_gradients(counter, num, x, grad, relu, scale, shift, mean, partial):
                     products[c] += np.float64(low + high)
         for i in range(quads, stop):
             for c in range(sums.shape[0]):
-                p = _ZERO if relu and x[i, c] * scale[c] + shift[c] <= 0 else grad[i, c]
+                p = _ZERO if relu and (x[i, c] - mean[c]) * scale[c] + shift[c] <= 0 else grad[i, c]
                 sums[c] += np.float64(p)
                 products[c] += np.float64(p * (x[i, c] - mean[c]))
 
@@ -154,7 +154,7 @@ def input_gradients(counter, x, grad, relu, scale, shift, mean, slope, level, ou
         for i in range(first, min(out.shape[0], first + TILE_ROWS)):
             if relu:
                 for c in range(columns):
-                    p = _ZERO if x[i, c] * scale[c] + shift[c] <= 0 else grad[i, c]
+                    p = _ZERO if (x[i, c] - mean[c]) * scale[c] + shift[c] <= 0 else grad[i, c]
                     out[i, c] = scale[c] * p + (slope[c] * (x[i, c] - mean[c]) + level[c])
             else:
                 for c in range(columns):
