@@ -88,7 +88,9 @@ class _Norm(Function):
                 batch_norm.input_gradients, x, g, relu, *ctx.line,
                 *(each.astype(np.float32) for each in further), grad_feats.numpy(),
             )  # fmt: skip
-        grad_weight, grad_bias = (torch.from_numpy(each.astype(np.float32)) for each in (product * ctx.sharpness, total))
+        grad_weight, grad_bias = (
+            torch.from_numpy(each.astype(np.float32)) for each in (product * ctx.sharpness, total)
+        )
         return grad_feats, grad_weight, grad_bias, grad if ctx.summed else None, None, None
 
 

@@ -109,7 +109,8 @@ class TritonConvolution:
     def __call__(self, feats: Tensor, kernel: Tensor, narrow: bool = False) -> Tensor:  # noqa: ARG002
         """Convolves as `sparse.conv3d` does.
 
-        How narrow operands are is autocast's choice. Under autocast the result has autocast's type, and the kernel's gradient has the kernel's own type.
+        How narrow operands are is autocast's choice: the result has its type, and the kernel's gradient has the
+        kernel's own.
         """
         if torch.is_autocast_enabled(feats.device.type):
             feats = feats.to(torch.get_autocast_dtype(feats.device.type))

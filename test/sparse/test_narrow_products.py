@@ -1,4 +1,4 @@
-"""Products of bfloat16 in training: what float32 gives on rounded operands, and close to what it gives on exact ones."""
+"""Products of bfloat16 in training are those of float32 on rounded operands, and close to those on exact ones."""
 
 from __future__ import annotations
 
@@ -93,9 +93,7 @@ def test_products_of_points_are_those_of_rounded_operands(rows: int, channels: t
     torch.manual_seed(0)
     feats, kernel, grad = torch.randn(rows, channels[0]), torch.randn(channels), torch.randn(rows, channels[1])
     ours = run(lambda f, k: product_for(f, k, narrow=True), feats, kernel, grad)
-    for mine, other in zip(
-        ours, run(torch.matmul, rounded(feats), rounded(kernel), rounded(grad)), strict=True
-    ):
+    for mine, other in zip(ours, run(torch.matmul, rounded(feats), rounded(kernel), rounded(grad)), strict=True):
         assert_close(mine, other)
 
 

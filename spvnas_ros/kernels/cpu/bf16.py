@@ -104,8 +104,8 @@ def _accumulate(b: Any, lanes: tuple[int, ...], targets: list[Any], count: Any, 
     """Emits a loop that adds products of words to rows of float32 sums, which stay in registers meanwhile.
 
     targets: the rows' addresses; count: turns of the loop, at least one
-    walk:    (address before the loop, bytes a turn) of the columns' words, then those of whatever holds the rows' words,
-             then a function that returns the address of a row's word from the latter's address now
+    walk:    (address before the loop, bytes a turn) of the columns' words, then those of whatever holds the rows'
+             words, then a function that returns the address of a row's word from the latter's address now
     """
     (columns, column_step), (rows, row_step), place = walk
     offsets = [4 * sum(lanes[:v]) for v in range(len(lanes))]
@@ -182,8 +182,8 @@ def _row_kernel(rows: int, steps: int) -> Callable[..., Any]:
 def _outer_kernel(steps: int) -> Callable[..., Any]:
     """Returns a numba intrinsic that sums outer products, two pairs of rows at a time.
 
-    The intrinsic is `f(x, x_stride, g, g_stride, sums, sums_stride, count)`, all int64: addresses, byte strides, and the
-    number of rows of words, at least one. A word holds the same channel of two rows.
+    The intrinsic is `f(x, x_stride, g, g_stride, sums, sums_stride, count)`, all int64: addresses, byte strides, and
+    the number of rows of words, at least one. A word holds the same channel of two rows.
     """
     lanes = _lanes_of(steps)
 
@@ -250,7 +250,7 @@ _outer_1, _outer_2, _outer_3, _outer_4, _outer_5, _outer_6 = (_outer_kernel(step
 
 @njit(cache=True, nogil=True)
 def _rounded(bits):
-    """Returns the upper half of a float32's bits, rounded to the nearest, ties to even; what is no number stays none."""
+    """Returns the upper half of a float32's bits, rounded to the nearest, ties to even. NaN stays NaN."""
     rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
     no_number = (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
     return np.uint16((bits >> np.uint32(16)) | np.uint32(0x40)) if no_number else np.uint16(rounded)

@@ -121,7 +121,12 @@ class Recorder(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the state for the checkpoint."""
-        return {"best": self.best, "skipped": dict(self.skipped), "unvalidated": self._unvalidated, "products": self._products}
+        return {
+            "best": self.best,
+            "skipped": dict(self.skipped),
+            "unvalidated": self._unvalidated,
+            "products": self._products,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the state from the checkpoint, and says where the steps to come are not like those before."""
