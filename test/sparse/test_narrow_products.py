@@ -21,6 +21,8 @@ from spvnas_ros.sparse import KernelMap, conv3d, quantize
 from spvnas_ros.sparse.backend import product_for
 from spvnas_ros.sparse.modules import narrow_products
 from spvnas_ros.sparse.on_cpu import build_training_levels, multiplies_bf16, narrow, team
+from spvnas_ros.zoo.cache import resolve_weights
+from spvnas_ros.zoo.checkpoint import load_checkpoint
 
 on_bf16 = pytest.mark.skipif(not multiplies_bf16(), reason="this CPU has no AVX512-BF16")
 
@@ -119,23 +121,30 @@ def test_values_are_rounded_as_by_torch() -> None:
 
 
 @on_bf16
-def test_the_whole_network_has_nearly_the_gradients_of_float32(full_scan: np.ndarray) -> None:
-    voxels = quantize(torch.from_numpy(full_scan), 0.6)
-    spec = NetSpec.spvcnn(8)
+def test_a_trained_network_has_nearly_the_gradients_of_float32(full_scan: np.ndarray) -> None:
+    """At random weights they are further apart: many a ReLU's input is about zero, and passes or not by chance."""
+    net, facts = load_checkpoint(resolve_weights("default"))
+    cloud = torch.from_numpy(full_scan[::3])
+    voxels = quantize(cloud, facts.voxel_size)
+    feats = cloud[voxels.first]
     torch.manual_seed(0)
-    net, feats = PointVoxelUNet(spec).train(), torch.from_numpy(full_scan)[voxels.first]
-    labels = torch.randint(0, spec.num_classes, (len(feats),))
+    with torch.no_grad():
+        labels = net.eval()(voxels.coords, feats).argmax(1)
+    labels[::5] = torch.randint(0, facts.num_classes, labels[::5].shape)
+    net.train()
     found = []
     for narrowed in (False, True):
         torch.manual_seed(1)  # the same dropout
         narrow_products(net, narrowed)
         net.zero_grad()
         cross_entropy(net(voxels.coords, feats), labels).backward()
-        found.append(torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None]))
-    exact, ours = found
+        found.append([p.grad.flatten() for p in net.parameters() if p.grad is not None])
+    exact, ours = (torch.cat(grads) for grads in found)
     assert not torch.equal(exact, ours)
-    assert float(cosine_similarity(exact, ours, dim=0)) > 0.995
-    assert float((exact - ours).norm()) < 0.1 * float(exact.norm())
+    assert float((exact - ours).norm()) < 0.03 * float(exact.norm())
+    assert float(cosine_similarity(exact.double(), ours.double(), dim=0)) > 0.9995
+    large = [(a, b) for a, b in zip(*found, strict=True) if len(a) > 1000]
+    assert min(float(cosine_similarity(a.double(), b.double(), dim=0)) for a, b in large) > 0.998
 
 
 @on_bf16

@@ -61,7 +61,7 @@ def column_blocks(padded: int) -> np.ndarray:
     return np.array(blocks, np.int64)
 
 
-class _BFloat(ir.Type):
+class _BFloat(ir.Type):  # type: ignore[misc]
     """LLVM's type bfloat, which llvmlite has not."""
 
     def _to_string(self) -> str:
