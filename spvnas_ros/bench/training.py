@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from spvnas_ros.kernels.cpu.steady_memory import keep_freed_memory
 from spvnas_ros.nets.spec import NUM_STAGES, POINT_LEVELS, NetSpec
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.recordings.scans import read_scan
@@ -117,6 +118,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="steps per way that are counted (default 3)")
     arguments = parser.parse_args()
     points = torch.from_numpy(read_scan(arguments.scan, "unit"))
+    keep_freed_memory()  # as `spvnas train` does
     print(f"{arguments.scan.name}: {len(points)} points, torch {torch.__version__}\n")
     print(table(CASES, points, arguments.rounds))
 

@@ -43,7 +43,7 @@ from spvnas_ros.offline.training.progress_line import ProgressLine
 from spvnas_ros.offline.training.recorder import BEST, CHECKPOINT, LAST, LOG, BudgetSpent, Plan, Recorder
 from spvnas_ros.offline.training.simulated import folders, make_missing
 from spvnas_ros.offline.training.start import begin
-from spvnas_ros.offline.training.steady_memory import keep_freed_memory
+from spvnas_ros.kernels.cpu.steady_memory import keep_freed_memory
 from spvnas_ros.offline.training.stop_signals import Stopped, StopSignals
 from spvnas_ros.recordings.files import replacing
 from spvnas_ros.segment.progress import Skipped

@@ -1,4 +1,4 @@
-"""Keeps memory that a step has freed for the next step, instead of giving it back to the system."""
+"""Keeps memory that has been freed for what comes next, instead of giving it back to the system."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LARGEST = 2**30
 def keep_freed_memory() -> bool:
     """Tells glibc's allocator to keep what is freed. Returns whether it could be told.
 
-    A step on a CPU frees and asks for the same arrays again and again. Given back, every page of them would be mapped
+    A training step on a CPU frees and asks for the same arrays again and again. Given back, every page of them would be mapped
     and cleared anew: a tenth of the step.
     """
     try:
