@@ -14,8 +14,8 @@ _LARGEST = 2**30
 def keep_freed_memory() -> bool:
     """Tells glibc's allocator to keep what is freed. Returns whether it could be told.
 
-    A training step on a CPU frees and asks for the same arrays again and again. Given back, every page of them would be mapped
-    and cleared anew: a tenth of the step.
+    A training step on a CPU frees and asks for the same arrays again and again. Given back, every page of them would be
+    mapped and cleared anew: a tenth of the step.
     """
     try:
         tell = ctypes.CDLL(None).mallopt

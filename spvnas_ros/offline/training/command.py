@@ -32,6 +32,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
+from spvnas_ros.kernels.cpu.steady_memory import keep_freed_memory
 from spvnas_ros.offline.datasets import DatasetError
 from spvnas_ros.offline.evaluation.dataset_evaluation import prelabelled
 from spvnas_ros.offline.evaluation.report import skipped_line
@@ -43,7 +44,6 @@ from spvnas_ros.offline.training.progress_line import ProgressLine
 from spvnas_ros.offline.training.recorder import BEST, CHECKPOINT, LAST, LOG, BudgetSpent, Plan, Recorder
 from spvnas_ros.offline.training.simulated import folders, make_missing
 from spvnas_ros.offline.training.start import begin
-from spvnas_ros.kernels.cpu.steady_memory import keep_freed_memory
 from spvnas_ros.offline.training.stop_signals import Stopped, StopSignals
 from spvnas_ros.recordings.files import replacing
 from spvnas_ros.segment.progress import Skipped
