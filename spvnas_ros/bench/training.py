@@ -1,7 +1,8 @@
 """The cost of one training step on the CPU: `python -m spvnas_ros.bench.training SCAN.bin [--rounds 3]`.
 
-The same network takes steps through plain torch operations and through compiled loops, in turn, in one process. One
-thread is measured in CPU time, two threads in wall time. Figures are medians, in milliseconds.
+The same network takes steps through plain torch operations, through compiled loops, and through those with products of
+bfloat16, in turn, in one process. One thread is measured in CPU time, two threads in wall time. Figures are medians, in
+milliseconds.
 """
 
 from __future__ import annotations
@@ -19,19 +20,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from spvnas_ros.kernels.cpu.steady_memory import keep_freed_memory
 from spvnas_ros.nets.spec import NUM_STAGES, POINT_LEVELS, NetSpec
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.recordings.scans import read_scan
 from spvnas_ros.sparse.coords import quantize
 from spvnas_ros.sparse.kernel_map import Levels, build_levels
+from spvnas_ros.sparse.modules import narrow_products
 from spvnas_ros.sparse.on_cpu import build_training_levels
 
 PHASES = ("geometry", "forward", "backward", "optimizer")
-WAYS: dict[str, Callable[[Tensor], Levels]] = {
-    "plain torch": build_levels,
-    "compiled": partial(build_training_levels, depth=NUM_STAGES, point_levels=POINT_LEVELS),
+_compiled = partial(build_training_levels, depth=NUM_STAGES, point_levels=POINT_LEVELS)
+WAYS: dict[str, tuple[Callable[[Tensor], Levels], bool]] = {
+    "plain torch": (build_levels, False),
+    "compiled, fp32": (_compiled, False),
+    "compiled, bf16": (_compiled, True),
 }
-SMALL_WIDTHS = (16, 16, 32, 64, 96, 96, 64, 48, 48)
+"""What builds the geometry, and whether products are of bfloat16 where the CPU multiplies it."""
+
+DEFAULT_WIDTHS = (16, 24, 48, 72, 96, 96, 72, 48, 24)
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ class Case:
 
 CASES = (
     Case("spvcnn W16, voxels of 0.05 m", NetSpec.spvcnn(16), 0.05),
-    Case("spvcnn 16 to 96 wide, voxels of 0.1 m", NetSpec.of(SMALL_WIDTHS), 0.1),
+    Case("widths of `default`, voxels of 0.1 m", NetSpec.of(DEFAULT_WIDTHS), 0.1),
 )
 
 
@@ -60,8 +67,10 @@ class Stepper:
         self.net = PointVoxelUNet(case.spec).train()
         self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=1e-4)
 
-    def step(self, build: Callable[[Tensor], Levels], clock: Callable[[], float]) -> list[float]:
+    def step(self, way: str, clock: Callable[[], float]) -> list[float]:
         """Takes one step. Returns the seconds that geometry, forward, backward and optimizer took."""
+        build, narrow = WAYS[way]
+        narrow_products(self.net, narrow)
         laps = [clock()]
         levels = build(self.coords)
         laps.append(clock())
@@ -82,8 +91,8 @@ def measure(case: Case, points: Tensor, threads: int, rounds: int) -> dict[str, 
     stepper = Stepper(case, points)
     laps: dict[str, list[list[float]]] = {way: [] for way in WAYS}
     for _ in range(rounds + 1):
-        for way, build in WAYS.items():
-            laps[way].append(stepper.step(build, clock))
+        for way in WAYS:
+            laps[way].append(stepper.step(way, clock))
     return {way: [1e3 * median(phase) for phase in zip(*steps[1:], strict=True)] for way, steps in laps.items()}
 
 
@@ -109,6 +118,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="steps per way that are counted (default 3)")
     arguments = parser.parse_args()
     points = torch.from_numpy(read_scan(arguments.scan, "unit"))
+    keep_freed_memory()  # as `spvnas train` does
     print(f"{arguments.scan.name}: {len(points)} points, torch {torch.__version__}\n")
     print(table(CASES, points, arguments.rounds))
 

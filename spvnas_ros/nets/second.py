@@ -20,7 +20,8 @@ from spvnas_ros.nets.detector_spec import STEPS, DetectorSpec
 from spvnas_ros.nets.heads import BoxHead, HeadOutput
 from spvnas_ros.sparse.backend import exchange_for, means_for, neighbours_for, sites_for, spread_for
 from spvnas_ros.sparse.kernel_map import KernelMap
-from spvnas_ros.sparse.modules import ConvNorm
+from spvnas_ros.sparse.modules import ConvNorm, Linear
+from spvnas_ros.sparse.norms import normalised
 from spvnas_ros.sparse.ops import PlainExchange
 from spvnas_ros.sparse.sites import Sites
 
@@ -84,12 +85,11 @@ class PointTransform(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, spec: DetectorSpec) -> None:
         super().__init__()
-        self.linear = nn.Linear(in_channels, out_channels)
+        self.linear = Linear(in_channels, out_channels)
         self.norm = nn.BatchNorm1d(out_channels, spec.eps, spec.momentum)
 
     def forward(self, points: Tensor) -> Tensor:
-        out: Tensor = self.norm(self.linear(points))
-        return out.relu_()
+        return normalised(self.norm, self.linear(points), relu=True)
 
 
 class SparseEncoder(nn.Module):

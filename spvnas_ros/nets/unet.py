@@ -18,7 +18,8 @@ from spvnas_ros.nets.heads import HeadOutput
 from spvnas_ros.nets.spec import NUM_STAGES, POINT_LEVELS, BlockSpec, NetSpec, StageSpec
 from spvnas_ros.sparse.backend import levels_for
 from spvnas_ros.sparse.kernel_map import KernelMap, Levels
-from spvnas_ros.sparse.modules import ConvNorm
+from spvnas_ros.sparse.modules import ConvNorm, Linear
+from spvnas_ros.sparse.norms import normalised
 from spvnas_ros.sparse.ops import exchange
 
 DROPOUT = 0.3
@@ -36,8 +37,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, feats: Tensor, kernel_map: KernelMap) -> Tensor:
         skip = feats if self.projection is None else self.projection(feats)
-        out: Tensor = self.second(self.first(feats, kernel_map), kernel_map)
-        return out.add_(skip).relu_()
+        out: Tensor = self.second(self.first(feats, kernel_map), kernel_map, skip)
+        return out
 
 
 class Stage(nn.Module):
@@ -67,12 +68,11 @@ class PointFusion(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(in_channels, out_channels)
+        self.linear = Linear(in_channels, out_channels)
         self.norm = nn.BatchNorm1d(out_channels)
 
     def forward(self, points: Tensor, from_voxels: Tensor) -> Tensor:
-        out: Tensor = from_voxels + self.norm(self.linear(points)).relu_()
-        return out
+        return from_voxels + normalised(self.norm, self.linear(points), relu=True)
 
 
 @dataclass(frozen=True)

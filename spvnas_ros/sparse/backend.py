@@ -61,6 +61,19 @@ def map_for(kernel_map: KernelMap, feats: Tensor) -> KernelMap:
     return kernel_map
 
 
+def product_for(feats: Tensor, kernel: Tensor, narrow: bool) -> Tensor:
+    """Returns `feats @ kernel`.
+
+    feats: `[n, Cin]`; kernel: `[Cin, Cout]`; narrow: as in `conv3d`
+    """
+    if narrow and len(feats) and _on_cpu(feats):
+        from spvnas_ros.sparse import on_cpu
+
+        if on_cpu.fits_narrow(feats, kernel):
+            return on_cpu.product(feats, kernel)
+    return feats @ kernel
+
+
 def sites_for(coords: Tensor, shape: Triple) -> tuple[Sites, Tensor]:
     """Returns what `sites.sort_sites` does, by compiled loops where there are some."""
     if coords.device.type == "cpu":

@@ -23,7 +23,7 @@ class Convolver(Protocol):
         """Returns whether it can take these features and this kernel."""
         ...
 
-    def __call__(self, feats: Tensor, kernel: Tensor) -> Tensor:
+    def __call__(self, feats: Tensor, kernel: Tensor, narrow: bool = False) -> Tensor:
         """Convolves as `sparse.conv3d` does."""
         ...
 

@@ -2,6 +2,7 @@
 
 The input gradient of a convolution is a convolution over the exchanged pairs with transposed kernel rows, so it runs
 through the same tiles. The weight gradient sums outer products of gathered rows. No sum depends on the thread count.
+Operands are float32, or bfloat16 where that is asked for and the CPU multiplies it; sums are float32.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from spvnas_ros.kernels.cpu import gradients
-from spvnas_ros.kernels.cpu.convolve import SHAPE, Pairs, Term, aligned, column_blocks, convolve
-from spvnas_ros.kernels.cpu.geometry import TILE_ROWS, tile_pairs
+from spvnas_ros.kernels.cpu import bf16, gradients
+from spvnas_ros.kernels.cpu.convolve import SHAPE, UNIT, Pairs, Term, aligned, column_blocks, convolve
+from spvnas_ros.kernels.cpu.geometry import SPARE, TILE_ROWS, tile_pairs
 from spvnas_ros.kernels.cpu.gradients import Mixture
 from spvnas_ros.kernels.cpu.octree import Family, Neighbours, build_octree, cells_of, corner_rows, voxels_of_coords
 from spvnas_ros.kernels.cpu.team import Team
@@ -32,6 +33,10 @@ _MOST_SHARES = 64
 """The weight gradient of a kernel row is summed in shares of `_FEWEST_PAIRS` pairs or more. All rows together have
 about `_MOST_SHARES` shares."""
 
+_FEWEST_NARROW = 8
+"""A convolution of fewer channels stays in float32: it reads coordinates, which 8 bits would move by decimetres."""
+
+_NARROW_ROWS = 512
 _EXCHANGE_ROWS = 512
 _SITE_ROWS = 512
 _NO_ROWS = np.zeros((0, 0), np.float32)
@@ -82,6 +87,66 @@ class Gather:
         )  # fmt: skip
         return out[: self.num_out, :columns]
 
+    def run_narrow(self, team: Team, feats: Tensor, kernel: Tensor, transposed: bool) -> Tensor:
+        """Computes what `run` does from features in the form of `narrow`, and a kernel that is rounded likewise."""
+        volume, *channels = kernel.shape
+        columns = channels[0 if transposed else 1]
+        padded = bf16.pad(columns)
+        blocks = bf16.column_blocks(padded)
+        packed = aligned(volume * feats.shape[1] // 2 * padded)
+        team.run(
+            bf16.pack_panels, kernel.numpy().view(np.uint32), self.mirrored, transposed, blocks, packed.view(np.uint16)
+        )
+        out = torch.empty((self.num_out + 1, padded))
+        out[self.num_out] = 0
+        team.run(bf16.convolve, self.num_out, self.pairs, _halves(feats), packed.view(np.uint32), blocks, out.numpy())
+        return out[: self.num_out, :columns]
+
+
+def narrow(team: Team, feats: Tensor) -> Tensor:
+    """Returns features `[n, C]` rounded to bfloat16 as int16 `[n, padded]`, for the loops of `kernels.cpu.bf16`."""
+    feats = feats.detach().contiguous()
+    out = torch.empty((len(feats), bf16.pad(feats.shape[1])), dtype=torch.int16)
+    team.run(bf16.narrow_rows, _NARROW_ROWS, feats.shape[1], feats.numpy().view(np.uint32), _halves(out))
+    return out
+
+
+def _halves(feats: Tensor) -> np.ndarray:
+    halves: np.ndarray = feats.numpy().view(np.uint16)
+    return halves
+
+
+def product(feats: Tensor, kernel: Tensor) -> Tensor:
+    """Returns `feats @ kernel` with operands rounded to bfloat16, those of the gradients too, and sums in float32.
+
+    feats: float32 `[n, Cin]`, one row at least; kernel: float32 `[Cin, Cout]`; the CPU multiplies bfloat16
+    """
+    num = len(feats)
+    rows = np.arange(num)
+    padded = -(-num // UNIT) * UNIT
+    starts = np.append(np.arange(0, num, _NARROW_ROWS), padded).astype(np.int32)
+    ins = np.zeros(padded + SPARE, np.int32)
+    outs = np.full(padded + SPARE, num, np.int32)
+    ins[:num] = outs[:num] = rows
+    same = Gather(Pairs(starts, ins, outs, 1, _NARROW_ROWS), False, num)
+    tiled = TiledConvolution(same, same, rows, rows, _tasks(np.array([num])))
+    out: Tensor = _NarrowConvolution.apply(feats, kernel[None], tiled)
+    return out
+
+
+def fits_narrow(feats: Tensor, kernel: Tensor) -> bool:
+    """Returns whether products of these may be of bfloat16: the CPU multiplies it, and the features are no coordinates.
+
+    kernel: `[..., Cin, Cout]`
+    """
+    return fits(feats, kernel) and kernel.shape[-2] >= _FEWEST_NARROW and multiplies_bf16()
+
+
+@functools.cache
+def multiplies_bf16() -> bool:
+    """Returns whether this CPU multiplies bfloat16, so that narrow operands are faster."""
+    return bf16.available()
+
 
 @dataclass(frozen=True)
 class TiledConvolution:
@@ -100,9 +165,10 @@ class TiledConvolution:
         """Returns whether features and kernel are float32 in main memory."""
         return fits(feats, kernel)
 
-    def __call__(self, feats: Tensor, kernel: Tensor) -> Tensor:
+    def __call__(self, feats: Tensor, kernel: Tensor, narrow: bool = False) -> Tensor:
         """Convolves as `sparse.conv3d` does."""
-        out: Tensor = _Convolution.apply(feats, kernel, self)
+        kind = _NarrowConvolution if narrow and fits_narrow(feats, kernel) else _Convolution
+        out: Tensor = kind.apply(feats, kernel, self)
         return out
 
     def transposed(self) -> TiledConvolution:
@@ -117,6 +183,17 @@ class TiledConvolution:
         team.run(
             gradients.sum_outer_products, self.tasks, self.in_rows, self.out_rows, feats.numpy(), grad.numpy(),
             _blocks(padded), partial,
+        )  # fmt: skip
+        out = torch.empty_like(kernel, memory_format=torch.contiguous_format)
+        team.run(gradients.add_partial, self.tasks, partial, out.numpy())
+        return out
+
+    def narrow_kernel_gradient(self, team: Team, feats: Tensor, grad: Tensor, kernel: Tensor) -> Tensor:
+        """Returns what `kernel_gradient` does from features and gradients in the form of `narrow`."""
+        partial = torch.empty((len(self.tasks), feats.shape[1], grad.shape[1])).numpy()
+        team.run(
+            bf16.sum_outer_products, self.tasks, self.in_rows, self.out_rows, _halves(feats), _halves(grad),
+            bf16.column_blocks(grad.shape[1]), partial,
         )  # fmt: skip
         out = torch.empty_like(kernel, memory_format=torch.contiguous_format)
         team.run(gradients.add_partial, self.tasks, partial, out.numpy())
@@ -138,6 +215,30 @@ class _Convolution(Function):
         threads, tiled = team(), ctx.tiled
         grad_feats = tiled.backward.run(threads, grad, kernel, transposed=True) if ctx.needs_input_grad[0] else None
         grad_kernel = tiled.kernel_gradient(threads, feats, grad, kernel) if ctx.needs_input_grad[1] else None
+        return grad_feats, grad_kernel, None
+
+
+class _NarrowConvolution(Function):
+    """A convolution that keeps its features in bfloat16 for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, feats: Tensor, kernel: Tensor, tiled: TiledConvolution) -> Tensor:
+        threads = team()
+        halves = narrow(threads, feats)
+        ctx.save_for_backward(halves, kernel)
+        ctx.tiled = tiled
+        return tiled.forward.run_narrow(threads, halves, kernel.detach().contiguous(), transposed=False)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        halves, kernel = ctx.saved_tensors
+        kernel = kernel.detach().contiguous()
+        threads, tiled = team(), ctx.tiled
+        grad = narrow(threads, grads[0])
+        wanted = ctx.needs_input_grad
+        grad_feats = tiled.backward.run_narrow(threads, grad, kernel, transposed=True) if wanted[0] else None
+        grad_kernel = tiled.narrow_kernel_gradient(threads, halves, grad, kernel) if wanted[1] else None
         return grad_feats, grad_kernel, None
 
 

@@ -106,10 +106,11 @@ class TritonConvolution:
         floats = feats.dtype in _PRECISIONS and kernel.dtype in _PRECISIONS
         return alike and floats and feats.device == kernel.device == self.in_rows.device
 
-    def __call__(self, feats: Tensor, kernel: Tensor) -> Tensor:
+    def __call__(self, feats: Tensor, kernel: Tensor, narrow: bool = False) -> Tensor:  # noqa: ARG002
         """Convolves as `sparse.conv3d` does.
 
-        Under autocast the result has autocast's type, and the kernel's gradient has the kernel's own type.
+        How narrow operands are is autocast's choice: the result has its type, and the kernel's gradient has the
+        kernel's own.
         """
         if torch.is_autocast_enabled(feats.device.type):
             feats = feats.to(torch.get_autocast_dtype(feats.device.type))

@@ -49,13 +49,16 @@ class _SparseConv3d(Function):
         return grad_feats, grad_kernel, None
 
 
-def conv3d(feats: Tensor, kernel: Tensor, kernel_map: KernelMap) -> Tensor:
+def conv3d(feats: Tensor, kernel: Tensor, kernel_map: KernelMap, *, narrow: bool = False) -> Tensor:
     """Computes the sparse convolution `out[o] += feats[i] @ kernel[k]` for every pair (i, o) of kernel row k.
 
     feats `[num_in, Cin]`, kernel `[K, Cin, Cout]` -> `[num_out, Cout]`.
+
+    narrow: products, those of the gradients too, may be of operands rounded to bfloat16, where that is faster; sums are
+            float32
     """
     if kernel_map.convolver is not None and kernel_map.convolver.fits(feats, kernel):
-        return kernel_map.convolver(feats, kernel)
+        return kernel_map.convolver(feats, kernel, narrow)
     out: Tensor = _SparseConv3d.apply(feats, kernel, kernel_map)  # type: ignore[no-untyped-call]
     return out
 

@@ -18,7 +18,7 @@ finds enough pairs in it to fill the vector blocks."""
 
 _TILES_PER_THREAD = 4
 _NO_CORNERS = np.zeros((0, 8), np.int32)
-_SPARE = AHEAD + SHAPE.rows
+SPARE = AHEAD + SHAPE.rows
 """Readable entries behind every index list, for whole groups and for prefetching."""
 
 
@@ -69,7 +69,7 @@ def build_geometry(team: Team, keys: np.ndarray, depth: int, point_levels: Colle
         return LevelGeometry(
             size,
             tile_rows,
-            np.minimum(np.arange(size + _SPARE, dtype=np.int32), size),
+            np.minimum(np.arange(size + SPARE, dtype=np.int32), size),
             tile_pairs(*neighbours[index], 27, tile_rows, size),
             _halving(keys_of[index - 1], families[index - 1], tile_rows) if index > 0 else None,
             _doubling(keys_of[index], families[index], tile_rows) if index < depth else None,
@@ -110,7 +110,7 @@ def tile_pairs(
 
     Padded pairs read input row `padding`.
     """
-    groups, ins, outs = _tile_pairs(starts, kernel_rows, rows, volume, tile_rows, padding, UNIT, _SPARE)
+    groups, ins, outs = _tile_pairs(starts, kernel_rows, rows, volume, tile_rows, padding, UNIT, SPARE)
     return Pairs(groups, ins, outs, volume, tile_rows)
 
 

@@ -32,12 +32,14 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
+from spvnas_ros.kernels.cpu.steady_memory import keep_freed_memory
 from spvnas_ros.offline.datasets import DatasetError
 from spvnas_ros.offline.evaluation.dataset_evaluation import prelabelled
 from spvnas_ros.offline.evaluation.report import skipped_line
 from spvnas_ros.offline.training.config import ConfigError, Recipe, load_recipe
 from spvnas_ros.offline.training.data import steps_of
 from spvnas_ros.offline.training.job import job_of
+from spvnas_ros.offline.training.precision import Precision, settle
 from spvnas_ros.offline.training.progress_line import ProgressLine
 from spvnas_ros.offline.training.recorder import BEST, CHECKPOINT, LAST, LOG, BudgetSpent, Plan, Recorder
 from spvnas_ros.offline.training.simulated import folders, make_missing
@@ -113,6 +115,8 @@ def _run(
     _check_folder(out, recipe, resume=resume)
     _prepare_data(recipe)
     replicas = _from_environment("WORLD_SIZE", 1)
+    device = _device(recipe)
+    precision = settle(recipe.trainer.precision, device)
     job = job_of(recipe, beginning)
     scans = job.scans
     if _is_first() and not quiet:
@@ -128,6 +132,7 @@ def _run(
     steps = steps_of(recipe, len(scans))
     torch.manual_seed(recipe.seed)
     task = job.task(steps)
+    task.narrow = precision.products == "bf16"
     out.mkdir(parents=True, exist_ok=True)
     if _is_first():
         (out / CONFIG).write_text(yaml.safe_dump(recipe.document(), sort_keys=False))
@@ -138,6 +143,8 @@ def _run(
             if warning := prelabelled(Path(source)):
                 progress.say(warning)
         progress.say(f"{recipe.name}: {len(scans)} scans, {steps} steps of {recipe.trainer.batch_size}, into {out}")
+        if precision.remark:
+            progress.say(precision.remark)
         facts = job.facts(task)
         recorder = Recorder(
             out,
@@ -147,9 +154,12 @@ def _run(
             progress,
             exam=job.exam(),
             keep=job.keep(),
+            products=precision.products,
             stop=stop,
         )
-        trainer = _trainer(recipe, out, steps, recorder, deterministic=deterministic)
+        trainer = _trainer(recipe, out, steps, recorder, device, precision, deterministic=deterministic)
+        if device == "cpu":
+            keep_freed_memory()
         loader = job.training_loader(
             steps,
             facts,
@@ -259,7 +269,26 @@ def _plan(recipe: Recipe, steps: int) -> Plan:
     )
 
 
-def _trainer(recipe: Recipe, out: Path, steps: int, recorder: Recorder, *, deterministic: bool) -> Trainer:
+def _device(recipe: Recipe) -> str:
+    """Returns "cpu" or "cuda". Raises ConfigError where the recipe's is not there."""
+    device = recipe.trainer.device
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"trainer.device is cuda, but torch {torch.__version__} sees no CUDA device; use cpu")
+    return device
+
+
+def _trainer(
+    recipe: Recipe,
+    out: Path,
+    steps: int,
+    recorder: Recorder,
+    device: str,
+    precision: Precision,
+    *,
+    deterministic: bool,
+) -> Trainer:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     # Batches depend on the step alone, so a new loader gives a resumed run the same batches.
@@ -267,24 +296,16 @@ def _trainer(recipe: Recipe, out: Path, steps: int, recorder: Recorder, *, deter
     warnings.filterwarnings("ignore", ".*does not have many workers")
     warnings.filterwarnings("ignore", "Found .* in eval mode at the start of training")  # the average of the weights
     warnings.filterwarnings("ignore", ".*is deprecated", module="lightning")
-    config = recipe.trainer
     local = _from_environment("LOCAL_WORLD_SIZE", 1)
     processes = _from_environment("WORLD_SIZE", 1)
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"trainer.device is cuda, but torch {torch.__version__} sees no CUDA device; use cpu")
-    precision: Any = config.precision
-    if precision == "auto":
-        precision = "16-mixed" if device == "cuda" else "32-true"
+    wanted: Any = precision.lightning
     try:
         return Trainer(
             accelerator=device,
             devices=local,
             num_nodes=processes // local,
             strategy="ddp" if processes > 1 else "auto",
-            precision=precision,
+            precision=wanted,
             max_steps=steps,
             gradient_clip_val=recipe.optimiser.clip or None,
             limit_val_batches=0,
@@ -299,7 +320,7 @@ def _trainer(recipe: Recipe, out: Path, steps: int, recorder: Recorder, *, deter
             enable_model_summary=False,
         )
     except ValueError as error:
-        raise ConfigError(f"trainer.precision is {config.precision!r}: {error}") from error
+        raise ConfigError(f"trainer.precision is {recipe.trainer.precision!r}: {error}") from error
 
 
 def _from_environment(name: str, default: int) -> int:

@@ -396,8 +396,9 @@ class TrainerConfig:
 
     epochs:           passes over the training scans; `steps`, where it is not 0, counts instead
     batch_size:       scans per step, over all processes
-    precision:        of PyTorch Lightning, such as "32-true", "16-mixed", "bf16-mixed"; "auto" = 16-mixed on CUDA, else
-                      32-true
+    precision:        "fp32"; "bf16": products of bfloat16 (on CUDA bf16-mixed, on a CPU with AVX512-BF16 those of the
+                      sparse convolutions, else fp32); "auto" = 16-mixed on CUDA, bf16 on a CPU; or one of PyTorch
+                      Lightning's, such as "32-true"
     device:           "auto", "cpu" or "cuda"
     validate_every, save_every, log_every: steps; `validate_every` 0 = 10 times in all
     max_minutes:      stop after this time and leave the rest to `--resume`; 0 = no limit

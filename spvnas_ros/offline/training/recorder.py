@@ -19,6 +19,7 @@ from spvnas_ros.nets.spec import NUM_STAGES, POINT_LEVELS
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.offline.evaluation.metrics import Confusion, confusion_matrix, score
 from spvnas_ros.offline.training.batch import Batch, Sample
+from spvnas_ros.offline.training.precision import Products, changed
 from spvnas_ros.offline.training.progress_line import ProgressLine
 from spvnas_ros.offline.training.stop_signals import Stopped, StopSignals
 from spvnas_ros.offline.training.task import RecipeTask, TrainingError
@@ -88,6 +89,7 @@ class Recorder(Callback):
     validation: makes the loader of this process's scans; None = no validation
     exam:       scores a network in validation
     keep:       writes a network to a file
+    products:   operands of the steps' products, which a resumed run compares with those of the steps before
     stop:       is asked after each step whether a signal ends the run
 
     skipped: scans that cannot be used, by name, and why
@@ -103,12 +105,13 @@ class Recorder(Callback):
         *,
         exam: Exam,
         keep: Keep,
+        products: Products = "fp32",
         stop: StopSignals | None = None,
     ) -> None:
         self.out, self.plan, self.facts = out, plan, facts
         self.best: float | None = None
         self.skipped: dict[str, str] = {}
-        self._exam, self._write = exam, keep
+        self._exam, self._write, self._products = exam, keep, products
         self._stop = stop or StopSignals()
         self._unvalidated: int | None = None
         self._validation = validation
@@ -118,10 +121,17 @@ class Recorder(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the state for the checkpoint."""
-        return {"best": self.best, "skipped": dict(self.skipped), "unvalidated": self._unvalidated}
+        return {
+            "best": self.best,
+            "skipped": dict(self.skipped),
+            "unvalidated": self._unvalidated,
+            "products": self._products,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores the state from the checkpoint."""
+        """Restores the state from the checkpoint, and says where the steps to come are not like those before."""
+        if said := changed(state_dict.get("products", "fp32"), self._products):
+            self._progress.say(said)
         self.best = state_dict["best"]
         self.skipped = state_dict.get("skipped", {})
         self._unvalidated = state_dict.get("unvalidated")
@@ -197,7 +207,7 @@ class Recorder(Callback):
         if not np.isfinite(value):
             raise TrainingError(
                 f"the loss is {value} after step {step}; lower optimiser.learning_rate, set optimiser.clip=10, or "
-                "train with trainer.precision=32-true"
+                "train with trainer.precision=fp32"
             )
         parts = {name: _mean(trainer, part) for name, part in outputs.get("parts", {}).items()}
         self._record(trainer, {"step": step, "loss": value} | parts | {"learning_rate": task.rate(step - 1)})

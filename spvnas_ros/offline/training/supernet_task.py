@@ -22,7 +22,6 @@ from spvnas_ros.offline.evaluation.metrics import score
 from spvnas_ros.offline.training.batch import Batch, Sample
 from spvnas_ros.offline.training.config import Recipe, SupernetConfig
 from spvnas_ros.offline.training.recorder import Exam, OnSkip, Verdict, confusions_of
-from spvnas_ros.offline.training.shared_norm import share_norms
 from spvnas_ros.offline.training.task import RecipeTask, SegmentationTask
 from spvnas_ros.sparse.backend import levels_for
 from spvnas_ros.zoo.checkpoint import Facts
@@ -52,10 +51,9 @@ class SupernetTask(SegmentationTask):
         return space
 
     def configure_model(self) -> None:
-        """Adds the average of the weights and the shared BatchNorms, also to the networks within the supernet."""
+        """Does what every training does, also to the networks within the supernet."""
         super().configure_model()
-        if self.recipe.trainer.shared_norm and self.trainer.world_size > 1:
-            self.net.adapt = share_norms
+        self.net.adapt = self.adapt
 
     def space_at(self, step: int) -> Space | None:
         """Returns the space from which a step draws: widths first, then depths, too; None for the whole network."""

@@ -18,6 +18,7 @@ from spvnas_ros.offline.training.config import Recipe
 from spvnas_ros.offline.training.losses import cross_entropy_sum, lovasz_softmax
 from spvnas_ros.offline.training.schedules import build_optimiser, momentum, rate_factor
 from spvnas_ros.offline.training.shared_norm import share_norms
+from spvnas_ros.sparse.modules import narrow_products
 
 _SEED_STRIDE = 1_000_003
 
@@ -29,7 +30,8 @@ class TrainingError(UserError):
 class RecipeTask(LightningModule):
     """The training steps of a recipe on a network.
 
-    steps: of the whole training; the learning rate depends on it
+    steps:  of the whole training; the learning rate depends on it
+    narrow: products of sparse convolutions may take bfloat16 operands in the steps, see `sparse.ops.conv3d`
 
     Random numbers inside the network are seeded from the recipe's seed, the step and the process. So a run that is
     resumed from a checkpoint takes the same steps as an uninterrupted one.
@@ -40,6 +42,7 @@ class RecipeTask(LightningModule):
         self.recipe, self.steps = recipe, steps
         self.net: Any = net
         self.average: AveragedModel | None = None
+        self.narrow = False
 
     @property
     def best_net(self) -> Any:
@@ -51,14 +54,19 @@ class RecipeTask(LightningModule):
         self.net.train()
 
     def configure_model(self) -> None:
-        """Adds the average of the weights and the shared BatchNorms that the recipe asks for.
+        """Adds the average of the weights and the shared BatchNorms that the recipe asks for, and narrows the products.
 
         Lightning calls it when the number of processes is known, possibly more than once.
         """
         if self.average is None and self.recipe.trainer.ema:
             self.average = averaged(self.net, self.recipe.trainer.ema)
+        self.adapt(self.net)
+
+    def adapt(self, net: nn.Module) -> None:
+        """Makes a network, or one within it, learn as this training wants it to."""
         if self.recipe.trainer.shared_norm and self.trainer.world_size > 1:
-            share_norms(self.net)
+            share_norms(net)
+        narrow_products(net, self.narrow)
 
     def configure_optimizers(self) -> Any:
         """Returns the recipe's optimiser and a schedule that sets the learning rate at every step."""
