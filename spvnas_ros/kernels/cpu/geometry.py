@@ -9,7 +9,7 @@ import numpy as np
 from numba import njit
 
 from spvnas_ros.kernels.cpu.convolve import AHEAD, SHAPE, UNIT, Pairs
-from spvnas_ros.kernels.cpu.octree import Family, build_octree, cells_of, corner_rows
+from spvnas_ros.kernels.cpu.octree import Family, Neighbours, build_octree, cells_of, corner_rows
 from spvnas_ros.kernels.cpu.team import Team
 
 TILE_ROWS = (1024, 768, 512, 512, 512)
@@ -45,16 +45,23 @@ class LevelGeometry:
 
 @dataclass(frozen=True)
 class Geometry:
-    """The geometry of all resolutions. cells: int32 `[n_0, 3]`, coordinates of the finest voxels."""
+    """The geometry of all resolutions.
+
+    cells: int32 `[n_0, 3]`, coordinates of the finest voxels; around: their neighbours, voxel by voxel
+    """
 
     levels: tuple[LevelGeometry, ...]
     cells: np.ndarray
+    around: Neighbours
 
 
-def build_geometry(team: Team, keys: np.ndarray, depth: int, point_levels: Collection[int]) -> Geometry:
+def build_geometry(
+    team: Team, keys: np.ndarray, depth: int, point_levels: Collection[int], in_tiles: bool = False
+) -> Geometry:
     """Builds the geometry over sorted distinct Morton keys (at least one) of the finest voxels.
 
     depth: how often the resolution is halved; point_levels: where points and voxels exchange features
+    in_tiles: whether the output rows of all pairs are counted inside their tile, as `tile_pairs` says
     """
     keys_of, families, neighbours = build_octree(team, keys, depth)
     starts, ancestors = [np.arange(len(keys) + 1, dtype=np.int32)], [np.arange(len(keys), dtype=np.int32)]
@@ -70,15 +77,15 @@ def build_geometry(team: Team, keys: np.ndarray, depth: int, point_levels: Colle
             size,
             tile_rows,
             np.minimum(np.arange(size + _SPARE, dtype=np.int32), size),
-            tile_pairs(*neighbours[index], 27, tile_rows, size),
-            _halving(keys_of[index - 1], families[index - 1], tile_rows) if index > 0 else None,
-            _doubling(keys_of[index], families[index], tile_rows) if index < depth else None,
+            tile_pairs(*neighbours[index], 27, tile_rows, size, in_tiles),
+            _halving(keys_of[index - 1], families[index - 1], tile_rows, in_tiles) if index > 0 else None,
+            _doubling(keys_of[index], families[index], tile_rows, in_tiles) if index < depth else None,
             starts[index],
             ancestors[index],
             corner_rows(neighbours[index]) if index in point_levels and index > 0 else _NO_CORNERS,
         )
 
-    return Geometry(tuple(team.map(level, range(depth + 1))), cells_of(keys))
+    return Geometry(tuple(team.map(level, range(depth + 1))), cells_of(keys), neighbours[0])
 
 
 def _whole_blocks(rows: int) -> int:
@@ -89,14 +96,14 @@ def _whole_blocks(rows: int) -> int:
     return -(-rows // SHAPE.rows) * SHAPE.rows
 
 
-def _halving(children: np.ndarray, family: Family, tile_rows: int) -> Pairs:
+def _halving(children: np.ndarray, family: Family, tile_rows: int, in_tiles: bool) -> Pairs:
     rows = np.arange(len(children), dtype=np.int32)
-    return tile_pairs(family.first_child, _slots(children), rows, 8, tile_rows, len(children))
+    return tile_pairs(family.first_child, _slots(children), rows, 8, tile_rows, len(children), in_tiles)
 
 
-def _doubling(keys: np.ndarray, family: Family, tile_rows: int) -> Pairs:
+def _doubling(keys: np.ndarray, family: Family, tile_rows: int, in_tiles: bool) -> Pairs:
     one_each = np.arange(len(keys) + 1, dtype=np.int32)
-    return tile_pairs(one_each, _slots(keys), family.parents, 8, tile_rows, len(family.masks))
+    return tile_pairs(one_each, _slots(keys), family.parents, 8, tile_rows, len(family.masks), in_tiles)
 
 
 def _slots(keys: np.ndarray) -> np.ndarray:
@@ -104,24 +111,34 @@ def _slots(keys: np.ndarray) -> np.ndarray:
 
 
 def tile_pairs(
-    starts: np.ndarray, kernel_rows: np.ndarray, rows: np.ndarray, volume: int, tile_rows: int, padding: int
+    starts: np.ndarray,
+    kernel_rows: np.ndarray,
+    rows: np.ndarray,
+    volume: int,
+    tile_rows: int,
+    padding: int,
+    in_tiles: bool = False,
 ) -> Pairs:
     """Groups compressed rows (per output row: kernel row and input row) by tile.
 
-    Padded pairs read input row `padding`.
+    Padded pairs read input row `padding`. They write the row behind the last output.
+
+    in_tiles: output rows are counted from the first of their tile, for sums in a scratch tile; padded pairs write row
+    `tile_rows`, the one behind the tile
     """
-    groups, ins, outs = _tile_pairs(starts, kernel_rows, rows, volume, tile_rows, padding, UNIT, _SPARE)
+    groups, ins, outs = _tile_pairs(starts, kernel_rows, rows, volume, tile_rows, padding, in_tiles, UNIT, _SPARE)
     return Pairs(groups, ins, outs, volume, tile_rows)
 
 
 @njit(cache=True, nogil=True)
-def _tile_pairs(starts, kernel_rows, rows, volume, tile_rows, num_in, unit, spare):
+def _tile_pairs(starts, kernel_rows, rows, volume, tile_rows, num_in, in_tiles, unit, spare):
     """Regroups compressed rows (per output row: kernel row and input row) into the arrays of `Pairs`.
 
     unit, spare: arguments and not globals, because numba would freeze globals into its cache of this file
     """
     num_out = starts.shape[0] - 1
     tiles = (num_out + tile_rows - 1) // tile_rows
+    padding = tile_rows if in_tiles else num_out
     counts = np.zeros((tiles, volume), np.int32)
     for t in range(tiles):
         for q in range(starts[t * tile_rows], starts[min(num_out, (t + 1) * tile_rows)]):
@@ -134,17 +151,18 @@ def _tile_pairs(starts, kernel_rows, rows, volume, tile_rows, num_in, unit, spar
             total += (counts[t, k] + unit - 1) // unit * unit
     groups[tiles * volume] = total
     ins, outs = np.empty(total + spare, np.int32), np.empty(total + spare, np.int32)
-    ins[total:], outs[total:] = num_in, num_out
+    ins[total:], outs[total:] = num_in, padding
     place = np.empty(volume, np.uint32)
     for t in range(tiles):
         place[:] = groups[t * volume : (t + 1) * volume]
+        base = t * tile_rows if in_tiles else 0
         for i in range(t * tile_rows, min(num_out, (t + 1) * tile_rows)):
             for q in range(starts[i], starts[i + 1]):
                 k = kernel_rows[q]
                 p = place[k]
-                ins[p], outs[p] = rows[q], i
+                ins[p], outs[p] = rows[q], i - base
                 place[k] = p + np.uint32(1)
         for k in range(volume):
             for p in range(np.int64(place[k]), groups[t * volume + k + 1]):
-                ins[p], outs[p] = num_in, num_out
+                ins[p], outs[p] = num_in, padding
     return groups, ins, outs
