@@ -15,7 +15,8 @@ from spvnas_ros.engine.box_finder import BoxFinder
 from spvnas_ros.engine.plan import INPUT, Convolution, PointFusion, PointMean, Source, Step, build_plan, place_slots
 from spvnas_ros.frame import Boxes, Points, Segmentation
 from spvnas_ros.kernels.cpu import convolve as kernels
-from spvnas_ros.kernels.cpu.convolve import SHAPE, Pairs, Term, aligned, pack_kernel
+from spvnas_ros.kernels.cpu.buffers import Buffers
+from spvnas_ros.kernels.cpu.convolve import SHAPE, Pairs, Term, pack_kernel
 from spvnas_ros.kernels.cpu.geometry import Geometry, LevelGeometry, build_geometry
 from spvnas_ros.kernels.cpu.octree import Cloud, voxels_of_coords, voxels_of_points
 from spvnas_ros.kernels.cpu.softmax import classify
@@ -60,7 +61,7 @@ class CpuEngine:
         self._packed = [_pack(step) for step in self._plan.steps]
         self._lifetimes = self._plan.lifetimes()
         self._voxel_size = voxel_size
-        self._arena = aligned(0)
+        self._memory = Buffers()
         self._lock = threading.Lock()
         self._finder = BoxFinder(net.boxes, self.team) if net.boxes else None
         self._all: Sequence[int] = range(len(self._plan.steps))
@@ -93,7 +94,7 @@ class CpuEngine:
             return Segmentation(np.zeros(0, np.uint8), np.zeros(0, np.float32), none, boxes=found), {}
         with self._lock:
             clock = _Clock(now)
-            cloud = voxels_of_points(points, self._voxel_size)
+            cloud = voxels_of_points(points, self._voxel_size, self._memory)
             clock.lap("voxels")
             geometry, slots = self._run(cloud, points, clock, self._all if labels else self._for_boxes)
             if labels:
@@ -137,7 +138,7 @@ class CpuEngine:
         if len(coords) == 0:
             return np.zeros((0, self._plan.num_classes), np.float32)
         with self._lock:
-            cloud = voxels_of_coords(coords)
+            cloud = voxels_of_coords(coords, memory=self._memory)
             if len(cloud.keys) != len(coords):
                 raise ValueError("coords holds the same voxel more than once; quantize the points first")
             _, slots = self._run(cloud, np.ascontiguousarray(feats, np.float32), _Clock(), self._all)
@@ -151,7 +152,7 @@ class CpuEngine:
 
         They live in the arena until the next frame.
         """
-        geometry = build_geometry(self.team, cloud.keys, NUM_STAGES, POINT_LEVELS)
+        geometry = build_geometry(self.team, cloud.keys, NUM_STAGES, POINT_LEVELS, memory=self._memory)
         clock.lap("geometry")
         slots = self._slots(geometry)
         slots[INPUT][: len(cloud.keys), : self.in_channels] = rows[cloud.first]
@@ -164,15 +165,14 @@ class CpuEngine:
     def _slots(self, geometry: Geometry) -> list[Array]:
         """Returns the feature array `[n + spare, padded width]` of every slot, sharing memory where lifetimes allow it.
 
-        One arena serves all frames, because fresh memory costs a page fault every 4 KiB.
+        All lie in one array, the arena.
         """
         shapes = [(geometry.levels[slot.level].size + _SPARE_ROWS, SHAPE.pad(slot.width)) for slot in self._plan.slots]
         sizes = [-(-rows * columns // 16) * 16 for rows, columns in shapes]  # whole cache lines
         offsets, total = place_slots(sizes, self._lifetimes)
-        if total > len(self._arena):
-            self._arena = aligned(total + total // 8)
+        arena = self._memory.array("features", total, np.float32)
         return [
-            self._arena[offset : offset + rows * columns].reshape(rows, columns)
+            arena[offset : offset + rows * columns].reshape(rows, columns)
             for offset, (rows, columns) in zip(offsets, shapes, strict=True)
         ]
 

@@ -51,11 +51,15 @@ class Team:
         self._pool: ThreadPoolExecutor | None = None
         self._process = 0
 
-    def run(self, kernel: Callable[..., Any], *args: Any) -> None:
-        """Runs `kernel(counter, *args)` on every thread and waits for all of them."""
+    def run(self, kernel: Callable[..., Any], *args: Any, shares: int | None = None) -> None:
+        """Runs `kernel(counter, *args)` on every thread and waits for all of them.
+
+        shares: how many tiles there are, where it is known; no more threads than that are started
+        """
         counter = np.zeros(1, np.int64)
-        pool = self._workers()
-        others = [pool.submit(kernel, counter, *args) for _ in range(self.threads - 1)] if pool else []
+        threads = self.threads if shares is None else min(self.threads, shares)
+        pool = self._workers() if threads > 1 else None
+        others = [pool.submit(kernel, counter, *args) for _ in range(threads - 1)] if pool else []
         try:
             kernel(counter, *args)
         finally:
