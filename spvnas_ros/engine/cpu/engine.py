@@ -18,8 +18,8 @@ from spvnas_ros.kernels.cpu import convolve as kernels
 from spvnas_ros.kernels.cpu.buffers import Buffers
 from spvnas_ros.kernels.cpu.convolve import SHAPE, Pairs, Term, pack_kernel
 from spvnas_ros.kernels.cpu.geometry import Geometry, LevelGeometry, build_geometry
-from spvnas_ros.kernels.cpu.octree import Cloud, voxels_of_coords, voxels_of_points
-from spvnas_ros.kernels.cpu.softmax import classify
+from spvnas_ros.kernels.cpu.octree import Cloud, first_rows, voxels_of_coords, voxels_of_points
+from spvnas_ros.kernels.cpu.softmax import classify, label_points
 from spvnas_ros.kernels.cpu.team import Team, default_threads
 from spvnas_ros.nets.spec import NUM_STAGES, POINT_LEVELS
 from spvnas_ros.nets.unet import PointVoxelUNet
@@ -33,6 +33,8 @@ _NO_TERM = Term(_NO_ROWS, 0, np.zeros(0, np.float32))
 _NO_PAIRS = np.zeros(1, np.int32)
 _SPARE_ROWS = 1
 """The row behind the last, which padded pairs read and write."""
+_TILE = 4096
+"""Voxels or points that one thread takes at a time where each is little work."""
 
 
 @dataclass(frozen=True)
@@ -110,10 +112,16 @@ class CpuEngine:
 
     def _labels(self, cloud: Cloud, slots: list[Array], scores: bool) -> Segmentation:
         logits = slots[self._plan.steps[-1].out]
-        labels, confidence = np.empty(len(cloud.keys), np.uint8), np.empty(len(cloud.keys), np.float32)
-        self.team.run(classify, 4096, len(cloud.keys), self._plan.num_classes, logits, labels, confidence)
+        voxels, points = len(cloud.keys), len(cloud.inverse)
+        labels, confidence = self._memory.array("labels", voxels, np.uint8), self._memory.array("confidence", voxels, np.float32)
+        self.team.run(
+            classify, _TILE, self._plan.num_classes, logits, scores, labels, confidence, shares=_tiles(voxels)
+        )  # fmt: skip
         probabilities = logits[cloud.inverse, : self._plan.num_classes] if scores else None
-        return Segmentation(labels[cloud.inverse], confidence[cloud.inverse], probabilities)
+        # What the caller gets is not kept memory.
+        result = np.empty(points, np.uint8), np.empty(points, np.float32)
+        self.team.run(label_points, _TILE, cloud.inverse, labels, confidence, *result, shares=_tiles(points))
+        return Segmentation(*result, probabilities)
 
     def _boxes(self, finder: BoxFinder, cloud: Cloud, points: Points, geometry: Geometry, slots: list[Array]) -> Boxes:
         assert self._plan.taken is not None
@@ -155,7 +163,7 @@ class CpuEngine:
         geometry = build_geometry(self.team, cloud.keys, NUM_STAGES, POINT_LEVELS, memory=self._memory)
         clock.lap("geometry")
         slots = self._slots(geometry)
-        slots[INPUT][: len(cloud.keys), : self.in_channels] = rows[cloud.first]
+        self.team.run(first_rows, _TILE, cloud.first, rows, slots[INPUT], shares=_tiles(len(cloud.first)))
         for index in steps:
             step = self._plan.steps[index]
             self._execute(step, self._packed[index], geometry, slots)
@@ -224,6 +232,10 @@ class _Clock:
         now = self._now()
         self.laps[name] = now - self._last
         self._last = now
+
+
+def _tiles(rows: int) -> int:
+    return -(-rows // _TILE)
 
 
 def _pack(step: Step) -> _Packed:

@@ -470,6 +470,19 @@ def _cloud(keys: np.ndarray, bits: int, memory: Memory) -> Cloud:
     return Cloud(keys[:found], first[:found], inverse)
 
 
+@njit(cache=True, nogil=True)
+def first_rows(counter, tile_rows, first, rows, out):
+    """Stores the caller's rows that speak for their voxels, `out[v] = rows[first[v]]`; `out` may be wider."""
+    while True:
+        start = take_ticket(counter.ctypes.data) * tile_rows
+        if start >= first.shape[0]:
+            return
+        for v in range(np.uint64(start), np.uint64(min(first.shape[0], start + tile_rows))):
+            row = np.uint64(first[v])
+            for c in range(rows.shape[1]):
+                out[v, c] = rows[row, c]
+
+
 class Climb(NamedTuple):
     """All levels from the finest voxels up to where every scan is one voxel, and the families that join them."""
 
