@@ -94,7 +94,7 @@ class CpuEngine:
             none = np.zeros((0, self._plan.num_classes), np.float32) if scores else None
             found = Boxes.none() if finder else None
             return Segmentation(np.zeros(0, np.uint8), np.zeros(0, np.float32), none, boxes=found), {}
-        with self._lock:
+        with self._lock, self.team.meeting():
             clock = _Clock(now)
             cloud = voxels_of_points(points, self._voxel_size, self._memory)
             clock.lap("voxels")
@@ -145,7 +145,7 @@ class CpuEngine:
             )
         if len(coords) == 0:
             return np.zeros((0, self._plan.num_classes), np.float32)
-        with self._lock:
+        with self._lock, self.team.meeting():
             cloud = voxels_of_coords(coords, memory=self._memory)
             if len(cloud.keys) != len(coords):
                 raise ValueError("coords holds the same voxel more than once; quantize the points first")
