@@ -113,7 +113,10 @@ class CpuEngine:
     def _labels(self, cloud: Cloud, slots: list[Array], scores: bool) -> Segmentation:
         logits = slots[self._plan.steps[-1].out]
         voxels, points = len(cloud.keys), len(cloud.inverse)
-        labels, confidence = self._memory.array("labels", voxels, np.uint8), self._memory.array("confidence", voxels, np.float32)
+        labels, confidence = (
+            self._memory.array("labels", voxels, np.uint8),
+            self._memory.array("confidence", voxels, np.float32),
+        )
         self.team.run(
             classify, _TILE, self._plan.num_classes, logits, scores, labels, confidence, shares=_tiles(voxels)
         )  # fmt: skip

@@ -28,7 +28,7 @@ class Memory(Protocol):
 class Fresh:
     """Memory that nobody else has: every array is new, and lives as long as it is used."""
 
-    def array(self, name: str, shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    def array(self, name: str, shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:  # noqa: ARG002
         """Returns a new array; the name does not count."""
         size = _size(shape, dtype)
         return _aligned(size)[:size].view(dtype).reshape(shape)

@@ -42,8 +42,8 @@ class LevelGeometry:
     size: number of voxels; identity: int32, rows 0..size-1 and spares; neighbours: pairs of the 3x3x3 convolution
     halving: pairs of the 2x2x2 convolution into this level; doubling: pairs of the transposed one into this level
     starts: int32 `[size + 1]`, first finest voxel under each
-    ancestors: int32 `[n_0]`, row of each finest voxel, and corners: int32 `[size, 8]`, at the coarse levels where points
-    and voxels meet, else empty
+    ancestors: int32 `[n_0]`, row of each finest voxel, and corners: int32 `[size, 8]`: at the coarse levels where
+    points and voxels meet, else empty
     """
 
     size: int
@@ -136,9 +136,7 @@ def _whole_blocks(rows: int) -> int:
     return -(-rows // SHAPE.rows) * SHAPE.rows
 
 
-def _by_slot(
-    keys: np.ndarray, family: Family, halving: bool, grouping: Grouping, memory: Memory, name: str
-) -> Pairs:
+def _by_slot(keys: np.ndarray, family: Family, halving: bool, grouping: Grouping, memory: Memory, name: str) -> Pairs:
     """Returns the pairs of a 2x2x2 convolution between voxels (keys, family) and their parents.
 
     halving: whether it leads to the parents and not to the children
@@ -180,9 +178,9 @@ def _fill_slots(keys, parents, halving, tile_rows, in_tiles, edges, groups, num_
         for k in range(8):
             place[k] = groups[8 * t + k]
         for child in range(np.uint64(edges[t]), np.uint64(edges[t + 1])):
-            k = np.uint64(keys[child]) & np.uint64(7)
-            p = place[k]
-            place[k] = p + np.uint32(1)
+            slot = np.uint64(keys[child]) & np.uint64(7)
+            p = place[slot]
+            place[slot] = p + np.uint32(1)
             if halving:
                 ins[p], outs[p] = child, parents[child] - base
             else:

@@ -185,8 +185,7 @@ def _count_scans(keys):
 
 @njit(cache=True, nogil=True)
 def _coarsen(keys, distinct, parents, first_child, masks):
-    """Stores the keys of the parents and the family that joins the two levels, and returns how many parents there are.
-    """
+    """Stores the keys of the parents and the family that joins the two levels, and returns how many parents there are."""
     n, m = keys.shape[0], 0
     for i in range(n):
         key = keys[i] >> 3

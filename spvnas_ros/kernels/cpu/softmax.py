@@ -1,4 +1,4 @@
-"""The end of a frame: a softmax that vectorises turns logits into labels and confidences, and points get their voxel's."""
+"""The end of a frame: a softmax in vectors turns logits into labels and confidences, and points get their voxel's."""
 
 from __future__ import annotations
 
