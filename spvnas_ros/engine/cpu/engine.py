@@ -193,8 +193,7 @@ class CpuEngine:
         geometry = build_geometry(self.team, cloud.keys, NUM_STAGES, POINT_LEVELS, steps.in_tiles)
         clock.lap("geometry")
         slots = self._slots(geometry, steps)
-        slots[INPUT][: len(cloud.keys), : self.in_channels] = rows[cloud.first]
-        steps.begin()
+        steps.begin(rows, cloud.first, slots[INPUT])
         for index in indices:
             steps.run(index, geometry, slots)
             clock.lap(self._plan.steps[index].name)

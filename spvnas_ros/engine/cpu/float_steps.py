@@ -43,8 +43,9 @@ class FloatSteps:
         """Returns whole vectors of float32 for every slot."""
         return [(SHAPE.pad(slot.width), np.dtype(np.float32)) for slot in self._plan.slots]
 
-    def begin(self) -> None:
-        """Begins a frame."""
+    def begin(self, rows: Array, chosen: npt.NDArray[np.integer], out: Features) -> None:
+        """Begins a frame: copies the chosen rows."""
+        out[: len(chosen), : rows.shape[1]] = rows[chosen]
 
     def clipped(self) -> int:
         """Returns 0: float32 holds every value."""

@@ -28,8 +28,8 @@ class Steps(Protocol):
         """Returns the columns and the type of each slot's features."""
         ...
 
-    def begin(self) -> None:
-        """Begins a frame."""
+    def begin(self, rows: npt.NDArray[np.float32], chosen: npt.NDArray[np.integer], out: Features) -> None:
+        """Begins a frame: copies the chosen rows, one a voxel, into the slot of the input."""
         ...
 
     def run(self, index: int, geometry: Geometry, slots: list[Features]) -> None:

@@ -54,6 +54,11 @@ def pad_eights(columns: int) -> int:
     return -(-columns // 8) * 8
 
 
+def pad_fours(channels: int) -> int:
+    """Returns the channels of the input rounded up to a multiple of 4."""
+    return -(-channels // 4) * 4
+
+
 def units_of(plan: Plan) -> tuple[float, ...]:
     """Returns the unit of every slot; nan of the input and the logits, which stay float32.
 
@@ -96,8 +101,9 @@ def pack_words(step: Step, units: Sequence[float], shape: WordShape) -> PackedWo
     bias = _padded(step.bias / unit, columns)
     if step.reads == (INPUT,):
         (source,) = inputs_of(step)
-        kernel = np.zeros((*source.kernel.shape[:2], columns), np.float32)
-        kernel[:, :, :width] = source.kernel
+        volume, channels, _ = source.kernel.shape
+        kernel = np.zeros((volume, pad_fours(channels), columns), np.float32)
+        kernel[:, :channels, :width] = source.kernel
         return PackedWords((), (), _padded(np.full(width, 1 / unit), columns), bias, blocks, kernel=kernel)
     # In the inputs' units first, so that inputs of different units share the step of the weights.
     scaled = [source.kernel.astype(np.float64) * units[source.slot] for source in inputs_of(step)]

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spvnas_ros.engine.cpu.steps import Features, pairs_of
-from spvnas_ros.engine.cpu.word_packing import pack_words, pad_eights, units_of
+from spvnas_ros.engine.cpu.word_packing import pack_words, pad_eights, pad_fours, units_of
 from spvnas_ros.engine.plan import INPUT, Convolution, Plan, PointFusion
 from spvnas_ros.kernels.cpu import convolve_words as kernels
 from spvnas_ros.kernels.cpu.convolve import SHAPE as FLOAT_SHAPE
@@ -20,6 +20,9 @@ from spvnas_ros.kernels.cpu.team import Team
 _NO_ROWS = np.zeros((0, 0), np.uint16)
 _NO_TERM = WordTerm(_NO_ROWS, 0, np.zeros(0, np.int32))
 _LINE = 16
+_TAKEN_ROWS = 4096
+
+Array = npt.NDArray[np.float32]
 
 
 class WordSteps:
@@ -45,16 +48,17 @@ class WordSteps:
         shapes: list[tuple[int, np.dtype[Any]]] = []
         for index, slot in enumerate(self._plan.slots):
             if index == INPUT:
-                shapes.append((slot.width, np.dtype(np.float32)))
+                shapes.append((pad_fours(slot.width), np.dtype(np.float32)))
             elif index == last:
                 shapes.append((FLOAT_SHAPE.pad(slot.width), np.dtype(np.float32)))
             else:
                 shapes.append((pad_eights(slot.width), np.dtype(np.uint16)))
         return shapes
 
-    def begin(self) -> None:
+    def begin(self, rows: Array, chosen: npt.NDArray[np.integer], out: Features) -> None:
         """Begins a frame: nothing is clipped yet."""
         self._scratch.clipped[:] = 0
+        self._team.run(kernels.take_rows, _TAKEN_ROWS, rows, chosen, out)
 
     def clipped(self) -> int:
         """Returns how many values were beyond the range of their slot, or no numbers."""

@@ -162,10 +162,26 @@ def convolve(counter, num_out, pairs, identity, first, second, skip_first, skip_
 
 
 @njit(cache=True, nogil=True)
+def take_rows(counter, tile_rows, rows, chosen, out):
+    """Copies the chosen rows in order, and fills the columns behind them with zeros."""
+    channels = rows.shape[1]
+    while True:
+        start = take_ticket(counter.ctypes.data) * tile_rows
+        if start >= chosen.shape[0]:
+            return
+        for i in range(start, min(chosen.shape[0], start + tile_rows)):
+            row = np.uint32(chosen[i])
+            for c in range(channels):
+                out[i, c] = rows[row, c]
+            for c in range(channels, out.shape[1]):
+                out[i, c] = 0
+
+
+@njit(cache=True, nogil=True)
 def convolve_input(counter, tile_rows, around, x, kernel, finish, scratch, out):
     """Computes tiles of the first layer's output, row by row from float32 rows of few channels.
 
-    around: the neighbours of every output row, compressed; x: float32 `[n + 1, channels]`
+    around: the neighbours of every output row, compressed; x: float32 `[n + 1, channels]`, channels in fours
     kernel: float32 `[K, channels, columns]`; out: uint16 `[n + 1, columns]`
     """
     columns, num_out = out.shape[1], around.starts.shape[0] - 1
@@ -210,7 +226,7 @@ def classify_words(counter, num_out, tile_rows, identity, term, finish, scratch,
 
 
 @njit(cache=True, nogil=True)
-def _interpolate(first, last, cells, ancestors, corners, level, ratio, voxels, weights, offsets, columns, sums):
+def _interpolate(first, last, cells, ancestors, corners, level, ratio, voxels, weights, there, offsets, columns, sums):
     """Adds the trilinear interpolation of voxels, times `ratio`, to the sums of points first..last.
 
     Points of one coarse cell are consecutive and meet the same eight voxels: up to `_ROWS` of them at a time.
@@ -224,30 +240,31 @@ def _interpolate(first, last, cells, ancestors, corners, level, ratio, voxels, w
         while stop < last and stop < i + _ROWS and ancestors[stop] == a:
             stop += 1
         for k in range(8):
-            offsets[k] = max(corners[a, k], 0) * stride
+            near = corners[a, k]
+            offsets[k], there[k] = max(near, 0) * stride, np.float32(near >= 0)
         for r in range(stop - i):
             x, y, z = (cells[i + r, 0] & mask) * unit, (cells[i + r, 1] & mask) * unit, (cells[i + r, 2] & mask) * unit
-            total = np.float32(1e-8)
-            for k in range(8):
-                weight = (x if k & 4 else one - x) * (y if k & 2 else one - y) * (z if k & 1 else one - z)
-                weights[r, k] = weight if corners[a, k] >= 0 else np.float32(0)
-                total += weights[r, k]
-            share = ratio / total
-            for k in range(8):
-                weights[r, k] *= share
+            left, right = (one - y) * (one - z), (one - y) * z
+            w0, w1, w2, w3 = left * there[0], right * there[1], y * (one - z) * there[2], y * z * there[3]
+            w4, w5, w6, w7 = left * there[4], right * there[5], y * (one - z) * there[6], y * z * there[7]
+            low, high = (one - x) * ((w0 + w1) + (w2 + w3)), x * ((w4 + w5) + (w6 + w7))
+            share = ratio / (low + high + np.float32(1e-8))
+            low, high = (one - x) * share, x * share
+            weights[r, 0], weights[r, 1], weights[r, 2], weights[r, 3] = low * w0, low * w1, low * w2, low * w3
+            weights[r, 4], weights[r, 5], weights[r, 6], weights[r, 7] = high * w4, high * w5, high * w6, high * w7
         rows = UNIT if stop - i <= UNIT else _ROWS
         # Rows that no point is in get nothing; they may be the next points', or lie behind the tile.
         weights[stop - i : rows] = 0
-        column, left = 0, columns // 8
-        while left > 0:
-            eighths = min(left, _EIGHTHS)
-            near, target = voxels.ctypes.data + 2 * column, sums + 4 * ((i - first) * columns + column)
+        column, eighths_left = 0, columns // 8
+        while eighths_left > 0:
+            eighths = min(eighths_left, _EIGHTHS)
+            source, target = voxels.ctypes.data + 2 * column, sums + 4 * ((i - first) * columns + column)
             if rows == UNIT:
-                _mix_half(eighths, weights.ctypes.data, near, offsets.ctypes.data, target, 4 * columns)
+                _mix_half(eighths, weights.ctypes.data, source, offsets.ctypes.data, target, 4 * columns)
             else:
-                _mix(eighths, weights.ctypes.data, near, offsets.ctypes.data, target, 4 * columns)
+                _mix(eighths, weights.ctypes.data, source, offsets.ctypes.data, target, 4 * columns)
             column += 8 * eighths
-            left -= eighths
+            eighths_left -= eighths
         i = stop
 
 
@@ -262,7 +279,7 @@ def fuse_points(counter, tile_rows, points, identity, finish, cells, ancestors, 
     tile_sums = scratch.sums[seat]
     sums, clipped = tile_sums.ctypes.data, scratch.clipped[seat].ctypes.data
     scale, bias, eighths = finish.scale.ctypes.data, finish.bias.ctypes.data, columns // 8
-    weights, offsets = np.zeros((_ROWS, 8), np.float32), np.zeros(8, np.int64)
+    weights, there, offsets = np.zeros((_ROWS, 8), np.float32), np.zeros(8, np.float32), np.zeros(8, np.int64)
     while True:
         start = take_ticket(counter.ctypes.data) * tile_rows
         if start >= num_out:
@@ -280,7 +297,7 @@ def fuse_points(counter, tile_rows, points, identity, finish, cells, ancestors, 
         if level == 0:
             continue
         _interpolate(
-            start, stop, cells, ancestors, corners, level, finish.ratio, voxels, weights, offsets, columns, sums
+            start, stop, cells, ancestors, corners, level, finish.ratio, voxels, weights, there, offsets, columns, sums
         )
         for i in range(stop - start):
             target = out.ctypes.data + (start + i) * out.strides[0]

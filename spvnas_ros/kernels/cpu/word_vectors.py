@@ -19,7 +19,7 @@ TOP = 32767
 """The largest feature: 15 bits, so that the signed multiplication takes it."""
 
 _FLOAT, _I16, _I32, _I64 = ir.FloatType(), ir.IntType(16), ir.IntType(32), ir.IntType(64)
-_LANES = 8
+_LANES, _CHAINS = 8, 4
 _FLOATS, _INTS, _SHORTS = (ir.VectorType(kind, _LANES) for kind in (_FLOAT, _I32, _I16))
 
 
@@ -75,7 +75,7 @@ def row_summer(shape: WordShape) -> Callable[..., Any]:
     """Returns a numba intrinsic that convolves one output row in float32, whose sums never leave the registers.
 
     The intrinsic is `f(eighths, x, x_stride, kernel_rows, rows, count, panels, step, panel_stride, channels, sums)`,
-    all int64. It computes `sums[:8 * eighths] = sum over q < count of x[rows[q], :channels] @ panels[kernel_rows[q]]`.
+    all int64, `channels` a multiple of 4. It computes `sums[:8 * eighths] = sum over q < count of x[rows[q], :channels] @ panels[kernel_rows[q]]`.
 
     kernel_rows: uint8; rows: int32; panels: float32, `step` bytes from one kernel row to the next and `panel_stride`
     from one channel to the next
@@ -266,21 +266,27 @@ def _mix_block(b, rows, vectors, weights, x, offsets, sums, sums_stride):
 
 def _sum_row_block(b, vectors, x, x_stride, kernel_rows, rows, count, panels, step, panel_stride, channels, sums):
     starts = _offsets(vectors)
-    outer = _Loop(b, [_splat(0.0, _FLOAT, lanes) for lanes in vectors])
+    # Each of four channels has sums of its own: one chain of sums would wait for its own results.
+    outer = _Loop(b, [_splat(0.0, _FLOAT, lanes) for _ in range(_CHAINS) for lanes in vectors])
     kernel_row = b.zext(b.load(_at(b, kernel_rows, outer.index, ir.IntType(8)), align=1), _I64)
     index = b.sext(b.load(_at(b, rows, _times(b, outer.index, 4), _I32), align=4), _I64)
     row, panel = b.add(x, b.mul(index, x_stride)), b.add(panels, b.mul(kernel_row, step))
     inner = _Loop(b, outer.values)
-    value = b.load(_at(b, row, _times(b, inner.index, 4), _FLOAT), align=4)
-    line = b.add(panel, b.mul(inner.index, panel_stride))
     totals = []
-    for v, lanes in enumerate(vectors):
-        column = b.load(_at(b, line, 4 * starts[v], ir.VectorType(_FLOAT, lanes)), align=4)
-        totals.append(_add_product(b, _spread(b, value, lanes), column, inner.values[v]))
-    inner.end(totals, channels)
+    for chain in range(_CHAINS):
+        channel = b.add(_times(b, inner.index, _CHAINS), ir.Constant(_I64, chain))
+        value = b.load(_at(b, row, _times(b, channel, 4), _FLOAT), align=4)
+        line = b.add(panel, b.mul(channel, panel_stride))
+        for v, lanes in enumerate(vectors):
+            column = b.load(_at(b, line, 4 * starts[v], ir.VectorType(_FLOAT, lanes)), align=4)
+            before = inner.values[chain * len(vectors) + v]
+            totals.append(_add_product(b, _spread(b, value, lanes), column, before))
+    inner.end(totals, b.sdiv(channels, ir.Constant(_I64, _CHAINS)))
     outer.end(totals, count)
-    for v, total in enumerate(totals):
-        b.store(total, _at(b, sums, 4 * starts[v], total.type), align=4)
+    for v, start in enumerate(starts):
+        first, second, third, fourth = totals[v :: len(vectors)]
+        total = b.fadd(b.fadd(first, second), b.fadd(third, fourth))
+        b.store(total, _at(b, sums, 4 * start, total.type), align=4)
 
 
 def _finish_row(b, scaled, residual, stored, sums, scale, bias, others, ratio, out, eighths, clipped):
