@@ -11,7 +11,6 @@ from spvnas_ros.engine.cpu.steps import Features, pairs_of
 from spvnas_ros.engine.cpu.word_packing import pack_words, pad_eights, pad_fours, units_of
 from spvnas_ros.engine.plan import INPUT, Convolution, Plan, PointFusion
 from spvnas_ros.kernels.cpu import convolve_words as kernels
-from spvnas_ros.kernels.cpu.convolve import SHAPE as FLOAT_SHAPE
 from spvnas_ros.kernels.cpu.convolve import aligned
 from spvnas_ros.kernels.cpu.convolve_words import SHAPE, Finish, Scratch, WordTerm
 from spvnas_ros.kernels.cpu.geometry import TILE_ROWS, Geometry
@@ -50,7 +49,7 @@ class WordSteps:
             if index == INPUT:
                 shapes.append((pad_fours(slot.width), np.dtype(np.float32)))
             elif index == last:
-                shapes.append((FLOAT_SHAPE.pad(slot.width), np.dtype(np.float32)))
+                shapes.append((pad_eights(slot.width), np.dtype(np.float32)))
             else:
                 shapes.append((pad_eights(slot.width), np.dtype(np.uint16)))
         return shapes

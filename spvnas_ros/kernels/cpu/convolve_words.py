@@ -31,8 +31,9 @@ _ROWS, _EIGHTHS = SHAPE.rows, SHAPE.eighths
 _multiply, _multiply_half = multiplier(SHAPE, _ROWS), multiplier(SHAPE, UNIT)
 _mix, _mix_half = mixer(SHAPE, _ROWS), mixer(SHAPE, UNIT)
 _sum_row = row_summer(SHAPE)
-_finish, _finish_sum = finisher(), finisher(residual="before")
-_finish_then_add, _rectify, _store = finisher(residual="after"), finisher(stored=False), finisher(scaled=False)
+_finish, _finish_sum = finisher(SHAPE), finisher(SHAPE, residual="before")
+_finish_then_add, _rectify = finisher(SHAPE, residual="after"), finisher(SHAPE, into="sums")
+_store, _scale = finisher(SHAPE, scaled=False, relu=False), finisher(SHAPE, relu=False, into="floats")
 
 
 class WordTerm(NamedTuple):
@@ -52,7 +53,7 @@ class Scratch(NamedTuple):
 
     seats: int64 `[1]`, 0 when the threads start; each draws a seat
     sums: float32 `[threads, rows * columns]` for the largest tile and one row more, on cache lines
-    clipped: int32 `[threads, 8]`, counts the values that no feature could hold
+    clipped: int32 `[threads, 16]`, counts the values that no feature could hold
     local: int32, 0, 1, 2, ... up to the rows of the largest tile
     """
 
@@ -152,13 +153,12 @@ def convolve(counter, num_out, pairs, identity, first, second, skip_first, skip_
         _pointwise(skip_second, identity, scratch.local, start, stop, finish, columns, sums)
         _gathered(first, pairs, tile, finish, columns, sums)
         _gathered(second, pairs, tile, finish, columns, sums)
-        for i in range(stop - start):
-            row, target = sums + 4 * i * columns, out.ctypes.data + (start + i) * out.strides[0]
-            if residual.shape[0] > 0:
-                other = residual.ctypes.data + (start + i) * residual.strides[0]
-                _finish_sum(row, scale, bias, other, finish.ratio, target, eighths, clipped)
-            else:
-                _finish(row, scale, bias, 0, finish.ratio, target, eighths, clipped)
+        target, rows = out.ctypes.data + start * out.strides[0], stop - start
+        if residual.shape[0] > 0:
+            other = residual.ctypes.data + start * residual.strides[0]
+            _finish_sum(sums, scale, bias, other, finish.ratio, target, eighths, clipped, rows)
+        else:
+            _finish(sums, scale, bias, 0, finish.ratio, target, eighths, clipped, rows)
 
 
 @njit(cache=True, nogil=True)
@@ -191,38 +191,41 @@ def convolve_input(counter, tile_rows, around, x, kernel, finish, scratch, out):
         start = take_ticket(counter.ctypes.data) * tile_rows
         if start >= num_out:
             return
-        for i in range(start, min(num_out, start + tile_rows)):
+        stop = min(num_out, start + tile_rows)
+        for i in range(start, stop):
             q, count = np.int64(around.starts[i]), np.int64(around.starts[i + 1]) - np.int64(around.starts[i])
             column = 0
             for block in range(finish.blocks.shape[0]):
                 _sum_row(
                     finish.blocks[block], x.ctypes.data, x.strides[0], around.kernel_rows.ctypes.data + q,
                     around.rows.ctypes.data + 4 * q, count, kernel.ctypes.data + 4 * column, kernel.strides[0],
-                    kernel.strides[1], x.shape[1], sums + 4 * column,
+                    kernel.strides[1], x.shape[1], sums + 4 * ((i - start) * columns + column),
                 )  # fmt: skip
                 column += 8 * finish.blocks[block]
-            _finish(
-                sums, finish.scale.ctypes.data, finish.bias.ctypes.data, 0, finish.ratio,
-                out.ctypes.data + i * out.strides[0], columns // 8, clipped,
-            )  # fmt: skip
+        _finish(
+            sums, finish.scale.ctypes.data, finish.bias.ctypes.data, 0, finish.ratio,
+            out.ctypes.data + start * out.strides[0], columns // 8, clipped, stop - start,
+        )  # fmt: skip
 
 
 @njit(cache=True, nogil=True)
 def classify_words(counter, num_out, tile_rows, identity, term, finish, scratch, out):
-    """Computes tiles of the logits `out = term @ kernel * scale + bias`, float32."""
-    columns, width = finish.scale.shape[0], min(out.shape[1], finish.scale.shape[0])
-    tile_sums = scratch.sums[take_ticket(scratch.seats.ctypes.data)]
-    scale, bias = finish.scale, finish.bias
+    """Computes tiles of the logits `out = term @ kernel * scale + bias`, float32 `[num_out + 1, columns]`."""
+    columns = out.shape[1]
+    seat = take_ticket(scratch.seats.ctypes.data)
+    tile_sums = scratch.sums[seat]
+    sums, clipped = tile_sums.ctypes.data, scratch.clipped[seat].ctypes.data
     while True:
         start = take_ticket(counter.ctypes.data) * tile_rows
         if start >= num_out:
             return
         stop = min(num_out, start + tile_rows)
         tile_sums[: (stop - start) * columns] = 0
-        _pointwise(term, identity, scratch.local, start, stop, finish, columns, tile_sums.ctypes.data)
-        for i in range(stop - start):
-            for c in range(width):
-                out[start + i, c] = tile_sums[i * columns + c] * scale[c] + bias[c]
+        _pointwise(term, identity, scratch.local, start, stop, finish, columns, sums)
+        _scale(
+            sums, finish.scale.ctypes.data, finish.bias.ctypes.data, 0, finish.ratio,
+            out.ctypes.data + start * out.strides[0], columns // 8, clipped, stop - start,
+        )  # fmt: skip
 
 
 @njit(cache=True, nogil=True)
@@ -287,21 +290,16 @@ def fuse_points(counter, tile_rows, points, identity, finish, cells, ancestors, 
         stop = min(num_out, start + tile_rows)
         tile_sums[: (stop - start) * columns] = 0
         _pointwise(points, identity, scratch.local, start, stop, finish, columns, sums)
-        for i in range(stop - start):
-            row, target = sums + 4 * i * columns, out.ctypes.data + (start + i) * out.strides[0]
-            if level == 0:
-                near = voxels.ctypes.data + (start + i) * voxels.strides[0]
-                _finish_then_add(row, scale, bias, near, finish.ratio, target, eighths, clipped)
-            else:
-                _rectify(row, scale, bias, 0, finish.ratio, 0, eighths, clipped)
+        target, rows = out.ctypes.data + start * out.strides[0], stop - start
         if level == 0:
+            near = voxels.ctypes.data + start * voxels.strides[0]
+            _finish_then_add(sums, scale, bias, near, finish.ratio, target, eighths, clipped, rows)
             continue
+        _rectify(sums, scale, bias, 0, finish.ratio, 0, eighths, clipped, rows)
         _interpolate(
             start, stop, cells, ancestors, corners, level, finish.ratio, voxels, weights, there, offsets, columns, sums
         )
-        for i in range(stop - start):
-            target = out.ctypes.data + (start + i) * out.strides[0]
-            _store(sums + 4 * i * columns, 0, 0, 0, finish.ratio, target, eighths, clipped)
+        _store(sums, 0, 0, 0, finish.ratio, target, eighths, clipped, rows)
 
 
 @njit(cache=True, nogil=True)

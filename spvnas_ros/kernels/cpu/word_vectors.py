@@ -19,8 +19,7 @@ TOP = 32767
 """The largest feature: 15 bits, so that the signed multiplication takes it."""
 
 _FLOAT, _I16, _I32, _I64 = ir.FloatType(), ir.IntType(16), ir.IntType(32), ir.IntType(64)
-_LANES, _CHAINS = 8, 4
-_FLOATS, _INTS, _SHORTS = (ir.VectorType(kind, _LANES) for kind in (_FLOAT, _I32, _I16))
+_EIGHT, _CHAINS = 8, 4
 
 
 def multiplier(shape: WordShape, rows: int) -> Callable[..., Any]:
@@ -75,7 +74,8 @@ def row_summer(shape: WordShape) -> Callable[..., Any]:
     """Returns a numba intrinsic that convolves one output row in float32, whose sums never leave the registers.
 
     The intrinsic is `f(eighths, x, x_stride, kernel_rows, rows, count, panels, step, panel_stride, channels, sums)`,
-    all int64, `channels` a multiple of 4. It computes `sums[:8 * eighths] = sum over q < count of x[rows[q], :channels] @ panels[kernel_rows[q]]`.
+    all int64, `channels` a multiple of 4. It computes
+    `sums[:8 * eighths] = sum over q < count of x[rows[q], :channels] @ panels[kernel_rows[q]]`.
 
     kernel_rows: uint8; rows: int32; panels: float32, `step` bytes from one kernel row to the next and `panel_stride`
     from one channel to the next
@@ -96,26 +96,32 @@ def row_summer(shape: WordShape) -> Callable[..., Any]:
 
 
 def finisher(
-    scaled: bool = True, residual: Literal["none", "before", "after"] = "none", stored: bool = True
+    shape: WordShape,
+    scaled: bool = True,
+    relu: bool = True,
+    residual: Literal["none", "before", "after"] = "none",
+    into: Literal["features", "floats", "sums"] = "features",
 ) -> Callable[..., Any]:
-    """Returns a numba intrinsic that turns the float32 sums of one row into features, eight columns at a time.
+    """Returns a numba intrinsic that turns the float32 sums of rows into features.
 
-    The intrinsic is `f(sums, scale, bias, residual, ratio, out, eighths, clipped)`: int64 addresses and a number, and
-    `ratio` of float32. It computes `relu(sums * scale + bias)`, rounds, and stores at most `TOP`.
+    The intrinsic is `f(sums, scale, bias, residual, ratio, out, eighths, clipped, rows)`: int64 addresses and numbers,
+    and `ratio` of float32. Rows, at least one, have `8 * eighths` columns and lie close together. It computes
+    `relu(sums * scale + bias)`.
 
-    scaled:   without it, sums are taken as they are, and must not be negative
+    scaled:   without it, sums are taken as they are
     residual: whether `ratio * residual`, uint16, is added, before or after the ReLU
-    stored:   into `out` as uint16; otherwise float32 that are not rounded take the place of the sums
-    clipped:  int32 `[8]`, counts the values that were above `TOP` or no numbers
+    into:     features: rounded into `out`, uint16, at most `TOP`; what is rounded must not be negative
+              floats: into `out`, float32; sums: float32 in the place of the sums
+    clipped:  int32 `[16]`, counts the values that were above `TOP` or no numbers
     """
 
     @intrinsic
-    def finish(context, sums, scale, bias, residual_, ratio, out, eighths, clipped):
+    def finish(context, sums, scale, bias, residual_, ratio, out, eighths, clipped, rows):
         def generate(context, b, signature, args):
-            _finish_row(b, scaled, residual, stored, *args)
+            _finish_rows(b, shape, scaled, relu, residual, into, *args)
             return context.get_dummy_value()
 
-        numbers: list[types.Type] = [types.int64] * 8
+        numbers: list[types.Type] = [types.int64] * 9
         numbers[4] = types.float32
         return types.void(*numbers), generate
 
@@ -289,34 +295,56 @@ def _sum_row_block(b, vectors, x, x_stride, kernel_rows, rows, count, panels, st
         b.store(total, _at(b, sums, 4 * start, total.type), align=4)
 
 
-def _finish_row(b, scaled, residual, stored, sums, scale, bias, others, ratio, out, eighths, clipped):
-    counts = _at(b, clipped, 0, _INTS)
-    loop = _Loop(b, [b.load(counts, align=4)])
-    wide, narrow = _times(b, loop.index, 4 * _LANES), _times(b, loop.index, 2 * _LANES)
-    place = _at(b, sums, wide, _FLOATS)
-    value = b.load(place, align=4)
-    if scaled:
-        factors, shifts = (b.load(_at(b, each, wide, _FLOATS), align=4) for each in (scale, bias))
-        value = _add_product(b, value, factors, shifts)
-    if residual != "none":
-        stored_there = b.load(_at(b, others, narrow, _SHORTS), align=2)
-        other = b.fmul(b.sitofp(b.zext(stored_there, _INTS), _FLOATS), _spread(b, ratio, _LANES))
-    if residual == "before":
-        value = b.fadd(value, other)
-    if scaled:
-        # What is no number stays none, to be counted below.
-        zero = _splat(0.0, _FLOAT, _LANES)
-        value = b.select(b.fcmp_ordered("<", value, zero), zero, value)
-    if residual == "after":
-        value = b.fadd(value, other)
-    if stored:
-        value = b.fadd(value, _splat(0.5, _FLOAT, _LANES))
-        fits = b.fcmp_ordered("<", value, _splat(TOP + 1.0, _FLOAT, _LANES))
-        value = b.select(fits, value, _splat(float(TOP), _FLOAT, _LANES))
-        b.store(b.trunc(b.fptosi(value, _INTS), _SHORTS), _at(b, out, narrow, _SHORTS), align=2)
-        total = b.add(loop.values[0], b.zext(b.not_(fits), _INTS))
-    else:
-        b.store(value, place, align=4)
-        total = loop.values[0]
-    loop.end([total], eighths)
-    b.store(total, counts, align=4)
+def _finish_rows(b, shape, scaled, relu, residual, into, sums, scale, bias, others, ratio, out, eighths, clipped, rows):
+    """Writes, for every row, whole registers in a loop, and then the eight columns that may be left."""
+
+    def columns(lanes, first):
+        floats, ints, shorts = (ir.VectorType(kind, lanes) for kind in (_FLOAT, _I32, _I16))
+        wide, narrow = _times(b, first, 4), _times(b, first, 2)
+        place = _at(b, sums, wide, floats)
+        value = b.load(place, align=4)
+        if scaled:
+            factors, shifts = (b.load(_at(b, each, wide, floats), align=4) for each in (scale, bias))
+            value = _add_product(b, value, factors, shifts)
+        if residual != "none":
+            there = b.load(_at(b, others, narrow, shorts), align=2)
+            other = b.fmul(b.sitofp(b.zext(there, ints), floats), _spread(b, ratio, lanes))
+        if residual == "before":
+            value = b.fadd(value, other)
+        if relu:
+            # What is no number stays none, to be counted below.
+            zero = _splat(0.0, _FLOAT, lanes)
+            value = b.select(b.fcmp_ordered("<", value, zero), zero, value)
+        if residual == "after":
+            value = b.fadd(value, other)
+        if into != "features":
+            b.store(value, place if into == "sums" else _at(b, out, wide, floats), align=4)
+            return
+        value = b.fadd(value, _splat(0.5, _FLOAT, lanes))
+        fits = b.fcmp_ordered("<", value, _splat(TOP + 1.0, _FLOAT, lanes))
+        most = _splat(TOP + 0.5, _FLOAT, lanes)
+        value = b.select(b.fcmp_ordered("<", value, most), value, most)
+        b.store(b.trunc(b.fptosi(value, ints), shorts), _at(b, out, narrow, shorts), align=2)
+        b.store(b.add(b.load(counts[lanes]), b.zext(b.not_(fits), ints)), counts[lanes])
+
+    # The compiler keeps these in registers.
+    counts = {lanes: cgutils.alloca_once_value(b, _splat(0, _I32, lanes)) for lanes in {shape.lanes, _EIGHT}}
+    for count in counts.values():
+        b.store(ir.Constant(count.type.pointee, [0] * count.type.pointee.count), count)
+    every = _Loop(b, [sums, others, out])
+    sums, others, out = every.values
+    per_register = shape.lanes // _EIGHT
+    registers = b.sdiv(eighths, ir.Constant(_I64, per_register))
+    with b.if_then(b.icmp_signed(">", registers, ir.Constant(_I64, 0))):
+        loop = _Loop(b, [])
+        columns(shape.lanes, _times(b, loop.index, shape.lanes))
+        loop.end([], registers)
+    if per_register > 1:
+        done = _times(b, registers, per_register)
+        with b.if_then(b.icmp_signed("<", done, eighths)):
+            columns(_EIGHT, _times(b, done, _EIGHT))
+    wide, narrow = _times(b, eighths, 4 * _EIGHT), _times(b, eighths, 2 * _EIGHT)
+    every.end([b.add(sums, wide), b.add(others, narrow), b.add(out, wide if into == "floats" else narrow)], rows)
+    for lanes, count in counts.items():
+        total = _at(b, clipped, 0, ir.VectorType(_I32, lanes))
+        b.store(b.add(b.load(total, align=4), b.load(count)), total, align=4)
