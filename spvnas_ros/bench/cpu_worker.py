@@ -66,13 +66,14 @@ def network(family: str, width: int) -> PointVoxelUNet:
 def seeded(spec: NetSpec) -> PointVoxelUNet:
     """Returns a network of this spec with seeded weights.
 
-    Speed does not depend on the values of the weights, but features must neither vanish nor explode.
+    Speed does not depend on the values of the weights, but features must neither vanish nor explode, and they must be in
+    the range that BatchNorm says, as a trained network's are. The first layer sees metres.
     """
     torch.manual_seed(0)
     net = PointVoxelUNet(spec)
-    for module in net.modules():
+    for name, module in net.named_modules():
         if isinstance(module, torch.nn.BatchNorm1d) and module.running_var is not None:
-            module.running_var.fill_(0.1)
+            module.running_var.fill_(10.0 if name.startswith("stem.0.") else 0.1)
     return net.eval()
 
 

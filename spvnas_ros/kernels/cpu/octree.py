@@ -185,7 +185,7 @@ def _count_scans(keys):
 
 @njit(cache=True, nogil=True)
 def _coarsen(keys, distinct, parents, first_child, masks):
-    """Stores the keys of the parents and the family that joins the two levels, and returns how many parents there are."""
+    """Stores the keys of the parents and the family that joins the levels, and returns how many parents there are."""
     n, m = keys.shape[0], 0
     for i in range(n):
         key = keys[i] >> 3
@@ -470,7 +470,7 @@ def _cloud(keys: np.ndarray, bits: int, memory: Memory) -> Cloud:
 
 
 @njit(cache=True, nogil=True)
-def first_rows(counter, tile_rows, first, rows, out):
+def first_rows(counter, tile_rows, rows, first, out):
     """Stores the caller's rows that speak for their voxels, `out[v] = rows[first[v]]`; `out` may be wider."""
     while True:
         start = take_ticket(counter.ctypes.data) * tile_rows

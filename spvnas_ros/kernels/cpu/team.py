@@ -101,7 +101,7 @@ class _Meeting:
 
         The job's arrays are in use until then, so an interrupt is raised afterwards.
         """
-        interrupted: KeyboardInterrupt | None = None
+        raised: BaseException | None = None
         while True:
             try:
                 with self._lock:
@@ -114,10 +114,10 @@ class _Meeting:
                         while self._state[_BUSY]:
                             self._idle.wait()
             except KeyboardInterrupt as error:
-                interrupted = error
-        error, self._error = self._error, None
-        if interrupted or error:
-            raise interrupted or error  # type: ignore[misc]
+                raised = error
+        raised, self._error = raised or self._error, None
+        if raised:
+            raise raised
 
     def end(self) -> None:
         """Sends the threads away."""
