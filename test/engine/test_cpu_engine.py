@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +99,34 @@ def test_frames_do_not_disturb_each_other(full_scan: np.ndarray) -> None:
     assert first.scores is not None
     assert again.scores is not None
     np.testing.assert_array_equal(first.scores, again.scores)
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 6000), st.sampled_from([0.5, 20.0])), min_size=2, max_size=4))
+def test_frames_of_any_sizes_get_what_a_new_engine_gives(frames: list[tuple[int, float]]) -> None:
+    """Memory is kept from frame to frame; what an earlier frame left in it reaches no answer, given or to come."""
+    net = golden.trained_looking(NetSpec.spvcnn(4))
+    engine, answers = CpuEngine(net, VOXEL_SIZE, threads=2), []
+    for seed, (count, extent) in enumerate(frames):
+        points = np.random.default_rng(seed).uniform(-extent, extent, (count, 4)).astype(np.float32)
+        answers.append((points, engine.segment(points, scores=seed % 2 == 0)))
+    for points, answer in answers:
+        alone = CpuEngine(net, VOXEL_SIZE, threads=1).segment(points, scores=True)
+        np.testing.assert_array_equal(answer.labels, alone.labels)
+        np.testing.assert_array_equal(answer.confidence, alone.confidence)
+        if answer.scores is not None:
+            np.testing.assert_array_equal(answer.scores, alone.scores)
+
+
+def test_a_frame_takes_no_new_memory(full_scan: np.ndarray) -> None:
+    """Fresh memory would cost a page fault every 4 KiB: one of 3000 a frame."""
+    engine = CpuEngine(golden.trained_looking(NetSpec.spvcnn(4)), VOXEL_SIZE, threads=1)
+    faults = []
+    for _ in range(12):
+        before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+        engine.segment(full_scan, scores=False)
+        faults.append(resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before)
+    assert np.median(faults[2:]) < 300  # the answer itself is new memory
 
 
 @settings(max_examples=40)
