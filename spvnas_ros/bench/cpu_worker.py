@@ -66,8 +66,8 @@ def network(family: str, width: int) -> PointVoxelUNet:
 def seeded(spec: NetSpec) -> PointVoxelUNet:
     """Returns a network of this spec with seeded weights.
 
-    Speed does not depend on the values of the weights, but features must neither vanish nor explode, and they must be in
-    the range that BatchNorm says, as a trained network's are. The first layer sees metres.
+    Speed does not depend on the values of the weights, but features must neither vanish nor explode, and they must be
+    in the range that BatchNorm says, as a trained network's are. The first layer sees metres.
     """
     torch.manual_seed(0)
     net = PointVoxelUNet(spec)

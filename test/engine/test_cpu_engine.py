@@ -39,7 +39,7 @@ VOXEL_SIZE = 0.05
 
 def compare(net: PointVoxelUNet, points: np.ndarray, threads: int = 2) -> None:
     """Same labels and probabilities from the CPU engine and from the reference."""
-    ours = CpuEngine(net, VOXEL_SIZE, threads).segment(points, scores=True)
+    ours = CpuEngine(net, VOXEL_SIZE, threads, "fp32").segment(points, scores=True)
     theirs = ReferenceEngine(net, VOXEL_SIZE, torch.device("cpu")).segment(points, scores=True)
     assert (ours.labels == theirs.labels).mean() >= AGREEMENT
     assert ours.scores is not None
@@ -51,7 +51,7 @@ def compare(net: PointVoxelUNet, points: np.ndarray, threads: int = 2) -> None:
 
 @pytest.mark.parametrize(("model", "case"), golden.CASES)
 def test_logits_match_upstream(shared: Path, model: str, case: str) -> None:
-    engine = CpuEngine(golden.network(shared / "golden", model), VOXEL_SIZE)
+    engine = CpuEngine(golden.network(shared / "golden", model), VOXEL_SIZE, precision="fp32")
     with np.load(shared / "golden" / f"{model}_{case}.npz") as data:
         logits = engine.logits(golden.coords(data["in/C"]).numpy(), data["in/F"])
         recorded = data["logits_voxel"]
@@ -61,7 +61,7 @@ def test_logits_match_upstream(shared: Path, model: str, case: str) -> None:
 
 @pytest.mark.parametrize("model", golden.MODELS)
 def test_raw_points_are_labelled_as_upstream_labelled_them(shared: Path, model: str) -> None:
-    perception = Perception.from_net(golden.network(shared / "golden", model), engine="cpu")
+    perception = Perception.from_net(golden.network(shared / "golden", model), engine="cpu", precision="fp32")
     with np.load(shared / "golden" / f"{model}_20k.npz") as data:
         assert (perception(data["points"]).labels == data["pred_point"]).all()
 

@@ -62,7 +62,7 @@ class CpuEngine:
         net: PointVoxelUNet,
         voxel_size: float,
         threads: int | None = None,
-        precision: Precision | Literal["auto"] = "auto",
+        precision: str = "auto",
     ) -> None:
         self.in_channels = net.spec.in_channels
         self.finds_boxes = net.spec.boxes is not None

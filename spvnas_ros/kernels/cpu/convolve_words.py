@@ -15,7 +15,7 @@ from spvnas_ros.kernels.cpu.shape import host_words
 from spvnas_ros.kernels.cpu.team import take_ticket
 from spvnas_ros.kernels.cpu.word_vectors import finisher, mixer, multiplier, row_summer
 
-WORDS_VERSION = "none"
+WORDS_VERSION = "26b73c2710cd"
 """The start of the SHA-256 of `word_vectors.py`. Numba's cache follows the file that holds a loop, so this line changes
 with that file; a test holds them together."""
 
