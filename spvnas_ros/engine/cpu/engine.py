@@ -46,7 +46,7 @@ _LINE = 64
 class CpuEngine:
     """An engine that runs a network on CPU threads.
 
-    threads:   how many; by default `OMP_NUM_THREADS` or all cores the process may use
+    threads:   how many, or the team itself; by default `OMP_NUM_THREADS` or all cores the process may use
     precision: of features and weights. "int16" is about twice as fast as "fp32" and gives the same label to all but one
                point in some thousands; a frame with a value beyond the range that the network's training implies is
                labelled again in float32, which is logged once. "auto" is int16 where machine and network allow it
@@ -61,12 +61,12 @@ class CpuEngine:
         self,
         net: PointVoxelUNet,
         voxel_size: float,
-        threads: int | None = None,
+        threads: int | Team | None = None,
         precision: str = "auto",
     ) -> None:
         self.in_channels = net.spec.in_channels
         self.finds_boxes = net.spec.boxes is not None
-        self.team = Team(default_threads() if threads is None else threads)
+        self.team = threads if isinstance(threads, Team) else Team(default_threads() if threads is None else threads)
         self._plan = build_plan(net)
         self._float_steps: FloatSteps | None = None
         self._steps, self.precision, self.precision_reason = self._choose(precision)

@@ -67,18 +67,20 @@ class FloatSteps:
             self._team.run(
                 kernels.convolve, level.size, pairs_of(step, level), level.identity,
                 *_terms(packed.sources, slots), *_terms(packed.pointwise, slots),
-                packed.bias, residual, step.relu, out,
+                packed.bias, residual, step.relu, out, shares=level.tiles,
             )  # fmt: skip
         elif isinstance(step, PointFusion):
             level = geometry.levels[step.level]
             (points, _) = _terms(packed.sources, slots)
             self._team.run(
                 kernels.fuse_points, finest.tile_rows, points, finest.identity, packed.bias, geometry.cells,
-                level.ancestors, level.corners, step.level, slots[step.voxels], out,
+                level.ancestors, level.corners, step.level, slots[step.voxels], out, shares=finest.tiles,
             )  # fmt: skip
         else:
             level = geometry.levels[step.level]
-            self._team.run(kernels.mean_points, level.tile_rows, level.starts, slots[step.points], out)
+            self._team.run(
+                kernels.mean_points, level.tile_rows, level.starts, slots[step.points], out, shares=level.tiles
+            )
 
 
 def _pack(step: Step) -> _Packed:

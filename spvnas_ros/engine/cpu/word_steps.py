@@ -57,7 +57,7 @@ class WordSteps:
     def begin(self, rows: Array, chosen: npt.NDArray[np.integer], out: Features) -> None:
         """Begins a frame: nothing is clipped yet."""
         self._scratch.clipped[:] = 0
-        self._team.run(kernels.take_rows, _TAKEN_ROWS, rows, chosen, out)
+        self._team.run(kernels.take_rows, _TAKEN_ROWS, rows, chosen, out, shares=-(-len(chosen) // _TAKEN_ROWS))
 
     def clipped(self) -> int:
         """Returns how many values were beyond the range of their slot, or no numbers."""
@@ -78,16 +78,20 @@ class WordSteps:
             run(
                 kernels.fuse_points, finest.tile_rows, terms[0], finest.identity, finish, geometry.cells,
                 level.ancestors, level.corners, step.level, slots[step.voxels], scratch, out,
+                shares=finest.tiles,
             )  # fmt: skip
         elif not isinstance(step, Convolution):
-            run(kernels.mean_points, level.tile_rows, level.starts, slots[step.points], out)
+            run(kernels.mean_points, level.tile_rows, level.starts, slots[step.points], out, shares=level.tiles)
         elif packed.kernel is not None:
             run(
                 kernels.convolve_input, finest.tile_rows, geometry.around, slots[INPUT], packed.kernel, finish, scratch,
-                out,
+                out, shares=finest.tiles,
             )  # fmt: skip
         elif step.kind == "pointwise":
-            run(kernels.classify_words, level.size, level.tile_rows, level.identity, terms[0], finish, scratch, out)
+            run(
+                kernels.classify_words, level.size, level.tile_rows, level.identity, terms[0], finish, scratch, out,
+                shares=level.tiles,
+            )  # fmt: skip
         else:
             first, second = (*terms, _NO_TERM)[:2]
             skips = [WordTerm(slots[slot], words, panels) for slot, words, panels in packed.pointwise]
@@ -95,5 +99,5 @@ class WordSteps:
             residual = _NO_ROWS if step.residual is None else slots[step.residual]
             run(
                 kernels.convolve, level.size, pairs_of(step, level), level.identity, first, second, skip_first,
-                skip_second, finish, residual, scratch, out,
+                skip_second, finish, residual, scratch, out, shares=level.tiles,
             )  # fmt: skip

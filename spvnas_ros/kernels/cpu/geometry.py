@@ -56,6 +56,11 @@ class LevelGeometry:
     ancestors: np.ndarray
     corners: np.ndarray
 
+    @property
+    def tiles(self) -> int:
+        """The number of tiles."""
+        return -(-self.size // self.tile_rows)
+
 
 @dataclass(frozen=True)
 class Geometry:
