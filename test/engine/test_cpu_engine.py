@@ -226,7 +226,7 @@ def test_a_machine_without_avx_gets_its_own_kernels_once(tmp_path: Path) -> None
         pytest.skip(f"switches x86-64 features off; this machine is {platform.machine()}")
 
     def run(**settings: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, HELPERS / "cold_start.py"]
+        command = [sys.executable, HELPERS / "cold_start.py", "auto"]
         return subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, check=True)
 
     plain = {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": "+sse,+sse2", "NUMBA_CACHE_DIR": str(tmp_path)}

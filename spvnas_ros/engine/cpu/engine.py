@@ -18,7 +18,6 @@ from spvnas_ros.engine.cpu.steps import Features, Steps
 from spvnas_ros.engine.plan import INPUT, build_plan, place_slots
 from spvnas_ros.errors import UserError
 from spvnas_ros.frame import Boxes, Points, Segmentation
-from spvnas_ros.kernels.cpu import convolve as kernels
 from spvnas_ros.kernels.cpu.buffers import Buffers
 from spvnas_ros.kernels.cpu.convolve import SHAPE
 from spvnas_ros.kernels.cpu.geometry import Geometry, build_geometry
@@ -51,6 +50,9 @@ class CpuEngine:
                point in some thousands; a frame with a value beyond the range that the network's training implies is
                labelled again in float32, which is logged once. "auto" is int16 where machine and network allow it
 
+    frames_beyond_range: how many frames were labelled again
+    precision_reason: why it is this precision
+
     Raises UserError for another precision, or "int16" where machine or network do not allow it.
     """
 
@@ -70,7 +72,7 @@ class CpuEngine:
         self._plan = build_plan(net)
         self._float_steps: FloatSteps | None = None
         self._steps, self.precision, self.precision_reason = self._choose(precision)
-        self.frames_beyond_range = 0
+        self._is_warm, self.frames_beyond_range = False, 0
         self._lifetimes = self._plan.lifetimes()
         self._voxel_size = voxel_size
         self._memory = Buffers()
@@ -187,7 +189,7 @@ class CpuEngine:
         if not clipped:
             return geometry, slots, self._steps
         self.frames_beyond_range += 1
-        if self.frames_beyond_range == 1:
+        if self.frames_beyond_range == 1 and self._is_warm:
             logger.warning(
                 "%d value(s) of a cloud are beyond the range that the network's training implies, which 16-bit "
                 "integers do not hold; such clouds are labelled again in float32, which takes longer. Intensities "
@@ -254,18 +256,21 @@ class CpuEngine:
         return self._float_steps
 
     def _warm_up(self) -> None:
-        """Compiles every kernel, or loads it from numba's cache, by labelling two points."""
-        misses = _cache_misses()
-        kernels.mean_points(
-            np.full(1, 1 << 40), 1, np.zeros(1, np.int32), np.zeros((1, 1), np.float32), np.zeros((1, 1), np.float32)
-        )
-        if _cache_misses() > misses:
-            logger.warning("compiling the CPU kernels for this machine (%s), once; takes up to a minute", SHAPE.name)
-        self.segment(np.arange(2 * self.in_channels, dtype=np.float32).reshape(2, -1), scores=False)
+        """Compiles every kernel, or loads it from numba's cache, by labelling two points.
 
-
-def _cache_misses() -> int:
-    return sum(kernels.mean_points.stats.cache_misses.values())
+        Where they are compiled, float32's are, too: the first frame that needs them should not wait for it.
+        """
+        points, steps = np.arange(2 * self.in_channels, dtype=np.float32).reshape(2, -1), self._steps
+        if steps.is_new():
+            name = SHAPE.name if self.precision == "fp32" else f"{SHAPE.name}, {self.precision}"
+            logger.warning("compiling the CPU kernels for this machine (%s), once; takes up to a minute", name)
+            if self.precision != "fp32":
+                self._steps = FloatSteps(self._plan, self.team)
+                self.segment(points, scores=False)
+                self._steps = steps
+        self.segment(points, scores=False)
+        self._is_warm, self.frames_beyond_range = True, 0
+        logger.info("CPU engine: %s (%s), %d thread(s)", self.precision, self.precision_reason, self.team.threads)
 
 
 class _Clock:

@@ -41,6 +41,13 @@ class FloatSteps:
         self._plan, self._team = plan, team
         self._packed = [_pack(step) for step in plan.steps]
 
+    def is_new(self) -> bool:
+        """Returns whether this machine has to compile the kernels. One is compiled, or loaded, to find out."""
+        misses = sum(kernels.mean_points.stats.cache_misses.values())
+        rows = np.zeros((1, 1), np.float32)
+        kernels.mean_points(np.full(1, 1 << 40), 1, np.zeros(1, np.int32), rows, rows)
+        return sum(kernels.mean_points.stats.cache_misses.values()) > misses
+
     def layout(self) -> list[tuple[int, np.dtype[Any]]]:
         """Returns whole vectors of float32 for every slot."""
         return [(SHAPE.pad(slot.width), np.dtype(np.float32)) for slot in self._plan.slots]

@@ -24,6 +24,10 @@ class Steps(Protocol):
 
     in_tiles: bool
 
+    def is_new(self) -> bool:
+        """Returns whether this machine has to compile the kernels."""
+        ...
+
     def layout(self) -> list[tuple[int, np.dtype[Any]]]:
         """Returns the columns and the type of each slot's features."""
         ...

@@ -41,6 +41,13 @@ class WordSteps:
         local = np.arange(max(TILE_ROWS) + SHAPE.rows, dtype=np.int32)
         self._scratch = Scratch(np.zeros(1, np.int64), sums, clipped, local)
 
+    def is_new(self) -> bool:
+        """Returns whether this machine has to compile the kernels. One is compiled, or loaded, to find out."""
+        misses = sum(kernels.mean_points.stats.cache_misses.values())
+        rows = np.zeros((1, 8), np.uint16)
+        kernels.mean_points(np.full(1, 1 << 40), 1, np.zeros(1, np.int32), rows, rows)
+        return sum(kernels.mean_points.stats.cache_misses.values()) > misses
+
     def layout(self) -> list[tuple[int, np.dtype[Any]]]:
         """Returns eights of uint16 for every slot but the input and the logits, which are float32."""
         last = self._plan.steps[-1].out

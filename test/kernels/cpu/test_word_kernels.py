@@ -98,7 +98,7 @@ KERNELS = st.lists(
 @settings(max_examples=60, deadline=None)
 @given(KERNELS, st.integers(1, 9), st.integers(0, 2**32 - 1))
 def test_no_sum_of_a_kernel_row_can_overflow(parts: list[tuple[int, str, float]], volume: int, seed: int) -> None:
-    """Whatever the weights are, the largest sum that features can make of a kernel row fits int32, and weights int16."""
+    """Whatever the weights are: the largest sum that features can make of a kernel row fits int32, a weight int16."""
     rng, outputs = np.random.default_rng(seed), 5
     kernels = []
     for channels, form, unit in parts:
