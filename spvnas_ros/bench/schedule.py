@@ -41,11 +41,13 @@ class OnPaper(Team):
 
     Attributes:
         launches: one for every kernel that all threads would work on, in order
+        aside:    seconds spent on them and on keeping account of them
     """
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads)
         self.launches: list[Launch] = []
+        self.aside = 0.0
 
     def run(self, kernel: Callable[..., Any], *args: Any, shares: int | None = None) -> None:
         """Runs a kernel on the caller's thread alone."""
@@ -53,6 +55,7 @@ class OnPaper(Team):
         kernel(np.zeros(1, np.int64), *args)
         if shares != 1:
             self.launches.append(Launch(thread_time() - start, _shares(args, shares)))
+            self.aside += thread_time() - start
 
     def map(self, function: Callable[..., T], *columns: Sequence[Any]) -> list[T]:
         """Computes the results on the caller's thread alone."""
@@ -63,6 +66,7 @@ class OnPaper(Team):
             times.append(thread_time() - start)
         total = sum(times)
         self.launches.append(Launch(total, tuple(each / total for each in times)))
+        self.aside += total
         return results
 
 
@@ -115,11 +119,10 @@ def row(
     alone, found = list[float](), list[list[Launch]]()
     for _ in range(frames + 1):
         team.launches.clear()
-        start = thread_time()
+        start = thread_time() - team.aside
         engine.segment(points, scores=False)
-        whole = thread_time() - start
+        alone.append(thread_time() - team.aside - start)
         found.append(list(team.launches))
-        alone.append(whole - sum(launch.seconds for launch in team.launches))
     launches = list(zip(*found[1:], strict=True))  # the first frame takes new memory
     tiles = 0.0
     for each in launches:
