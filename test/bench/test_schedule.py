@@ -1,4 +1,4 @@
-"""Tiles dealt out on paper: the schedule obeys the bounds of list scheduling, and a frame cut for many is the same frame."""
+"""Tiles dealt out on paper: the schedule keeps the bounds of list scheduling, and the frame stays the same frame."""
 
 from __future__ import annotations
 
