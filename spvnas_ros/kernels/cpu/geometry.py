@@ -102,21 +102,24 @@ def build_geometry(
         around[level], grouped[level] = refine(
             team, keys_of[level], families[level], around[level + 1], grouping, memory, f"level{level}"
         )
-    starts = [memory.array(f"level{level}.firsts", len(keys_of[level]) + 1, np.int32) for level in range(depth + 1)]
-    _count_up(starts[0], len(keys))
+    finest = memory.array("level0.identity", len(keys) + _SPARE, np.int32)
+    _number(_NO_ROWS, _NO_ROWS, finest, len(keys))
+    starts = [finest[: len(keys) + 1]]
     for level, family in enumerate(families[:depth]):
-        _pick(starts[level], family.first_child, starts[level + 1])
+        out = memory.array(f"level{level + 1}.firsts", len(family.first_child), np.int32)
+        # With "clip", which never happens, numpy writes to `out` itself.
+        starts.append(np.take(starts[level], family.first_child, out=out, mode="clip"))
 
     def level_geometry(level: int) -> LevelGeometry:
         size, name, grouping = len(keys_of[level]), f"level{level}", groupings[level]
-        identity = memory.array(f"{name}.identity", size + _SPARE, np.int32)
-        _count_up(identity, size)
+        identity = finest if level == 0 else memory.array(f"{name}.identity", size + _SPARE, np.int32)
         neighbours, ancestors, corners = grouped[level], _NO_ROWS, _NO_CORNERS
         assert neighbours is not None
         if level in point_levels and level > 0:
             ancestors = memory.array(f"{name}.ancestors", len(keys), np.int32)
-            _spread_rows(starts[level], ancestors)
             corners = corner_rows(around[level], memory, f"{name}.corners")
+        if level > 0:
+            _number(starts[level], ancestors, identity, size)
         return LevelGeometry(
             size,
             grouping.tile_rows,
@@ -198,24 +201,17 @@ def _fill_slots(keys, parents, halving, tile_rows, in_tiles, edges, groups, num_
 
 
 @njit(cache=True, nogil=True)
-def _count_up(out, last):
-    """Stores 0, 1, 2, ... up to `last`, and this again in all places behind it."""
-    for i in range(out.shape[0]):
-        out[i] = min(i, last)
+def _number(starts, ancestors, identity, size):
+    """Stores 0, 1, 2, ... up to `size`, and this again in all places behind it, in `identity`.
 
-
-@njit(cache=True, nogil=True)
-def _pick(values, where, out):
-    for i in range(np.uint64(out.shape[0])):
-        out[i] = values[np.uint64(where[i])]
-
-
-@njit(cache=True, nogil=True)
-def _spread_rows(starts, out):
-    """Stores the number of the run that each place lies in."""
-    for run in range(starts.shape[0] - 1):
-        for i in range(starts[run], starts[run + 1]):
-            out[i] = run
+    Stores in `ancestors`, where it is not empty, the number of the run of `starts` that each place lies in.
+    """
+    for i in range(identity.shape[0]):
+        identity[i] = min(i, size)
+    if ancestors.shape[0] > 0:
+        for run in range(starts.shape[0] - 1):
+            for i in range(starts[run], starts[run + 1]):
+                ancestors[i] = run
 
 
 def tile_pairs(

@@ -176,14 +176,6 @@ def _unique(keys, order, first, inverse):
 
 
 @njit(cache=True, nogil=True)
-def _count_scans(keys):
-    scans = 1
-    for i in range(1, keys.shape[0]):
-        scans += (keys[i] ^ keys[i - 1]) >> 3 * AXIS_BITS != 0
-    return scans
-
-
-@njit(cache=True, nogil=True)
 def _coarsen(keys, distinct, parents, first_child, masks):
     """Stores the keys of the parents and the family that joins the levels, and returns how many parents there are."""
     n, m = keys.shape[0], 0
@@ -492,7 +484,8 @@ class Climb(NamedTuple):
 def climb(keys: np.ndarray, depth: int, memory: Memory = FRESH) -> Climb:
     """Returns the levels over sorted distinct Morton keys of the finest voxels, at least one; `depth` at least."""
     levels, families = [keys], list[Family]()
-    scans = _count_scans(keys)
+    one_scan = keys[0] >> 3 * AXIS_BITS == keys[-1] >> 3 * AXIS_BITS
+    scans = 1 if one_scan else len(np.unique(keys >> 3 * AXIS_BITS))
     while len(levels[-1]) > scans or len(levels) <= depth:
         n, name = len(levels[-1]), f"family{len(families)}"
         coarse = memory.array(f"{name}.keys", n, np.int64)
