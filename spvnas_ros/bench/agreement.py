@@ -1,7 +1,7 @@
 """How far the CPU engine's precisions agree: `python -m spvnas_ros.bench.agreement WEIGHTS SOURCE...`
 
-A source is whatever `spvnas segment` takes. A line a cloud, and at last one for all, tells on how many points the labels
-in int16 are those in fp32.
+A source is whatever `spvnas segment` takes. A line a cloud, and one for all, tells on how many points the labels in
+int16 are those in fp32.
 """
 
 from __future__ import annotations

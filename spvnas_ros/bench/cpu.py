@@ -115,8 +115,9 @@ def run(
 
 
 def contenders() -> list[str]:
-    """Returns the engines to measure: ours (also in float32, where it runs on integers), the reference, and the libraries
-    that are installed."""
+    """Returns the engines to measure: ours (in float32, too, where it runs on integers), the reference, and the
+    libraries that are installed.
+    """
     found = ["torch", "engine"]
     if host_words() is not None:
         found.append("engine-fp32")

@@ -29,7 +29,8 @@ VOXEL_SIZE = 0.05
 class Job:
     """One measurement to make.
 
-    contender: "engine", "engine-fp32" (the same in float32), "torch", "spconv" or "torchsparse"; family, width: the network; frames: how many are counted
+    contender: "engine", "engine-fp32" (the same in float32), "torch", "spconv" or "torchsparse"
+    family, width: the network; frames: how many are counted
     """
 
     contender: str

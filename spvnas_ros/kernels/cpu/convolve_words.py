@@ -128,7 +128,8 @@ def _gathered(term, pairs, tile, finish, columns, sums):
             if first < last:
                 _group(
                     term.rows.ctypes.data, term.rows.strides[0], np.int64(pairs.ins.ctypes.data),
-                    pairs.outs.ctypes.data, first, last, np.int64(term.panels.ctypes.data + k * step), finish.blocks, columns, sums, term.words,
+                    pairs.outs.ctypes.data, first, last, np.int64(term.panels.ctypes.data + k * step), finish.blocks,
+                    columns, sums, term.words,
                 )  # fmt: skip
 
 
