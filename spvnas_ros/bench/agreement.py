@@ -11,22 +11,24 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from spvnas_ros.perception import Perception
+from spvnas_ros.engine.cpu import CpuEngine
 from spvnas_ros.recordings.scans.source import open_source
+from spvnas_ros.zoo.cache import resolve_weights
+from spvnas_ros.zoo.checkpoint import load_checkpoint
 
 
 def main(weights: str, sources: Sequence[str]) -> None:
     """Prints the table."""
-    exact, whole = (
-        Perception.load(weights, device="cpu", engine="cpu", precision=precision) for precision in ("fp32", "int16")
-    )
+    net, facts = load_checkpoint(resolve_weights(weights))
+    exact, whole = (CpuEngine(net, facts.voxel_size, precision=precision) for precision in ("fp32", "int16"))
     print("| cloud | points | labels equal | confidences off by |\n| --- | --- | --- | --- |")
     equal = total = 0
     for path in sources:
         with open_source(path) as source:
             for frame in source:
                 points = frame.load().points
-                one, other = exact(points), whole(points)
+                points = np.ascontiguousarray(points[np.isfinite(points).all(axis=1)])
+                one, other = (engine.segment(points, scores=False) for engine in (exact, whole))
                 same = int(np.sum(one.labels == other.labels))
                 off = float(np.abs(one.confidence - other.confidence).max(initial=0))
                 print(f"| {frame.name} | {len(points)} | {same / max(len(points), 1):.3%} | {off:.4f} |", flush=True)
