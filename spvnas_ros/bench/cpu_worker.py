@@ -29,7 +29,8 @@ VOXEL_SIZE = 0.05
 class Job:
     """One measurement to make.
 
-    contender: "engine", "torch", "spconv" or "torchsparse"; family, width: the network; frames: how many are counted
+    contender: "engine", "engine-fp32" (the same in float32), "torch", "spconv" or "torchsparse"
+    family, width: the network; frames: how many are counted
     """
 
     contender: str
@@ -109,10 +110,11 @@ def measure(job: Job) -> Timing:
 def _contender(job: Job, points: Points) -> tuple[Callable[[], np.ndarray], dict[str, float]]:
     """Returns a function that labels one frame, and the dictionary in which it sums up its stages."""
     net, stages = network(job.family, job.width), dict[str, float]()
-    if job.contender == "engine":
+    if job.contender in ("engine", "engine-fp32"):
         from spvnas_ros.engine.cpu import CpuEngine
 
-        engine = CpuEngine(net, VOXEL_SIZE, job.threads)
+        precision = "auto" if job.contender == "engine" else "fp32"
+        engine = CpuEngine(net, VOXEL_SIZE, job.threads, precision)
 
         def fused() -> np.ndarray:
             segmentation, laps = engine.segment_timed(points)

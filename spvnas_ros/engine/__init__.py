@@ -25,7 +25,7 @@ ENGINES = ("auto", "cpu", "cuda", "torch", "spconv", "spconv-triton", "torchspar
 
 PRECISIONS = ("auto", "fp32", "int16", "fp16", "bf16")
 """Of features and weights. int16 is the CPU engine's, fp16 and bf16 are the CUDA engine's; "auto" is the fastest of the
-engine that labels as float32 does, but for a few points in a thousand on which classes all but tie."""
+engine that labels as float32 does, but for about a point in a thousand, on which classes all but tie."""
 
 OLDEST_CAPABILITY = (7, 5)
 """Compute capability of the oldest GPUs that the CUDA engine's kernels are compiled for in the tests."""

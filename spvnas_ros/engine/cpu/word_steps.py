@@ -100,11 +100,15 @@ class WordSteps:
                 shares=level.tiles,
             )  # fmt: skip
         else:
-            first, second = (*terms, _NO_TERM)[:2]
             skips = [WordTerm(slots[slot], words, panels) for slot, words, panels in packed.pointwise]
-            skip_first, skip_second = (*skips, _NO_TERM, _NO_TERM)[:2]
             residual = _NO_ROWS if step.residual is None else slots[step.residual]
             run(
-                kernels.convolve, level.size, pairs_of(step, level), level.identity, first, second, skip_first,
-                skip_second, finish, residual, scratch, out, shares=level.tiles,
+                kernels.convolve, level.size, pairs_of(step, level), level.identity, _pair(terms), _pair(skips), finish,
+                residual, scratch, out, shares=level.tiles,
             )  # fmt: skip
+
+
+def _pair(terms: list[WordTerm]) -> tuple[WordTerm, WordTerm]:
+    """Returns two terms: the kernels take as many always."""
+    first, second = (*terms, _NO_TERM, _NO_TERM)[:2]
+    return first, second

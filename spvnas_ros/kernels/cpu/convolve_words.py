@@ -110,9 +110,10 @@ def _pointwise(term, identity, local, start, stop, finish, columns, sums):
     """
     if term.words > 0:
         count = (stop - start + UNIT - 1) // UNIT * UNIT
+        # Of the types that `_gathered` gives, too, so that this is compiled once.
         _group(
-            term.rows.ctypes.data, term.rows.strides[0], identity.ctypes.data + 4 * start, local.ctypes.data, 0, count,
-            term.panels.ctypes.data, finish.blocks, columns, sums, term.words,
+            term.rows.ctypes.data, term.rows.strides[0], np.int64(identity.ctypes.data + 4 * start), local.ctypes.data,
+            np.int64(0), np.int64(count), np.int64(term.panels.ctypes.data), finish.blocks, columns, sums, term.words,
         )  # fmt: skip
 
 
@@ -122,19 +123,22 @@ def _gathered(term, pairs, tile, finish, columns, sums):
     if term.words > 0:
         step = 4 * term.words * columns
         for k in range(pairs.volume):
-            first, last = pairs.starts[tile * pairs.volume + k], pairs.starts[tile * pairs.volume + k + 1]
+            place = tile * pairs.volume + k
+            first, last = np.int64(pairs.starts[place]), np.int64(pairs.starts[place + 1])
             if first < last:
                 _group(
-                    term.rows.ctypes.data, term.rows.strides[0], pairs.ins.ctypes.data, pairs.outs.ctypes.data,
-                    first, last, term.panels.ctypes.data + k * step, finish.blocks, columns, sums, term.words,
+                    term.rows.ctypes.data, term.rows.strides[0], np.int64(pairs.ins.ctypes.data),
+                    pairs.outs.ctypes.data, first, last, np.int64(term.panels.ctypes.data + k * step), finish.blocks,
+                    columns, sums, term.words,
                 )  # fmt: skip
 
 
 @njit(cache=True, nogil=True)
-def convolve(counter, num_out, pairs, identity, first, second, skip_first, skip_second, finish, residual, scratch, out):
-    """Computes tiles of `out = relu(bias + residual + first + second + skips)` until the counter runs out of tiles.
+def convolve(counter, num_out, pairs, identity, sources, skips, finish, residual, scratch, out):
+    """Computes tiles of `out = relu(bias + residual + sources + skips)` until the counter runs out of tiles.
 
-    pairs: with output rows counted inside their tile; out: uint16 `[num_out + 1, columns]`
+    sources, skips: two `WordTerm` each; pairs: with output rows counted inside their tile
+    out: uint16 `[num_out + 1, columns]`
     residual: the same, or `[0, columns]`; identity: int32 0, 1, ..., num_out - 1 and then num_out for the padding
     """
     columns = out.shape[1]
@@ -149,10 +153,10 @@ def convolve(counter, num_out, pairs, identity, first, second, skip_first, skip_
             return
         stop = min(num_out, start + pairs.tile_rows)
         tile_sums[: (stop - start) * columns] = 0
-        _pointwise(skip_first, identity, scratch.local, start, stop, finish, columns, sums)
-        _pointwise(skip_second, identity, scratch.local, start, stop, finish, columns, sums)
-        _gathered(first, pairs, tile, finish, columns, sums)
-        _gathered(second, pairs, tile, finish, columns, sums)
+        for term in skips:
+            _pointwise(term, identity, scratch.local, start, stop, finish, columns, sums)
+        for term in sources:
+            _gathered(term, pairs, tile, finish, columns, sums)
         target, rows = out.ctypes.data + start * out.strides[0], stop - start
         if residual.shape[0] > 0:
             other = residual.ctypes.data + start * residual.strides[0]
