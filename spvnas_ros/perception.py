@@ -54,7 +54,13 @@ class Perception:
 
     @classmethod
     def load(
-        cls, weights: str | Path, device: str = "auto", engine: str = "auto", *, min_score: float | None = None
+        cls,
+        weights: str | Path,
+        device: str = "auto",
+        engine: str = "auto",
+        *,
+        precision: str = "auto",
+        min_score: float | None = None,
     ) -> Perception:
         """Load a checkpoint in the project's format (see `spvnas import`, `spvnas zoo fetch`).
 
@@ -62,6 +68,8 @@ class Perception:
         device:  "auto" (a CUDA device where there is one), "cpu", "cuda", "cuda:1", ...
         engine:  "auto", "cpu" (fused, numba), "torch" (the reference, any device), or another library by name, for
                  comparing (see `spvnas_ros.engine.ENGINES`)
+        precision: of features and weights: "auto" (the fastest of the engine that labels as float32 does), "fp32", on
+                 the CPU "int16", on CUDA "fp16" and "bf16" (see `spvnas_ros.engine.PRECISIONS`)
         min_score: least score of a box that comes out, 0..1; None for what the network's head says
 
         Raises FetchError where there is no such file or fetched model, CheckpointError for a file that is not a
@@ -76,7 +84,7 @@ class Perception:
             )
         net, facts = load_checkpoint(path)
         if min_score is None:
-            return cls.from_net(net, facts, device=device, engine=engine)
+            return cls.from_net(net, facts, device=device, engine=engine, precision=precision)
         _check_score(min_score)
         if net.boxes is None:
             raise UserError(
@@ -85,11 +93,18 @@ class Perception:
         head = _scored_from(net.boxes.spec.head, min_score)
         net.boxes.spec = replace(net.boxes.spec, head=head)
         net.spec = replace(net.spec, boxes=net.boxes.spec)
-        return cls(build_engine(net, facts.voxel_size, device=device, engine=engine), facts, min_score=min_score)
+        built = build_engine(net, facts.voxel_size, device=device, engine=engine, precision=precision)
+        return cls(built, facts, min_score=min_score)
 
     @classmethod
     def from_net(
-        cls, net: PointVoxelUNet, facts: Facts | None = None, *, device: str = "auto", engine: str = "auto"
+        cls,
+        net: PointVoxelUNet,
+        facts: Facts | None = None,
+        *,
+        device: str = "auto",
+        engine: str = "auto",
+        precision: str = "auto",
     ) -> Perception:
         """Wrap a network that is in memory; without `facts`, those of a SemanticKITTI network are assumed.
 
@@ -98,7 +113,7 @@ class Perception:
         facts = facts or Facts(spec=net.spec)
         if facts.spec != net.spec:
             raise CheckpointError(f"the facts describe another network: {facts.spec}, expected {net.spec}")
-        return cls(build_engine(net, facts.voxel_size, device=device, engine=engine), facts)
+        return cls(build_engine(net, facts.voxel_size, device=device, engine=engine, precision=precision), facts)
 
     @property
     def box_names(self) -> tuple[str, ...]:
@@ -201,20 +216,24 @@ class Detector:
         return detections(self._head, self._net(coords, feats, 1), self._anchors)[0]
 
 
-def load(weights: str | Path, device: str = "auto", engine: str = "auto") -> Perception | Detector:
+def load(
+    weights: str | Path, device: str = "auto", engine: str = "auto", precision: str = "auto"
+) -> Perception | Detector:
     """Load a checkpoint of either kind: a `Perception` where it labels points, a `Detector` where it gives boxes alone.
 
     The arguments and errors are those of `Perception.load`. A detector runs in torch alone: raises ValueError where
-    `engine` is neither "auto" nor "torch".
+    `engine` is neither "auto" nor "torch", or `precision` neither "auto" nor "fp32".
     """
     path = resolve_weights(weights)
     if gives(path) == LABELS:
-        return Perception.load(path, device, engine)
+        return Perception.load(path, device, engine, precision=precision)
     if engine not in _RUN_DETECTORS:
         raise UserError(
             f"engine {engine!r} runs no network that gives boxes alone, such as {path}; choose one of "
             f"{', '.join(_RUN_DETECTORS)}"
         )
+    if precision not in ("auto", "fp32"):
+        raise UserError(f"a network that gives boxes alone, such as {path}, runs in fp32, not in {precision!r}")
     return Detector.load(path, device)
 
 

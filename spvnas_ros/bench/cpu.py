@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from spvnas_ros.bench.cpu_worker import VOXEL_SIZE, Job, Timing, network
+from spvnas_ros.kernels.cpu.shape import host_words
 from spvnas_ros.nets.cost import count_macs
 from spvnas_ros.recordings.scans import read_scan
 from spvnas_ros.sparse.coords import quantize
@@ -114,8 +115,12 @@ def run(
 
 
 def contenders() -> list[str]:
-    """Returns the engines to measure: ours, the reference, and the libraries that are installed."""
+    """Returns the engines to measure: ours (in float32, too, where it runs on integers), the reference, and the
+    libraries that are installed.
+    """
     found = ["torch", "engine"]
+    if host_words() is not None:
+        found.append("engine-fp32")
     if find_spec("spconv"):
         found.append("spconv")
     if find_spec("torchsparse") and version("torchsparse").startswith("1.4."):

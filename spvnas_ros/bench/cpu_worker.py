@@ -29,7 +29,8 @@ VOXEL_SIZE = 0.05
 class Job:
     """One measurement to make.
 
-    contender: "engine", "torch", "spconv" or "torchsparse"; family, width: the network; frames: how many are counted
+    contender: "engine", "engine-fp32" (the same in float32), "torch", "spconv" or "torchsparse"
+    family, width: the network; frames: how many are counted
     """
 
     contender: str
@@ -66,13 +67,14 @@ def network(family: str, width: int) -> PointVoxelUNet:
 def seeded(spec: NetSpec) -> PointVoxelUNet:
     """Returns a network of this spec with seeded weights.
 
-    Speed does not depend on the values of the weights, but features must neither vanish nor explode.
+    Speed does not depend on the values of the weights, but features must neither vanish nor explode, and they must be
+    in the range that BatchNorm says, as a trained network's are. The first layer sees metres.
     """
     torch.manual_seed(0)
     net = PointVoxelUNet(spec)
-    for module in net.modules():
+    for name, module in net.named_modules():
         if isinstance(module, torch.nn.BatchNorm1d) and module.running_var is not None:
-            module.running_var.fill_(0.1)
+            module.running_var.fill_(10.0 if name.startswith("stem.0.") else 0.1)
     return net.eval()
 
 
@@ -108,10 +110,11 @@ def measure(job: Job) -> Timing:
 def _contender(job: Job, points: Points) -> tuple[Callable[[], np.ndarray], dict[str, float]]:
     """Returns a function that labels one frame, and the dictionary in which it sums up its stages."""
     net, stages = network(job.family, job.width), dict[str, float]()
-    if job.contender == "engine":
+    if job.contender in ("engine", "engine-fp32"):
         from spvnas_ros.engine.cpu import CpuEngine
 
-        engine = CpuEngine(net, VOXEL_SIZE, job.threads)
+        precision = "auto" if job.contender == "engine" else "fp32"
+        engine = CpuEngine(net, VOXEL_SIZE, job.threads, precision)
 
         def fused() -> np.ndarray:
             segmentation, laps = engine.segment_timed(points)

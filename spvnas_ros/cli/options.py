@@ -21,6 +21,9 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 EngineOption = Annotated[
     str, typer.Option(help="auto, cpu, cuda or torch; or an installed spconv, spconv-triton, torchsparse.")
 ]
+PrecisionOption = Annotated[
+    str, typer.Option(help="Of features and weights: auto, fp32, int16 (CPU), fp16 or bf16 (CUDA).")
+]
 IntensityOption = Annotated[str, typer.Option(help=f"The sensor's scale: {SCALES}")]
 IntensityFieldOption = Annotated[
     str | None, typer.Option(help="The field that holds the intensity; default: a known name, calibrated ones first.")

@@ -17,6 +17,7 @@ from spvnas_ros.cli.options import (
     NetworkLabelsOption,
     OriginOption,
     PaletteOption,
+    PrecisionOption,
     QuietOption,
     TopicOption,
     WeightsOption,
@@ -112,6 +113,7 @@ def evaluate(
     palette: PaletteOption = "spvnas",
     device: DeviceOption = "auto",
     engine: EngineOption = "auto",
+    precision: PrecisionOption = "fp32",
     quiet: QuietOption = False,
 ) -> None:
     """Score weights on labelled scans: how well their labels agree with the true ones.
@@ -164,6 +166,7 @@ def evaluate(
         palette=palette,
         device=device,
         engine=engine,
+        precision=precision,
     )
     raise typer.Exit(status)
 

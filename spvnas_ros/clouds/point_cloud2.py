@@ -168,8 +168,12 @@ def to_points(array: npt.NDArray[np.void], intensity: Intensity, place: Moves | 
             )
     with np.errstate(over="ignore", invalid="ignore"):
         if place is None:
-            for column, name in enumerate("xyz"):
-                points[:, column] = array[name]
+            if (packed := _unaligned_xyz(array)) is not None:
+                # Whole positions at a time: numpy is slow at numbers that are not at multiples of their size.
+                points.view(_XYZ)["xyz"][:, 0] = packed
+            else:
+                for column, name in enumerate("xyz"):
+                    points[:, column] = array[name]
         else:
             points[:, :3] = place.apply(positions(array))
     try:
@@ -177,6 +181,25 @@ def to_points(array: npt.NDArray[np.void], intensity: Intensity, place: Moves | 
     except IntensityError as error:
         raise PointCloudError("no-intensity", str(error)) from error
     return points
+
+
+def _positions_at(offset: int, step: int) -> np.dtype[np.void]:
+    return np.dtype({"names": ["xyz"], "formats": ["V12"], "offsets": [offset], "itemsize": step})
+
+
+_XYZ = _positions_at(0, 16)
+
+
+def _unaligned_xyz(array: npt.NDArray[np.void]) -> npt.NDArray[np.void] | None:
+    """Returns the bytes of x, y, z, void `[N]`, where they are float32 of this machine, follow each other and are not
+    aligned, as in points of 22 bytes.
+    """
+    fields: Mapping[str, Any] = array.dtype.fields or {}
+    kinds, offsets = zip(*(fields[name][:2] for name in "xyz"), strict=True)
+    first, step = int(offsets[0]), array.dtype.itemsize
+    if kinds != (np.dtype(np.float32),) * 3 or offsets != (first, first + 4, first + 8):
+        return None
+    return array.view(_positions_at(first, step))["xyz"] if first % 4 or step % 4 else None
 
 
 def positions(array: npt.NDArray[np.void]) -> npt.NDArray[np.float64]:

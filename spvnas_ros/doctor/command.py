@@ -43,7 +43,7 @@ def measure(network: Perception | Detector, clouds: Clouds, frames: int) -> Timi
     if not chosen:
         return None
     if isinstance(network, Perception):
-        where = f"{network.engine.device} (engine {network.engine.name})"
+        where = f"{network.engine.device} (engine {network.engine.name}, {network.engine.precision})"
         timing = _timed(partial(network, boxes=False), chosen, where)
         if not network.box_names or timing.failure:
             return timing

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -22,6 +22,10 @@ logger = logging.getLogger(__name__)
 
 ENGINES = ("auto", "cpu", "cuda", "torch", "spconv", "spconv-triton", "torchsparse")
 """The last three run the same weights through other libraries (`engine.peers`), where those are installed."""
+
+PRECISIONS = ("auto", "fp32", "int16", "fp16", "bf16")
+"""Of features and weights. int16 is the CPU engine's, fp16 and bf16 are the CUDA engine's; "auto" is the fastest of the
+engine that labels as float32 does, but for about a point in a thousand, on which classes all but tie."""
 
 OLDEST_CAPABILITY = (7, 5)
 """Compute capability of the oldest GPUs that the CUDA engine's kernels are compiled for in the tests."""
@@ -54,6 +58,11 @@ class Engine(Protocol):
     in_channels: int
     finds_boxes: bool
 
+    @property
+    def precision(self) -> str:
+        """The precision of features and weights, as in `PRECISIONS` but "auto"."""
+        ...
+
     def segment(self, points: Points, scores: bool, boxes: bool = False, labels: bool = True) -> Segmentation:
         """Labels a cloud of finite points float32 `[N, in_channels]`; N may be 0.
 
@@ -72,6 +81,7 @@ def build_engine(
     *,
     device: str = "auto",
     engine: str = "auto",
+    precision: str = "auto",
     sample: Points | None = None,
 ) -> Engine:
     """Builds the engine called `engine` for `net` (used in eval mode) on `device`.
@@ -79,21 +89,28 @@ def build_engine(
     Device "auto" is CUDA where torch finds a device and the CPU otherwise. Engine "auto" is the fastest engine of the
     device.
 
+    precision: of features and weights, one of `PRECISIONS` that the engine has
     sample: a scan float32 `[N, in_channels]` like those to come, on which the CUDA engine is made ready: compiled,
     captured, checked for values beyond half precision and against the reference (default: a generated street)
 
-    Raises ValueError for a name that is unknown, a library that is not installed, or a device that is not there. Raises
-    OSError where there is no folder to keep the CPU engine's compiled kernels in.
+    Raises ValueError for a name that is unknown, a precision that the engine has not, a library that is not
+    installed, or a device that is not there. Raises OSError where there is no folder to keep the CPU engine's compiled
+    kernels in.
     """
     if engine not in ENGINES:
         raise UserError(f"unknown engine {engine!r}, expected one of {', '.join(ENGINES)}")
+    if precision not in PRECISIONS:
+        raise UserError(f"unknown precision {precision!r}, expected one of {', '.join(PRECISIONS)}")
     place = resolve_device("cpu" if engine == "cpu" and device == "auto" else device)
     if engine == "cpu" and place.type != "cpu":
         raise UserError(f"engine 'cpu' runs on the CPU, but device {device!r} was asked for; use engine 'torch' there")
-    if engine == "cuda":
-        return cuda_engine(net, voxel_size, place, sample)
-    if engine == "auto" and place.type == "cuda":
-        return gpu_engine(net, voxel_size, place, sample)
+    if engine == "cuda" or (engine == "auto" and place.type == "cuda"):
+        if precision == "int16":
+            raise UserError("precision 'int16' is the CPU engine's; the CUDA engine has auto, fp16, bf16, fp32")
+        build = cuda_engine if engine == "cuda" else gpu_engine
+        return build(net, voxel_size, place, sample, precision)
+    if engine not in ("auto", "cpu") and precision not in ("auto", "fp32"):
+        raise UserError(f"engine {engine!r} runs in fp32 alone, not in {precision!r}")
     if engine == "torch":
         from spvnas_ros.engine.reference import ReferenceEngine
 
@@ -112,16 +129,18 @@ def build_engine(
             "written"
         ) from error
 
-    return CpuEngine(net, voxel_size)
+    return CpuEngine(net, voxel_size, precision=precision)
 
 
-def gpu_engine(net: PointVoxelUNet, voxel_size: float, place: torch.device, sample: Points | None = None) -> Engine:
+def gpu_engine(
+    net: PointVoxelUNet, voxel_size: float, place: torch.device, sample: Points | None = None, precision: str = "auto"
+) -> Engine:
     """Builds the CUDA engine, or the reference where the CUDA engine does not start or cannot be trusted.
 
     A warning says why the reference was built. Arguments are those of `build_engine`.
     """
     try:
-        return cuda_engine(net, voxel_size, place, sample)
+        return cuda_engine(net, voxel_size, place, sample, precision)
     except Exception as error:  # Triton raises many: no C compiler, a kernel it cannot compile, an old version
         logger.warning(
             "engine 'cuda' cannot start on %s: %s: %s (see docs/gpu.md); the reference engine runs instead, "
@@ -132,7 +151,9 @@ def gpu_engine(net: PointVoxelUNet, voxel_size: float, place: torch.device, samp
     return ReferenceEngine(net, voxel_size, place)
 
 
-def cuda_engine(net: PointVoxelUNet, voxel_size: float, place: torch.device, sample: Points | None = None) -> Engine:
+def cuda_engine(
+    net: PointVoxelUNet, voxel_size: float, place: torch.device, sample: Points | None = None, precision: str = "auto"
+) -> Engine:
     """Builds the CUDA engine and makes it ready for scans like the sample. Arguments are those of `build_engine`.
 
     Raises ValueError where the device or the installation cannot run it, RuntimeError where it disagrees with the
@@ -144,7 +165,7 @@ def cuda_engine(net: PointVoxelUNet, voxel_size: float, place: torch.device, sam
     from spvnas_ros.engine.reference import ReferenceEngine
 
     scan = _street(net.spec.in_channels, voxel_size) if sample is None else sample
-    engine = CudaEngine(net, voxel_size, place, sample=scan)
+    engine = CudaEngine(net, voxel_size, place, cast(Any, precision), sample=scan)
     check_agreement(engine, ReferenceEngine(net, voxel_size, place), scan[:CHECKED_POINTS])
     if place.type == "cuda":
         torch.cuda.empty_cache()  # returns the memory that the reference took

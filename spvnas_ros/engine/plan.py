@@ -6,6 +6,7 @@ parts of the convolution that produces the result, so that no intermediate is wr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
@@ -107,11 +108,39 @@ Step = Convolution | PointFusion | PointMean
 
 
 @dataclass(frozen=True)
+class Spread:
+    """What BatchNorm says of values before a ReLU: mean and standard deviation of each channel, float64 `[width]`."""
+
+    mean: npt.NDArray[np.float64]
+    deviation: npt.NDArray[np.float64]
+
+    def beside(self, other: Spread) -> Spread:
+        """Returns the spread of the sum of two values that know nothing of each other."""
+        return Spread(self.mean + other.mean, np.hypot(self.deviation, other.deviation))
+
+
+@dataclass(frozen=True)
 class Slot:
-    """Features `[voxels of level, width]` that one step writes and others read."""
+    """Features `[voxels of level, width]` that one step writes and others read.
+
+    spreads: of the parts whose sum, each behind a ReLU, no feature exceeds where each is in its spread; empty where
+             nothing is known, or features may be negative
+    """
 
     level: int
     width: int
+    spreads: tuple[Spread, ...] = field(default=(), compare=False)
+
+    def reach(self, deviations: float) -> float:
+        """Returns the largest feature where no value before a ReLU is more than so many standard deviations above its
+        mean; inf where nothing is known of it.
+
+        A mean, an interpolation and a skip keep ranges, and sums add them, so BatchNorm's two parameters are enough.
+        """
+        if not self.spreads:
+            return math.inf
+        tops = [np.maximum(spread.mean + deviations * spread.deviation, 0) for spread in self.spreads]
+        return float(np.sum(tops, axis=0).max())
 
 
 @dataclass(frozen=True)
@@ -195,6 +224,15 @@ def _array(value: Tensor) -> Array:
     return np.ascontiguousarray(value.detach().float().cpu().numpy())
 
 
+def _spread(norm: nn.BatchNorm1d) -> Spread:
+    return Spread(norm.bias.detach().double().cpu().numpy(), norm.weight.detach().double().abs().cpu().numpy())
+
+
+def _together(ours: tuple[Spread, ...], theirs: tuple[Spread, ...]) -> tuple[Spread, ...]:
+    """Returns the spreads of a sum, none where nothing is known of one of its parts."""
+    return (*ours, *theirs) if ours and theirs else ()
+
+
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -236,13 +274,13 @@ class _Planner:
             at_levels[level] = points if level == 0 and spec.classifies_points else voxels
         last = points if spec.classifies_points else voxels
         kernel, bias = _array(net.classifier.weight.T)[None], _array(net.classifier.bias)
-        out = self._slot(0, spec.num_classes)
+        out = self._slot(0, spec.num_classes, ())
         self.steps.append(Convolution("classifier", "pointwise", 0, (Source(last, kernel),), bias, False, out))
         taken = at_levels[spec.boxes.level] if spec.boxes else None
         return Plan(tuple(self.steps), tuple(self.slots), spec.num_classes, taken)
 
-    def _slot(self, level: int, width: int) -> int:
-        self.slots.append(Slot(level, width))
+    def _slot(self, level: int, width: int, spreads: tuple[Spread, ...]) -> int:
+        self.slots.append(Slot(level, width, spreads))
         return len(self.slots) - 1
 
     def _split(self, kernel: Array, slots: tuple[int, ...]) -> tuple[Source, ...]:
@@ -263,11 +301,16 @@ class _Planner:
     ) -> int:
         kernel, bias = fold(layer.conv.kernel, layer.norm)
         pointwise: tuple[Source, ...] = ()
+        spread = _spread(layer.norm)
         if skip is not None:
             skip_kernel, skip_bias = fold(skip[0].conv.kernel, skip[0].norm)
             pointwise, bias = self._split(skip_kernel, skip[1]), bias + skip_bias
+            spread = spread.beside(_spread(skip[0].norm))
         relu = layer.relu or skip is not None or residual is not None
-        out = self._slot(level, kernel.shape[2])
+        spreads: tuple[Spread, ...] = (spread,) if relu else ()
+        if residual is not None:
+            spreads = _together(spreads, self.slots[residual].spreads)
+        out = self._slot(level, kernel.shape[2], spreads)
         sources = self._split(kernel, inputs)
         self.steps.append(Convolution(name, kind, level, sources, bias, relu, out, pointwise, residual))
         return out
@@ -284,10 +327,11 @@ class _Planner:
         fusion, level = net.points[index], POINT_LEVELS[index]
         assert isinstance(fusion, PointFusionLayer)
         kernel, bias = fold(fusion.linear.weight.T, fusion.norm, fusion.linear.bias)
-        out = self._slot(0, kernel.shape[2])
+        spreads = _together((_spread(fusion.norm),), self.slots[voxels].spreads)
+        out = self._slot(0, kernel.shape[2], spreads)
         self.steps.append(PointFusion(f"points.{index}", level, points, voxels, kernel, bias, out))
         if level == 0:
             return out, voxels
-        mean = self._slot(level, kernel.shape[2])
+        mean = self._slot(level, kernel.shape[2], spreads)
         self.steps.append(PointMean(f"points.{index}.mean", level, out, mean))
         return out, mean

@@ -21,6 +21,7 @@ class ReferenceEngine:
     """An engine that runs `PointVoxelUNet` as it is written, with features of type `dtype`."""
 
     name = "torch"
+    precision = "fp32"
 
     def __init__(
         self, net: PointVoxelUNet, voxel_size: float, device: torch.device, dtype: torch.dtype = torch.float32

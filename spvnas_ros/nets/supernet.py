@@ -22,6 +22,7 @@ from spvnas_ros.nets.space import Candidate, Space
 from spvnas_ros.nets.spec import NUM_STAGES, POINT_LEVELS, NetSpec
 from spvnas_ros.nets.unet import PointFusion, PointVoxelUNet
 from spvnas_ros.sparse.kernel_map import Levels
+from spvnas_ros.sparse.modules import Linear
 from spvnas_ros.sparse.on_cpu import build_training_levels
 
 Piece = tuple[slice, ...]
@@ -77,7 +78,7 @@ class Supernet(nn.Module):
         """
         for fusion, width in zip(self.net.points, inputs, strict=False):
             if isinstance(fusion, PointFusion) and fusion.linear.in_features < width:
-                fusion.linear = nn.Linear(width, fusion.linear.out_features)
+                fusion.linear = Linear(width, fusion.linear.out_features)
 
     @property
     def spec(self) -> NetSpec:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 ENGINES = ("auto", "cpu", "cuda", "torch", "spconv", "spconv-triton", "torchsparse")
 """As in `spvnas_ros.engine`, which cannot be asked without torch."""
+PRECISIONS = ("auto", "fp32", "int16", "fp16", "bf16")
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
@@ -59,6 +60,7 @@ class SegmentRequest:
     weights: str = "default"
     device: str = "auto"
     engine: str = "auto"
+    precision: str = "auto"
     intensity: str = "auto"
     intensity_field: str | None = None
     origin: str | None = None
@@ -109,7 +111,7 @@ def run(asked: SegmentRequest) -> int:
         resolve_weights(asked.weights)
         if asked.boxes is not None:
             resolve_weights(asked.boxes)
-        check_names(asked.device, asked.engine)
+        check_names(asked.device, asked.engine, asked.precision)
         check_folder(asked.out)
 
         from spvnas_ros.perception import Detector, Perception
@@ -120,7 +122,9 @@ def run(asked: SegmentRequest) -> int:
         if asked.boxes is not None:
             detector = Detector.load(asked.boxes, device=asked.device, min_score=asked.min_score)
         own = asked.min_score if asked.boxes is None else None
-        perception = Perception.load(asked.weights, device=asked.device, engine=asked.engine, min_score=own)
+        perception = Perception.load(
+            asked.weights, device=asked.device, engine=asked.engine, precision=asked.precision, min_score=own
+        )
         if asked.benchmark:
             check_benchmark([frame.name for frame in source], perception.facts.label_map)
         judge = asked.judge(source, perception.facts) if asked.judge else None
@@ -185,8 +189,11 @@ def _pack(source: Source, out: Path, console: Console) -> None:
     console.print(f"{out / BENCHMARK}: sequences {min(TEST_SCANS)} to {max(TEST_SCANS)} for the benchmark's server")
 
 
-def check_names(device: str, engine: str) -> None:
-    """Raises ValueError for an engine or a device that cannot exist; whether the device is there, torch must say."""
+def check_names(device: str, engine: str, precision: str = "auto") -> None:
+    """Raises ValueError for an engine, a precision or a device that cannot exist; whether the device is there, torch
+    must say."""
+    if precision not in PRECISIONS:
+        raise UserError(f"unknown precision {precision!r}, expected one of {', '.join(PRECISIONS)}")
     if engine not in ENGINES:
         raise UserError(f"unknown engine {engine!r}, expected one of {', '.join(ENGINES)}")
     if not _DEVICE.fullmatch(device):

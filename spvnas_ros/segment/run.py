@@ -395,6 +395,7 @@ def _facts(source: Source, perception: Perception, options: SegmentOptions) -> R
         weights_sha256=perception.facts.weights_sha256,
         engine=perception.engine.name,
         device=str(perception.engine.device),
+        precision=perception.engine.precision,
         **source.sensor.asked,
         scores=options.scores,
         truth=options.judge.truth if options.judge else None,

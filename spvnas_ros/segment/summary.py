@@ -40,6 +40,7 @@ class RunFacts:
     weights_sha256: of the weights; None for a network that was never saved
     intensity, intensity_field, origin, mount: the rules for the sensor, as they were given
     scores:         whether the probabilities of all classes are kept
+    precision:      of features and weights, as `engine.PRECISIONS` names it
     truth:          what the labels are compared with, in words; None for nothing
     palette:        name of the colours in pictures
     detector_sha256: of the weights that boxes come from; None without a detector, or for one that was never saved
@@ -64,6 +65,7 @@ class RunFacts:
     scores: bool
     truth: str | None
     palette: str = SPVNAS
+    precision: str = "fp32"
     detector_sha256: str | None = None
     min_score: float | None = None
     columns: str = ""
@@ -180,7 +182,8 @@ def _lines(summary: Summary, out: Path, kind: str) -> Iterator[str]:
         yield f"{_nothing(summary)}: nothing was written to {out}."
         return
     facts = summary.run
-    network = f"{summary.network or summary.weights or 'the network'} (engine {facts.engine}, device {facts.device})"
+    name = summary.network or summary.weights or "the network"
+    network = f"{name} (engine {facts.engine}, {facts.precision}, device {facts.device})"
     sensor = f"; {summary.sensor_words}" if summary.sensor_words else ""
     labelled = sum(summary.classes.values())
     yield (

@@ -14,10 +14,10 @@ from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.nets.unet import PointVoxelUNet
 
 
-def answers() -> list[float]:
+def answers(precision: str = "fp32") -> list[float]:
     """The sums of a small network's scores."""
     torch.manual_seed(0)
-    perception = Perception.from_net(PointVoxelUNet(NetSpec.spvcnn(4)), engine="cpu")
+    perception = Perception.from_net(PointVoxelUNet(NetSpec.spvcnn(4)), engine="cpu", precision=precision)
     points = np.random.default_rng(0).uniform(-5, 5, (2000, 4)).astype(np.float32)
     scores = perception(points, scores=True).scores
     assert scores is not None
@@ -26,4 +26,4 @@ def answers() -> list[float]:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-    print(json.dumps(answers()))
+    print(json.dumps(answers(*sys.argv[1:])))

@@ -175,7 +175,7 @@ def test_a_run_killed_after_its_summary_is_finished(weights: Path, tmp_path: Pat
         for key in ("source", "kind", "topic", "frames_in_source", "files_sha256", "weights_sha256", "engine")
     }
     asked = ("device", "intensity", "intensity_field", "origin", "mount", "scores", "truth", "palette")
-    asked += ("detector_sha256", "min_score", "columns", "format", "classification", "tile")
+    asked += ("precision", "detector_sha256", "min_score", "columns", "format", "classification", "tile")
     run |= {key: summary[key] for key in asked}
     (tmp_path / "out/unfinished").mkdir()
     (tmp_path / "out/unfinished/run.json").write_text(json.dumps(run))

@@ -5,20 +5,25 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from time import perf_counter
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from spvnas_ros.engine.box_finder import BoxFinder
-from spvnas_ros.engine.plan import INPUT, Convolution, PointFusion, PointMean, Source, Step, build_plan, place_slots
+from spvnas_ros.engine.cpu.float_steps import FloatSteps
+from spvnas_ros.engine.cpu.steps import Features, Steps
+from spvnas_ros.engine.plan import INPUT, build_plan, place_slots
+from spvnas_ros.errors import UserError
 from spvnas_ros.frame import Boxes, Points, Segmentation
-from spvnas_ros.kernels.cpu import convolve as kernels
-from spvnas_ros.kernels.cpu.convolve import SHAPE, Pairs, Term, aligned, pack_kernel
-from spvnas_ros.kernels.cpu.geometry import Geometry, LevelGeometry, build_geometry
+from spvnas_ros.kernels.cpu.buffers import Buffers
+from spvnas_ros.kernels.cpu.convolve import SHAPE
+from spvnas_ros.kernels.cpu.geometry import Geometry, build_geometry
 from spvnas_ros.kernels.cpu.octree import Cloud, voxels_of_coords, voxels_of_points
-from spvnas_ros.kernels.cpu.softmax import classify
+from spvnas_ros.kernels.cpu.shape import host_words
+from spvnas_ros.kernels.cpu.softmax import classify, label_points
 from spvnas_ros.kernels.cpu.team import Team, default_threads
 from spvnas_ros.nets.spec import NUM_STAGES, POINT_LEVELS
 from spvnas_ros.nets.unet import PointVoxelUNet
@@ -27,40 +32,50 @@ logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[np.float32]
 
-_NO_ROWS = np.zeros((0, 0), np.float32)
-_NO_TERM = Term(_NO_ROWS, 0, np.zeros(0, np.float32))
-_NO_PAIRS = np.zeros(1, np.int32)
+Precision = Literal["int16", "fp32"]
+
 _SPARE_ROWS = 1
 """The row behind the last, which padded pairs read and write."""
+_TILE = 4096
+"""Voxels or points that one thread takes at a time where each is little work."""
 
-
-@dataclass(frozen=True)
-class _Packed:
-    """A step's weights in the kernels' layout."""
-
-    sources: tuple[tuple[int, int, Array], ...]
-    pointwise: tuple[tuple[int, int, Array], ...]
-    bias: Array
+_LINE = 64
 
 
 class CpuEngine:
     """An engine that runs a network on CPU threads.
 
-    threads: how many; by default `OMP_NUM_THREADS` or all cores the process may use
+    threads:   how many, or the team itself; by default `OMP_NUM_THREADS` or all cores the process may use
+    precision: of features and weights. "int16" is about twice as fast as "fp32" and gives the same label to all but one
+               point in some thousands; a frame with a value beyond the range that the network's training implies is
+               labelled again in float32, which is logged once. "auto" is int16 where machine and network allow it
+
+    frames_beyond_range: how many frames were labelled again
+    precision_reason: why it is this precision
+
+    Raises UserError for another precision, or "int16" where machine or network do not allow it.
     """
 
     name = "cpu"
     device = "cpu"
 
-    def __init__(self, net: PointVoxelUNet, voxel_size: float, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        net: PointVoxelUNet,
+        voxel_size: float,
+        threads: int | Team | None = None,
+        precision: str = "auto",
+    ) -> None:
         self.in_channels = net.spec.in_channels
         self.finds_boxes = net.spec.boxes is not None
-        self.team = Team(default_threads() if threads is None else threads)
+        self.team = threads if isinstance(threads, Team) else Team(default_threads() if threads is None else threads)
         self._plan = build_plan(net)
-        self._packed = [_pack(step) for step in self._plan.steps]
+        self._float_steps: FloatSteps | None = None
+        self._steps, self.precision, self.precision_reason = self._choose(precision)
+        self._is_warm, self.frames_beyond_range = False, 0
         self._lifetimes = self._plan.lifetimes()
         self._voxel_size = voxel_size
-        self._arena = aligned(0)
+        self._memory = Buffers()
         self._lock = threading.Lock()
         self._finder = BoxFinder(net.boxes, self.team) if net.boxes else None
         self._all: Sequence[int] = range(len(self._plan.steps))
@@ -91,37 +106,53 @@ class CpuEngine:
             none = np.zeros((0, self._plan.num_classes), np.float32) if scores else None
             found = Boxes.none() if finder else None
             return Segmentation(np.zeros(0, np.uint8), np.zeros(0, np.float32), none, boxes=found), {}
-        with self._lock:
+        with self._lock, self.team.meeting():
             clock = _Clock(now)
-            cloud = voxels_of_points(points, self._voxel_size)
+            cloud = voxels_of_points(points, self._voxel_size, self._memory)
             clock.lap("voxels")
-            geometry, slots = self._run(cloud, points, clock, self._all if labels else self._for_boxes)
+            geometry, slots, steps = self._run(cloud, points, clock, self._all if labels else self._for_boxes)
             if labels:
                 result = self._labels(cloud, slots, scores)
                 clock.lap("labels")
             else:
                 result = Segmentation.unlabelled(len(points))
             if finder:
-                found = self._boxes(finder, cloud, points, geometry, slots)
+                found = self._boxes(finder, cloud, points, geometry, slots, steps)
                 clock.lap("boxes")
                 result = replace(result, boxes=found, head_ms=1e3 * clock.laps["boxes"])
         return result, clock.laps
 
-    def _labels(self, cloud: Cloud, slots: list[Array], scores: bool) -> Segmentation:
+    def _labels(self, cloud: Cloud, slots: list[Features], scores: bool) -> Segmentation:
         logits = slots[self._plan.steps[-1].out]
-        labels, confidence = np.empty(len(cloud.keys), np.uint8), np.empty(len(cloud.keys), np.float32)
-        self.team.run(classify, 4096, len(cloud.keys), self._plan.num_classes, logits, labels, confidence)
+        voxels, points = len(cloud.keys), len(cloud.inverse)
+        labels = self._memory.array("labels", voxels, np.uint8)
+        confidence = self._memory.array("confidence", voxels, np.float32)
+        self.team.run(
+            classify, _TILE, self._plan.num_classes, logits, scores, labels, confidence, shares=_tiles(voxels)
+        )  # fmt: skip
         probabilities = logits[cloud.inverse, : self._plan.num_classes] if scores else None
-        return Segmentation(labels[cloud.inverse], confidence[cloud.inverse], probabilities)
+        # What the caller gets is not kept memory.
+        result = np.empty(points, np.uint8), np.empty(points, np.float32)
+        self.team.run(label_points, _TILE, cloud.inverse, labels, confidence, *result, shares=_tiles(points))
+        return Segmentation(*result, probabilities)
 
-    def _boxes(self, finder: BoxFinder, cloud: Cloud, points: Points, geometry: Geometry, slots: list[Array]) -> Boxes:
-        assert self._plan.taken is not None
+    def _boxes(
+        self,
+        finder: BoxFinder,
+        cloud: Cloud,
+        points: Points,
+        geometry: Geometry,
+        slots: list[Features],
+        steps: Steps,
+    ) -> Boxes:
+        taken = self._plan.taken
+        assert taken is not None
         size = geometry.levels[finder.level].size
         cells = geometry.cells[geometry.levels[finder.level].starts[:size]] >> finder.level
         # Rounded as the voxels were, see `quantize`.
         nearest = np.round(points[cloud.first[0], :3].astype(np.float32) / np.float32(self._voxel_size))
         corner = nearest.astype(np.int64) - geometry.cells[0]
-        return finder(slots[self._plan.taken][:size], cells, corner)
+        return finder(steps.floats(taken, slots[taken][:size]), cells, corner)
 
     def logits(self, coords: npt.NDArray[np.integer], feats: Array) -> Array:
         """Returns the class scores float32 `[N, num_classes]` of distinct voxels, as `PointVoxelUNet.forward` does.
@@ -136,80 +167,110 @@ class CpuEngine:
             )
         if len(coords) == 0:
             return np.zeros((0, self._plan.num_classes), np.float32)
-        with self._lock:
-            cloud = voxels_of_coords(coords)
+        with self._lock, self.team.meeting():
+            cloud = voxels_of_coords(coords, memory=self._memory)
             if len(cloud.keys) != len(coords):
                 raise ValueError("coords holds the same voxel more than once; quantize the points first")
-            _, slots = self._run(cloud, np.ascontiguousarray(feats, np.float32), _Clock(), self._all)
+            _, slots, _ = self._run(cloud, np.ascontiguousarray(feats, np.float32), _Clock(), self._all)
             logits = slots[self._plan.steps[-1].out]
             out: Array = logits[cloud.inverse, : self._plan.num_classes]
         return out
 
-    def _run(self, cloud: Cloud, rows: Array, clock: _Clock, steps: Sequence[int]) -> tuple[Geometry, list[Array]]:
-        """Returns the geometry of a cloud, and the slots after the last of these steps: the padded logits of its
-        voxels, in their order, and the features that the box branch takes.
+    def _run(
+        self, cloud: Cloud, rows: Array, clock: _Clock, indices: Sequence[int]
+    ) -> tuple[Geometry, list[Features], Steps]:
+        """Returns the geometry of a cloud, the slots after the last of these steps (the padded logits of its voxels, in
+        their order, and the features that the box branch takes), and what ran the steps.
 
-        They live in the arena until the next frame.
+        The slots live in the arena until the next frame.
         """
-        geometry = build_geometry(self.team, cloud.keys, NUM_STAGES, POINT_LEVELS)
+        geometry, slots = self._run_with(self._steps, cloud, rows, clock, indices)
+        clipped = self._steps.clipped()
+        if not clipped:
+            return geometry, slots, self._steps
+        self.frames_beyond_range += 1
+        if self.frames_beyond_range == 1 and self._is_warm:
+            logger.warning(
+                "%d value(s) of a cloud are beyond the range that the network's training implies, which 16-bit "
+                "integers do not hold; such clouds are labelled again in float32, which takes longer. Intensities "
+                "that are not in 0..1 and coordinates that are not metres do that; where the clouds are as meant, "
+                "choose precision 'fp32'", clipped,
+            )  # fmt: skip
+        geometry, slots = self._run_with(self._floats(), cloud, rows, clock, indices)
+        return geometry, slots, self._floats()
+
+    def _run_with(
+        self, steps: Steps, cloud: Cloud, rows: Array, clock: _Clock, indices: Sequence[int]
+    ) -> tuple[Geometry, list[Features]]:
+        geometry = build_geometry(self.team, cloud.keys, NUM_STAGES, POINT_LEVELS, steps.in_tiles, self._memory)
         clock.lap("geometry")
-        slots = self._slots(geometry)
-        slots[INPUT][: len(cloud.keys), : self.in_channels] = rows[cloud.first]
-        for index in steps:
-            step = self._plan.steps[index]
-            self._execute(step, self._packed[index], geometry, slots)
-            clock.lap(step.name)
+        slots = self._slots(geometry, steps)
+        steps.begin(rows, cloud.first, slots[INPUT])
+        for index in indices:
+            steps.run(index, geometry, slots)
+            clock.lap(self._plan.steps[index].name)
         return geometry, slots
 
-    def _slots(self, geometry: Geometry) -> list[Array]:
+    def _slots(self, geometry: Geometry, steps: Steps) -> list[Features]:
         """Returns the feature array `[n + spare, padded width]` of every slot, sharing memory where lifetimes allow it.
 
-        One arena serves all frames, because fresh memory costs a page fault every 4 KiB.
+        All lie in one array, the arena.
         """
-        shapes = [(geometry.levels[slot.level].size + _SPARE_ROWS, SHAPE.pad(slot.width)) for slot in self._plan.slots]
-        sizes = [-(-rows * columns // 16) * 16 for rows, columns in shapes]  # whole cache lines
+        shapes = [
+            (geometry.levels[slot.level].size + _SPARE_ROWS, columns, kind)
+            for slot, (columns, kind) in zip(self._plan.slots, steps.layout(), strict=True)
+        ]
+        sizes = [-(-rows * columns * kind.itemsize // _LINE) * _LINE for rows, columns, kind in shapes]
         offsets, total = place_slots(sizes, self._lifetimes)
-        if total > len(self._arena):
-            self._arena = aligned(total + total // 8)
+        arena = self._memory.array("features", total, np.uint8)
         return [
-            self._arena[offset : offset + rows * columns].reshape(rows, columns)
-            for offset, (rows, columns) in zip(offsets, shapes, strict=True)
+            arena[offset : offset + rows * columns * kind.itemsize].view(kind).reshape(rows, columns)
+            for offset, (rows, columns, kind) in zip(offsets, shapes, strict=True)
         ]
 
-    def _execute(self, step: Step, packed: _Packed, geometry: Geometry, slots: list[Array]) -> None:
-        finest, out = geometry.levels[0], slots[step.out]
-        if isinstance(step, Convolution):
-            level = geometry.levels[step.level]
-            residual = _NO_ROWS if step.residual is None else slots[step.residual]
-            self.team.run(
-                kernels.convolve, level.size, _pairs(step, level), level.identity,
-                *_terms(packed.sources, slots), *_terms(packed.pointwise, slots),
-                packed.bias, residual, step.relu, out,
-            )  # fmt: skip
-        elif isinstance(step, PointFusion):
-            level = geometry.levels[step.level]
-            (points, _) = _terms(packed.sources, slots)
-            self.team.run(
-                kernels.fuse_points, finest.tile_rows, points, finest.identity, packed.bias, geometry.cells,
-                level.ancestors, level.corners, step.level, slots[step.voxels], out,
-            )  # fmt: skip
-        else:
-            level = geometry.levels[step.level]
-            self.team.run(kernels.mean_points, level.tile_rows, level.starts, slots[step.points], out)
+    def _choose(self, wanted: str) -> tuple[Steps, Precision, str]:
+        """Returns what runs the steps, the precision, and why it is this one."""
+        if wanted not in ("auto", *get_args(Precision)):
+            raise UserError(
+                f"the CPU engine has no precision {wanted!r}, expected auto, {', '.join(get_args(Precision))}"
+            )
+        if wanted == "fp32":
+            return self._floats(), "fp32", "asked for"
+        shape = host_words()
+        try:
+            if shape is None:
+                raise ValueError(f"this machine ({SHAPE.name}) has no fast 16-bit products")
+            from spvnas_ros.engine.cpu.word_steps import WordSteps
+
+            steps = WordSteps(self._plan, self.team)
+        except ValueError as error:
+            if wanted == "int16":
+                raise UserError(f"precision 'int16' is not to be had: {error}; use 'fp32'") from error
+            return self._floats(), "fp32", str(error)
+        return steps, "int16", shape.name if wanted == "auto" else "asked for"
+
+    def _floats(self) -> FloatSteps:
+        """Returns the steps in float32, packed when they are first wanted."""
+        if self._float_steps is None:
+            self._float_steps = FloatSteps(self._plan, self.team)
+        return self._float_steps
 
     def _warm_up(self) -> None:
-        """Compiles every kernel, or loads it from numba's cache, by labelling two points."""
-        misses = _cache_misses()
-        kernels.mean_points(
-            np.full(1, 1 << 40), 1, np.zeros(1, np.int32), np.zeros((1, 1), np.float32), np.zeros((1, 1), np.float32)
-        )
-        if _cache_misses() > misses:
-            logger.warning("compiling the CPU kernels for this machine (%s), once; takes up to a minute", SHAPE.name)
-        self.segment(np.arange(2 * self.in_channels, dtype=np.float32).reshape(2, -1), scores=False)
+        """Compiles every kernel, or loads it from numba's cache, by labelling two points.
 
-
-def _cache_misses() -> int:
-    return sum(kernels.mean_points.stats.cache_misses.values())
+        Where they are compiled, float32's are, too: the first frame that needs them should not wait for it.
+        """
+        points, steps = np.arange(2 * self.in_channels, dtype=np.float32).reshape(2, -1), self._steps
+        if steps.is_new():
+            name = SHAPE.name if self.precision == "fp32" else f"{SHAPE.name}, {self.precision}"
+            logger.warning("compiling the CPU kernels for this machine (%s), once; takes up to a minute", name)
+            if self.precision != "fp32":
+                self._steps = FloatSteps(self._plan, self.team)
+                self.segment(points, scores=False)
+                self._steps = steps
+        self.segment(points, scores=False)
+        self._is_warm, self.frames_beyond_range = True, 0
+        logger.info("CPU engine: %s (%s), %d thread(s)", self.precision, self.precision_reason, self.team.threads)
 
 
 class _Clock:
@@ -222,36 +283,9 @@ class _Clock:
 
     def lap(self, name: str) -> None:
         now = self._now()
-        self.laps[name] = now - self._last
+        self.laps[name] = self.laps.get(name, 0.0) + now - self._last
         self._last = now
 
 
-def _pack(step: Step) -> _Packed:
-    if isinstance(step, PointMean):
-        return _Packed((), (), np.zeros(0, np.float32))
-    bias = np.zeros(SHAPE.pad(len(step.bias)), np.float32)
-    bias[: len(step.bias)] = step.bias
-    if isinstance(step, PointFusion):
-        return _Packed((_pack_source(Source(step.points, step.kernel)),), (), bias)
-    sources = tuple(_pack_source(s) for s in step.sources)
-    pointwise = tuple(_pack_source(s) for s in step.pointwise)
-    return _Packed((), sources, bias) if step.kind == "pointwise" else _Packed(sources, pointwise, bias)
-
-
-def _pack_source(source: Source) -> tuple[int, int, Array]:
-    return source.slot, source.kernel.shape[1], pack_kernel(source.kernel)
-
-
-def _terms(packed: tuple[tuple[int, int, Array], ...], slots: list[Array]) -> tuple[Term, Term]:
-    terms = [Term(slots[slot], channels, panels) for slot, channels, panels in packed]
-    first, second = (*terms, _NO_TERM, _NO_TERM)[:2]
-    return first, second
-
-
-def _pairs(step: Convolution, level: LevelGeometry) -> Pairs:
-    if step.kind == "pointwise":
-        return Pairs(_NO_PAIRS, _NO_PAIRS, _NO_PAIRS, 0, level.tile_rows)
-    pairs = {"neighbours": level.neighbours, "halving": level.halving, "doubling": level.doubling}[step.kind]
-    if pairs is None:
-        raise ValueError(f"step {step.name}: no {step.kind} pairs lead to level {step.level}")
-    return pairs
+def _tiles(rows: int) -> int:
+    return -(-rows // _TILE)

@@ -85,6 +85,7 @@ class PeerEngine:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.name = name
+        self.precision = "fp32" if dtype == torch.float32 else "fp16"
         self.device = str(device)
         self.in_channels = net.spec.in_channels
         self.finds_boxes = False

@@ -102,7 +102,7 @@ def microkernel(rows: int, vectors: int, lanes: int) -> Callable[..., Any]:
 
 
 @intrinsic
-def _prefetch(context, x, x_stride, in_rows, line):
+def prefetch(context, x, x_stride, in_rows, line):
     """Prefetches cache line `line` of the row of `x` whose index is at the address `in_rows`."""
 
     def generate(context, b, signature, args):
@@ -225,7 +225,7 @@ def _group(x, x_stride, ins, outs, first, last, panels, columns, out, channels):
                     # Prefetch the next chunk's rows. The list goes on into the next kernel row and the next tile.
                     for r in range(chunk, chunk + _ROWS):
                         for line in range(lines):
-                            _prefetch(x, x_stride, i + 4 * r, line)
+                            prefetch(x, x_stride, i + 4 * r, line)
                 if vectors == 1:
                     _full_1(x, x_stride, i, panel, target, 4 * columns, o, channels)
                 elif vectors == 2:

@@ -110,6 +110,7 @@ def evaluate(
         label_map=dataset.label_map.name,
         engine=engine.name,
         device=str(engine.device),
+        precision=engine.precision,
         views=len(views),
         frames=len(ms),
         points=points,
@@ -156,6 +157,7 @@ def run(
     palette: str = SPVNAS,
     device: str = "auto",
     engine: str = "auto",
+    precision: str = "fp32",
 ) -> int:
     """`evaluate` as a command: prints the table, or with `as_json` the report as one JSON object and nothing else.
 
@@ -171,7 +173,7 @@ def run(
     """
     check_palette(palette)
     place = PlaceRule.parse(origin, mount)
-    perception = Perception.load(weights, device=device, engine=engine)
+    perception = Perception.load(weights, device=device, engine=engine, precision=precision)
     label_map = label_map or perception.facts.label_map
     if label_map not in LABEL_MAPS:
         raise DatasetError(

@@ -64,6 +64,7 @@ class TruthJudge:
             truth=self.truth,
             label_map=summary.label_map,
             engine=run.engine,
+            precision=run.precision,
             device=run.device,
             views=1,
             frames=summary.frames,

@@ -52,6 +52,7 @@ class Report:
     label_map: str
     engine: str
     device: str
+    precision: str
     views: int
     frames: int
     points: int
@@ -136,7 +137,8 @@ def describe(report: Report) -> Iterable[Table | Text]:
     times = f": {report.ms_p50:.1f} ms a frame (p50), {report.ms_p95:.1f} ms (p95)" if report.ms_p50 else ""
     yield Text(
         f"{report.frames} frame(s) of {report.source}{beams}{views}{truth}, label map {report.label_map}; "
-        f"{report.network or report.weights} (engine {report.engine}, device {report.device}){times}"
+        f"{report.network or report.weights} "
+        f"(engine {report.engine}, {report.precision}, device {report.device}){times}"
     )
     if report.skipped:
         yield Text(skipped_line(report.skipped, "scored"))

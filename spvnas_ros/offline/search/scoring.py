@@ -88,7 +88,7 @@ class Examiner:
 
     def marks(self, net: PointVoxelUNet, voxel_size: float) -> metrics.Score:
         """Returns the scores of a network on the drives for that."""
-        engine, classes = CpuEngine(net, voxel_size, threads=1), self.drives.score.label_map.classes
+        engine, classes = CpuEngine(net, voxel_size, 1, "fp32"), self.drives.score.label_map.classes
         limits = limits_of(replace(self.facts, voxel_size=voxel_size))
         confusion = np.zeros((len(classes), len(classes) + 1), np.int64)
         for index in range(len(self.drives.score)):

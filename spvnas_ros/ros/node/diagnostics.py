@@ -144,6 +144,7 @@ def node_finding(condition: Condition) -> Finding:
             "weights": network.name,
             "weights sha256": network.sha256,
             "engine": network.engine,
+            "precision": network.precision,
             "device": network.device,
             "classes": str(len(network.classes)),
             "classes of objects": ", ".join(network.box_names) or "none",

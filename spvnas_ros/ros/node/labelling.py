@@ -136,7 +136,7 @@ class Labelling:
         self.fit.add(decoded.record, points)
         # The user's region cuts what was measured; the rest is counted by the network's own rules.
         kept = settings.region.contains(points) | ~measured(points) if settings.region.limited else None
-        inside = points if kept is None else points[kept]
+        inside = points if kept is None else points.compress(kept, axis=0)
         seen = self._with_earlier(decoded, inside, settings)
         prepared = time.monotonic_ns()
         labels = wanted.labels or (wanted.boxes and settings.objects.needs_labels)

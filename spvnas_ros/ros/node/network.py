@@ -47,6 +47,7 @@ class Network:
     sha256: str = ""
     engine: str = ""
     device: str = ""
+    precision: str = "fp32"
     voxel_size: float = 0.0
     classes: tuple[str, ...] = SEMANTIC_KITTI.classes
     palette: tuple[Colour, ...] = shown(SEMANTIC_KITTI.classes, SEMANTIC_KITTI.palette)
@@ -61,24 +62,24 @@ class Network:
         gives = [f"{len(self.classes)} classes"] if self.classes else []
         gives += [f"boxes of {', '.join(self.box_names)}"] if self.box_names else []
         return (
-            f"{self.name}, {', '.join(gives)}, {self.voxel_size * 100:g} cm voxels, engine {self.engine} on "
-            f"{self.device}"
+            f"{self.name}, {', '.join(gives)}, {self.voxel_size * 100:g} cm voxels, engine {self.engine} "
+            f"in {self.precision} on {self.device}"
         )
 
 
-def load_network(weights: str, device: str, engine: str, palette: str = SPVNAS) -> Network:
+def load_network(weights: str, device: str, engine: str, palette: str = SPVNAS, precision: str = "auto") -> Network:
     """Loads a checkpoint, by its path or by the name of a fetched model: one that labels points, finds objects or both.
 
     palette: name of the colours to show, one of `spvnas_ros.palettes.PALETTES`
 
-    Raises ValueError where `device` or `engine` is unknown. Raises FetchError or CheckpointError where the weights are
-    missing or cannot be used.
+    Raises ValueError where `device`, `engine` or `precision` is unknown. Raises FetchError or CheckpointError where the
+    weights are missing or cannot be used.
     """
     path = resolve_weights(weights)
     # takes seconds, so it comes after the checks that are quick
     from spvnas_ros.perception import Detector, known_of, load
 
-    loaded = load(path, device, engine)
+    loaded = load(path, device, engine, precision)
     if isinstance(loaded, Detector):
         return _of_detector(loaded, path.stem, palette)
     facts = loaded.facts
@@ -88,6 +89,7 @@ def load_network(weights: str, device: str, engine: str, palette: str = SPVNAS) 
         sha256=facts.weights_sha256 or "",
         engine=loaded.engine.name,
         device=loaded.engine.device,
+        precision=loaded.engine.precision,
         voxel_size=facts.voxel_size,
         classes=facts.classes,
         palette=shown(facts.classes, facts.palette, palette),

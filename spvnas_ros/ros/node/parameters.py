@@ -73,6 +73,12 @@ PARAMETERS: Mapping[str, Entry] = {
         "torchsparse",
         Changes.CONFIGURE,
     ),
+    "precision": Entry(
+        "auto",
+        "Of the network's features and weights: auto (the fastest that labels as fp32 does), fp32, int16 (CPU), fp16 "
+        "and bf16 (CUDA)",
+        Changes.CONFIGURE,
+    ),
     "intensity": Entry(
         "auto",
         "The sensor's intensity scale: auto, unit, u8, u12, u16, db (decibels), none or the value that stands for 1",

@@ -208,7 +208,9 @@ class SegmenterNode(LifecycleNode):
         if self._perception is not None:
             return Network(self._perception)
         weights = self._settings["weights"] or DEFAULT
-        network = load_network(weights, *(self._settings[name] for name in ("device", "engine", "color.palette")))
+        network = load_network(
+            weights, *(self._settings[name] for name in ("device", "engine", "color.palette", "precision"))
+        )
         whose = ", the network that comes with the package" if weights == DEFAULT else ""
         self.get_logger().info(f"weights {weights}{whose} ({network})")
         if not network.trained:

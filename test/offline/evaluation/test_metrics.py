@@ -106,7 +106,8 @@ def a_report(**changes: object) -> Report:
     values = {
         "source": "/drive", "topic": "/points", "network": "tiny", "weights": "tiny.safetensors",
         "weights_sha256": "ab", "trained": True, "label_map": "semantic-kitti", "engine": "cpu", "device": "cpu",
-        "views": 1, "frames": 2, "points": 6, "ms_p50": 1.5, "ms_p95": 2.5, "truth": "field 'label' (class indices)",
+        "precision": "fp32", "views": 1, "frames": 2, "points": 6, "ms_p50": 1.5, "ms_p95": 2.5,
+        "truth": "field 'label' (class indices)",
         **scored(tally),
     }  # fmt: skip
     return Report(**(values | changes))

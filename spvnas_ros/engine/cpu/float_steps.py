@@ -1,0 +1,112 @@
+"""The steps of a plan on float32 features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from spvnas_ros.engine.cpu.steps import Features, pairs_of
+from spvnas_ros.engine.plan import Convolution, Plan, PointFusion, PointMean, Source, Step
+from spvnas_ros.kernels.cpu import convolve as kernels
+from spvnas_ros.kernels.cpu.convolve import SHAPE, Term, pack_kernel
+from spvnas_ros.kernels.cpu.geometry import Geometry
+from spvnas_ros.kernels.cpu.octree import first_rows
+from spvnas_ros.kernels.cpu.team import Team
+
+Array = npt.NDArray[np.float32]
+
+_NO_ROWS = np.zeros((0, 0), np.float32)
+_TAKEN_ROWS = 4096
+_NO_TERM = Term(_NO_ROWS, 0, np.zeros(0, np.float32))
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """A step's weights in the kernels' layout."""
+
+    sources: tuple[tuple[int, int, Array], ...]
+    pointwise: tuple[tuple[int, int, Array], ...]
+    bias: Array
+
+
+class FloatSteps:
+    """Runs a plan in float32, as `Steps` says."""
+
+    in_tiles = False
+
+    def __init__(self, plan: Plan, team: Team) -> None:
+        self._plan, self._team = plan, team
+        self._packed = [_pack(step) for step in plan.steps]
+
+    def is_new(self) -> bool:
+        """Returns whether this machine has to compile the kernels. One is compiled, or loaded, to find out."""
+        misses = sum(kernels.mean_points.stats.cache_misses.values())
+        rows = np.zeros((1, 1), np.float32)
+        kernels.mean_points(np.full(1, 1 << 40), 1, np.zeros(1, np.int32), rows, rows)
+        return sum(kernels.mean_points.stats.cache_misses.values()) > misses
+
+    def layout(self) -> list[tuple[int, np.dtype[Any]]]:
+        """Returns whole vectors of float32 for every slot."""
+        return [(SHAPE.pad(slot.width), np.dtype(np.float32)) for slot in self._plan.slots]
+
+    def begin(self, rows: Array, chosen: npt.NDArray[np.integer], out: Features) -> None:
+        """Begins a frame: copies the chosen rows."""
+        self._team.run(first_rows, _TAKEN_ROWS, rows, chosen, out, shares=-(-len(chosen) // _TAKEN_ROWS))
+
+    def clipped(self) -> int:
+        """Returns 0: float32 holds every value."""
+        return 0
+
+    def floats(self, slot: int, features: Features) -> Array:  # noqa: ARG002
+        """Returns the features themselves."""
+        return features
+
+    def run(self, index: int, geometry: Geometry, slots: list[Features]) -> None:
+        """Runs one step."""
+        step, packed = self._plan.steps[index], self._packed[index]
+        finest, out = geometry.levels[0], slots[step.out]
+        if isinstance(step, Convolution):
+            level = geometry.levels[step.level]
+            residual = _NO_ROWS if step.residual is None else slots[step.residual]
+            self._team.run(
+                kernels.convolve, level.size, pairs_of(step, level), level.identity,
+                *_terms(packed.sources, slots), *_terms(packed.pointwise, slots),
+                packed.bias, residual, step.relu, out, shares=level.tiles,
+            )  # fmt: skip
+        elif isinstance(step, PointFusion):
+            level = geometry.levels[step.level]
+            (points, _) = _terms(packed.sources, slots)
+            self._team.run(
+                kernels.fuse_points, finest.tile_rows, points, finest.identity, packed.bias, geometry.cells,
+                level.ancestors, level.corners, step.level, slots[step.voxels], out, shares=finest.tiles,
+            )  # fmt: skip
+        else:
+            level = geometry.levels[step.level]
+            self._team.run(
+                kernels.mean_points, level.tile_rows, level.starts, slots[step.points], out, shares=level.tiles
+            )
+
+
+def _pack(step: Step) -> _Packed:
+    if isinstance(step, PointMean):
+        return _Packed((), (), np.zeros(0, np.float32))
+    bias = np.zeros(SHAPE.pad(len(step.bias)), np.float32)
+    bias[: len(step.bias)] = step.bias
+    if isinstance(step, PointFusion):
+        return _Packed((_pack_source(Source(step.points, step.kernel)),), (), bias)
+    sources = tuple(_pack_source(s) for s in step.sources)
+    pointwise = tuple(_pack_source(s) for s in step.pointwise)
+    return _Packed((), sources, bias) if step.kind == "pointwise" else _Packed(sources, pointwise, bias)
+
+
+def _pack_source(source: Source) -> tuple[int, int, Array]:
+    return source.slot, source.kernel.shape[1], pack_kernel(source.kernel)
+
+
+def _terms(packed: tuple[tuple[int, int, Array], ...], slots: list[Features]) -> tuple[Term, Term]:
+    terms = [Term(slots[slot], channels, panels) for slot, channels, panels in packed]
+    first, second = (*terms, _NO_TERM, _NO_TERM)[:2]
+    return first, second

@@ -1,0 +1,152 @@
+"""16-bit products: exact at the extremes, on every register block this machine can run."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numba import njit
+
+from spvnas_ros.engine.cpu.word_packing import weight_steps
+from spvnas_ros.kernels.cpu import word_vectors
+from spvnas_ros.kernels.cpu.shape import AVX2_WORDS, AVX512_VNNI, AVX512_WORDS, AVX_VNNI, WordShape, host_words
+from spvnas_ros.kernels.cpu.word_vectors import TOP, finisher, multiplier
+
+HOST = host_words()
+needs_words = pytest.mark.skipif(HOST is None, reason="this machine has no fast 16-bit products")
+
+RUNS_ON: dict[WordShape, tuple[WordShape, ...]] = {
+    AVX512_VNNI: (AVX512_VNNI, AVX512_WORDS, AVX2_WORDS),
+    AVX512_WORDS: (AVX512_WORDS, AVX2_WORDS),
+    AVX_VNNI: (AVX_VNNI, AVX2_WORDS),
+    AVX2_WORDS: (AVX2_WORDS,),
+}
+SHAPES = RUNS_ON[HOST] if HOST else (AVX2_WORDS,)
+
+
+def test_the_loops_know_which_vector_code_they_were_compiled_around() -> None:
+    """Numba keeps loops by the file they are in, so what they inline from `word_vectors.py` must be named there."""
+    if HOST is None:
+        pytest.skip("this machine has no fast 16-bit products")
+    from spvnas_ros.kernels.cpu.convolve_words import WORDS_VERSION
+
+    digest = hashlib.sha256(Path(word_vectors.__file__).read_bytes()).hexdigest()
+    assert digest[:12] == WORDS_VERSION, "word_vectors.py has changed: write this digest into WORDS_VERSION"
+
+
+@pytest.mark.parametrize("shape", [AVX512_VNNI, AVX512_WORDS, AVX_VNNI, AVX2_WORDS], ids=lambda s: s.name)
+def test_blocks_cover_all_columns(shape: WordShape) -> None:
+    for columns in range(8, 600, 8):
+        blocks = shape.blocks(columns)
+        assert 8 * sum(blocks) == columns
+        assert 1 <= min(blocks) <= max(blocks) <= shape.eighths
+    for eighths in range(1, shape.eighths + 1):
+        assert sum(shape.vectors(eighths)) == 8 * eighths
+
+
+@needs_words
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: s.name)
+def test_every_block_multiplies_exactly_at_the_extremes(shape: WordShape) -> None:
+    """All features at their top, weights at theirs as long as no sum overflows, both signs: exact to the last bit that
+    float32 has."""
+    rows, rng = shape.rows, np.random.default_rng(0)
+    multiply = multiplier(shape, rows)
+
+    @njit
+    def run(eighths, x, ins, panel, out, outs):
+        multiply(eighths, x.ctypes.data, x.strides[0], ins.ctypes.data, panel.ctypes.data, out.ctypes.data,
+                 out.strides[0], outs.ctypes.data, x.shape[1] // 2)  # fmt: skip
+
+    for eighths in range(1, shape.eighths + 1):
+        for channels in (2, 6, 64):
+            columns = 8 * eighths
+            x = rng.integers(0, TOP + 1, (40, channels)).astype(np.uint16)
+            x[::3] = TOP
+            weights = rng.integers(-32767, 32768, (channels, columns))
+            weights[:, ::2] = np.sign(weights[:, ::2]) * 32767
+            weights[:, :3] = [32767, -32767, -32767]
+            weights[2:, :3] = 0  # two of them: the most that one int32 holds
+            exact = x.astype(np.int64) @ weights
+            if channels > 2:
+                fits = np.abs(x.astype(np.int64) @ np.abs(weights)).max(axis=0) < 2**31
+                weights[:, ~fits] //= channels
+                exact = x.astype(np.int64) @ weights
+            panel = np.ascontiguousarray(weights.reshape(channels // 2, 2, columns).swapaxes(1, 2).astype(np.int16))
+            out = rng.integers(-99, 99, (40, columns)).astype(np.float32)
+            ins, outs = (rng.permutation(40)[:rows].astype(np.int32) for _ in range(2))
+            expected = out.copy()
+            expected[outs] += exact[ins].astype(np.float32)
+            run(eighths, x, ins, panel, out, outs)
+            np.testing.assert_array_equal(out, expected)
+
+
+KERNELS = st.lists(
+    st.tuples(
+        st.integers(1, 700),  # channels
+        st.sampled_from(["equal", "normal", "one", "zero", "tiny", "huge", "half"]),
+        st.floats(1e-6, 1e6),
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(KERNELS, st.integers(1, 9), st.integers(0, 2**32 - 1))
+def test_no_sum_of_a_kernel_row_can_overflow(parts: list[tuple[int, str, float]], volume: int, seed: int) -> None:
+    """Whatever the weights are: the largest sum that features can make of a kernel row fits int32, a weight int16."""
+    rng, outputs = np.random.default_rng(seed), 5
+    kernels = []
+    for channels, form, unit in parts:
+        sign = rng.choice([-1.0, 1.0], (volume, channels, outputs))
+        kernel = {
+            "equal": sign,
+            "normal": rng.normal(size=sign.shape),
+            "one": np.where(np.arange(channels)[None, :, None] == 0, sign, 0),
+            "zero": np.zeros_like(sign),
+            "tiny": 1e-30 * sign,
+            "huge": 1e30 * sign,
+            "half": (np.rint(rng.uniform(0, 40, sign.shape)) + 0.5) * sign,  # rounds to the worse side
+        }[form]
+        kernels.append(unit * kernel)
+    steps = weight_steps(kernels)
+    assert np.isfinite(steps).all()
+    assert (steps > 0).all()
+    for kernel in kernels:
+        whole = np.rint(kernel / steps)
+        assert np.abs(whole).max() <= 32767
+        worst = np.abs(whole).astype(object).sum(axis=1) * TOP  # Python's integers
+        assert max(worst.ravel()) < 2**31
+
+
+@needs_words
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: s.name)
+def test_what_no_feature_holds_is_counted(shape: WordShape) -> None:
+    """Values above the range and those that are no numbers become the largest feature, and each is counted."""
+    finish = finisher(shape)
+
+    @njit
+    def run(sums, scale, bias, out, clipped):
+        finish(sums.ctypes.data, scale.ctypes.data, bias.ctypes.data, 0, np.float32(0), out.ctypes.data,
+               sums.shape[1] // 8, clipped.ctypes.data, sums.shape[0])  # fmt: skip
+
+    for columns in (8, 16, 24, 40):
+        rng = np.random.default_rng(columns)
+        sums = rng.uniform(-3e4, 3e4, (7, columns)).astype(np.float32)
+        scale, bias = np.ones(columns, np.float32), np.zeros(columns, np.float32)
+        odd = [np.nan, -np.nan, np.inf, 32768, 1e30, 32767.75]
+        places = rng.permutation(sums.size)[: len(odd)]
+        sums.flat[places] = odd
+        fine = rng.permutation(np.setdiff1d(np.arange(sums.size), places))[:4]
+        sums.flat[fine] = [32767.25, -np.inf, -1e30, 0.5]
+        out, clipped = np.full(sums.shape, 7, np.uint16), np.zeros(16, np.int32)
+        run(sums, scale, bias, out, clipped)
+        assert clipped.sum() == len(odd)
+        assert (out.flat[places] == TOP).all()
+        assert out.flat[fine].tolist() == [TOP, 0, 0, 1]
+        others = np.setdiff1d(np.arange(sums.size), [*places, *fine])
+        np.testing.assert_array_equal(out.flat[others], np.floor(np.maximum(sums.flat[others], 0) + np.float32(0.5)))
