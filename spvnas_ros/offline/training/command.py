@@ -35,6 +35,7 @@ from rich.console import Console
 from spvnas_ros.offline.datasets import DatasetError
 from spvnas_ros.offline.evaluation.dataset_evaluation import prelabelled
 from spvnas_ros.offline.evaluation.report import skipped_line
+from spvnas_ros.offline.training.adapt_job import AdaptJob
 from spvnas_ros.offline.training.config import ConfigError, Recipe, load_recipe
 from spvnas_ros.offline.training.data import steps_of
 from spvnas_ros.offline.training.job import job_of
@@ -58,6 +59,7 @@ _MAY_CHANGE = {
     "": ("start",),
     "data": ("workers", "validation_scans", "train", "validation"),
     "data.simulate": ("folder",),
+    "adapt": ("target",),
     "trainer": ("max_minutes", "save_every", "log_every", "validate_every", "device"),
 }
 """Keys that a resumed run may change, because a step does not depend on them. Whether data and start are the same tell
@@ -120,7 +122,8 @@ def _run(
         for remark in job.remarks():
             print(remark, file=sys.stderr, flush=True)
     job.check(replicas)
-    parts = (("train", scans), ("validation", job.validation))
+    adapts = job if isinstance(job, AdaptJob) else None
+    parts = [("train", scans), ("validation", job.validation), *(adapts.others.items() if adapts else ())]
     data = {name: part.inventory() for name, part in parts if part and _is_first()}
     begun = resume and (out / CHECKPOINT).is_file()
     if begun and _is_first():
@@ -171,6 +174,8 @@ def _run(
         finally:
             if skipped := [Skipped(name, reason) for name, reason in recorder.skipped.items()]:
                 progress.say(f"{skipped_line(skipped, 'used')} (all: {out / LOG})")
+        for line in adapts.finish(task, out) if adapts else ():
+            progress.say(line)
         progress.say(f"{steps} steps done: {out / BEST}, {out / LAST}, {out / LOG}")
     return 0
 

@@ -1,0 +1,262 @@
+"""The training that adapts a network to recordings without labels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from spvnas_ros.clouds.intensity import Intensity
+from spvnas_ros.clouds.mount import PlaceRule
+from spvnas_ros.clouds.sensor_rules import Sensor
+from spvnas_ros.errors import UserError
+from spvnas_ros.labels import SEMANTIC_KITTI
+from spvnas_ros.nets.unet import PointVoxelUNet
+from spvnas_ros.offline.augment import Augmentation
+from spvnas_ros.offline.datasets import DatasetError, LabelledScan
+from spvnas_ros.offline.datasets.unlabelled import Unlabelled, open_unlabelled
+from spvnas_ros.offline.training.adapt_batch import Mixer, Pairs, PairSampler, pair_up
+from spvnas_ros.offline.training.adapt_task import AdaptTask
+from spvnas_ros.offline.training.batch import VoxelDataset, collate
+from spvnas_ros.offline.training.config import ConfigError, Recipe
+from spvnas_ros.offline.training.data import Joined, StepSampler, loader_of
+from spvnas_ros.offline.training.label_job import LabelJob
+from spvnas_ros.offline.training.pseudo_labels import confidence_of, thresholds
+from spvnas_ros.offline.training.recorder import Exam, Keep, Verdict, keep_labels
+from spvnas_ros.offline.training.start import Start, spec_of
+from spvnas_ros.offline.training.stop_signals import StopSignals
+from spvnas_ros.offline.training.task import RecipeTask
+from spvnas_ros.offline.training.temperature import calibration_error, fit_temperature, gathered, warmed
+from spvnas_ros.perception import limits_of
+from spvnas_ros.recordings.files import replacing
+from spvnas_ros.segment.first_look import first_look
+from spvnas_ros.zoo.checkpoint import Facts, TrainingRecord
+
+REPORT = "adapted.json"
+"""What the training learnt of the recordings: voxels and thresholds by class, the temperature."""
+
+_PER_SCAN = 5000
+"""Voxels of a scan that its temperature is fitted on."""
+
+
+class AdaptJob(LabelJob):
+    """The training that adapts a network. Raises DatasetError where the recipe's data cannot be opened, ConfigError
+    where the network has other classes than the labelled scans.
+    """
+
+    def __init__(self, recipe: Recipe, start: Start | None) -> None:
+        assert recipe.adapt is not None
+        assert start is not None
+        if recipe.data.simulate.scenes and start.facts.classes != SEMANTIC_KITTI.classes:
+            raise ConfigError(
+                f"{start.weights} tells {', '.join(start.facts.classes)} apart, but simulated drives have the labels of "
+                f"SemanticKITTI; name labelled scans of its own instead (data.train=FOLDER data.simulate.scenes=0)"
+            )
+        super().__init__(recipe, start)
+        spec_of(recipe, start, self.scans.label_map)
+        self.config, self.begun = recipe.adapt, start
+        place = PlaceRule.parse(self.config.origin or None, self.config.mount or None)
+        place = replace(place, sensor_height=start.facts.sensor_height)
+        self.parts: list[Unlabelled] = []
+        for target in self.config.target:
+            rule = Intensity(self.config.intensity, self.config.intensity_field or None)
+            sensor = Sensor(rule, place)
+            self.parts.append(
+                open_unlabelled(Path(target), self.scans.label_map, sensor, self.config.topic or None)
+            )
+        self.targets = Joined(self.parts)
+        self._temperature: tuple[str, float] | None = None
+        self._errors: dict[str, float] = {}
+
+    @property
+    def others(self) -> dict[str, Joined]:
+        """Other scans that the run depends on, by name."""
+        return {"target": self.targets}
+
+    def check(self, replicas: int) -> None:
+        """Raises DatasetError where no scan can be learnt from, UserError where several processes are to adapt."""
+        if replicas > 1:
+            raise UserError(
+                f"adapting runs in one process, found {replicas}: thresholds are of all unlabelled scans together; start "
+                "it without torchrun"
+            )
+        super().check(replicas)
+        self._clean(limits=None).usable(0)
+
+    def remarks(self) -> list[str]:
+        """Returns what is done to the scans, and what about them is unlike those that the network knows."""
+        facts = self.begun.facts
+        lines = [line for line in super().remarks() if "finds boxes, too" not in line]
+        for part in self.parts:
+            for looked in part.look():
+                found = [*looked.remarks, *map(str, first_look(looked.clouds, looked.sensor, facts))]
+                lines.append(f"{part.title}: {len(part)} scans without labels, {looked.sensor.describe()}")
+                lines += [f"warning: {part.title}: {each}" for each in found]
+        if facts.spec.boxes:
+            lines.append(
+                f"{self.begun.weights} finds boxes, too; the network to come labels points alone: the features that its "
+                "boxes are found from change, and a branch that has not learnt them would find others"
+            )
+        return lines
+
+    def _voxels(self, **options: Any) -> VoxelDataset:
+        return VoxelDataset(
+            self.scans, voxel_size=self.recipe.data.voxel_size, max_voxels=self.recipe.data.max_voxels or None, **options
+        )
+
+    def _clean(self, limits: Any) -> VoxelDataset:
+        """Returns the unlabelled scans as the teacher sees them: whole, with the voxel of each point."""
+        return VoxelDataset(
+            self.targets,
+            voxel_size=self.recipe.data.voxel_size,
+            max_voxels=None,
+            keep_points=True,
+            limits=limits,
+            labelled=False,
+        )
+
+    def _first(self, clean: VoxelDataset) -> Iterator[LabelledScan]:
+        """Yields evenly spread unlabelled scans. One that cannot be used is passed over here."""
+        count = min(self.config.memory, len(self.targets))
+        for row in np.unique(np.linspace(0, len(self.targets) - 1, count).round().astype(int)).tolist():
+            yield clean.usable(row)[0]
+
+    def task(self, steps: int) -> AdaptTask:
+        """Returns the steps of the training, on the network to begin with, without its box branch."""
+        recipe = self.recipe
+        net = PointVoxelUNet(replace(self.begun.net.spec, boxes=None))
+        own = net.state_dict()
+        net.load_state_dict({key: value for key, value in self.begun.net.state_dict().items() if key in own})
+        limits = limits_of(self.begun.facts)
+        clean = self._clean(limits)
+        return AdaptTask(
+            recipe,
+            net,
+            steps,
+            self.class_weights(),
+            mixer=Mixer(
+                Augmentation.from_config(recipe.augment),
+                self._voxels(limits=limits, alone=self.config.norm == "apart" and recipe.trainer.batch_size == 2),
+                recipe.seed,
+            ),
+            clean=clean,
+            first=lambda: self._first(clean),
+            memory=min(self.config.memory, len(self.targets)),
+        )
+
+    def facts(self, task: RecipeTask) -> Facts:
+        """Returns the facts about the network to come."""
+        facts = super().facts(task)
+        assert facts.training is not None
+        parts = ", ".join(f"{part.title} ({len(part)} scans)" for part in self.parts)
+        record: TrainingRecord = replace(facts.training, data=f"{facts.training.data}; without labels: {parts}")
+        provenance = f"adapted to {len(self.targets)} scans without labels, {facts.provenance}"
+        return replace(facts, provenance=provenance, training=record)
+
+    def exam(self) -> Exam:
+        """Returns the exam of the validation, which chooses nothing: it has no labels of the recordings."""
+        usual = super().exam()
+
+        def exam(*arguments: Any) -> Verdict:
+            return replace(usual(*arguments), chooses=False)
+
+        return exam
+
+    def keep(self) -> Keep:
+        """Returns what writes the network, its confidences put right."""
+
+        def keep(path: Path, net: PointVoxelUNet, facts: Facts) -> None:
+            keep_labels(path, warmed(net, self._fitted(net, facts)), facts, half=self.recipe.trainer.half)
+
+        return keep
+
+    def _fitted(self, net: PointVoxelUNet, facts: Facts) -> float:
+        """Returns the temperature of a network, found anew where its weights are others."""
+        if not self.config.calibration:
+            return 1.0
+        mark = str([float(parameter.double().sum()) for parameter in net.parameters()])
+        if self._temperature is None or self._temperature[0] != mark:
+            logits, labels = gathered(self._scored(net, limits_of(facts)))
+            found = fit_temperature(logits, labels)
+            self._temperature = mark, found
+            before, after = calibration_error(logits, labels), calibration_error(logits / found, labels)
+            self._errors = {} if before is None or after is None else {"before": before, "after": after}
+        return self._temperature[1]
+
+    @torch.no_grad()
+    def _scored(self, net: PointVoxelUNet, limits: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yields logits `[n, C]` and labels `[n]` of some voxels of labelled scans, spread over all."""
+        scans = self.validation or self.scans
+        samples = VoxelDataset(scans, voxel_size=self.recipe.data.voxel_size, max_voxels=None, limits=limits)
+        device = next(net.parameters()).device
+        count = min(self.config.calibration, len(scans))
+        for row in np.unique(np.linspace(0, len(scans) - 1, count).round().astype(int)).tolist():
+            batch = collate([samples[row]])
+            logits = net.eval()(batch.coords.to(device), batch.feats.to(device)).cpu().float()
+            some = torch.from_numpy(np.random.default_rng(row).permutation(len(logits))[:_PER_SCAN])
+            yield logits[some], batch.labels[some]
+
+    def finish(self, task: RecipeTask, out: Path) -> list[str]:
+        """Writes the report, and returns it in lines."""
+        assert isinstance(task, AdaptTask)
+        report = self.report(task)
+        with replacing(out / REPORT) as file:
+            file.write(json.dumps(report, indent=1).encode() + b"\n")
+        lines = [f"{'class':<14} {'seen':>10} {'learnt':>10}  from confidence"]
+        for name, row in report["classes"].items():
+            least = "-" if row["least_confidence"] is None else f"{row['least_confidence']:.3f}"
+            lines.append(f"{name:<14} {row['seen']:>10} {row['learnt']:>10}  {least}")
+        if "temperature" in report:
+            lines.append(f"confidences: temperature {report['temperature']:.3f}")
+        lines.append(f"{out / REPORT}; the last network is the one to use, for without labels nothing chooses a better")
+        return lines
+
+    def report(self, task: AdaptTask) -> dict[str, Any]:
+        """Returns what was learnt of the recordings."""
+        least = thresholds(task.counts.cpu().numpy(), self.config.share)
+        seen, kept = task.seen.tolist(), task.kept.tolist()
+        confidence = confidence_of(least).tolist()
+        names = self.scans.label_map.classes
+        document: dict[str, Any] = {
+            "targets": {part.title: len(part) for part in self.parts},
+            "classes": {
+                name: {
+                    "seen": seen[row],
+                    "learnt": kept[row],
+                    "least_confidence": confidence[row] if task.counts[row].any() else None,
+                }
+                for row, name in enumerate(names)
+            },
+        }
+        if self._temperature is not None:
+            document["temperature"] = self._temperature[1]
+            document["calibration_error_of_labelled"] = self._errors
+        return document
+
+    def training_loader(
+        self,
+        steps: int,
+        facts: Facts,
+        *,
+        start: Callable[[], int],
+        rank: int,  # noqa: ARG002
+        replicas: int,  # noqa: ARG002
+        pin_memory: bool,
+        stop: StopSignals,
+    ) -> DataLoader[Any]:
+        """Returns the loader of the steps' pairs."""
+        recipe, limits = self.recipe, limits_of(facts)
+        sizes = {"source": len(self.scans), "target": len(self.targets)}
+        samplers = [
+            StepSampler(size, recipe.trainer.batch_size // 2, steps, seed=recipe.seed + shift, start=start)
+            for shift, size in enumerate(sizes.values())
+        ]
+        targets = self._clean(limits)
+        pairs = Pairs(self._voxels(limits=limits), targets)
+        return loader_of(pairs, PairSampler(*samplers), recipe.data.workers, pin_memory, stop, pair_up)
