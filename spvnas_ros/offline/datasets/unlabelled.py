@@ -78,9 +78,7 @@ class Unlabelled:
         return open_source(self.path, sensor=self.sensor, topic=self.topic)
 
 
-def open_unlabelled(
-    path: Path, label_map: LabelMap, sensor: Sensor, topic: str | None = None
-) -> Unlabelled:
+def open_unlabelled(path: Path, label_map: LabelMap, sensor: Sensor, topic: str | None = None) -> Unlabelled:
     """Opens a recording: a scan, a folder of scans, a data set in any known layout, or a bag.
 
     label_map: of the network that is to learn from it

@@ -19,7 +19,7 @@ from spvnas_ros.errors import UserError
 from spvnas_ros.labels import SEMANTIC_KITTI
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.offline.augment import Augmentation
-from spvnas_ros.offline.datasets import DatasetError, LabelledScan
+from spvnas_ros.offline.datasets import LabelledScan
 from spvnas_ros.offline.datasets.unlabelled import Unlabelled, open_unlabelled
 from spvnas_ros.offline.training.adapt_batch import Mixer, Pairs, PairSampler, pair_up
 from spvnas_ros.offline.training.adapt_task import AdaptTask
@@ -32,7 +32,7 @@ from spvnas_ros.offline.training.recorder import Exam, Keep, Verdict, keep_label
 from spvnas_ros.offline.training.start import Start, spec_of
 from spvnas_ros.offline.training.stop_signals import StopSignals
 from spvnas_ros.offline.training.task import RecipeTask
-from spvnas_ros.offline.training.temperature import calibration_error, fit_temperature, gathered, warmed
+from spvnas_ros.offline.training.temperature import calibration_error, fit_temperature, gathered, with_temperature
 from spvnas_ros.perception import limits_of
 from spvnas_ros.recordings.files import replacing
 from spvnas_ros.segment.first_look import first_look
@@ -49,6 +49,11 @@ class AdaptJob(LabelJob):
     """The training that adapts a network. Raises DatasetError where the recipe's data cannot be opened, ConfigError
     where the network has other classes than the labelled scans.
     """
+
+    without_boxes = (
+        "because the features that its boxes are found from change, and a branch that has not learnt the new ones would "
+        "find others"
+    )
 
     def __init__(self, recipe: Recipe, start: Start | None) -> None:
         assert recipe.adapt is not None
@@ -67,9 +72,7 @@ class AdaptJob(LabelJob):
         for target in self.config.target:
             rule = Intensity(self.config.intensity, self.config.intensity_field or None)
             sensor = Sensor(rule, place)
-            self.parts.append(
-                open_unlabelled(Path(target), self.scans.label_map, sensor, self.config.topic or None)
-            )
+            self.parts.append(open_unlabelled(Path(target), self.scans.label_map, sensor, self.config.topic or None))
         self.targets = Joined(self.parts)
         self._temperature: tuple[str, float] | None = None
         self._errors: dict[str, float] = {}
@@ -92,22 +95,20 @@ class AdaptJob(LabelJob):
     def remarks(self) -> list[str]:
         """Returns what is done to the scans, and what about them is unlike those that the network knows."""
         facts = self.begun.facts
-        lines = [line for line in super().remarks() if "finds boxes, too" not in line]
+        lines = super().remarks()
         for part in self.parts:
             for looked in part.look():
                 found = [*looked.remarks, *map(str, first_look(looked.clouds, looked.sensor, facts))]
                 lines.append(f"{part.title}: {len(part)} scans without labels, {looked.sensor.describe()}")
                 lines += [f"warning: {part.title}: {each}" for each in found]
-        if facts.spec.boxes:
-            lines.append(
-                f"{self.begun.weights} finds boxes, too; the network to come labels points alone: the features that its "
-                "boxes are found from change, and a branch that has not learnt them would find others"
-            )
         return lines
 
     def _voxels(self, **options: Any) -> VoxelDataset:
         return VoxelDataset(
-            self.scans, voxel_size=self.recipe.data.voxel_size, max_voxels=self.recipe.data.max_voxels or None, **options
+            self.scans,
+            voxel_size=self.recipe.data.voxel_size,
+            max_voxels=self.recipe.data.max_voxels or None,
+            **options,
         )
 
     def _clean(self, limits: Any) -> VoxelDataset:
@@ -172,7 +173,7 @@ class AdaptJob(LabelJob):
         """Returns what writes the network, its confidences put right."""
 
         def keep(path: Path, net: PointVoxelUNet, facts: Facts) -> None:
-            keep_labels(path, warmed(net, self._fitted(net, facts)), facts, half=self.recipe.trainer.half)
+            keep_labels(path, with_temperature(net, self._fitted(net, facts)), facts, half=self.recipe.trainer.half)
 
         return keep
 
@@ -202,9 +203,10 @@ class AdaptJob(LabelJob):
             some = torch.from_numpy(np.random.default_rng(row).permutation(len(logits))[:_PER_SCAN])
             yield logits[some], batch.labels[some]
 
-    def finish(self, task: RecipeTask, out: Path) -> list[str]:
+    def finish(self, task: RecipeTask, facts: Facts, out: Path) -> list[str]:
         """Writes the report, and returns it in lines."""
         assert isinstance(task, AdaptTask)
+        self._fitted(task.best_net, facts)  # known already, unless a run that was at its end is resumed
         report = self.report(task)
         with replacing(out / REPORT) as file:
             file.write(json.dumps(report, indent=1).encode() + b"\n")

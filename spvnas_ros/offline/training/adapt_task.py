@@ -89,9 +89,7 @@ class AdaptTask(SegmentationTask):
         """Returns a scan's voxels and the teacher's label of each with the bin of its confidence, int64 `[M]`."""
         sample = self._clean.voxelise(scan, np.random.default_rng(0))[0]
         batch = collate([sample])
-        levels = (
-            build_training_levels(batch.coords, NUM_STAGES, POINT_LEVELS) if self.device.type == "cpu" else None
-        )
+        levels = build_training_levels(batch.coords, NUM_STAGES, POINT_LEVELS) if self.device.type == "cpu" else None
         logits = self.best_net(batch.coords.to(self.device), batch.feats.to(self.device), levels)
         return sample, *confident(logits)
 

@@ -174,7 +174,7 @@ def _run(
         finally:
             if skipped := [Skipped(name, reason) for name, reason in recorder.skipped.items()]:
                 progress.say(f"{skipped_line(skipped, 'used')} (all: {out / LOG})")
-        for line in adapts.finish(task, out) if adapts else ():
+        for line in adapts.finish(task, facts, out) if adapts else ():
             progress.say(line)
         progress.say(f"{steps} steps done: {out / BEST}, {out / LAST}, {out / LOG}")
     return 0

@@ -36,6 +36,9 @@ from spvnas_ros.zoo.checkpoint import Facts
 class LabelJob:
     """The training of a network that labels points. Raises DatasetError where the recipe's data cannot be opened."""
 
+    without_boxes = "because the recipe has no boxes"
+    """Why a box branch of the start is not kept."""
+
     def __init__(self, recipe: Recipe, start: Start | None) -> None:
         self.recipe, self.start = recipe, start
         self.scans, self.validation = open_training(recipe.data), open_validation(recipe.data)
@@ -51,8 +54,7 @@ class LabelJob:
         lines = remarks(self.scans, self.start.facts.sensor_height if self.start else None)
         if self.start and self.start.facts.spec.boxes:
             lines.append(
-                f"{self.start.weights} finds boxes, too; the network to come labels points alone, because the recipe "
-                "has no boxes"
+                f"{self.start.weights} finds boxes, too; the network to come labels points alone, {self.without_boxes}"
             )
         return lines
 

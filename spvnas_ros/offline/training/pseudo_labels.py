@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 LOWEST: Final = -4.0
-"""Log-odds of the lowest bin's upper edge less one bin; a class that wins among 50 has more."""
+"""Log-odds of the lowest bin's lower edge. What wins among 50 classes has more."""
 WIDTH: Final = 0.05
 BINS: Final = 400
 """Bins of the confidence p of a label by its log-odds, log(p / (1 - p)), from `LOWEST` in steps of `WIDTH`. Confidences
@@ -36,7 +36,7 @@ def counted(labels: Tensor, bins: Tensor, classes: int) -> Tensor:
 
 
 def thresholds(counts: npt.NDArray[np.float64], share: float) -> npt.NDArray[np.int64]:
-    """Returns the lowest bin of each class that is learnt, int64 `[C]`; `BINS` for a class of which nothing was counted.
+    """Returns the lowest bin of each class that is learnt, int64 `[C]`; `BINS` for a class that was not counted.
 
     counts: `[C, BINS]`, as `counted` has them; those of several scans may be added, and weighted
     share:  of each class' labels, 0..1: from the threshold on there are as many or more, above its bin fewer

@@ -1,5 +1,5 @@
-"""Fits a temperature that makes confidences say how often labels are right: Guo et al., "On Calibration of Modern Neural
-Networks", ICML 2017, section 4.2. It divides the logits, which changes no label.
+"""Fits a temperature, so that confidences say how often labels are right: Guo et al., "On Calibration of Modern
+Neural Networks", ICML 2017, section 4.2. It divides the logits, which changes no label.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> float |
 
 
 @torch.no_grad()
-def warmed(net: PointVoxelUNet, temperature: float) -> PointVoxelUNet:
+def with_temperature(net: PointVoxelUNet, temperature: float) -> PointVoxelUNet:
     """Returns a copy of the network whose last layer divides its logits by a temperature; no format has to know it."""
     plain = PointVoxelUNet(net.spec)
     plain.load_state_dict(net.state_dict())
