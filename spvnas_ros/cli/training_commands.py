@@ -243,8 +243,8 @@ def adapt(
         list[str],
         typer.Argument(
             metavar="DRIVE... [KEY=VALUE]...",
-            help="Recordings without labels: whatever `spvnas segment` reads. Labels that lie beside them are not read. "
-            "And values that replace the recipe's, such as adapt.share=0.3.",
+            help="Recordings without labels: whatever `spvnas segment` reads. Labels beside them are not read. And "
+            "values that replace the recipe's, such as adapt.share=0.3.",
             show_default=False,
         ),
     ],
@@ -266,8 +266,8 @@ def adapt(
     """Adapt a network to your own recordings, without labels: it learns of them what it is sure of, beside labelled
     (simulated) scans. It may get better there or worse: score it on some labelled scans before you use it.
 
-    The run's folder gets last.safetensors, which every command takes as --weights, and adapted.json, which says what was
-    learnt of each class. It is `spvnas train` with a recipe of its own: docs/adapting.md.
+    The run's folder gets last.safetensors, which every command takes as --weights, and adapted.json, which says what
+    was learnt of each class. It is `spvnas train` with a recipe of its own: docs/adapting.md.
     """
     targets = [word for word in drives if not _OVERRIDE.fullmatch(word) or Path(word).exists()]
     overrides = [word for word in drives if word not in targets]

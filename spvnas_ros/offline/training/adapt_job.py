@@ -51,8 +51,8 @@ class AdaptJob(LabelJob):
     """
 
     without_boxes = (
-        "because the features that its boxes are found from change, and a branch that has not learnt the new ones would "
-        "find others"
+        "because the features that its boxes are found from change, and a branch that has not learnt the new ones "
+        "would find others"
     )
 
     def __init__(self, recipe: Recipe, start: Start | None) -> None:
@@ -60,8 +60,8 @@ class AdaptJob(LabelJob):
         assert start is not None
         if recipe.data.simulate.scenes and start.facts.classes != SEMANTIC_KITTI.classes:
             raise ConfigError(
-                f"{start.weights} tells {', '.join(start.facts.classes)} apart, but simulated drives have the labels of "
-                f"SemanticKITTI; name labelled scans of its own instead (data.train=FOLDER data.simulate.scenes=0)"
+                f"{start.weights} tells {', '.join(start.facts.classes)} apart, but simulated drives have the labels "
+                f"of SemanticKITTI; name labelled scans of its own instead (data.train=FOLDER data.simulate.scenes=0)"
             )
         super().__init__(recipe, start)
         spec_of(recipe, start, self.scans.label_map)
@@ -86,8 +86,8 @@ class AdaptJob(LabelJob):
         """Raises DatasetError where no scan can be learnt from, UserError where several processes are to adapt."""
         if replicas > 1:
             raise UserError(
-                f"adapting runs in one process, found {replicas}: thresholds are of all unlabelled scans together; start "
-                "it without torchrun"
+                f"adapting runs in one process, found {replicas}: thresholds are of all unlabelled scans together; "
+                "start it without torchrun"
             )
         super().check(replicas)
         self._clean(limits=None).usable(0)
