@@ -41,9 +41,8 @@ class Unlabelled:
 
     @property
     def title(self) -> str:
-        """What records call it: the last part of its path, with the one before where that is `velodyne`."""
-        parts = self.path.resolve().parts[1:]
-        return "/".join(parts[-2:] if parts[-1] == _VELODYNE else parts[-1:])
+        """What records call it."""
+        return title_of(self.path)
 
     def name(self, index: int) -> str:
         """Returns the name of a cloud, as a `Source` names it."""
@@ -76,6 +75,12 @@ class Unlabelled:
 
     def _opened(self) -> Source:
         return open_source(self.path, sensor=self.sensor, topic=self.topic)
+
+
+def title_of(path: Path) -> str:
+    """Returns what records call a recording: the last part of its path, with the one before where that is `velodyne`."""
+    parts = path.resolve().parts[1:]
+    return "/".join(parts[-2:] if parts[-1:] == (_VELODYNE,) else parts[-1:])
 
 
 def open_unlabelled(path: Path, label_map: LabelMap, sensor: Sensor, topic: str | None = None) -> Unlabelled:

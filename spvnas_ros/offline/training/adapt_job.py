@@ -20,7 +20,7 @@ from spvnas_ros.labels import SEMANTIC_KITTI
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.offline.augment import Augmentation
 from spvnas_ros.offline.datasets import LabelledScan
-from spvnas_ros.offline.datasets.unlabelled import Unlabelled, open_unlabelled
+from spvnas_ros.offline.datasets.unlabelled import Unlabelled, open_unlabelled, title_of
 from spvnas_ros.offline.training.adapt_batch import Mixer, Pairs, PairSampler, pair_up
 from spvnas_ros.offline.training.adapt_task import AdaptTask
 from spvnas_ros.offline.training.batch import VoxelDataset, collate
@@ -31,6 +31,7 @@ from spvnas_ros.offline.training.pseudo_labels import confidence_of, thresholds
 from spvnas_ros.offline.training.recorder import Exam, Keep, Verdict, keep_labels
 from spvnas_ros.offline.training.start import Start, spec_of
 from spvnas_ros.offline.training.stop_signals import StopSignals
+from spvnas_ros.offline.training.story import record_of
 from spvnas_ros.offline.training.task import RecipeTask
 from spvnas_ros.offline.training.temperature import calibration_error, fit_temperature, gathered, with_temperature
 from spvnas_ros.perception import limits_of
@@ -151,14 +152,18 @@ class AdaptJob(LabelJob):
             memory=min(self.config.memory, len(self.targets)),
         )
 
+    def record(self) -> TrainingRecord:
+        """Returns the record of the training: names and numbers of scans, and nothing of where they lie here."""
+        data = self.recipe.data
+        named = replace(self.recipe, data=replace(data, train=tuple(map(title_of, map(Path, data.train)))))
+        record = record_of(named, len(self.scans))
+        targets = ", ".join(f"{part.title} ({len(part)} scans)" for part in self.parts)
+        return replace(record, data=f"{record.data}; without labels: {targets}")
+
     def facts(self, task: RecipeTask) -> Facts:
         """Returns the facts about the network to come."""
         facts = super().facts(task)
-        assert facts.training is not None
-        parts = ", ".join(f"{part.title} ({len(part)} scans)" for part in self.parts)
-        record: TrainingRecord = replace(facts.training, data=f"{facts.training.data}; without labels: {parts}")
-        provenance = f"adapted to {len(self.targets)} scans without labels, {facts.provenance}"
-        return replace(facts, provenance=provenance, training=record)
+        return replace(facts, provenance=f"adapted to {len(self.targets)} scans without labels, {facts.provenance}")
 
     def exam(self) -> Exam:
         """Returns the exam of the validation, which chooses nothing: it has no labels of the recordings."""

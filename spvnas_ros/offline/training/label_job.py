@@ -30,7 +30,7 @@ from spvnas_ros.offline.training.stop_signals import StopSignals
 from spvnas_ros.offline.training.story import begun, provenance_of, record_of
 from spvnas_ros.offline.training.task import RecipeTask, SegmentationTask
 from spvnas_ros.perception import limits_of
-from spvnas_ros.zoo.checkpoint import Facts
+from spvnas_ros.zoo.checkpoint import Facts, TrainingRecord
 
 
 class LabelJob:
@@ -75,10 +75,14 @@ class LabelJob:
             return None
         return torch.from_numpy(inverse_sqrt_weights(class_counts(self.scans, loss.class_weight_scans)))
 
+    def record(self) -> TrainingRecord:
+        """Returns the record of the training, before its first step."""
+        return record_of(self.recipe, len(self.scans))
+
     def facts(self, task: RecipeTask) -> Facts:
         """Returns the facts about the network to come."""
         recipe, start, label_map = self.recipe, self.start, self.scans.label_map
-        provenance, record = begun(start, provenance_of(recipe), record_of(recipe, len(self.scans)))
+        provenance, record = begun(start, provenance_of(recipe), self.record())
         intensity, height = sensor_of(self.scans)
         return Facts(
             spec=task.net.spec,

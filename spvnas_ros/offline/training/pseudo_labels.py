@@ -24,8 +24,8 @@ crowd at 1, where evenly spaced bins would put all of a class into one.
 
 def confident(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the label of each row, int64 `[M]`, and the bin of its confidence, int64 `[M]`, from logits `[M, C]`."""
-    best, labels = logits.float().log_softmax(dim=1).max(dim=1)
-    odds = best - torch.log(-torch.expm1(best.clamp(max=-1e-7)))
+    best, labels = logits.double().log_softmax(dim=1).max(dim=1)
+    odds = best - torch.log(-torch.expm1(best.clamp(max=-1e-12)))
     bins = ((odds - LOWEST) / WIDTH).floor().clamp(0, BINS - 1)
     return labels, bins.long()
 

@@ -86,6 +86,11 @@ def state_of(path: Path) -> dict[str, torch.Tensor]:
     return load_checkpoint(path)[0].state_dict()
 
 
+def sha_of(out: Path, which: str = "last") -> str | None:
+    """The hash of a kept network: of all its tensors, bit by bit."""
+    return load_checkpoint(out / f"{which}.safetensors")[1].weights_sha256
+
+
 def lines_of(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
@@ -107,12 +112,13 @@ def test_the_command_leaves_a_network_that_says_what_it_was_adapted_to(whole: Pa
     assert any(not torch.equal(a, b) for a, b in zip(net.parameters(), before.parameters(), strict=True))
     assert facts.training is not None
     assert facts.training.start_sha256 == known.weights_sha256
-    shown = "".join(CliRunner().invoke(app, ["inspect", "-w", str(whole / "last.safetensors")]).output.split())
+    # A table, whose cells are folded.
+    shown = CliRunner().invoke(app, ["inspect", "-w", str(whole / "last.safetensors")]).output
+    shown = "".join(line.split("│")[2].strip() for line in shown.splitlines() if line.count("│") == 3).replace(" ", "")
     for words in ("without labels: bare/velodyne (2 scans)", "from a friend", known.weights_sha256, "seed 0"):
         assert str(words).replace(" ", "") in shown
-    assert str(drives / "bare").replace(" ", "") not in facts.provenance + facts.training.data.replace(
-        str(drives / "labelled"), ""
-    )
+    assert facts.training.data == "4 scans: labelled; without labels: bare/velodyne (2 scans)"  # not where they lie
+    assert str(drives) not in facts.provenance
     report = json.loads((whole / "adapted.json").read_text())
     assert report["targets"] == {"bare/velodyne": 2}
     seen, learnt = (sum(each[key] for each in report["classes"].values()) for key in ("seen", "learnt"))
@@ -120,7 +126,7 @@ def test_the_command_leaves_a_network_that_says_what_it_was_adapted_to(whole: Pa
     steps = [line for line in lines_of(whole) if "loss" in line]
     assert len(steps) == STEPS
     assert all(0 < line["taught"] <= 1 and 0 <= line["agreement"] <= 1 for line in steps)
-    assert state_of(whole / "best.safetensors").keys() == state_of(whole / "last.safetensors").keys()
+    assert sha_of(whole, "best") == sha_of(whole)
 
 
 def test_labels_beside_the_recording_are_never_read(whole: Path, drives: Path, start: Path, tmp_path: Path) -> None:
@@ -130,8 +136,7 @@ def test_labels_beside_the_recording_are_never_read(whole: Path, drives: Path, s
         (tmp_path / "bare" / "labels" / f"{scan.stem}.label").write_bytes(b"these are no labels")
     assert adapted(drives, start, tmp_path / "run", target=tmp_path / "bare" / "velodyne") == 0
     assert lines_of(tmp_path / "run") == lines_of(whole)
-    ours, theirs = state_of(tmp_path / "run" / "last.safetensors"), state_of(whole / "last.safetensors")
-    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    assert sha_of(tmp_path / "run") == sha_of(whole)
 
 
 def test_a_run_that_was_stopped_takes_the_same_steps(whole: Path, drives: Path, start: Path, tmp_path: Path) -> None:
@@ -140,14 +145,14 @@ def test_a_run_that_was_stopped_takes_the_same_steps(whole: Path, drives: Path, 
     assert not (out / "last.safetensors").exists()
     assert adapted(drives, start, out, resume=True) == 0
     assert lines_of(out) == lines_of(whole)
-    for name in ("last.safetensors", "adapted.json"):
-        assert (out / name).read_bytes() == (whole / name).read_bytes()
+    assert sha_of(out) == sha_of(whole)
+    assert (out / "adapted.json").read_bytes() == (whole / "adapted.json").read_bytes()
     assert adapted(drives, start, out, resume=True) == 0  # at its end nothing changes
     assert (out / "adapted.json").read_bytes() == (whole / "adapted.json").read_bytes()
+    less = tmp_path / "less"
+    less.mkdir()
+    shutil.copy(drives / "bare" / "velodyne" / "000003.bin", less)
     with pytest.raises(ConfigError, match="other data: 1 missing"):
-        less = tmp_path / "less"
-        less.mkdir()
-        shutil.copy(drives / "bare" / "velodyne" / "000003.bin", less)
         adapted(drives, start, out, target=less, resume=True)
 
 
@@ -155,14 +160,14 @@ def test_validation_is_logged_but_chooses_nothing(drives: Path, start: Path, tmp
     more = [f"data.validation={drives / 'labelled'}", "data.validation_scans=1", "trainer.validate_every=1"]
     assert adapted(drives, start, tmp_path, *more, "optimiser.learning_rate=0.01", "adapt.norm=apart") == 0
     assert sum("miou" in line for line in lines_of(tmp_path)) == STEPS
-    assert (tmp_path / "best.safetensors").read_bytes() == (tmp_path / "last.safetensors").read_bytes()
+    assert sha_of(tmp_path, "best") == sha_of(tmp_path)
 
 
 def test_statistics_can_stay_those_of_the_start(drives: Path, start: Path, tmp_path: Path) -> None:
     assert adapted(drives, start, tmp_path, "adapt.norm=kept", "trainer.half=false", "trainer.steps=1") == 0
     before, after = state_of(start), state_of(tmp_path / "last.safetensors")
     assert all(torch.equal(before[name], value) for name, value in after.items() if "running" in name)
-    assert not torch.equal(before["stem.0.kernel"], after["stem.0.kernel"]) if "stem.0.kernel" in before else True
+    assert any(not torch.equal(before[name], value) for name, value in after.items())
 
 
 def test_the_teacher_is_slow_from_the_first_step_on() -> None:
@@ -227,7 +232,7 @@ def test_what_cannot_be_adapted_to_is_said(drives: Path, start: Path, tmp_path: 
         ("adapt.target=[]", "names no recording to adapt to; add adapt.target=FOLDER"),
         ("trainer.ema=0", "the teacher is the average"),
         ("trainer.batch_size=3", "choose an even number"),
-        ("start=", "adapts a network, so it needs one"),
+        ('start=""', "adapts a network, so it needs one"),
         ("net.width=8", "net is of other trainings"),
         ("adapt.shares=0.1", "adapt.shares: there is no such key"),
     ):
