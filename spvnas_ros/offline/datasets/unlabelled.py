@@ -78,7 +78,7 @@ class Unlabelled:
 
 
 def title_of(path: Path) -> str:
-    """Returns what records call a recording: the last part of its path, with the one before where that is `velodyne`."""
+    """Returns what records call a recording: the end of its path, with the folder before where that is `velodyne`."""
     parts = path.resolve().parts[1:]
     return "/".join(parts[-2:] if parts[-1:] == (_VELODYNE,) else parts[-1:])
 

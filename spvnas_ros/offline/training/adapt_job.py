@@ -46,6 +46,31 @@ _PER_SCAN = 5000
 """Voxels of a scan that its temperature is fitted on."""
 
 
+def check_before(recipe: Recipe, start: Start, processes: int) -> None:
+    """Checks what can be known before drives are simulated, which takes minutes.
+
+    Raises ConfigError for a network that cannot teach, DatasetError for a recording that is not there, UserError where
+    several processes are to adapt.
+    """
+    assert recipe.adapt is not None
+    facts = start.facts
+    if processes > 1:
+        raise UserError(
+            f"adapting runs in one process, found {processes}: thresholds are of all unlabelled scans together; start "
+            "it without torchrun"
+        )
+    if not facts.trained:
+        raise ConfigError(f"{start.weights} is untrained, so there is nothing that it could teach; start from another")
+    if recipe.data.simulate.scenes and facts.classes != SEMANTIC_KITTI.classes:
+        raise ConfigError(
+            f"{start.weights} tells {', '.join(facts.classes)} apart, but simulated drives have the labels of "
+            "SemanticKITTI; name labelled scans of its own instead (data.train=FOLDER data.simulate.scenes=0)"
+        )
+    for target in recipe.adapt.target:
+        if not Path(target).exists():
+            raise DatasetError(f"{target} does not exist; expected a scan, a folder of scans, or a bag to adapt to")
+
+
 class AdaptJob(LabelJob):
     """The training that adapts a network. Raises DatasetError where the recipe's data cannot be opened, ConfigError
     where the network has other classes than the labelled scans.
@@ -59,11 +84,6 @@ class AdaptJob(LabelJob):
     def __init__(self, recipe: Recipe, start: Start | None) -> None:
         assert recipe.adapt is not None
         assert start is not None
-        if recipe.data.simulate.scenes and start.facts.classes != SEMANTIC_KITTI.classes:
-            raise ConfigError(
-                f"{start.weights} tells {', '.join(start.facts.classes)} apart, but simulated drives have the labels "
-                f"of SemanticKITTI; name labelled scans of its own instead (data.train=FOLDER data.simulate.scenes=0)"
-            )
         super().__init__(recipe, start)
         spec_of(recipe, start, self.scans.label_map)
         self.config, self.begun = recipe.adapt, start
@@ -84,12 +104,7 @@ class AdaptJob(LabelJob):
         return {"target": self.targets}
 
     def check(self, replicas: int) -> None:
-        """Raises DatasetError where no scan can be learnt from, UserError where several processes are to adapt."""
-        if replicas > 1:
-            raise UserError(
-                f"adapting runs in one process, found {replicas}: thresholds are of all unlabelled scans together; "
-                "start it without torchrun"
-            )
+        """Raises DatasetError where no labelled scan or no other one can be learnt from."""
         super().check(replicas)
         self._clean(limits=None).usable(0)
 
@@ -124,7 +139,7 @@ class AdaptJob(LabelJob):
         )
 
     def _first(self, clean: VoxelDataset) -> Iterator[LabelledScan]:
-        """Yields evenly spread unlabelled scans. One that cannot be used is passed over here."""
+        """Yields evenly spread unlabelled scans; the next one stands in for one that cannot be used."""
         count = min(self.config.memory, len(self.targets))
         for row in np.unique(np.linspace(0, len(self.targets) - 1, count).round().astype(int)).tolist():
             yield clean.usable(row)[0]

@@ -35,14 +35,14 @@ from rich.console import Console
 from spvnas_ros.offline.datasets import DatasetError
 from spvnas_ros.offline.evaluation.dataset_evaluation import prelabelled
 from spvnas_ros.offline.evaluation.report import skipped_line
-from spvnas_ros.offline.training.adapt_job import AdaptJob
+from spvnas_ros.offline.training.adapt_job import AdaptJob, check_before
 from spvnas_ros.offline.training.config import ConfigError, Recipe, load_recipe
 from spvnas_ros.offline.training.data import steps_of
 from spvnas_ros.offline.training.job import job_of
 from spvnas_ros.offline.training.progress_line import ProgressLine
 from spvnas_ros.offline.training.recorder import BEST, CHECKPOINT, LAST, LOG, BudgetSpent, Plan, Recorder
 from spvnas_ros.offline.training.simulated import folders, make_missing
-from spvnas_ros.offline.training.start import begin
+from spvnas_ros.offline.training.start import Start, begin
 from spvnas_ros.offline.training.stop_signals import Stopped, StopSignals
 from spvnas_ros.recordings.files import replacing
 from spvnas_ros.segment.progress import Skipped
@@ -113,8 +113,11 @@ def _run(
     recipe, beginning = begin(load_recipe(config, overrides))
     out = out or Path("runs") / "train" / recipe.name
     _check_folder(out, recipe, resume=resume)
-    _prepare_data(recipe)
     replicas = _from_environment("WORLD_SIZE", 1)
+    if recipe.adapt:
+        assert isinstance(beginning, Start)
+        check_before(recipe, beginning, replicas)
+    _prepare_data(recipe)
     job = job_of(recipe, beginning)
     scans = job.scans
     if _is_first() and not quiet:

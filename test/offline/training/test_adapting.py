@@ -249,6 +249,10 @@ def test_a_network_of_other_classes_is_refused(drives: Path, tmp_path: Path) -> 
         adapted(drives, path, tmp_path / "run")
     with pytest.raises(ConfigError, match="simulated drives have the labels of SemanticKITTI"):
         adapted(drives, path, tmp_path / "run", "data.simulate.scenes=1", f"data.simulate.folder={tmp_path / 'sim'}")
+    assert not (tmp_path / "sim").exists()
+    save_checkpoint(path, PointVoxelUNet(SPEC), Facts(SPEC, "raw", voxel_size=0.3, trained=False))
+    with pytest.raises(ConfigError, match="is untrained, so there is nothing that it could teach"):
+        adapted(drives, path, tmp_path / "run")
 
 
 def test_several_processes_are_refused(
