@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from spvnas_ros.errors import UserError
 from spvnas_ros.labels import SEMANTIC_KITTI
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.offline.augment import Augmentation
-from spvnas_ros.offline.datasets import LabelledScan
+from spvnas_ros.offline.datasets import DatasetError, LabelledScan
 from spvnas_ros.offline.datasets.unlabelled import Unlabelled, open_unlabelled, title_of
 from spvnas_ros.offline.training.adapt_batch import Mixer, Pairs, PairSampler, pair_up
 from spvnas_ros.offline.training.adapt_task import AdaptTask
@@ -30,7 +30,6 @@ from spvnas_ros.offline.training.label_job import LabelJob
 from spvnas_ros.offline.training.pseudo_labels import confidence_of, thresholds
 from spvnas_ros.offline.training.recorder import Exam, Keep, Verdict, keep_labels
 from spvnas_ros.offline.training.start import Start, spec_of
-from spvnas_ros.offline.training.stop_signals import StopSignals
 from spvnas_ros.offline.training.story import record_of
 from spvnas_ros.offline.training.task import RecipeTask
 from spvnas_ros.offline.training.temperature import calibration_error, fit_temperature, gathered, with_temperature
@@ -223,7 +222,7 @@ class AdaptJob(LabelJob):
             some = torch.from_numpy(np.random.default_rng(row).permutation(len(logits))[:_PER_SCAN])
             yield logits[some], batch.labels[some]
 
-    def finish(self, task: RecipeTask, facts: Facts, out: Path) -> list[str]:
+    def finish(self, task: RecipeTask, facts: Any, out: Path) -> list[str]:
         """Writes the report, and returns it in lines."""
         assert isinstance(task, AdaptTask)
         self._fitted(task.best_net, facts)  # known already, unless a run that was at its end is resumed
@@ -261,24 +260,21 @@ class AdaptJob(LabelJob):
             document["calibration_error_of_labelled"] = self._errors
         return document
 
-    def training_loader(
-        self,
-        steps: int,
-        facts: Facts,
-        *,
-        start: Callable[[], int],
-        rank: int,  # noqa: ARG002
-        replicas: int,  # noqa: ARG002
-        pin_memory: bool,
-        stop: StopSignals,
-    ) -> DataLoader[Any]:
+    def training_loader(self, steps: int, facts: Facts, **options: Any) -> DataLoader[Any]:
         """Returns the loader of the steps' pairs."""
         recipe, limits = self.recipe, limits_of(facts)
-        sizes = {"source": len(self.scans), "target": len(self.targets)}
-        samplers = [
-            StepSampler(size, recipe.trainer.batch_size // 2, steps, seed=recipe.seed + shift, start=start)
-            for shift, size in enumerate(sizes.values())
-        ]
-        targets = self._clean(limits)
-        pairs = Pairs(self._voxels(limits=limits), targets)
-        return loader_of(pairs, PairSampler(*samplers), recipe.data.workers, pin_memory, stop, pair_up)
+        # Each kind in epochs and in an order of its own.
+        sources, targets = (
+            StepSampler(
+                len(scans), recipe.trainer.batch_size // 2, steps, seed=recipe.seed + row, start=options["start"]
+            )
+            for row, scans in enumerate((self.scans, self.targets))
+        )
+        return loader_of(
+            Pairs(self._voxels(limits=limits), self._clean(limits)),
+            PairSampler(sources, targets),
+            recipe.data.workers,
+            options["pin_memory"],
+            options["stop"],
+            pair_up,
+        )

@@ -106,10 +106,13 @@ class AdaptTask(SegmentationTask):
         learnt = torch.where(sure, labels, UNLABELLED).to(torch.uint8).cpu().numpy()
         return replace(pair, target=replace(pair.target, labels=learnt[sample.inverse]))
 
-    def training_step(self, batch: PairBatch, batch_idx: int) -> Any:  # noqa: ARG002
+    def training_step(self, batch: Any, batch_idx: int) -> Any:  # noqa: ARG002
         """Returns the loss of the student on the mixed scans, what share of the teacher's voxels it was given, and how
         much of that it says itself.
+
+        batch: a `PairBatch`
         """
+        assert isinstance(batch, PairBatch)
         samples, ours = self._mixer([self._labelled(pair) for pair in batch.pairs])
         if self.config.norm == "apart":
             # The labelled scans and the others, each half with statistics of its own.

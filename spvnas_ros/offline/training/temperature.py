@@ -54,7 +54,7 @@ def with_temperature(net: PointVoxelUNet, temperature: float) -> PointVoxelUNet:
     plain = PointVoxelUNet(net.spec)
     plain.load_state_dict(net.state_dict())
     for parameter in plain.classifier.parameters():
-        parameter /= temperature
+        parameter.div_(temperature)
     return plain.eval()
 
 
