@@ -12,8 +12,9 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn import functional
 
-from spvnas_ros.frame import UNLABELLED
+from spvnas_ros.frame import UNLABELLED, Segmentation
 from spvnas_ros.nets.unet import PointVoxelUNet
+from spvnas_ros.offline.evaluation.tally import Tally
 
 _RANGE = (0.25, 4.0)
 
@@ -36,16 +37,13 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     return float(np.exp(found.x))
 
 
-def calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> float | None:
-    """Returns the expected calibration error, 0..1 (the paper's equation 3); None where no label is known."""
-    known = labels != UNLABELLED
-    if not known.any():
-        return None
-    confidence, found = logits[known].softmax(dim=1).max(dim=1)
-    right = (found == labels[known]).double()
-    rows = (torch.ceil(confidence.double() * bins).long() - 1).clamp(0, bins - 1)
-    sums = [torch.bincount(rows, weights, bins) for weights in (confidence.double(), right)]
-    return float((sums[0] - sums[1]).abs().sum() / known.sum())
+def calibration_error(logits: Tensor, labels: Tensor) -> float | None:
+    """Returns the expected calibration error, 0..1, as `spvnas evaluate` has it; None where no label is known."""
+    confidence, found = logits.softmax(dim=1).max(dim=1)
+    tally = Tally([str(index) for index in range(logits.shape[1])])
+    said = Segmentation(found.to(torch.uint8).numpy(), confidence.float().numpy())
+    tally.add(np.zeros((len(logits), 4), np.float32), labels.to(torch.uint8).numpy(), said)
+    return tally.calibration_error()
 
 
 @torch.no_grad()
