@@ -48,11 +48,13 @@ _PER_SCAN = 5000
 def check_before(recipe: Recipe, start: Start, processes: int) -> None:
     """Checks what can be known before drives are simulated, which takes minutes.
 
-    Raises ConfigError for a network that cannot teach, DatasetError for a recording that is not there, UserError where
+    Raises ConfigError for a network that cannot teach or no recording at all, DatasetError for a recording that is not there, UserError where
     several processes are to adapt.
     """
     assert recipe.adapt is not None
     facts = start.facts
+    if not recipe.adapt.target:
+        raise ConfigError("the recipe names no recording to adapt to; add adapt.target=FOLDER")
     if processes > 1:
         raise UserError(
             f"adapting runs in one process, found {processes}: thresholds are of all unlabelled scans together; start "

@@ -467,7 +467,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     if recipe.supernet:
         _check_supernet(path, recipe, recipe.supernet)
     if recipe.adapt:
-        _check_adapt(path, recipe, recipe.adapt)
+        _check_adapt(path, recipe)
     if recipe.boxes:
         _check_names(path, "boxes", [each.name for each in recipe.boxes.classes])
         if not recipe.boxes.label_weight and not recipe.boxes.box_weight:
@@ -548,7 +548,7 @@ def _check_supernet(path: Path, recipe: Recipe, supernet: SupernetConfig) -> Non
         raise ConfigError(f"{path}: supernet: {error}") from error
 
 
-def _check_adapt(path: Path, recipe: Recipe, adapt: AdaptConfig) -> None:
+def _check_adapt(path: Path, recipe: Recipe) -> None:
     """Raises ConfigError where a recipe that adapts a network lacks what it needs, or sets what it has not."""
     plain = Recipe(recipe.name)
     others = ("net", "detector", "boxes", "supernet")
@@ -560,8 +560,6 @@ def _check_adapt(path: Path, recipe: Recipe, adapt: AdaptConfig) -> None:
         )
     if not recipe.start:
         raise ConfigError(f"{path} adapts a network, so it needs one: start=default, or a file")
-    if not adapt.target:
-        raise ConfigError(f"{path} names no recording to adapt to; add adapt.target=FOLDER")
     if not recipe.trainer.ema:
         raise ConfigError(f"{path}: trainer.ema is 0, but the teacher is the average of the weights; 0.98, say")
     if recipe.trainer.batch_size % 2:

@@ -228,8 +228,9 @@ def test_what_cannot_be_adapted_to_is_said(drives: Path, start: Path, tmp_path: 
     ):
         with pytest.raises(UserError, match=message):
             adapted(drives, start, tmp_path / "run", target=target)
+    with pytest.raises(ConfigError, match="names no recording to adapt to; add adapt.target=FOLDER"):
+        run(RECIPE, settings(drives, f"start={start}"), tmp_path / "run", quiet=True)
     for word, message in (
-        ("adapt.target=[]", "names no recording to adapt to; add adapt.target=FOLDER"),
         ("trainer.ema=0", "the teacher is the average"),
         ("trainer.batch_size=3", "choose an even number"),
         ('start=""', "adapts a network, so it needs one"),
