@@ -228,7 +228,7 @@ def test_what_cannot_be_adapted_to_is_said(drives: Path, start: Path, tmp_path: 
     ):
         with pytest.raises(UserError, match=message):
             adapted(drives, start, tmp_path / "run", target=target)
-    with pytest.raises(ConfigError, match="names no recording to adapt to; add adapt.target=FOLDER"):
+    with pytest.raises(ConfigError, match="names no recording to adapt to; add adapt"):
         run(RECIPE, settings(drives, f"start={start}"), tmp_path / "run", quiet=True)
     for word, message in (
         ("trainer.ema=0", "the teacher is the average"),
