@@ -49,8 +49,7 @@ def check_before(recipe: Recipe, start: Start, processes: int) -> None:
     """Checks what can be known before drives are simulated, which takes minutes.
 
     Raises ConfigError for a network that cannot teach or no recording at all, DatasetError for one that is not there,
-    UserError where
-    several processes are to adapt.
+    UserError where several processes are to adapt.
     """
     assert recipe.adapt is not None
     facts = start.facts
