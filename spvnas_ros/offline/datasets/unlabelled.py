@@ -5,8 +5,9 @@ in a field of a bag's clouds, are never looked at.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from zlib import crc32
 
 import numpy as np
@@ -25,6 +26,7 @@ _VELODYNE = "velodyne"
 class Unlabelled:
     """A `ScanDataset` of a recording's clouds, all of whose points are unlabelled (255).
 
+    topic:  of the clouds; None where they are scans
     names:  of the clouds, in order
     stamps: when each was recorded, nanoseconds since 1970; 0 for scans
     files:  sizes of the scans by name; of a bag the number of its clouds and a checksum of their times
@@ -62,11 +64,11 @@ class Unlabelled:
 
     def __getitem__(self, index: int) -> LabelledScan:
         index = range(len(self))[index]
-        stamp = self.stamps[index]
-        first = self.stamps.index(stamp) if stamp else index
+        stamp = None if self.topic is None else self.stamps[index]
+        first = index if stamp is None else self.stamps.index(stamp)
         try:
             with self._opened() as source:
-                for number, frame in enumerate(source.resume(first, stamp or None), first):
+                for number, frame in enumerate(source.resume(first, stamp), first):
                     if number == index:
                         return _scan(frame)
         except (UserError, OSError) as error:
@@ -74,7 +76,19 @@ class Unlabelled:
         raise DatasetError(f"{self.path} has lost {self.names[index]}; was it recorded anew meanwhile?")
 
     def _opened(self) -> Source:
+        """Returns the recording. Scans are listed once: a source of scans keeps no file open, one of a bag does."""
+        return self._scans if self.topic is None else self._anew()
+
+    @cached_property
+    def _scans(self) -> Source:
+        return self._anew()
+
+    def _anew(self) -> Source:
         return open_source(self.path, sensor=self.sensor, topic=self.topic)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns what is pickled: all but the list of scans."""
+        return {name: value for name, value in vars(self).items() if name != "_scans"}
 
 
 def title_of(path: Path) -> str:
