@@ -22,8 +22,8 @@ from spvnas_ros.offline.augment import Augmentation
 from spvnas_ros.offline.datasets import DatasetError, LabelledScan
 from spvnas_ros.offline.datasets.unlabelled import Unlabelled, open_unlabelled, title_of
 from spvnas_ros.offline.training.adapt_batch import Mixer, Pairs, PairSampler, pair_up
-from spvnas_ros.offline.training.adapt_task import AdaptTask
-from spvnas_ros.offline.training.batch import VoxelDataset, collate
+from spvnas_ros.offline.training.adapt_task import AdaptTask, logits_of
+from spvnas_ros.offline.training.batch import VoxelDataset
 from spvnas_ros.offline.training.config import ConfigError, Recipe
 from spvnas_ros.offline.training.data import Joined, StepSampler, loader_of
 from spvnas_ros.offline.training.label_job import LabelJob
@@ -211,7 +211,6 @@ class AdaptJob(LabelJob):
             self._errors = {} if before is None or after is None else {"before": before, "after": after}
         return self._temperature[1]
 
-    @torch.no_grad()
     def _scored(self, net: PointVoxelUNet, limits: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yields logits `[n, C]` and labels `[n]` of some voxels of labelled scans, spread over all."""
         scans = self.validation or self.scans
@@ -219,10 +218,10 @@ class AdaptJob(LabelJob):
         device = next(net.parameters()).device
         count = min(self.config.calibration, len(scans))
         for row in np.unique(np.linspace(0, len(scans) - 1, count).round().astype(int)).tolist():
-            batch = collate([samples[row]])
-            logits = net.eval()(batch.coords.to(device), batch.feats.to(device)).cpu().float()
-            some = torch.from_numpy(np.random.default_rng(row).permutation(len(logits))[:_PER_SCAN])
-            yield logits[some], batch.labels[some]
+            sample = samples[row]
+            some = np.random.default_rng(row).permutation(len(sample.labels))[:_PER_SCAN]
+            logits = logits_of(net.eval(), sample, device).cpu().float()
+            yield logits[torch.from_numpy(some)], torch.from_numpy(sample.labels[some].astype(np.int64))
 
     def finish(self, task: RecipeTask, facts: Any, out: Path) -> list[str]:
         """Writes the report, and returns it in lines."""
