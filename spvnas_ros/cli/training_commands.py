@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -220,6 +222,11 @@ def train(
 
     Several GPUs or machines: torchrun --nproc_per_node=N --no-python spvnas train RECIPE ...
     """
+    raise typer.Exit(_trained(config, overrides or [], out, resume=resume, deterministic=deterministic, quiet=quiet))
+
+
+def _trained(config: Path, overrides: list[str], out: Path | None, **options: bool) -> int:
+    """Runs a training, and returns its exit status."""
     try:
         from spvnas_ros.offline.training.command import run
     except ModuleNotFoundError as error:
@@ -227,7 +234,61 @@ def train(
             raise
         package = (error.name or "").split(".")[0]
         raise UserError(f"training needs {package}; install it: pip install 'spvnas_ros[train]'") from error
-    raise typer.Exit(run(config, overrides or [], out, resume=resume, deterministic=deterministic, quiet=quiet))
+    return run(config, overrides, out, **options)
+
+
+_OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_]+)*=.*", re.DOTALL)
+
+
+@readable_errors
+def adapt(
+    drives: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="DRIVE... [KEY=VALUE]...",
+            help="Recordings without labels: whatever `spvnas segment` reads. Labels beside them are not read. And "
+            "values that replace the recipe's, such as adapt.share=0.3.",
+            show_default=False,
+        ),
+    ],
+    weights: WeightsOption = "default",
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Folder for the run.", show_default="runs/train/NAME")
+    ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", help="Another recipe.", show_default="config/train/adapt.yaml")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in the folder, if there is one.")
+    ] = False,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="The same numbers each time, also on a GPU; slower.")
+    ] = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Adapt a network to your own recordings, without labels: it learns of them what it is sure of, beside labelled
+    (simulated) scans. It may get better there or worse: score it on some labelled scans before you use it.
+
+    The run's folder gets last.safetensors, which every command takes as --weights, and adapted.json, which says what
+    was learnt of each class. It is `spvnas train` with a recipe of its own: docs/adapting.md.
+    """
+    targets = [word for word in drives if not _OVERRIDE.fullmatch(word) or Path(word).exists()]
+    overrides = [word for word in drives if word not in targets]
+    if targets:
+        overrides.insert(0, f"adapt.target={json.dumps(targets)}")
+    overrides.insert(0, f"start={json.dumps(weights)}")
+    config = recipe or _own_recipe("adapt.yaml")
+    raise typer.Exit(_trained(config, overrides, out, resume=resume, deterministic=deterministic, quiet=quiet))
+
+
+def _own_recipe(name: str) -> Path:
+    """Returns a recipe that comes with the package. Raises UserError where it was installed without."""
+    from spvnas_ros.ros.process.transport import share_folders
+
+    for folder in share_folders():
+        if (path := folder / "config" / "train" / name).is_file():
+            return path
+    raise UserError(f"the package was installed without config/train/{name}; get the file and name it with --recipe")
 
 
 @readable_errors

@@ -123,6 +123,7 @@ class VoxelDataset(Dataset[Sample]):
     keep_points:  also give points, their labels and the voxel of each, for evaluation; not with `max_voxels`
     limits:       which points the network can use, and its brightest intensity; None for those of 0..1
     alone:        each scan is a batch of its own; then BatchNorm needs more than one voxel of it at every level
+    labelled:     scans without any label cannot be used for training; False where they get theirs later
 
     A scan that cannot be read, is empty or spans too much cannot be used; nor, for training, one without any label. The
     next scan that can stands in for it, in the sample and as a partner; with `keep_points` its sample is empty. The
@@ -142,6 +143,7 @@ class VoxelDataset(Dataset[Sample]):
         keep_points: bool = False,
         limits: Limits | None = None,
         alone: bool = False,
+        labelled: bool = True,
     ) -> None:
         if keep_points and max_voxels is not None:
             raise ValueError("points of voxels that were left out have no result; with keep_points, max_voxels is None")
@@ -152,6 +154,7 @@ class VoxelDataset(Dataset[Sample]):
         self.seed = seed
         self.keep_points = keep_points
         self.alone = alone
+        self.labelled = labelled
         self.limits = limits or Limits(key_window(voxel_size))
         self._faults: dict[int, str] = {}
 
@@ -179,6 +182,20 @@ class VoxelDataset(Dataset[Sample]):
             f"none of {len(skipped)} scan(s) can be learnt from; the first is {skipped[0].name}: {skipped[0].reason}"
         )
 
+    def usable(self, index: int) -> tuple[LabelledScan, tuple[Skipped, ...]]:
+        """Returns scan `index` as the network is given it, neither augmented nor voxelised, or the next one that can be
+        used, and those that cannot. Raises DatasetError where none can.
+        """
+        skipped: list[Skipped] = []
+        for number in self._from(index):
+            try:
+                return self._read(number), tuple(skipped)
+            except (DatasetError, KeyRangeError) as error:
+                skipped.append(Skipped(self.scans.name(number), str(error)))
+        raise DatasetError(
+            f"none of {len(skipped)} scan(s) can be used; the first is {skipped[0].name}: {skipped[0].reason}"
+        )
+
     def _from(self, index: int) -> Iterator[int]:
         """Yields all numbers of scans from `index` on, around the end."""
         return (number % len(self.scans) for number in range(index, index + len(self.scans)))
@@ -189,7 +206,7 @@ class VoxelDataset(Dataset[Sample]):
             scan = self.augmentation(scan, rng, lambda: self._partner(rng))
             if not len(scan):
                 raise DatasetError("augmentation leaves no point of it")
-        return self._voxelise(scan, rng)
+        return self.voxelise(scan, rng)[0]
 
     def _partner(self, rng: np.random.Generator) -> LabelledScan:
         for number in self._from(int(rng.integers(len(self.scans)))):
@@ -215,13 +232,18 @@ class VoxelDataset(Dataset[Sample]):
     def _fault(self, scan: LabelledScan) -> str:
         if not len(scan):
             return "it has no point that could be labelled, so there is nothing to learn from it"
-        if not self.keep_points and (scan.labels == UNLABELLED).all():
+        if self.labelled and not self.keep_points and (scan.labels == UNLABELLED).all():
             return "none of its points has a label that counts"
         with np.errstate(over="ignore"):
             span = float(np.ptp(scan.points[:, :3], axis=0).max()) / self.voxel_size
         return str(key_range_error(span)) if span >= MAX_EXTENT else ""
 
-    def _voxelise(self, scan: LabelledScan, rng: np.random.Generator) -> Sample:
+    def voxelise(self, scan: LabelledScan, rng: np.random.Generator) -> tuple[Sample, npt.NDArray[np.int64]]:
+        """Returns a scan as voxels, and the row of the point that speaks for each voxel, int64 `[M]`.
+
+        Raises DatasetError for a scan that cannot be a batch of its own where it has to, KeyRangeError for one that
+        spans too much.
+        """
         cloud = voxels_of_points(np.ascontiguousarray(scan.points), self.voxel_size)
         keys, first = cloud.keys, cloud.first
         if self.max_voxels is not None and len(keys) > self.max_voxels:
@@ -234,7 +256,8 @@ class VoxelDataset(Dataset[Sample]):
             )
         inverse = cloud.inverse.astype(np.int64) if self.keep_points else None
         points = scan if self.keep_points else None
-        return Sample(scan.name, cells_of(keys), scan.points[first], scan.labels[first], inverse, points)
+        sample = Sample(scan.name, cells_of(keys), scan.points[first], scan.labels[first], inverse, points)
+        return sample, first.astype(np.int64)
 
 
 def _empty(skipped: Skipped) -> Sample:

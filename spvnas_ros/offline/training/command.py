@@ -36,6 +36,7 @@ from spvnas_ros.kernels.cpu.steady_memory import keep_freed_memory
 from spvnas_ros.offline.datasets import DatasetError
 from spvnas_ros.offline.evaluation.dataset_evaluation import prelabelled
 from spvnas_ros.offline.evaluation.report import skipped_line
+from spvnas_ros.offline.training.adapt_job import AdaptJob, check_before
 from spvnas_ros.offline.training.config import ConfigError, Recipe, load_recipe
 from spvnas_ros.offline.training.data import steps_of
 from spvnas_ros.offline.training.job import job_of
@@ -43,7 +44,7 @@ from spvnas_ros.offline.training.precision import Precision, settle
 from spvnas_ros.offline.training.progress_line import ProgressLine
 from spvnas_ros.offline.training.recorder import BEST, CHECKPOINT, LAST, LOG, BudgetSpent, Plan, Recorder
 from spvnas_ros.offline.training.simulated import folders, make_missing
-from spvnas_ros.offline.training.start import begin
+from spvnas_ros.offline.training.start import Start, begin
 from spvnas_ros.offline.training.stop_signals import Stopped, StopSignals
 from spvnas_ros.recordings.files import replacing
 from spvnas_ros.segment.progress import Skipped
@@ -60,6 +61,7 @@ _MAY_CHANGE = {
     "": ("start",),
     "data": ("workers", "validation_scans", "train", "validation"),
     "data.simulate": ("folder",),
+    "adapt": ("target",),
     "trainer": ("max_minutes", "save_every", "log_every", "validate_every", "device"),
 }
 """Keys that a resumed run may change, because a step does not depend on them. Whether data and start are the same tell
@@ -113,8 +115,11 @@ def _run(
     recipe, beginning = begin(load_recipe(config, overrides))
     out = out or Path("runs") / "train" / recipe.name
     _check_folder(out, recipe, resume=resume)
-    _prepare_data(recipe)
     replicas = _from_environment("WORLD_SIZE", 1)
+    if recipe.adapt:
+        assert isinstance(beginning, Start)
+        check_before(recipe, beginning, replicas)
+    _prepare_data(recipe)
     device = _device(recipe)
     precision = settle(recipe.trainer.precision, device)
     job = job_of(recipe, beginning)
@@ -124,7 +129,8 @@ def _run(
         for remark in job.remarks():
             print(remark, file=sys.stderr, flush=True)
     job.check(replicas)
-    parts = (("train", scans), ("validation", job.validation))
+    adapts = job if isinstance(job, AdaptJob) else None
+    parts = [("train", scans), ("validation", job.validation), *(adapts.others.items() if adapts else ())]
     data = {name: part.inventory() for name, part in parts if part and _is_first()}
     begun = resume and (out / CHECKPOINT).is_file()
     if begun and _is_first():
@@ -181,6 +187,8 @@ def _run(
         finally:
             if skipped := [Skipped(name, reason) for name, reason in recorder.skipped.items()]:
                 progress.say(f"{skipped_line(skipped, 'used')} (all: {out / LOG})")
+        for line in adapts.finish(task, facts, out) if adapts else ():
+            progress.say(line)
         progress.say(f"{steps} steps done: {out / BEST}, {out / LAST}, {out / LOG}")
     return 0
 

@@ -275,6 +275,34 @@ class SupernetConfig:
         return Space.around(self.around, self.low, self.high, **shared)
 
 
+@dataclass(frozen=True, config=_STRICT)
+class AdaptConfig:
+    """Adapts the recipe's `start` to recordings without labels, beside the labelled scans of `data`; see `AdaptTask`.
+
+    target:    the recordings: whatever `spvnas segment` reads. Labels beside them are not read
+    topic:     of the clouds, where a target is a bag with several topics
+    intensity, intensity_field, origin, mount: of the targets' sensor, as in `spvnas segment`
+    share:     of the teacher's labels of every class, the most confident ones, that the student learns
+    memory:    scans by which the thresholds of that are estimated: at first evenly spread ones, then about the last
+               ones that the teacher has labelled
+    norm:      which voxels BatchNorm takes its statistics from: of a step's scans "together"; of the labelled scans and
+               of the others "apart"; or "kept", those of the start
+    calibration: labelled scans by which confidences are put right at the end, of the validation or, where there is
+               none, of the training; 0 = they stay
+    """
+
+    target: Names = ()
+    topic: str = ""
+    intensity: str = "auto"
+    intensity_field: str = ""
+    origin: str = ""
+    mount: str = ""
+    share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    memory: AtLeastOne = 16
+    norm: Literal["together", "apart", "kept"] = "together"
+    calibration: Count = 16
+
+
 def _classes_of_kinds(classes: Sequence[BoxClassConfig]) -> dict[str, int]:
     return {word.lower(): index for index, each in enumerate(classes) for word in (each.name, *each.kinds)}
 
@@ -429,6 +457,7 @@ class Recipe:
                   `augment`, and what is about labels alone must be left out
     boxes:        a branch for boxes on the network that labels points; then, too, `BoxedAugmentation` reads `augment`
     supernet:     trains the weights of all networks of a design space; it has neither `net` nor `boxes` nor `start`
+    adapt:        learns from recordings without labels, too; it needs a `start`, and has neither `net` nor `boxes`
     start:        weights to begin from: a .safetensors file, a fetched model's name, or `default`; "" = random weights
     start_sha256: sha256 of the start's weights, as `spvnas inspect` shows it; other weights are refused; "" = any
     """
@@ -441,6 +470,7 @@ class Recipe:
     detector: DetectorConfig | None = None
     boxes: BoxBranchConfig | None = None
     supernet: SupernetConfig | None = None
+    adapt: AdaptConfig | None = None
     data: DataConfig = DataConfig()
     augment: dict[str, Any] = Field(default_factory=dict)
     loss: LossConfig = LossConfig()
@@ -484,6 +514,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         _check_detector(path, recipe, recipe.detector)
     if recipe.supernet:
         _check_supernet(path, recipe, recipe.supernet)
+    if recipe.adapt:
+        _check_adapt(path, recipe)
     if recipe.boxes:
         _check_names(path, "boxes", [each.name for each in recipe.boxes.classes])
         if not recipe.boxes.label_weight and not recipe.boxes.box_weight:
@@ -604,6 +636,27 @@ def _check_supernet(path: Path, recipe: Recipe, supernet: SupernetConfig) -> Non
         supernet.space(1, recipe.data.voxel_size or _VOXEL_SIZE)
     except SpecError as error:
         raise ConfigError(f"{path}: supernet: {error}") from error
+
+
+def _check_adapt(path: Path, recipe: Recipe) -> None:
+    """Raises ConfigError where a recipe that adapts a network lacks what it needs, or sets what it has not."""
+    plain = Recipe(recipe.name)
+    others = ("net", "detector", "boxes", "supernet")
+    if ignored := [key for key in others if getattr(recipe, key) != getattr(plain, key)]:
+        raise ConfigError(
+            f"{path} adapts a network that labels points, and {', '.join(ignored)} "
+            f"{'is' if len(ignored) == 1 else 'are'} of other trainings; leave that out (what the start finds beside "
+            "labels is not kept)"
+        )
+    if not recipe.start:
+        raise ConfigError(f"{path} adapts a network, so it needs one: start=default, or a file")
+    if not recipe.trainer.ema:
+        raise ConfigError(f"{path}: trainer.ema is 0, but the teacher is the average of the weights; 0.98, say")
+    if recipe.trainer.batch_size % 2:
+        raise ConfigError(
+            f"{path}: trainer.batch_size is {recipe.trainer.batch_size}, but a step has as many labelled as unlabelled "
+            "scans; choose an even number"
+        )
 
 
 def _check_names(path: Path, part: str, names: Sequence[str]) -> None:

@@ -277,7 +277,7 @@ class _Loader(DataLoader[Any]):
 
 def loader_of(
     dataset: Dataset[Any],
-    batches: Sampler[list[Key]] | list[list[Key]],
+    batches: Sampler[Any] | list[list[Key]],
     workers: int,
     pin_memory: bool,
     stop: StopSignals | None,

@@ -1,5 +1,5 @@
 """What differs between the trainings of networks that label points (`label_job`), that find boxes, that do both
-(`joint_job`), and of supernets (`supernet_job`).
+(`joint_job`), of supernets (`supernet_job`), and those that adapt networks (`adapt_job`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from spvnas_ros.offline.augment.boxed_objects import Database, build_database
 from spvnas_ros.offline.datasets.boxed import BoxedScan, join_boxed, open_boxed
 from spvnas_ros.offline.datasets.joined import Several, Source
 from spvnas_ros.offline.datasets.scan import DatasetError
+from spvnas_ros.offline.training.adapt_job import AdaptJob
 from spvnas_ros.offline.training.batch import EpochSampler
 from spvnas_ros.offline.training.box_task import BoxTask, box_exam, keep_boxes
 from spvnas_ros.offline.training.boxed_batch import BoxedSamples, collate_boxed
@@ -242,6 +243,8 @@ def job_of(recipe: Recipe, start: Start | DetectorStart | None) -> Job:
         assert not isinstance(start, Start)
         return BoxJob(recipe, start)
     assert not isinstance(start, DetectorStart)
+    if recipe.adapt:
+        return AdaptJob(recipe, start)
     if recipe.supernet:
         return SupernetJob(recipe)
     return JointJob(recipe, start) if recipe.boxes else LabelJob(recipe, start)

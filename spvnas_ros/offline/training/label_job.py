@@ -30,11 +30,14 @@ from spvnas_ros.offline.training.stop_signals import StopSignals
 from spvnas_ros.offline.training.story import begun, provenance_of, record_of
 from spvnas_ros.offline.training.task import RecipeTask, SegmentationTask
 from spvnas_ros.perception import limits_of
-from spvnas_ros.zoo.checkpoint import Facts
+from spvnas_ros.zoo.checkpoint import Facts, TrainingRecord
 
 
 class LabelJob:
     """The training of a network that labels points. Raises DatasetError where the recipe's data cannot be opened."""
+
+    without_boxes = "because the recipe has no boxes"
+    """Why a box branch of the start is not kept."""
 
     def __init__(self, recipe: Recipe, start: Start | None) -> None:
         self.recipe, self.start = recipe, start
@@ -51,8 +54,7 @@ class LabelJob:
         lines = remarks(self.scans, self.start.facts.sensor_height if self.start else None)
         if self.start and self.start.facts.spec.boxes:
             lines.append(
-                f"{self.start.weights} finds boxes, too; the network to come labels points alone, because the recipe "
-                "has no boxes"
+                f"{self.start.weights} finds boxes, too; the network to come labels points alone, {self.without_boxes}"
             )
         return lines
 
@@ -73,10 +75,14 @@ class LabelJob:
             return None
         return torch.from_numpy(inverse_sqrt_weights(class_counts(self.scans, loss.class_weight_scans)))
 
+    def record(self) -> TrainingRecord:
+        """Returns the record of the training, before its first step."""
+        return record_of(self.recipe, len(self.scans))
+
     def facts(self, task: RecipeTask) -> Facts:
         """Returns the facts about the network to come."""
         recipe, start, label_map = self.recipe, self.start, self.scans.label_map
-        provenance, record = begun(start, provenance_of(recipe), record_of(recipe, len(self.scans)))
+        provenance, record = begun(start, provenance_of(recipe), self.record())
         intensity, height = sensor_of(self.scans)
         return Facts(
             spec=task.net.spec,

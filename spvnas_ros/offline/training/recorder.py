@@ -65,12 +65,14 @@ class Verdict:
     figure: in the terminal, such as mIoU
     name:   of the score in the network's facts
     value:  the score by which the best network is chosen; None where nothing could be scored
+    chooses: False where the score says nothing of what the network is for, so that the newest counts as the best
     """
 
     line: Mapping[str, Any]
     figure: str
     name: str
     value: float | None
+    chooses: bool = True
 
 
 OnSkip = Callable[[Sequence[Skipped]], None]
@@ -235,7 +237,8 @@ class Recorder(Callback):
         facts = replace(self.facts, training=record)
         self._write(self.out / LAST, net, facts)
         # Without validation the last network is kept; where nothing could be scored, the first, until one is.
-        better = verdict is None if value is None else self.best is None or value >= self.best
+        newest = verdict is None or not verdict.chooses
+        better = newest if value is None else newest or self.best is None or value >= self.best
         if better or not (self.out / BEST).exists():
             self.best = value
             self._write(self.out / BEST, net, facts)

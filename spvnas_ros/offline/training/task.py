@@ -143,17 +143,21 @@ class SegmentationTask(RecipeTask):
         return loss
 
 
-def averaged(net: nn.Module, decay: float) -> AveragedModel:
+def averaged(net: nn.Module, decay: float, *, begins: bool = True) -> AveragedModel:
     """Returns a copy of the network that holds the exponential moving average of its parameters and statistics.
 
     decay: share of the average that is kept at each step; after n steps at most (1 + n) / (10 + n), so that the random
            weights of the beginning lose their influence soon
+    begins: whether the weights are those of a beginning; else the average is as slow from the first step on
     """
 
     def follow(average: Tensor, value: Tensor, updates: Tensor | int) -> Tensor:
         if not value.is_floating_point():
             return value
-        kept = min(decay, (1 + int(updates)) / (10 + int(updates)))
+        kept = min(decay, (1 + int(updates)) / (10 + int(updates))) if begins else decay
         return average.lerp(value, 1 - kept)
 
-    return AveragedModel(net, avg_fn=follow, use_buffers=True).requires_grad_(False).eval()
+    average = AveragedModel(net, avg_fn=follow, use_buffers=True).requires_grad_(False).eval()
+    if not begins:
+        average.n_averaged.fill_(1)  # the first update of an average of none would replace it
+    return average

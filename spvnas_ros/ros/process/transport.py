@@ -24,7 +24,7 @@ def share_file(relative: str) -> Path | None:
 
     None where it is in none of them.
     """
-    return next((path for folder in _share_folders() if (path := folder / relative).is_file()), None)
+    return next((path for folder in share_folders() if (path := folder / relative).is_file()), None)
 
 
 def cloud_transport(environment: Mapping[str, str]) -> dict[str, str]:
@@ -45,7 +45,8 @@ def use_cloud_transport(environment: MutableMapping[str, str] = os.environ) -> N
     environment.update(cloud_transport(environment))
 
 
-def _share_folders() -> Iterator[Path]:
+def share_folders() -> Iterator[Path]:
+    """Yields the folders in which the package's `config`, `launch` and `rviz` may lie, the likeliest first."""
     source = Path(__file__).resolve().parents[3]
     if (source / "package.xml").is_file():
         yield source
