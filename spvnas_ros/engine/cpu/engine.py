@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from spvnas_ros.engine.box_finder import BoxFinder
+from spvnas_ros.engine.box_finder import BoxFinder, bfloat_is_fast
 from spvnas_ros.engine.cpu.float_steps import FloatSteps
 from spvnas_ros.engine.cpu.steps import Features, Steps
 from spvnas_ros.engine.plan import INPUT, build_plan, place_slots
@@ -77,7 +77,9 @@ class CpuEngine:
         self._voxel_size = voxel_size
         self._memory = Buffers()
         self._lock = threading.Lock()
-        self._finder = BoxFinder(net.boxes, self.team) if net.boxes else None
+        self._finder = None
+        if net.boxes:
+            self._finder = BoxFinder(net.boxes, self.team, narrow=self.precision == "int16" and bfloat_is_fast())
         self._all: Sequence[int] = range(len(self._plan.steps))
         self._for_boxes = self._plan.for_boxes()
         self._warm_up()
