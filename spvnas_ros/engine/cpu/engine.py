@@ -48,7 +48,8 @@ class CpuEngine:
     threads:   how many, or the team itself; by default `OMP_NUM_THREADS` or all cores the process may use
     precision: of features and weights. "int16" is about twice as fast as "fp32" and gives the same label to all but one
                point in some thousands; a frame with a value beyond the range that the network's training implies is
-               labelled again in float32, which is logged once. "auto" is int16 where machine and network allow it
+               labelled again in float32, which is logged once. "auto" is int16 where machine and network allow it.
+               With int16, the network over the bird's-eye view runs in bfloat16 where the CPU multiplies it
 
     frames_beyond_range: how many frames were labelled again
     precision_reason: why it is this precision
