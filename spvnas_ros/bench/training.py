@@ -8,7 +8,7 @@ milliseconds.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -27,7 +27,7 @@ from spvnas_ros.recordings.scans import read_scan
 from spvnas_ros.sparse.coords import quantize
 from spvnas_ros.sparse.kernel_map import Levels, build_levels
 from spvnas_ros.sparse.modules import narrow_products
-from spvnas_ros.sparse.on_cpu import build_training_levels
+from spvnas_ros.sparse.on_cpu import build_training_levels, multiplies_bf16
 
 PHASES = ("geometry", "forward", "backward", "optimizer")
 _compiled = partial(build_training_levels, depth=NUM_STAGES, point_levels=POINT_LEVELS)
@@ -36,7 +36,7 @@ WAYS: dict[str, tuple[Callable[[Tensor], Levels], bool]] = {
     "compiled, fp32": (_compiled, False),
     "compiled, bf16": (_compiled, True),
 }
-"""What builds the geometry, and whether products are of bfloat16 where the CPU multiplies it."""
+"""What builds the geometry, and whether products are of bfloat16. A CPU without it has nothing to measure there."""
 
 DEFAULT_WIDTHS = (16, 24, 48, 72, 96, 96, 72, 48, 24)
 
@@ -89,17 +89,19 @@ def measure(case: Case, points: Tensor, threads: int, rounds: int) -> dict[str, 
     torch.set_num_threads(threads)
     clock = process_time if threads == 1 else perf_counter
     stepper = Stepper(case, points)
-    laps: dict[str, list[list[float]]] = {way: [] for way in WAYS}
+    ways = [way for way, (_, narrow) in WAYS.items() if not narrow or multiplies_bf16()]
+    laps: dict[str, list[list[float]]] = {way: [] for way in ways}
     for _ in range(rounds + 1):
-        for way in WAYS:
+        for way in ways:
             laps[way].append(stepper.step(way, clock))
     return {way: [1e3 * median(phase) for phase in zip(*steps[1:], strict=True)] for way, steps in laps.items()}
 
 
-def table(cases: tuple[Case, ...], points: Tensor, rounds: int) -> str:
-    """Returns the comparison in Markdown."""
+def table(cases: tuple[Case, ...], points: Tensor, rounds: int) -> Iterator[str]:
+    """Yields the lines of the comparison in Markdown, each as soon as it is measured."""
     columns = ["network", "threads", "way", *PHASES, "step, ms", "x plain"]
-    lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
+    yield "| " + " | ".join(columns) + " |"
+    yield "| --- " * len(columns) + "|"
     for case in cases:
         for threads in (1, 2):
             phases = measure(case, points, threads, rounds)
@@ -107,8 +109,7 @@ def table(cases: tuple[Case, ...], points: Tensor, rounds: int) -> str:
             clock = "1, CPU time" if threads == 1 else f"{threads}, wall time"
             for way, found in phases.items():
                 cells = [case.name, clock, way, *(f"{ms:.0f}" for ms in found), f"{sum(found):.0f}"]
-                lines.append("| " + " | ".join([*cells, f"{plain / sum(found):.1f}"]) + " |")
-    return "\n".join(lines)
+                yield "| " + " | ".join([*cells, f"{plain / sum(found):.1f}"]) + " |"
 
 
 def main() -> None:
@@ -119,8 +120,9 @@ def main() -> None:
     arguments = parser.parse_args()
     points = torch.from_numpy(read_scan(arguments.scan, "unit"))
     keep_freed_memory()  # as `spvnas train` does
-    print(f"{arguments.scan.name}: {len(points)} points, torch {torch.__version__}\n")
-    print(table(CASES, points, arguments.rounds))
+    print(f"{arguments.scan.name}: {len(points)} points, torch {torch.__version__}\n", flush=True)
+    for line in table(CASES, points, arguments.rounds):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Boxes from the features of the pass that labels, on the CPU: what the engine runs behind its own steps.
 
 BatchNorm is folded into the convolutions, features lie channels last in memory that is kept between frames, and of the
-head only the classes are computed everywhere: boxes and directions are for anchors that score enough.
+head only the classes are computed everywhere: boxes and directions are for anchors that score enough. The network over
+the bird's-eye view runs in float32 or in bfloat16.
 """
 
 from __future__ import annotations
@@ -39,9 +40,10 @@ class _Plane:
     stride: int
 
     @classmethod
-    def of(cls, layer: PlaneConvNorm) -> _Plane:
+    def of(cls, layer: PlaneConvNorm, dtype: torch.dtype) -> _Plane:
         kernel, bias = _folded(layer, layer.conv.weight)
-        return cls(kernel.contiguous(memory_format=torch.channels_last), bias, int(layer.conv.stride[0]))
+        kernel = kernel.to(dtype, memory_format=torch.channels_last)
+        return cls(kernel, bias.to(dtype), int(layer.conv.stride[0]))
 
     def __call__(self, feats: Tensor) -> Tensor:
         return functional.conv2d(feats, self.kernel, self.bias, self.stride, 1).relu_()
@@ -60,19 +62,30 @@ class _Up:
     size: int
 
     @classmethod
-    def of(cls, layer: PlaneConvNorm) -> _Up:
+    def of(cls, layer: PlaneConvNorm, dtype: torch.dtype) -> _Up:
         kernel, bias = _folded(layer, layer.conv.weight.transpose(0, 1))  # [Cout, Cin, size, size]
         size = kernel.shape[2]
         matrix = kernel.permute(1, 2, 3, 0).reshape(kernel.shape[1], -1)
-        return cls(matrix.contiguous(), bias.repeat(size * size), size)
+        return cls(matrix.to(dtype).contiguous(), bias.to(dtype).repeat(size * size), size)
 
     def into(self, out: Tensor, feats: Tensor) -> None:
-        """Writes the result for feats `[1, Cin, y, x]` into `out`, `[y * size, x * size, Cout]`."""
+        """Writes the result for feats `[1, Cin, y, x]` into `out`, float32 `[y * size, x * size, Cout]`."""
         y, x = feats.shape[2:]
         flat = feats.permute(0, 2, 3, 1).reshape(y * x, -1)
         found = torch.addmm(self.bias, flat, self.matrix).relu_()
         size = self.size
         out.view(y, size, x, size, -1).copy_(found.view(y, x, size, size, -1).transpose(1, 2))
+
+
+def bfloat_is_fast() -> bool:
+    """Returns whether this CPU multiplies bfloat16 itself, for torch and by numba's settings (NUMBA_CPU_*).
+
+    Others convolve it, too, but slower than float32.
+    """
+    from spvnas_ros.kernels.cpu.bf16 import available
+
+    torch_has = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    return torch_has and available()
 
 
 def _folded(layer: PlaneConvNorm, kernel: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,21 +97,24 @@ def _folded(layer: PlaneConvNorm, kernel: Tensor) -> tuple[Tensor, Tensor]:
 class BoxFinder:
     """The box branch of a network in eval mode, on a team of threads.
 
-    level: of the features that it takes, see `BoxBranchSpec`
+    level:  of the features that it takes, see `BoxBranchSpec`
+    narrow: whether the network over the bird's-eye view runs in bfloat16, where `bfloat_is_fast`; else all is float32.
+            Columns, head and boxes are float32 always
 
     One frame at a time may be in it.
     """
 
-    def __init__(self, branch: BoxBranch, team: Team) -> None:
+    def __init__(self, branch: BoxBranch, team: Team, narrow: bool = False) -> None:
         spec, head = branch.spec, branch.head
         self.level = spec.level
         self._spec, self._team = spec, team
         self._anchors = branch_anchors(spec)
+        self._dtype = torch.bfloat16 if narrow else torch.float32
         with torch.no_grad():
             self._columns = fold(branch.columns.conv.kernel, branch.columns.norm)
             stages = [stage for stage in branch.bev.stages if isinstance(stage, BevStage)]
-            self._blocks = [[_Plane.of(layer) for layer in _layers(stage)] for stage in stages]
-            self._ups = [_Up.of(stage.up) for stage in stages]
+            self._blocks = [[_Plane.of(layer, self._dtype) for layer in _layers(stage)] for stage in stages]
+            self._ups = [_Up.of(stage.up, self._dtype) for stage in stages]
             self._classes = _matrix(head.classes)
             self._boxes, self._directions = _matrix(head.boxes), _matrix(head.directions)
         wide, deep = spec.columns
@@ -144,7 +160,7 @@ class BoxFinder:
 
     def _look(self) -> None:
         """Runs the network over the bird's-eye view, and the classes of the head."""
-        feats = torch.from_numpy(self._view).permute(2, 0, 1)[None]
+        feats = torch.from_numpy(self._view).permute(2, 0, 1)[None].to(self._dtype)
         begin = 0
         for block, up, layers in zip(self._spec.bev, self._ups, self._blocks, strict=True):
             for layer in layers:

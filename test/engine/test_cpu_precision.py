@@ -113,6 +113,30 @@ def test_a_network_without_known_ranges_runs_in_float32() -> None:
         CpuEngine(net, VOXEL_SIZE, 1, "int16")
 
 
+@needs_words
+@pytest.mark.parametrize("spoil", ["one channel large", "a weight that nothing reaches"])
+def test_a_network_that_rounding_would_drown_runs_in_float32(spoil: str) -> None:
+    """The same function in float32, but with channels, or weights, that one step of an integer does not fit."""
+    net = golden.trained_looking(NetSpec.spvcnn(4))
+    usual = CpuEngine(net, VOXEL_SIZE, 1)
+    assert usual.precision == "int16"
+    block = net.encoder[0].blocks[1]  # type: ignore[union-attr, index]
+    norm, kernel = block.first.norm, block.second.conv.kernel  # type: ignore[union-attr]
+    with torch.no_grad():
+        if spoil == "one channel large":
+            norm.weight[1:] *= 1e-4  # type: ignore[index, operator]
+            norm.bias[1:] *= 1e-4  # type: ignore[index, operator]
+            kernel[:, 1:] *= 1e4  # type: ignore[index, operator]
+        else:
+            norm.weight[0], norm.bias[0] = 0, -1  # type: ignore[index, operator]
+            kernel[:, 0] *= 1e6  # type: ignore[index, operator]
+    engine = CpuEngine(net, VOXEL_SIZE, 1)
+    assert engine.precision == "fp32"
+    assert "encoder.0.blocks.1.second reads differ too much" in engine.precision_reason
+    with pytest.raises(UserError, match=r"differ too much.*use 'fp32'"):
+        CpuEngine(net, VOXEL_SIZE, 1, "int16")
+
+
 def test_a_precision_that_an_engine_has_not_is_named() -> None:
     net = golden.trained_looking(NetSpec.spvcnn(4))
     with pytest.raises(UserError, match=r"CPU engine has no precision 'bf16', expected auto, int16, fp32"):

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from spvnas_ros.engine.box_finder import BoxFinder
+from spvnas_ros.engine.box_finder import BoxFinder, bfloat_is_fast
 from spvnas_ros.engine.cpu.float_steps import FloatSteps
 from spvnas_ros.engine.cpu.steps import Features, Steps
 from spvnas_ros.engine.plan import INPUT, build_plan, place_slots
@@ -48,7 +48,8 @@ class CpuEngine:
     threads:   how many, or the team itself; by default `OMP_NUM_THREADS` or all cores the process may use
     precision: of features and weights. "int16" is about twice as fast as "fp32" and gives the same label to all but one
                point in some thousands; a frame with a value beyond the range that the network's training implies is
-               labelled again in float32, which is logged once. "auto" is int16 where machine and network allow it
+               labelled again in float32, which is logged once. "auto" is int16 where machine and network allow it.
+               With int16, the network over the bird's-eye view runs in bfloat16 where the CPU multiplies it
 
     frames_beyond_range: how many frames were labelled again
     precision_reason: why it is this precision
@@ -77,7 +78,9 @@ class CpuEngine:
         self._voxel_size = voxel_size
         self._memory = Buffers()
         self._lock = threading.Lock()
-        self._finder = BoxFinder(net.boxes, self.team) if net.boxes else None
+        self._finder = None
+        if net.boxes:
+            self._finder = BoxFinder(net.boxes, self.team, narrow=self.precision == "int16" and bfloat_is_fast())
         self._all: Sequence[int] = range(len(self._plan.steps))
         self._for_boxes = self._plan.for_boxes()
         self._warm_up()

@@ -25,6 +25,8 @@ _WEIGHT_TOP = 32767
 _SUM_TOP = 2.0**31 - 2.0**16
 _NOTHING = 1e-30
 """The unit of what is always zero."""
+MOST_NOISE = 0.02
+"""What rounding may add to an output, in standard deviations of it. The shipped network's worst has 0.002."""
 
 Array = npt.NDArray[np.float32]
 Wide = npt.NDArray[np.float64]
@@ -82,6 +84,45 @@ def units_of(plan: Plan) -> tuple[float, ...]:
         if INPUT in step.reads and step.reads != (INPUT,):
             raise ValueError(f"{step.name} reads the input beside features")
     return tuple(units)
+
+
+def check_noise(plan: Plan, units: Sequence[float]) -> None:
+    """Raises ValueError, which says why, where rounding would drown an output: one unit a slot, and one step of the
+    weights for all inputs, are too coarse for channels of very different size. No value clips there, so nobody would
+    see it.
+
+    units: of all slots, from `units_of`
+    """
+    for step in plan.steps:
+        if not isinstance(step, PointMean) and INPUT not in step.reads:
+            noise = _noise(step, plan, units)
+            if not noise <= MOST_NOISE:
+                raise ValueError(
+                    f"channels that {step.name} reads differ too much in size: rounding adds {noise:.2g} standard "
+                    f"deviations to one of its outputs, at most {MOST_NOISE:g} is expected"
+                )
+
+
+def _noise(step: Convolution | PointFusion, plan: Plan, units: Sequence[float]) -> float:
+    """Returns what rounding adds to the worst output of a step, in standard deviations of it.
+
+    A rounded number is off by a twelfth of its step squared. Every input is taken to be there.
+    """
+    sources = inputs_of(step)
+    scaled = [source.kernel.astype(np.float64) * units[source.slot] for source in sources]
+    steps = weight_steps(scaled)
+    noise, signal = np.zeros(len(steps)), np.zeros(len(steps))
+    for source, kernel in zip(sources, scaled, strict=True):
+        # Behind a ReLU, of what BatchNorm says of a feature; in units.
+        squares = sum(np.maximum(s.mean, 0) ** 2 + s.deviation**2 for s in plan.slots[source.slot].spreads)
+        powers = squares / units[source.slot] ** 2
+        noise += (np.einsum("kio,kio->o", kernel, kernel) + len(kernel) * np.sum(powers) * steps**2) / 12
+        signal += np.einsum("kio,kio,i->o", kernel, kernel, powers)
+    spreads = plan.slots[step.out].spreads
+    if spreads:
+        signal = spreads[0].deviation ** 2
+    alive = signal > _NOTHING**2
+    return float(np.sqrt(noise[alive] / signal[alive]).max(initial=0.0))
 
 
 def inputs_of(step: Convolution | PointFusion) -> tuple[Source, ...]:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spvnas_ros.engine.cpu.steps import Features, pairs_of
-from spvnas_ros.engine.cpu.word_packing import pack_words, pad_eights, pad_fours, units_of
+from spvnas_ros.engine.cpu.word_packing import check_noise, pack_words, pad_eights, pad_fours, units_of
 from spvnas_ros.engine.plan import INPUT, Convolution, Plan, PointFusion
 from spvnas_ros.kernels.cpu import convolve_words as kernels
 from spvnas_ros.kernels.cpu.convolve import aligned
@@ -30,9 +30,10 @@ class WordSteps:
     in_tiles = True
 
     def __init__(self, plan: Plan, team: Team) -> None:
-        """Packs the plan. Raises ValueError, as `units_of` does, for one that cannot run on integers."""
+        """Packs the plan. Raises ValueError, as `units_of` and `check_noise`, for one that cannot run on integers."""
         self._plan, self._team = plan, team
         self._units = units_of(plan)
+        check_noise(plan, self._units)
         self._packed = [pack_words(step, self._units, SHAPE) for step in plan.steps]
         self._finish = [Finish(p.scale, p.bias, p.blocks, np.float32(p.ratio)) for p in self._packed]
         largest = max((TILE_ROWS[slot.level] + SHAPE.rows) * pad_eights(slot.width) for slot in plan.slots)

@@ -13,7 +13,7 @@ from numba import njit
 from spvnas_ros.kernels.cpu.convolve import UNIT, prefetch
 from spvnas_ros.kernels.cpu.shape import host_words
 from spvnas_ros.kernels.cpu.team import take_ticket
-from spvnas_ros.kernels.cpu.word_vectors import finisher, mixer, multiplier, row_summer
+from spvnas_ros.kernels.cpu.word_vectors import TOP, finisher, mixer, multiplier, row_summer
 
 WORDS_VERSION = "26b73c2710cd"
 """The start of the SHA-256 of `word_vectors.py`. Numba's cache follows the file that holds a loop, so this line changes
@@ -322,4 +322,5 @@ def mean_points(counter, tile_rows, starts, points, out):
                 for c in range(columns):
                     sums[c] += np.float32(points[i, c])
             for c in range(columns):
-                out[v, c] = np.uint16(sums[c] * share + np.float32(0.5))
+                # The sum of many large features is rounded, and its mean could be above all of them.
+                out[v, c] = np.uint16(min(sums[c] * share + np.float32(0.5), np.float32(TOP)))

@@ -150,3 +150,15 @@ def test_what_no_feature_holds_is_counted(shape: WordShape) -> None:
         assert out.flat[fine].tolist() == [TOP, 0, 0, 1]
         others = np.setdiff1d(np.arange(sums.size), [*places, *fine])
         np.testing.assert_array_equal(out.flat[others], np.floor(np.maximum(sums.flat[others], 0) + np.float32(0.5)))
+
+
+@needs_words
+@pytest.mark.parametrize("count", [1, 512, 513, 4096])
+def test_no_mean_is_above_all_its_points(count: int) -> None:
+    """Not even of so many of the largest feature that their sum is rounded up: 16 bits would read it as negative."""
+    from spvnas_ros.kernels.cpu.convolve_words import mean_points
+
+    out = np.zeros((1, 8), np.uint16)
+    starts, points = np.array([0, count], np.int32), np.full((count, 8), TOP, np.uint16)
+    mean_points(np.zeros(1, np.int64), 1, starts, points, out)
+    assert set(out[0].tolist()) == {TOP}
