@@ -31,7 +31,7 @@ class WordSteps:
 
     def __init__(self, plan: Plan, team: Team) -> None:
         """Packs the plan. Raises ValueError, as `units_of` does, for one that cannot run on integers."""
-        self._plan, self._team = plan, team
+        self._plan, self._team = plan.light(), team
         self._units = units_of(plan)
         self._packed = [pack_words(step, self._units, SHAPE) for step in plan.steps]
         self._finish = [Finish(p.scale, p.bias, p.blocks, np.float32(p.ratio)) for p in self._packed]
