@@ -11,7 +11,7 @@ import pytest
 from joint_networks import EDGE
 from joint_networks import joint_facts as facts
 from joint_networks import joint_network as network
-from spvnas_ros.engine import build_engine
+from spvnas_ros.engine import build_engine, check_agreement
 from spvnas_ros.engine.cpu import CpuEngine
 from spvnas_ros.frame import UNLABELLED, Points
 from spvnas_ros.nets.unet import PointVoxelUNet
@@ -27,13 +27,21 @@ def scan(shared: Path) -> Points:
 @pytest.mark.parametrize(("level", "point_branch"), [(1, True), (2, True), (2, False), (3, True), (4, True)])
 def test_the_engine_finds_the_boxes_of_the_network(scan: Points, level: int, point_branch: bool) -> None:
     net = network(level, scan, point_branch)
-    reference, fast = (Perception.from_net(net, facts(net), device="cpu", engine=e)(scan) for e in ("torch", "cpu"))
+    reference, fast = (
+        Perception.from_net(net, facts(net), device="cpu", engine=engine, precision="fp32")(scan)
+        for engine in ("torch", "cpu")
+    )
     assert reference.boxes is not None
     assert fast.boxes is not None
     assert len(fast.boxes) == len(reference.boxes) > 0
     np.testing.assert_array_equal(fast.boxes.classes, reference.boxes.classes)
     np.testing.assert_allclose(fast.boxes.scores, reference.boxes.scores, atol=1e-4)
     np.testing.assert_allclose(fast.boxes.boxes, reference.boxes.boxes, atol=1e-3, rtol=1e-3)
+
+
+def test_boxes_from_the_fastest_precision_are_alike(scan: Points) -> None:
+    net = network(2, scan)
+    check_agreement(*(build_engine(net, EDGE, device="cpu", engine=engine) for engine in ("cpu", "torch")), scan)
 
 
 @pytest.mark.parametrize("engine", ["torch", "cpu"])

@@ -43,8 +43,8 @@ _TILE = 4096
 _LINE = 64
 
 _SETTLED = 20
-"""After so many frames the kernels of float32 are compiled beside int16's, in a thread of its own: a command that labels a
-few scans does not wait for them at its end, and a robot's first labels do not share the processor with the compiler."""
+"""After so many frames the kernels of float32 are compiled beside int16's, in a thread of its own: a command that labels
+a few scans does not wait for them at its end, and a robot's first labels do not share the processor with the compiler."""
 
 
 class CpuEngine:
@@ -309,7 +309,7 @@ def _compile_floats(plan: Plan) -> None:
     try:
         compile_kernels(plan, threading.main_thread().is_alive)
     except Exception:
-        logger.exception("the CPU kernels of float32 could not be compiled ahead; the first frame that needs them tries")
+        logger.exception("the CPU kernels of float32 could not be compiled ahead of the frames that need them")
 
 
 class _Clock:
