@@ -16,6 +16,7 @@ from spvnas_ros.engine.box_finder import BoxFinder
 from spvnas_ros.engine.cpu.float_steps import FloatSteps, compile_kernels
 from spvnas_ros.engine.cpu.retreat import IN_A_ROW, Retreat
 from spvnas_ros.engine.cpu.steps import Features, Steps
+from spvnas_ros.engine.cpu.word_packing import units_of
 from spvnas_ros.engine.plan import INPUT, Plan, build_plan, place_slots
 from spvnas_ros.errors import UserError
 from spvnas_ros.frame import Boxes, Points, Segmentation
@@ -301,6 +302,18 @@ class CpuEngine:
             _, slots = self._run_with(self._steps, cloud, points, _Clock(), self._all)
             self._labels(cloud, slots, scores=False)
         logger.info("CPU engine: %s (%s), %d thread(s)", self.precision, self.precision_reason, self.team.threads)
+
+
+def precision_of(net: PointVoxelUNet) -> tuple[Precision, str]:
+    """Returns the precision that "auto" takes for a network on this machine, and why, without making an engine."""
+    shape = host_words()
+    if shape is None:
+        return "fp32", f"this machine ({SHAPE.name}) has no fast 16-bit products"
+    try:
+        units_of(build_plan(net))
+    except ValueError as error:
+        return "fp32", str(error)
+    return "int16", shape.name
 
 
 def _compile_floats(plan: Plan) -> None:
