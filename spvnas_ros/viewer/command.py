@@ -80,8 +80,8 @@ def run(
                None: what the weights find, else what the run or the bag has
     label_map: what raw ids mean; None: as the run or the weights have it, else SemanticKITTI's
 
-    Raises ViserMissing, ViewError where the page cannot be served, ValueError for an unknown label map, palette, device,
-    engine or precision, and what `results_of_a_run`, `open_source` and `Perception.load` raise.
+    Raises ViserMissing, ViewError where the page cannot be served, ValueError for an unknown label map, palette,
+    device, engine or precision, and what `results_of_a_run`, `open_source` and `Perception.load` raise.
     """
     if find_spec("viser") is None:
         raise ViserMissing("the viewer needs viser; install it: pip install 'spvnas_ros[view]' (or pip install viser)")

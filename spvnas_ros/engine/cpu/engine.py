@@ -44,8 +44,8 @@ _TILE = 4096
 _LINE = 64
 
 _SETTLED = 20
-"""After so many frames the kernels of float32 are compiled beside int16's, in a thread of its own: a command that labels
-a few scans does not wait for them at its end, and a robot's first labels do not share the processor with the compiler."""
+"""After so many frames float32's kernels are compiled beside int16's, in a thread of its own: a command that labels a few
+scans does not wait for them at its end, and a robot's first labels do not share the processor with the compiler."""
 
 
 class CpuEngine:
