@@ -358,7 +358,8 @@ class _Planner:
         conv = layer.conv.kernel
         edges = [0, *np.cumsum([self.slots[slot].width for slot in slots]).tolist()]
         parts = zip(slots, edges[:-1], edges[1:], strict=True)
-        return tuple(Source(slot, Folded(conv, scale, *part, conv._version)) for slot, *part in parts), bias
+        version = conv._version
+        return tuple(Source(slot, Folded(conv, scale, a, b, version)) for slot, a, b in parts), bias
 
     def _conv(
         self,

@@ -44,8 +44,8 @@ _TILE = 4096
 _LINE = 64
 
 _SETTLED = 20
-"""After so many frames float32's kernels are compiled beside int16's, in a thread of its own: a command that labels a few
-scans does not wait for them at its end, and a robot's first labels do not share the processor with the compiler."""
+"""After so many frames float32's kernels are compiled beside int16's, in a thread of its own. A command that labels a
+few scans does not wait for them at its end, and a robot's first labels do not share the processor with the compiler."""
 
 
 class CpuEngine:
@@ -80,6 +80,7 @@ class CpuEngine:
         # The weights are kept in one form where one is enough: packed.
         self._plan, self._weights = plan.light(), plan
         self._float_steps: FloatSteps | None = None
+        self.precision: Precision = "fp32"
         self._steps, self.precision, self.precision_reason = self._choose(precision)
         self._retreat, self._has_rested, self.frames_beyond_range = Retreat(), False, 0
         self._compiles_later, self._frames = False, 0

@@ -63,5 +63,5 @@ def test_every_layer_of_the_engine_is_measured(precision: str) -> None:
 
 
 def test_integers_are_timed_on_a_cpu_alone() -> None:
-    with pytest.raises(UserError, match="timing.precision int16 is the CPU engine's"):
+    with pytest.raises(UserError, match=r"timing\.precision int16 is the CPU engine's"):
         Stopwatch("cuda", precision="int16")
