@@ -54,7 +54,7 @@ class Folded:
             raise RuntimeError(
                 "the weights of the network were changed after an engine was built for it; build the engine again"
             )
-        part = self.conv.detach().reshape(-1, *self.conv.shape[-2:])[:, self.first : self.last]
+        part = self.conv.reshape(-1, *self.conv.shape[-2:])[:, self.first : self.last]
         return _array(part * self.scale)
 
 
@@ -355,7 +355,7 @@ class _Planner:
     def _split(self, layer: ConvNorm, slots: tuple[int, ...]) -> tuple[tuple[Source, ...], Array]:
         """Splits a kernel over concatenated inputs into one source per input. Returns the folded bias, too."""
         scale, bias = _affine(layer.norm)
-        conv = layer.conv.kernel
+        conv = layer.conv.kernel.detach()  # which counts the changes of the parameter, too
         edges = [0, *np.cumsum([self.slots[slot].width for slot in slots]).tolist()]
         parts = zip(slots, edges[:-1], edges[1:], strict=True)
         version = conv._version
