@@ -23,9 +23,11 @@ from places import HELPERS
 from spvnas_ros import Perception
 from spvnas_ros.engine import build_engine
 from spvnas_ros.engine.cpu import CpuEngine
+from spvnas_ros.engine.cpu.float_steps import compile_kernels
 from spvnas_ros.engine.cpu.retreat import FIRST_REST, Retreat
 from spvnas_ros.engine.plan import Convolution, build_plan
 from spvnas_ros.errors import UserError
+from spvnas_ros.kernels.cpu import convolve
 from spvnas_ros.kernels.cpu.shape import host_words
 from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.nets.unet import PointVoxelUNet
@@ -146,6 +148,15 @@ def test_a_stream_that_never_fits_costs_one_frame_each(caplog: pytest.LogCapture
     assert runs == [2, 2, 2, *[1] * FIRST_REST, 2, *[1] * 6]
     assert whole.frames_beyond_range == 60
     assert caplog.text.count("in a row") == 1
+
+
+def test_kernels_compiled_ahead_are_those_that_frames_need() -> None:
+    """Another type of any argument would have them compiled again, in the frame that needs them."""
+    net = golden.trained_looking(NetSpec.spvcnn(4))
+    compile_kernels(build_plan(net).light(), lambda: True)
+    CpuEngine(net, VOXEL_SIZE, 1, "fp32").segment(np.ones((5, 4), np.float32), scores=True)
+    for kernel in (convolve.convolve, convolve.fuse_points, convolve.mean_points):
+        assert len(kernel.signatures) == 1
 
 
 def test_an_engine_does_not_run_on_weights_that_were_changed_meanwhile() -> None:
