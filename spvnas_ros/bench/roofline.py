@@ -117,10 +117,8 @@ def _step_work(plan: Plan, step: Step, rows: list[int], pairs: list[int], itemsi
 
 def _product(plan: Plan, source: Source, pairs: int, rows: list[int]) -> tuple[int, int]:
     """Returns the operations, and the values read, of one source of a convolution."""
-    slot = plan.slots[source.slot]
-    return 2 * pairs * source.kernel.shape[1] * source.kernel.shape[2], rows[
-        slot.level
-    ] * slot.width + source.kernel.size
+    slot, (volume, channels, columns) = plan.slots[source.slot], source.shape
+    return 2 * pairs * channels * columns, rows[slot.level] * slot.width + volume * channels * columns
 
 
 def measure_rates(device: torch.device, dtype: torch.dtype) -> Rates:

@@ -145,6 +145,7 @@ def replay(
     network_labels: NetworkLabelsOption = False,
     device: DeviceOption = "auto",
     engine: EngineOption = "auto",
+    precision: PrecisionOption = "auto",
     intensity: IntensityOption = "auto",
     intensity_field: IntensityFieldOption = None,
     origin: OriginOption = None,
@@ -166,7 +167,7 @@ def replay(
     from spvnas_ros.cli.replay import ReplayOptions, run
 
     sensor = (intensity, intensity_field, origin, mount)
-    options = ReplayOptions(bag, weights, out, rate, topic, where, device, engine, *sensor, quiet, boxes)
+    options = ReplayOptions(bag, weights, out, rate, topic, where, device, engine, *sensor, quiet, boxes, precision)
     raise typer.Exit(run(options, force=force))
 
 
@@ -219,6 +220,7 @@ def view(
     ] = "127.0.0.1",
     device: DeviceOption = "auto",
     engine: EngineOption = "auto",
+    precision: PrecisionOption = "auto",
     intensity: IntensityOption = "auto",
     intensity_field: IntensityFieldOption = None,
     origin: OriginOption = None,
@@ -241,6 +243,7 @@ def view(
         port=port,
         device=device,
         engine=engine,
+        precision=precision,
         intensity=intensity,
         intensity_field=intensity_field,
         origin=origin,
@@ -266,6 +269,7 @@ def doctor(
     frames: Annotated[int, typer.Option(min=1, help="How many clouds to label with --weights.")] = 5,
     device: DeviceOption = "auto",
     engine: EngineOption = "auto",
+    precision: PrecisionOption = "auto",
     intensity: Annotated[str, typer.Option(help=f"The scale to check: {SCALES}")] = "auto",
     intensity_field: IntensityFieldOption = None,
     origin: OriginOption = None,
@@ -285,7 +289,7 @@ def doctor(
         need_ros(f"there is no file {source}; looking at a live topic")
     from spvnas_ros.doctor import Looking, run
 
-    looking = Looking(weights, frames, device, engine, intensity, intensity_field, origin, mount)
+    looking = Looking(weights, frames, device, engine, intensity, intensity_field, origin, mount, precision)
     if not live:
         raise typer.Exit(run(source, looking, topic=topic, columns=columns))
     from spvnas_ros.ros.live import topic_doctor

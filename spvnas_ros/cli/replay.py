@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReplayOptions:
-    """Which bag through which node; the node's parameters `device`, `engine`, `intensity` and `intensity_field`.
+    """Which bag through which node; the node's parameters `device`, `engine`, `precision`, `intensity` and
+    `intensity_field`.
 
     truth: a field of the clouds, or a folder of .label files
     origin, mount: as the options have them
@@ -58,6 +59,7 @@ class ReplayOptions:
     mount: str | None = None
     quiet: bool = False
     boxes: bool = True
+    precision: str = "auto"
 
 
 class KeptLabels:
@@ -146,7 +148,8 @@ def _play(
         tell(["objects are left out: vision_msgs is not built (make messages) or not installed"], quiet=options.quiet)
         boxes = False
     field = options.intensity_field or ""
-    node = NodeOptions(str(weights.absolute()), options.device, options.engine, options.intensity, field, place)
+    network = (str(weights.absolute()), options.device, options.engine)
+    node = NodeOptions(*network, options.intensity, field, options.precision, place)
     with BagReader(source.path, source.topic) as clouds, progress_bar(len(source), "playing") as on_sent:
         return replay(
             clouds,

@@ -112,11 +112,16 @@ def inspect(
     from rich.console import Console
 
     from spvnas_ros.zoo.cache import resolve_weights
+    from spvnas_ros.zoo.checkpoint import LABELS, gives, load_checkpoint
     from spvnas_ros.zoo.inspect import describe
 
-    console = Console()
-    for part in describe(resolve_weights(weights), scan):
+    console, path = Console(), resolve_weights(weights)
+    for part in describe(path, scan):
         console.print(part)
+    if gives(path) == LABELS:
+        from spvnas_ros.engine.cpu import precision_of
+
+        typer.echo("precision auto on this machine's CPU: {} ({})".format(*precision_of(load_checkpoint(path)[0])))
 
 
 @readable_errors

@@ -71,7 +71,7 @@ class Looking:
 
     weights: the weights to compare the clouds with; None examines the clouds without a network
     frames:  how many clouds to label
-    device, engine, intensity, intensity_field, origin, mount: as the options have them
+    device, engine, intensity, intensity_field, origin, mount, precision: as the options have them
     """
 
     weights: str | None = None
@@ -82,6 +82,7 @@ class Looking:
     intensity_field: str | None = None
     origin: str | None = None
     mount: str | None = None
+    precision: str = "auto"
 
     def observe(self, path: Path, topic: str | None = None, columns: str | None = None) -> Clouds:
         """Observes a recording by these rules. Raises what `observe` raises."""
@@ -118,7 +119,7 @@ def report(clouds: Clouds, looking: Looking, before: Sequence[Finding] = ()) -> 
     if looking.weights is not None:
         from spvnas_ros.perception import load
 
-        network = load(looking.weights, looking.device, looking.engine)
+        network = load(looking.weights, looking.device, looking.engine, looking.precision)
         facts, timing = network.facts, measure(network, clouds, looking.frames)
     findings = [*before, *examine(clouds, facts, timing)]
     console = Console(soft_wrap=True, highlight=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -28,12 +28,57 @@ INPUT = 0
 """The slot of the voxels' input features."""
 
 
+@dataclass(frozen=True, eq=False)
+class Folded:
+    """Input channels `first` to `last` of a convolution with the BatchNorm behind it, folded when they are asked for.
+
+    The network's own tensor is kept and no copy of it: copies of all kernels are as large as the network.
+
+    conv: `[..., Cin, Cout]`; scale: of each output, `[Cout]`; version: of `conv` when the plan was made
+    """
+
+    conv: Tensor
+    scale: Tensor
+    first: int
+    last: int
+    version: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The kernel's shape `[K, Cin, Cout]`."""
+        return math.prod(self.conv.shape[:-2]), self.last - self.first, self.conv.shape[-1]
+
+    def kernel(self) -> Array:
+        """Returns a new array of the folded kernel. Raises RuntimeError where the network was changed meanwhile."""
+        if self.conv._version != self.version:  # torch's own count of changes in place
+            raise RuntimeError(
+                "the weights of the network were changed after an engine was built for it; build the engine again"
+            )
+        part = self.conv.reshape(-1, *self.conv.shape[-2:])[:, self.first : self.last]
+        return _array(part * self.scale)
+
+
 @dataclass(frozen=True)
 class Source:
-    """One input of a convolution: the features in `slot` and their part of the kernel, `[K, Cin, Cout]`."""
+    """One input of a convolution: the features in `slot` and their part of the kernel."""
 
     slot: int
-    kernel: Array
+    weights: Array | Folded
+
+    @property
+    def kernel(self) -> Array:
+        """The kernel `[K, Cin, Cout]`; where it is folded, a new array each time."""
+        return self.weights.kernel() if isinstance(self.weights, Folded) else self.weights
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The kernel's shape."""
+        volume, channels, columns = self.weights.shape
+        return volume, channels, columns
+
+    def light(self) -> Source:
+        """Returns it with zeros for weights, which take no memory."""
+        return Source(self.slot, np.broadcast_to(np.float32(0), self.shape))
 
 
 @dataclass(frozen=True)
@@ -166,6 +211,21 @@ class Plan:
                 steps.append(index)
         return tuple(reversed(steps))
 
+    def light(self) -> Plan:
+        """Returns the plan with zeros for the weights of convolutions, which take no memory: all but the packed ones is
+        as it was."""
+        steps = [
+            replace(
+                step,
+                sources=tuple(source.light() for source in step.sources),
+                pointwise=tuple(source.light() for source in step.pointwise),
+            )
+            if isinstance(step, Convolution)
+            else step
+            for step in self.steps
+        ]
+        return replace(self, steps=tuple(steps))
+
     def lifetimes(self) -> list[tuple[int, int]]:
         """Returns (index of the step that writes it, index of the last step that reads it) for every slot."""
         first = {INPUT: 0} | {step.out: index for index, step in enumerate(self.steps)}
@@ -176,7 +236,10 @@ class Plan:
 
 
 def build_plan(net: PointVoxelUNet) -> Plan:
-    """Folds and fuses a network, with its weights as they are in eval mode (BatchNorm's running statistics)."""
+    """Folds and fuses a network, with its weights as they are in eval mode (BatchNorm's running statistics).
+
+    The kernels of convolutions are folded when a step's are read, from the network's own tensors.
+    """
     with torch.no_grad():
         return _Planner().plan(net)
 
@@ -211,13 +274,19 @@ def fold(conv: Tensor, norm: nn.BatchNorm1d | nn.BatchNorm2d, bias: Tensor | Non
 
     Returns the folded kernel `[K, Cin, Cout]` and the folded bias.
     """
+    scale, shift = _affine(norm, bias)
+    kernel = conv * scale
+    return _array(kernel.reshape(-1, *kernel.shape[-2:])), shift
+
+
+def _affine(norm: nn.BatchNorm1d | nn.BatchNorm2d, bias: Tensor | None = None) -> tuple[Tensor, Array]:
+    """Returns what a BatchNorm multiplies by, float32, and what it adds, to the output of a convolution."""
     if norm.running_mean is None or norm.running_var is None:
         raise ValueError("a BatchNorm without running statistics cannot be folded")
     scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
     start = 0.0 if bias is None else bias.double()
     shift = norm.bias.double() + (start - norm.running_mean.double()) * scale
-    kernel = conv * scale.float()
-    return _array(kernel.reshape(-1, *kernel.shape[-2:])), _array(shift)
+    return scale.detach().float(), _array(shift)
 
 
 def _array(value: Tensor) -> Array:
@@ -283,11 +352,14 @@ class _Planner:
         self.slots.append(Slot(level, width, spreads))
         return len(self.slots) - 1
 
-    def _split(self, kernel: Array, slots: tuple[int, ...]) -> tuple[Source, ...]:
-        """Splits a kernel over concatenated inputs into one source per input."""
-        edges = np.cumsum([self.slots[slot].width for slot in slots])[:-1]
-        parts = np.split(kernel, edges, axis=1)
-        return tuple(Source(slot, np.ascontiguousarray(part)) for slot, part in zip(slots, parts, strict=True))
+    def _split(self, layer: ConvNorm, slots: tuple[int, ...]) -> tuple[tuple[Source, ...], Array]:
+        """Splits a kernel over concatenated inputs into one source per input. Returns the folded bias, too."""
+        scale, bias = _affine(layer.norm)
+        conv = layer.conv.kernel.detach()  # which counts the changes of the parameter, too
+        edges = [0, *np.cumsum([self.slots[slot].width for slot in slots]).tolist()]
+        parts = zip(slots, edges[:-1], edges[1:], strict=True)
+        version = conv._version
+        return tuple(Source(slot, Folded(conv, scale, a, b, version)) for slot, a, b in parts), bias
 
     def _conv(
         self,
@@ -299,19 +371,18 @@ class _Planner:
         skip: tuple[ConvNorm, tuple[int, ...]] | None = None,
         residual: int | None = None,
     ) -> int:
-        kernel, bias = fold(layer.conv.kernel, layer.norm)
+        sources, bias = self._split(layer, inputs)
         pointwise: tuple[Source, ...] = ()
         spread = _spread(layer.norm)
         if skip is not None:
-            skip_kernel, skip_bias = fold(skip[0].conv.kernel, skip[0].norm)
-            pointwise, bias = self._split(skip_kernel, skip[1]), bias + skip_bias
+            pointwise, skip_bias = self._split(skip[0], skip[1])
+            bias = bias + skip_bias
             spread = spread.beside(_spread(skip[0].norm))
         relu = layer.relu or skip is not None or residual is not None
         spreads: tuple[Spread, ...] = (spread,) if relu else ()
         if residual is not None:
             spreads = _together(spreads, self.slots[residual].spreads)
-        out = self._slot(level, kernel.shape[2], spreads)
-        sources = self._split(kernel, inputs)
+        out = self._slot(level, len(bias), spreads)
         self.steps.append(Convolution(name, kind, level, sources, bias, relu, out, pointwise, residual))
         return out
 

@@ -58,6 +58,7 @@ def run(
     port: int = 8080,
     device: str = "auto",
     engine: str = "auto",
+    precision: str = "auto",
     intensity: str = "auto",
     intensity_field: str | None = None,
     origin: str | None = None,
@@ -79,8 +80,8 @@ def run(
                None: what the weights find, else what the run or the bag has
     label_map: what raw ids mean; None: as the run or the weights have it, else SemanticKITTI's
 
-    Raises ViserMissing, ViewError where the page cannot be served, ValueError for an unknown label map, palette, device
-    or engine, and what `results_of_a_run`, `open_source` and `Perception.load` raise.
+    Raises ViserMissing, ViewError where the page cannot be served, ValueError for an unknown label map, palette,
+    device, engine or precision, and what `results_of_a_run`, `open_source` and `Perception.load` raise.
     """
     if find_spec("viser") is None:
         raise ViserMissing("the viewer needs viser; install it: pip install 'spvnas_ros[view]' (or pip install viser)")
@@ -95,7 +96,7 @@ def run(
     warning = ""
     if place is not None and place.source is not None and not place.source.exists():
         warning, place = f"\nThe truth of this run was in {place.source}, which is not there: it is not shown.", None
-    check_names(device, engine)
+    check_names(device, engine, precision)
     if weights is not None:
         resolve_weights(weights)
     if named.detector is not None:
@@ -110,7 +111,7 @@ def run(
         if weights is not None:
             from spvnas_ros.perception import Perception
 
-            perception = Perception.load(weights, device=device, engine=engine)
+            perception = Perception.load(weights, device=device, engine=engine, precision=precision)
             labelling.network = perception
             facts = perception.facts
             from spvnas_ros.segment.first_look import first_look, tell

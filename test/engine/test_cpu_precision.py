@@ -8,11 +8,14 @@ import platform
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import cold_start
 import golden
@@ -20,8 +23,11 @@ from places import HELPERS
 from spvnas_ros import Perception
 from spvnas_ros.engine import build_engine
 from spvnas_ros.engine.cpu import CpuEngine
-from spvnas_ros.engine.plan import build_plan
+from spvnas_ros.engine.cpu.float_steps import compile_kernels
+from spvnas_ros.engine.cpu.retreat import FIRST_REST, Retreat
+from spvnas_ros.engine.plan import Convolution, build_plan
 from spvnas_ros.errors import UserError
+from spvnas_ros.kernels.cpu import convolve
 from spvnas_ros.kernels.cpu.shape import host_words
 from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.nets.unet import PointVoxelUNet
@@ -99,6 +105,67 @@ def test_a_cloud_beyond_the_range_is_labelled_in_float32(far: float, caplog: pyt
                 np.testing.assert_array_equal(found.scores, expected.scores)  # type: ignore[arg-type]
     assert whole.frames_beyond_range == 2
     assert caplog.text.count("beyond the range") == 1
+
+
+def test_a_stream_that_never_fits_is_tried_on_integers_less_and_less() -> None:
+    retreat = Retreat()
+    tried = []
+    for frame in range(2000):
+        if retreat.tries():
+            tried.append(frame)
+            retreat.tell(fitted=False)
+    assert tried == [0, 1, 2, 53, 154, 355, 756, 1557]
+
+
+@given(st.lists(st.booleans(), max_size=600))
+def test_a_frame_that_fits_ends_the_retreat(fits: list[bool]) -> None:
+    """Of frames that fit, one is tried after at most the first rest; and those that fit cost no trial."""
+    retreat = Retreat()
+    for fitted in fits:
+        if retreat.tries():
+            retreat.tell(fitted)
+    while not retreat.tries():
+        pass
+    retreat.tell(fitted=True)
+    assert all(retreat.tries() and not retreat.tell(fitted=True) for _ in range(100))
+    assert [retreat.tries() and retreat.tell(fitted=False) for _ in range(3)] == [False, False, True]
+    assert retreat.resting == FIRST_REST
+
+
+@needs_words
+def test_a_stream_that_never_fits_costs_one_frame_each(caplog: pytest.LogCaptureFixture) -> None:
+    """Stages are counted: the voxels are made once, the geometry once for each way that a frame is run."""
+    exact, whole = engines(golden.trained_looking(NetSpec.spvcnn(4)), threads=1)
+    beyond = np.random.default_rng(0).uniform(-5, 5, (300, 4)).astype(np.float32)
+    beyond[::50, 3] = 1e5
+    expected, runs = exact.segment(beyond, scores=False).labels, []
+    with caplog.at_level(logging.WARNING):
+        for _ in range(60):
+            ticks = count()
+            found, laps = whole.segment_timed(beyond, now=lambda ticks=ticks: float(next(ticks)))  # type: ignore[misc]
+            runs.append(int(laps["geometry"]))
+            np.testing.assert_array_equal(found.labels, expected)
+    assert runs == [2, 2, 2, *[1] * FIRST_REST, 2, *[1] * 6]
+    assert whole.frames_beyond_range == 60
+    assert caplog.text.count("in a row") == 1
+
+
+def test_kernels_compiled_ahead_are_those_that_frames_need() -> None:
+    """Another type of any argument would have them compiled again, in the frame that needs them."""
+    net = golden.trained_looking(NetSpec.spvcnn(4))
+    compile_kernels(build_plan(net).light(), lambda: True)
+    CpuEngine(net, VOXEL_SIZE, 1, "fp32").segment(np.ones((5, 4), np.float32), scores=True)
+    for kernel in (convolve.convolve, convolve.fuse_points, convolve.mean_points):
+        assert len(kernel.signatures) == 1
+
+
+def test_an_engine_does_not_run_on_weights_that_were_changed_meanwhile() -> None:
+    net = golden.trained_looking(NetSpec.spvcnn(4))
+    plan = build_plan(net)
+    with torch.no_grad():
+        net.encoder[0].transition.conv.kernel.mul_(2)  # type: ignore[union-attr, index]
+    with pytest.raises(RuntimeError, match="build the engine again"):
+        [source.kernel for step in plan.steps if isinstance(step, Convolution) for source in step.sources]
 
 
 @needs_words

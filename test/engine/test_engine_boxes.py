@@ -12,7 +12,7 @@ from joint_networks import EDGE
 from joint_networks import joint_facts as facts
 from joint_networks import joint_network as network
 from spvnas_ros.boxes.overlap import bev_overlap
-from spvnas_ros.engine import build_engine
+from spvnas_ros.engine import build_engine, check_agreement
 from spvnas_ros.engine.box_finder import bfloat_is_fast
 from spvnas_ros.engine.cpu import CpuEngine
 from spvnas_ros.frame import UNLABELLED, Points
@@ -32,7 +32,8 @@ def test_the_engine_finds_the_boxes_of_the_network(scan: Points, level: int, poi
     """In float32: the scores of a random network all but tie, and only equal sums put them into one order."""
     net = network(level, scan, point_branch)
     reference, fast = (
-        Perception.from_net(net, facts(net), device="cpu", engine=e, precision="fp32")(scan) for e in ("torch", "cpu")
+        Perception.from_net(net, facts(net), device="cpu", engine=engine, precision="fp32")(scan)
+        for engine in ("torch", "cpu")
     )
     assert reference.boxes is not None
     assert fast.boxes is not None
@@ -40,6 +41,11 @@ def test_the_engine_finds_the_boxes_of_the_network(scan: Points, level: int, poi
     np.testing.assert_array_equal(fast.boxes.classes, reference.boxes.classes)
     np.testing.assert_allclose(fast.boxes.scores, reference.boxes.scores, atol=1e-4)
     np.testing.assert_allclose(fast.boxes.boxes, reference.boxes.boxes, atol=1e-3, rtol=1e-3)
+
+
+def test_boxes_from_the_fastest_precision_are_alike(scan: Points) -> None:
+    net = network(2, scan)
+    check_agreement(*(build_engine(net, EDGE, device="cpu", engine=engine) for engine in ("cpu", "torch")), scan)
 
 
 @pytest.mark.parametrize("engine", ["torch", "cpu"])

@@ -3,6 +3,6 @@
 `engine.build_engine` makes it, and `bench` measures it.
 """
 
-from spvnas_ros.engine.cpu.engine import CpuEngine
+from spvnas_ros.engine.cpu.engine import CpuEngine, precision_of
 
-__all__ = ["CpuEngine"]
+__all__ = ["CpuEngine", "precision_of"]

@@ -13,9 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from spvnas_ros.engine.box_finder import BoxFinder, bfloat_is_fast
-from spvnas_ros.engine.cpu.float_steps import FloatSteps
+from spvnas_ros.engine.cpu.float_steps import FloatSteps, compile_kernels
+from spvnas_ros.engine.cpu.retreat import IN_A_ROW, Retreat
 from spvnas_ros.engine.cpu.steps import Features, Steps
-from spvnas_ros.engine.plan import INPUT, build_plan, place_slots
+from spvnas_ros.engine.cpu.word_packing import units_of
+from spvnas_ros.engine.plan import INPUT, Plan, build_plan, place_slots
 from spvnas_ros.errors import UserError
 from spvnas_ros.frame import Boxes, Points, Segmentation
 from spvnas_ros.kernels.cpu.buffers import Buffers
@@ -41,6 +43,10 @@ _TILE = 4096
 
 _LINE = 64
 
+_SETTLED = 20
+"""After so many frames float32's kernels are compiled beside int16's, in a thread of its own. A command that labels a
+few scans does not wait for them at its end, and a robot's first labels do not share the processor with the compiler."""
+
 
 class CpuEngine:
     """An engine that runs a network on CPU threads.
@@ -48,10 +54,11 @@ class CpuEngine:
     threads:   how many, or the team itself; by default `OMP_NUM_THREADS` or all cores the process may use
     precision: of features and weights. "int16" is about twice as fast as "fp32" and gives the same label to all but one
                point in some thousands; a frame with a value beyond the range that the network's training implies is
-               labelled again in float32, which is logged once. "auto" is int16 where machine and network allow it.
-               With int16, the network over the bird's-eye view runs in bfloat16 where the CPU multiplies it
+               labelled again in float32, which is logged once; after some in a row, float32 is tried first for a while
+               (`Retreat`). "auto" is int16 where machine and network allow it. With int16, the network over the bird's-eye
+               view runs in bfloat16 where the CPU multiplies it
 
-    frames_beyond_range: how many frames were labelled again
+    frames_beyond_range: how many frames were labelled again, or in float32 because those before had to be
     precision_reason: why it is this precision
 
     Raises UserError for another precision, or "int16" where machine or network do not allow it.
@@ -70,10 +77,14 @@ class CpuEngine:
         self.in_channels = net.spec.in_channels
         self.finds_boxes = net.spec.boxes is not None
         self.team = threads if isinstance(threads, Team) else Team(default_threads() if threads is None else threads)
-        self._plan = build_plan(net)
+        plan = build_plan(net)
+        # The weights are kept in one form where one is enough: packed.
+        self._plan, self._weights = plan.light(), plan
         self._float_steps: FloatSteps | None = None
+        self.precision: Precision = "fp32"
         self._steps, self.precision, self.precision_reason = self._choose(precision)
-        self._is_warm, self.frames_beyond_range = False, 0
+        self._retreat, self._has_rested, self.frames_beyond_range = Retreat(), False, 0
+        self._compiles_later, self._frames = False, 0
         self._lifetimes = self._plan.lifetimes()
         self._voxel_size = voxel_size
         self._memory = Buffers()
@@ -123,6 +134,10 @@ class CpuEngine:
                 found = self._boxes(finder, cloud, points, geometry, slots, steps)
                 clock.lap("boxes")
                 result = replace(result, boxes=found, head_ms=1e3 * clock.laps["boxes"])
+        self._frames += 1
+        if self._compiles_later and self._frames == _SETTLED:
+            self._compiles_later = False
+            threading.Thread(target=_compile_floats, args=(self._plan,), name="spvnas-compiler").start()
         return result, clock.laps
 
     def _labels(self, cloud: Cloud, slots: list[Features], scores: bool) -> Segmentation:
@@ -187,20 +202,32 @@ class CpuEngine:
 
         The slots live in the arena until the next frame.
         """
-        geometry, slots = self._run_with(self._steps, cloud, rows, clock, indices)
-        clipped = self._steps.clipped()
-        if not clipped:
-            return geometry, slots, self._steps
+        if self._steps is self._float_steps or self._retreat.tries():
+            geometry, slots = self._run_with(self._steps, cloud, rows, clock, indices)
+            clipped = self._steps.clipped()
+            rests = self._steps is not self._float_steps and self._retreat.tell(not clipped)
+            if not clipped:
+                return geometry, slots, self._steps
+            self._say(clipped, rests)
         self.frames_beyond_range += 1
-        if self.frames_beyond_range == 1 and self._is_warm:
+        geometry, slots = self._run_with(self._floats(), cloud, rows, clock, indices)
+        return geometry, slots, self._floats()
+
+    def _say(self, clipped: int, rests: bool) -> None:
+        """Says once that a frame is beyond the range, and once that the next ones are not tried on integers."""
+        if self.frames_beyond_range == 0:
             logger.warning(
                 "%d value(s) of a cloud are beyond the range that the network's training implies, which 16-bit "
                 "integers do not hold; such clouds are labelled again in float32, which takes longer. Intensities "
                 "that are not in 0..1 and coordinates that are not metres do that; where the clouds are as meant, "
                 "choose precision 'fp32'", clipped,
             )  # fmt: skip
-        geometry, slots = self._run_with(self._floats(), cloud, rows, clock, indices)
-        return geometry, slots, self._floats()
+        if rests and not self._has_rested:
+            self._has_rested = True
+            logger.warning(
+                "%d clouds in a row are beyond the range: the next %d are labelled in float32 at once, and longer "
+                "each time that 16-bit integers fail again", IN_A_ROW, self._retreat.resting,
+            )  # fmt: skip
 
     def _run_with(
         self, steps: Steps, cloud: Cloud, rows: Array, clock: _Clock, indices: Sequence[int]
@@ -245,7 +272,7 @@ class CpuEngine:
                 raise ValueError(f"this machine ({SHAPE.name}) has no fast 16-bit products")
             from spvnas_ros.engine.cpu.word_steps import WordSteps
 
-            steps = WordSteps(self._plan, self.team)
+            steps = WordSteps(self._weights, self.team)
         except ValueError as error:
             if wanted == "int16":
                 raise UserError(f"precision 'int16' is not to be had: {error}; use 'fp32'") from error
@@ -255,25 +282,51 @@ class CpuEngine:
     def _floats(self) -> FloatSteps:
         """Returns the steps in float32, packed when they are first wanted."""
         if self._float_steps is None:
-            self._float_steps = FloatSteps(self._plan, self.team)
+            steps = FloatSteps(self._weights, self.team)
+            self._weights = self._plan
+            if self.precision == "int16" and steps.is_new():
+                logger.warning("compiling the CPU kernels of float32 for this machine (%s), once", SHAPE.name)
+            self._float_steps = steps
         return self._float_steps
 
     def _warm_up(self) -> None:
-        """Compiles every kernel, or loads it from numba's cache, by labelling two points.
+        """Compiles every kernel that frames usually need, or loads it from numba's cache, by labelling two points.
 
-        Where they are compiled, float32's are, too: the first frame that needs them should not wait for it.
+        float32's kernels beside int16's are compiled later: hardly any stream needs them, and the first label should
+        not wait for them.
         """
-        points, steps = np.arange(2 * self.in_channels, dtype=np.float32).reshape(2, -1), self._steps
-        if steps.is_new():
+        if self._steps.is_new():
             name = SHAPE.name if self.precision == "fp32" else f"{SHAPE.name}, {self.precision}"
-            logger.warning("compiling the CPU kernels for this machine (%s), once; takes up to a minute", name)
-            if self.precision != "fp32":
-                self._steps = FloatSteps(self._plan, self.team)
-                self.segment(points, scores=False)
-                self._steps = steps
-        self.segment(points, scores=False)
-        self._is_warm, self.frames_beyond_range = True, 0
+            logger.warning("compiling the CPU kernels for this machine (%s), once; takes up to half a minute", name)
+            self._compiles_later = self.precision != "fp32"
+        points = np.zeros((2, self.in_channels), np.float32)
+        points[1, :3] = 1
+        with self._lock, self.team.meeting():
+            cloud = voxels_of_points(points, self._voxel_size, self._memory)
+            _, slots = self._run_with(self._steps, cloud, points, _Clock(), self._all)
+            self._labels(cloud, slots, scores=False)
         logger.info("CPU engine: %s (%s), %d thread(s)", self.precision, self.precision_reason, self.team.threads)
+
+
+def precision_of(net: PointVoxelUNet) -> tuple[Precision, str]:
+    """Returns the precision that "auto" takes for a network on this machine, and why, without making an engine."""
+    shape = host_words()
+    if shape is None:
+        return "fp32", f"this machine ({SHAPE.name}) has no fast 16-bit products"
+    try:
+        units_of(build_plan(net))
+    except ValueError as error:
+        return "fp32", str(error)
+    return "int16", shape.name
+
+
+def _compile_floats(plan: Plan) -> None:
+    """Compiles the kernels of float32. A program that ends meanwhile waits for one kernel at most."""
+    logger.info("compiling the CPU kernels of float32, too, beside the frames")
+    try:
+        compile_kernels(plan, threading.main_thread().is_alive)
+    except Exception:
+        logger.exception("the CPU kernels of float32 could not be compiled ahead of the frames that need them")
 
 
 class _Clock:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from spvnas_ros.engine.cpu.steps import Features, pairs_of
-from spvnas_ros.engine.plan import Convolution, Plan, PointFusion, PointMean, Source, Step
+from spvnas_ros.engine.plan import INPUT, Convolution, Plan, PointFusion, PointMean, Source, Step
 from spvnas_ros.kernels.cpu import convolve as kernels
 from spvnas_ros.kernels.cpu.convolve import SHAPE, Term, pack_kernel
-from spvnas_ros.kernels.cpu.geometry import Geometry
-from spvnas_ros.kernels.cpu.octree import first_rows
+from spvnas_ros.kernels.cpu.geometry import Geometry, build_geometry
+from spvnas_ros.kernels.cpu.octree import first_rows, voxels_of_points
 from spvnas_ros.kernels.cpu.team import Team
+from spvnas_ros.nets.spec import NUM_STAGES, POINT_LEVELS
 
 Array = npt.NDArray[np.float32]
 
@@ -38,7 +40,8 @@ class FloatSteps:
     in_tiles = False
 
     def __init__(self, plan: Plan, team: Team) -> None:
-        self._plan, self._team = plan, team
+        """Packs the plan, and keeps nothing else of its weights."""
+        self._plan, self._team = plan.light(), team
         self._packed = [_pack(step) for step in plan.steps]
 
     def is_new(self) -> bool:
@@ -90,6 +93,28 @@ class FloatSteps:
             )
 
 
+def compile_kernels(plan: Plan, goes_on: Callable[[], bool]) -> None:
+    """Compiles the kernels of float32, or loads them from numba's cache, by the first step of each kind on two points.
+
+    Threads that run other kernels meanwhile are not held up. Ends early where `goes_on` says no between two kernels.
+    """
+    firsts = {type(step): step for step in reversed(plan.steps)}
+    chosen = sorted(firsts.values(), key=plan.steps.index)
+    team = Team(1)
+    steps = FloatSteps(replace(plan, steps=tuple(chosen)), team)
+    points = np.zeros((2, plan.slots[INPUT].width), np.float32)
+    cloud = voxels_of_points(points, 1.0)
+    geometry = build_geometry(team, cloud.keys, NUM_STAGES, POINT_LEVELS)
+    slots: list[Features] = [
+        np.zeros((geometry.levels[slot.level].size + 1, columns), kind)
+        for slot, (columns, kind) in zip(plan.slots, steps.layout(), strict=True)
+    ]
+    steps.begin(points, cloud.first, slots[INPUT])
+    for index in range(len(chosen)):
+        if goes_on():
+            steps.run(index, geometry, slots)
+
+
 def _pack(step: Step) -> _Packed:
     if isinstance(step, PointMean):
         return _Packed((), (), np.zeros(0, np.float32))
@@ -103,7 +128,7 @@ def _pack(step: Step) -> _Packed:
 
 
 def _pack_source(source: Source) -> tuple[int, int, Array]:
-    return source.slot, source.kernel.shape[1], pack_kernel(source.kernel)
+    return source.slot, source.shape[1], pack_kernel(source.kernel)
 
 
 def _terms(packed: tuple[tuple[int, int, Array], ...], slots: list[Features]) -> tuple[Term, Term]:

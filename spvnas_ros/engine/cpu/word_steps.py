@@ -31,7 +31,7 @@ class WordSteps:
 
     def __init__(self, plan: Plan, team: Team) -> None:
         """Packs the plan. Raises ValueError, as `units_of` and `check_noise`, for one that cannot run on integers."""
-        self._plan, self._team = plan, team
+        self._plan, self._team = plan.light(), team
         self._units = units_of(plan)
         check_noise(plan, self._units)
         self._packed = [pack_words(step, self._units, SHAPE) for step in plan.steps]

@@ -258,9 +258,11 @@ def _pointwise(term, identity, first, last, out):
     if term.channels > 0:
         rows = identity.ctypes.data
         stop = first + (last - first + UNIT - 1) // UNIT * UNIT
+        # Of the types that `_gathered` gives, too, so that this is compiled once.
         _group(
-            term.rows.ctypes.data, 4 * term.rows.shape[1], rows, rows, first, stop, term.panels.ctypes.data,
-            out.shape[1], out.ctypes.data, term.channels,
+            term.rows.ctypes.data, np.int64(4 * term.rows.shape[1]), np.int64(rows), np.int64(rows), np.int64(first),
+            np.int64(stop), np.int64(term.panels.ctypes.data), np.int64(out.shape[1]), np.int64(out.ctypes.data),
+            np.int64(term.channels),
         )  # fmt: skip
 
 
@@ -270,11 +272,13 @@ def _gathered(term, pairs, tile, out):
     if term.channels > 0:
         step = 4 * term.channels * out.shape[1]
         for k in range(pairs.volume):
-            first, last = pairs.starts[tile * pairs.volume + k], pairs.starts[tile * pairs.volume + k + 1]
+            place = tile * pairs.volume + k
+            first, last = np.int64(pairs.starts[place]), np.int64(pairs.starts[place + 1])
             if first < last:
                 _group(
-                    term.rows.ctypes.data, 4 * term.rows.shape[1], pairs.ins.ctypes.data, pairs.outs.ctypes.data,
-                    first, last, term.panels.ctypes.data + k * step, out.shape[1], out.ctypes.data, term.channels,
+                    term.rows.ctypes.data, np.int64(4 * term.rows.shape[1]), np.int64(pairs.ins.ctypes.data),
+                    np.int64(pairs.outs.ctypes.data), first, last, np.int64(term.panels.ctypes.data + k * step),
+                    np.int64(out.shape[1]), np.int64(out.ctypes.data), np.int64(term.channels),
                 )  # fmt: skip
 
 

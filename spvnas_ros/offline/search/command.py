@@ -237,7 +237,8 @@ def _measured(
     """Returns the measured layers, and what other networks took, which are not among them."""
     points = _sample(drives, voxel_size)
     chosen = probes(space, voxel_size, recipe.timing.probes, np.random.default_rng(recipe.seed))
-    stopwatch = Stopwatch(recipe.timing.device, recipe.timing.threads, recipe.timing.repeats)
+    timing = recipe.timing
+    stopwatch = Stopwatch(timing.device, timing.threads, timing.repeats, timing.precision)
     with _bar("measuring layers", TURNS * (len(chosen) + len(others)), console) as advance:
         found = stopwatch.measured([*chosen, *others], points, advance)
     return table_of(stopwatch, sizes_of([points], voxel_size), found[: len(chosen)]), found[len(chosen) :]

@@ -188,17 +188,20 @@ class Stopwatch:
 
     device:  "cpu" or "cuda"
     threads: of the CPU engine
+    precision: of features and weights; "auto" is the engine's own choice
     repeats: frames of each turn; the best time counts, of each step by itself
 
     A single thread is timed by the processor time it gets, which other programs do not lengthen. Several threads are
     timed by the clock, so the machine should have nothing else to do. Raises UserError for a device that is not there.
     """
 
-    def __init__(self, device: Device = "cpu", threads: int = 1, repeats: int = 5) -> None:
+    def __init__(self, device: Device = "cpu", threads: int = 1, repeats: int = 5, precision: str = "auto") -> None:
+        if device == "cuda" and precision == "int16":
+            raise UserError("timing.precision int16 is the CPU engine's; with timing.device cuda use auto or fp32")
         if device == "cuda" and not torch.cuda.is_available():
             raise UserError("milliseconds are asked for on cuda, and torch sees no CUDA device; use device: cpu")
         self.device: Device = device
-        self.threads, self._repeats = threads, repeats
+        self.threads, self._repeats, self.precision = threads, repeats, precision
         self._now: Callable[[], float] = thread_time if device == "cpu" and threads == 1 else perf_counter
 
     def measured(
@@ -229,9 +232,9 @@ class Stopwatch:
     def _runner(self, net: PointVoxelUNet, voxel_size: float, points: Points) -> Callable[[], dict[str, float]]:
         """Returns what runs a network once and returns the seconds of its steps, or of the whole frame."""
         if self.device == "cpu":
-            cpu = CpuEngine(net, voxel_size, self.threads)
+            cpu = CpuEngine(net, voxel_size, self.threads, self.precision)
             return lambda: cpu.segment_timed(points, now=self._now)[1]
-        engine = build_engine(net, voxel_size, device=self.device, sample=points)
+        engine = build_engine(net, voxel_size, device=self.device, precision=self.precision, sample=points)
 
         def run() -> dict[str, float]:
             begin = self._now()
@@ -262,7 +265,7 @@ def probes(space: Space, voxel_size: float, count: int, rng: np.random.Generator
 
 def table_of(stopwatch: Stopwatch, sizes: Sizes, measured: Sequence[Measured]) -> LatencyTable:
     """Returns the table of what was measured on a scan whose geometry has these sizes."""
-    machine = f"{platform.node()}, {platform.machine()}, {SHAPE.name}"
+    machine = f"{platform.node()}, {platform.machine()}, {SHAPE.name}, precision {stopwatch.precision}"
     return LatencyTable(machine, stopwatch.device, stopwatch.threads, sizes, tuple(measured))
 
 

@@ -94,11 +94,13 @@ class TimingConfig:
 
     device:  "cpu", or "cuda" where there is one (measured by whole frames, not yet tried on a GPU)
     threads: of the CPU engine
+    precision: of the CPU engine, "auto" being what a node takes; a CUDA engine has "auto" and "fp32"
     probes:  networks of the space that are measured; repeats: see `Stopwatch`
     """
 
     device: Literal["cpu", "cuda"] = "cpu"
     threads: AtLeastOne = 1
+    precision: Literal["auto", "int16", "fp32"] = "auto"
     probes: Annotated[int, Field(ge=6)] = 16
     repeats: AtLeastOne = 5
 

@@ -62,6 +62,7 @@ def segment_arguments() -> tuple[Argument, ...]:
             "and default where that has none",
         ),
         Argument("device", "", "auto, cpu, cuda or cuda:N; empty: as in params_file"),
+        Argument("precision", "", "auto, fp32, int16 (CPU), fp16 or bf16 (CUDA); empty: as in params_file"),
         Argument("autostart", "", "Whether the node configures and activates itself; empty: as in params_file"),
         Argument("track", "", "Whether objects are followed and have ids (objects.track); empty: as in params_file"),
         Argument("params_file", str(share_file("config/segmenter.param.yaml") or ""), "Parameters of the node (YAML)"),
@@ -82,6 +83,7 @@ def replay_arguments() -> tuple[Argument, ...]:
         Argument("rate", "1.0", "Times as fast as recorded"),
         Argument("device", "auto", "auto, cpu, cuda or cuda:N"),
         Argument("engine", "auto", "auto, cpu, cuda or torch; or an installed spconv, spconv-triton, torchsparse"),
+        Argument("precision", "auto", "auto, fp32, int16 (CPU), fp16 or bf16 (CUDA)"),
         Argument("intensity", "auto", "Scale of the intensities, as the node's parameter"),
         Argument("intensity_field", "", "The field that holds them; empty: a known name"),
         Argument("origin", "", "The sensor's place in the clouds' frame: x,y,z or auto; empty: its origin"),
@@ -95,7 +97,8 @@ def replay_arguments() -> tuple[Argument, ...]:
 
 def segmenter(given: Mapping[str, str]) -> Started:
     """Returns the node. An empty argument leaves the value of the parameter file. Raises LaunchArgumentError."""
-    parameters: dict[str, str | bool] = {name: given[name] for name in ("weights", "device") if given[name]}
+    own = ("weights", "device", "precision")
+    parameters: dict[str, str | bool] = {name: given[name] for name in own if given[name]}
     parameters |= {name: flag(given, name) for name in ("autostart", "use_sim_time") if given[name]}
     if given["track"]:
         parameters["objects.track"] = flag(given, "track")
@@ -153,6 +156,7 @@ def replay(given: Mapping[str, str]) -> tuple[str, ...]:
         "out",
         "device",
         "engine",
+        "precision",
         "intensity",
         "intensity_field",
         "origin",

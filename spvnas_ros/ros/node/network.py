@@ -58,6 +58,11 @@ class Network:
     known: Known = field(default_factory=Known)
     trained: bool = True
 
+    @property
+    def in_fp32(self) -> int:
+        """How many clouds were labelled in float32 because they did not fit the engine's integers."""
+        return int(getattr(getattr(self.perceive, "engine", None), "frames_beyond_range", 0))
+
     def __str__(self) -> str:
         gives = [f"{len(self.classes)} classes"] if self.classes else []
         gives += [f"boxes of {', '.join(self.box_names)}"] if self.box_names else []

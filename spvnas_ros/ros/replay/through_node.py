@@ -80,6 +80,7 @@ class NodeOptions:
     engine: str = "auto"
     intensity: str = "auto"
     intensity_field: str = ""
+    precision: str = "auto"
     place: Mapping[str, str | float] = field(default_factory=dict)
 
     def parameters(self) -> dict[str, str | float]:

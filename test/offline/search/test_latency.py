@@ -10,6 +10,7 @@ import torch
 
 from searches import TINY
 from spvnas_ros.engine.sample_street import street_scan
+from spvnas_ros.errors import UserError
 from spvnas_ros.nets.layers import Layer, Sizes, layers_of
 from spvnas_ros.offline.search.drives import sizes_of
 from spvnas_ros.offline.search.latency import (
@@ -48,12 +49,19 @@ def test_layers_of_other_networks_are_predicted(whole: bool) -> None:
     assert rank_correlation(predicted, real) > 0.95
 
 
-def test_every_layer_of_the_engine_is_measured() -> None:
+@pytest.mark.parametrize("precision", ["auto", "fp32"])
+def test_every_layer_of_the_engine_is_measured(precision: str) -> None:
     torch.manual_seed(0)
     points = street_scan(seed=0, beams=16, columns=300)[0]
     sizes = sizes_of([points], 0.5)
-    stopwatch = Stopwatch(repeats=1)
+    stopwatch = Stopwatch(repeats=1, precision=precision)
     table = table_of(stopwatch, sizes, stopwatch.measured(probes(TINY, 0.5, 6, np.random.default_rng(0)), points))
     for probe in table.probes:
         assert {layer.name for layer in layers_of(probe.spec)} < set(probe.seconds)
+    assert table.machine.endswith(f"precision {precision}")
     assert 0 < table.seconds(TINY.smallest().spec) <= table.seconds(TINY.largest().spec)
+
+
+def test_integers_are_timed_on_a_cpu_alone() -> None:
+    with pytest.raises(UserError, match=r"timing\.precision int16 is the CPU engine's"):
+        Stopwatch("cuda", precision="int16")

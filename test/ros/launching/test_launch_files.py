@@ -49,11 +49,17 @@ def test_by_default_the_parameter_file_speaks_and_nothing_but_the_node_starts() 
 def test_arguments_become_parameters_of_their_type() -> None:
     node = launched.segmenter(
         segment(
-            points="/velodyne_points", weights="1e3", device="cuda:0", autostart="False", namespace="car", track="yes"
+            points="/velodyne_points",
+            weights="1e3",
+            device="cuda:0",
+            precision="fp16",
+            autostart="False",
+            namespace="car",
+            track="yes",
         )
     )
     flags = {"autostart": False, "use_sim_time": False, "objects.track": True}
-    assert node.parameters == {"weights": "1e3", "device": "cuda:0"} | flags
+    assert node.parameters == {"weights": "1e3", "device": "cuda:0", "precision": "fp16"} | flags
     assert node.remappings == (("~/input/points", "/velodyne_points"),)
     assert (node.namespace, node.name) == ("car", "segmenter")
 
