@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 ENGINES = ("auto", "cpu", "cuda", "torch", "spconv", "spconv-triton", "torchsparse")
 """The last three run the same weights through other libraries (`engine.peers`), where those are installed."""
 
-PRECISIONS = ("auto", "fp32", "int16", "fp16", "bf16")
+PRECISIONS = ("auto", "fp32", "int16", "int8", "fp16", "bf16")
 """Of features and weights. int16 is the CPU engine's, fp16 and bf16 are the CUDA engine's; "auto" is the fastest of the
 engine that labels as float32 does, but for about a point in a thousand, on which classes all but tie."""
 

@@ -22,7 +22,7 @@ from spvnas_ros.kernels.cpu.buffers import Buffers
 from spvnas_ros.kernels.cpu.convolve import SHAPE
 from spvnas_ros.kernels.cpu.geometry import Geometry, build_geometry
 from spvnas_ros.kernels.cpu.octree import Cloud, voxels_of_coords, voxels_of_points
-from spvnas_ros.kernels.cpu.shape import host_words
+from spvnas_ros.kernels.cpu.shape import WordShape, host_words
 from spvnas_ros.kernels.cpu.softmax import classify, label_points
 from spvnas_ros.kernels.cpu.team import Team, default_threads
 from spvnas_ros.nets.spec import NUM_STAGES, POINT_LEVELS
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[np.float32]
 
-Precision = Literal["int16", "fp32"]
+Precision = Literal["int16", "int8", "fp32"]
 
 _SPARE_ROWS = 1
 """The row behind the last, which padded pairs read and write."""
@@ -237,6 +237,8 @@ class CpuEngine:
         if wanted == "fp32":
             return self._floats(), "fp32", "asked for"
         shape = host_words()
+        if wanted == "int8":
+            return self._byte_steps(shape), "int8", "asked for"
         try:
             if shape is None:
                 raise ValueError(f"this machine ({SHAPE.name}) has no fast 16-bit products")
@@ -248,6 +250,20 @@ class CpuEngine:
                 raise UserError(f"precision 'int16' is not to be had: {error}; use 'fp32'") from error
             return self._floats(), "fp32", str(error)
         return steps, "int16", shape.name if wanted == "auto" else "asked for"
+
+    def _byte_steps(self, shape: WordShape | None) -> Steps:
+        """Returns the steps on bytes, which nobody gets who has not asked for them."""
+        try:
+            if shape is None or not shape.fused:
+                name = SHAPE.name if shape is None else shape.name
+                raise ValueError(
+                    f"this machine ({name}) multiplies no 8-bit integers: AVX512-VNNI or AVX-VNNI is missing"
+                )
+            from spvnas_ros.engine.cpu.word_steps import WordSteps
+
+            return WordSteps(self._plan, self.team, in_bytes=True)
+        except ValueError as error:
+            raise UserError(f"precision 'int8' is not to be had: {error}; use 'auto', 'int16' or 'fp32'") from error
 
     def _floats(self) -> FloatSteps:
         """Returns the steps in float32, packed when they are first wanted."""
