@@ -48,12 +48,16 @@ class CpuEngine:
     threads:   how many, or the team itself; by default `OMP_NUM_THREADS` or all cores the process may use
     precision: of features and weights. "int16" is about twice as fast as "fp32" and gives the same label to all but one
                point in some thousands; a frame with a value beyond the range that the network's training implies is
-               labelled again in float32, which is logged once. "auto" is int16 where machine and network allow it
+               labelled again in float32, which is logged once. "int8" is about three times as fast as "fp32" and gives
+               another label to one point in some hundreds; values up to four times its range are cut off and counted,
+               and a frame is labelled again where one is beyond that, or more than `MOST_CUT_OFF` of all are cut off.
+               "auto" is int16 where machine and network allow it, and never int8
 
     frames_beyond_range: how many frames were labelled again
+    values_cut_off: how many values were cut off in all other frames
     precision_reason: why it is this precision
 
-    Raises UserError for another precision, or "int16" where machine or network do not allow it.
+    Raises UserError for another precision, or for "int16" or "int8" where machine or network do not allow it.
     """
 
     name = "cpu"
@@ -72,7 +76,7 @@ class CpuEngine:
         self._plan = build_plan(net)
         self._float_steps: FloatSteps | None = None
         self._steps, self.precision, self.precision_reason = self._choose(precision)
-        self._is_warm, self.frames_beyond_range = False, 0
+        self._is_warm, self.frames_beyond_range, self.values_cut_off = False, 0, 0
         self._lifetimes = self._plan.lifetimes()
         self._voxel_size = voxel_size
         self._memory = Buffers()
@@ -187,14 +191,16 @@ class CpuEngine:
         geometry, slots = self._run_with(self._steps, cloud, rows, clock, indices)
         clipped = self._steps.clipped()
         if not clipped:
+            self.values_cut_off += self._steps.cut_off()
             return geometry, slots, self._steps
         self.frames_beyond_range += 1
         if self.frames_beyond_range == 1 and self._is_warm:
             logger.warning(
-                "%d value(s) of a cloud are beyond the range that the network's training implies, which 16-bit "
-                "integers do not hold; such clouds are labelled again in float32, which takes longer. Intensities "
+                "%d value(s) of a cloud are beyond the range that the network's training implies, which precision %r "
+                "does not hold; such clouds are labelled again in float32, which takes longer. Intensities "
                 "that are not in 0..1 and coordinates that are not metres do that; where the clouds are as meant, "
-                "choose precision 'fp32'", clipped,
+                "choose precision %s", clipped, self.precision,
+                "'int16', which holds more, or 'fp32'" if self.precision == "int8" else "'fp32'",
             )  # fmt: skip
         geometry, slots = self._run_with(self._floats(), cloud, rows, clock, indices)
         return geometry, slots, self._floats()
@@ -257,7 +263,7 @@ class CpuEngine:
             if shape is None or not shape.fused:
                 name = SHAPE.name if shape is None else shape.name
                 raise ValueError(
-                    f"this machine ({name}) multiplies no 8-bit integers: AVX512-VNNI or AVX-VNNI is missing"
+                    f"this machine ({name}) has no exact products of 8 bits: AVX512-VNNI or AVX-VNNI is missing"
                 )
             from spvnas_ros.engine.cpu.word_steps import WordSteps
 
@@ -285,7 +291,7 @@ class CpuEngine:
                 self.segment(points, scores=False)
                 self._steps = steps
         self.segment(points, scores=False)
-        self._is_warm, self.frames_beyond_range = True, 0
+        self._is_warm, self.frames_beyond_range, self.values_cut_off = True, 0, 0
         logger.info("CPU engine: %s (%s), %d thread(s)", self.precision, self.precision_reason, self.team.threads)
 
 

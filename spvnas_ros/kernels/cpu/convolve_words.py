@@ -1,6 +1,7 @@
 """The loops of the CPU on features and weights of 16 or 8 bits, compiled by numba for the machine they run on.
 
-The types of features choose the instructions, so bytes are compiled only where they are asked for. The loops are for machines that `shape.host_words` names a way for; on others this file cannot be imported.
+The types of features choose the instructions, so bytes are compiled only where they are asked for. On machines that
+`shape.host_words` names no way for, this file cannot be imported.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from spvnas_ros.kernels.cpu.shape import host_words
 from spvnas_ros.kernels.cpu.team import take_ticket
 from spvnas_ros.kernels.cpu.word_vectors import finisher, mixer, multiplier, row_summer
 
-WORDS_VERSION = "732d49e296e6"
+WORDS_VERSION = "7417b00c5e23"
 """The start of the SHA-256 of `word_vectors.py`. Numba's cache follows the file that holds a loop, so this line changes
 with that file; a test holds them together."""
 

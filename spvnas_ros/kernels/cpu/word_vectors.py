@@ -1,6 +1,7 @@
 """Vector code for features and weights of 16 or 8 bits, as LLVM IR: what the loops of `convolve_words` are made of.
 
-Two or four channels share a word of 32 bits. Products are summed in int32 over one call, and added to float32 sums at its end.
+Two or four channels share a word of 32 bits. Products are summed in int32 over one call, and added to float32 sums at
+its end.
 """
 
 from __future__ import annotations
@@ -73,8 +74,8 @@ def multiplier(shape: WordShape, rows: int) -> Callable[..., Any]:
 def mixer(shape: WordShape, rows: int) -> Callable[..., Any]:
     """Returns a numba intrinsic that adds weighted sums of eight rows of features to float32 sums.
 
-    The intrinsic is `f(eighths, weights, x, offsets, sums, sums_stride, kind)`, int64 but for the dtype of x. For r in range(rows) it adds
-    `weights[r] @ rows` to `sums[r, :8 * eighths]`.
+    The intrinsic is `f(eighths, weights, x, offsets, sums, sums_stride, kind)`, int64 but for the dtype of x. For r in
+    range(rows) it adds `weights[r] @ rows` to `sums[r, :8 * eighths]`.
 
     weights: float32 `[rows, 8]`; offsets: int64 `[8]`, bytes from the address x to each of the eight rows
     """

@@ -149,6 +149,7 @@ def node_finding(condition: Condition) -> Finding:
             "classes": str(len(network.classes)),
             "classes of objects": ", ".join(network.box_names) or "none",
         }
+        values |= {name: str(count) for name, count in network.range_counts().items()}
     if condition.failure:
         return Finding("node", condition.failure, values, DiagnosticStatus.ERROR)
     if condition.no_time:
