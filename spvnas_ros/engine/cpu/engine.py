@@ -86,6 +86,13 @@ class CpuEngine:
         self._for_boxes = self._plan.for_boxes()
         self._warm_up()
 
+    def range_counts(self) -> dict[str, int]:
+        """Returns what was beyond its range so far, by what to call it; nothing where float32 holds everything."""
+        if self.precision == "fp32":
+            return {}
+        counts = {"labelled again in fp32": self.frames_beyond_range}
+        return counts | ({"values cut off": self.values_cut_off} if self.precision == "int8" else {})
+
     def segment(self, points: Points, scores: bool, boxes: bool = False, labels: bool = True) -> Segmentation:
         """Labels a cloud of finite points, as `Engine.segment` says."""
         return self.segment_timed(points, scores, boxes, labels)[0]
