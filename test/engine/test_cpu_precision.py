@@ -29,7 +29,8 @@ from spvnas_ros.recordings.scans import read_scan
 from spvnas_ros.recordings.scans.source import open_source
 
 VOXEL_SIZE = 0.05
-EQUAL_LABELS = {"int16": 0.999, "int8": 0.99}
+EQUAL_LABELS = {"int16": (0.999, 0.999, 0.999), "int8": (0.99, 0.99, 0.98)}
+"""Of two scans of the kind that the network was trained for, and of one with 16 beams."""
 LOGIT_ERROR = {"int16": 0.01, "int8": 0.15}
 SCORE_ERROR = {"int16": 0.02, "int8": 0.2}
 
@@ -52,8 +53,8 @@ def test_the_shipped_network_labels_real_scans_as_in_float32(shared: Path, preci
     with open_source(shared / "data" / "bags" / "vlp16_pointcloud2_mcap") as bag:
         clouds.append(next(iter(bag)).load().points)
     assert len(clouds) == 3
-    for cloud in clouds:
-        assert (exact(cloud).labels == whole(cloud).labels).mean() >= EQUAL_LABELS[precision]
+    for cloud, share in zip(clouds, EQUAL_LABELS[precision], strict=True):
+        assert (exact(cloud).labels == whole(cloud).labels).mean() >= share
     assert isinstance(whole.engine, CpuEngine)
     assert whole.engine.frames_beyond_range == 0
     # That few of 45 million features a cloud, and it is told.
