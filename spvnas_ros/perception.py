@@ -69,7 +69,7 @@ class Perception:
         engine:  "auto", "cpu" (fused, numba), "torch" (the reference, any device), or another library by name, for
                  comparing (see `spvnas_ros.engine.ENGINES`)
         precision: of features and weights: "auto" (the fastest of the engine that labels as float32 does), "fp32", on
-                 the CPU "int16", on CUDA "fp16" and "bf16" (see `spvnas_ros.engine.PRECISIONS`)
+                 the CPU "int16" and "int8", on CUDA "fp16" and "bf16" (see `spvnas_ros.engine.PRECISIONS`)
         min_score: least score of a box that comes out, 0..1; None for what the network's head says
 
         Raises FetchError where there is no such file or fetched model, CheckpointError for a file that is not a

@@ -1,7 +1,7 @@
-"""How far the CPU engine's precisions agree: `python -m spvnas_ros.bench.agreement WEIGHTS SOURCE...`
+"""How far the CPU engine's precisions agree: `python -m spvnas_ros.bench.agreement [int8] WEIGHTS SOURCE...`
 
 A source is whatever `spvnas segment` takes. A line a cloud, and one for all, tells on how many points the labels in
-int16 are those in fp32.
+int16, or in int8, are those in fp32.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from spvnas_ros.zoo.cache import resolve_weights
 from spvnas_ros.zoo.checkpoint import load_checkpoint
 
 
-def main(weights: str, sources: Sequence[str]) -> None:
+def main(precision: str, weights: str, sources: Sequence[str]) -> None:
     """Prints the table."""
     net, facts = load_checkpoint(resolve_weights(weights))
-    exact, whole = (CpuEngine(net, facts.voxel_size, precision=precision) for precision in ("fp32", "int16"))
+    exact, whole = (CpuEngine(net, facts.voxel_size, precision=each) for each in ("fp32", precision))
     print("| cloud | points | labels equal | confidences off by |\n| --- | --- | --- | --- |")
     equal = total = 0
     for path in sources:
@@ -37,4 +37,6 @@ def main(weights: str, sources: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    in_bytes = sys.argv[1] == "int8"
+    arguments = sys.argv[1 + in_bytes :]
+    main("int8" if in_bytes else "int16", arguments[0], arguments[1:])

@@ -22,7 +22,7 @@ EngineOption = Annotated[
     str, typer.Option(help="auto, cpu, cuda or torch; or an installed spconv, spconv-triton, torchsparse.")
 ]
 PrecisionOption = Annotated[
-    str, typer.Option(help="Of features and weights: auto, fp32, int16 (CPU), fp16 or bf16 (CUDA).")
+    str, typer.Option(help="Of features and weights: auto, fp32, int16 or int8 (CPU), fp16 or bf16 (CUDA).")
 ]
 IntensityOption = Annotated[str, typer.Option(help=f"The sensor's scale: {SCALES}")]
 IntensityFieldOption = Annotated[

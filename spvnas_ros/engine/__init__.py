@@ -23,9 +23,9 @@ logger = logging.getLogger(__name__)
 ENGINES = ("auto", "cpu", "cuda", "torch", "spconv", "spconv-triton", "torchsparse")
 """The last three run the same weights through other libraries (`engine.peers`), where those are installed."""
 
-PRECISIONS = ("auto", "fp32", "int16", "fp16", "bf16")
-"""Of features and weights. int16 is the CPU engine's, fp16 and bf16 are the CUDA engine's; "auto" is the fastest of the
-engine that labels as float32 does, but for about a point in a thousand, on which classes all but tie."""
+PRECISIONS = ("auto", "fp32", "int16", "int8", "fp16", "bf16")
+"""Of features and weights. int16 and int8 are the CPU engine's, fp16 and bf16 are the CUDA engine's; "auto" is the
+fastest of the engine that labels as float32 does, but for about a point in a thousand, on which classes all but tie."""
 
 OLDEST_CAPABILITY = (7, 5)
 """Compute capability of the oldest GPUs that the CUDA engine's kernels are compiled for in the tests."""
@@ -105,8 +105,8 @@ def build_engine(
     if engine == "cpu" and place.type != "cpu":
         raise UserError(f"engine 'cpu' runs on the CPU, but device {device!r} was asked for; use engine 'torch' there")
     if engine == "cuda" or (engine == "auto" and place.type == "cuda"):
-        if precision == "int16":
-            raise UserError("precision 'int16' is the CPU engine's; the CUDA engine has auto, fp16, bf16, fp32")
+        if precision in ("int16", "int8"):
+            raise UserError(f"precision {precision!r} is the CPU engine's; the CUDA engine has auto, fp16, bf16, fp32")
         build = cuda_engine if engine == "cuda" else gpu_engine
         return build(net, voxel_size, place, sample, precision)
     if engine not in ("auto", "cpu") and precision not in ("auto", "fp32"):

@@ -84,7 +84,8 @@ def bfloat_is_fast() -> bool:
     """
     from spvnas_ros.kernels.cpu.bf16 import available
 
-    torch_has = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    torch_has = has_onednn and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
     return torch_has and available()
 
 

@@ -178,14 +178,19 @@ class Slot:
 
     def reach(self, deviations: float) -> float:
         """Returns the largest feature where no value before a ReLU is more than so many standard deviations above its
-        mean; inf where nothing is known of it.
+        mean; inf where nothing is known of it."""
+        return float(self.reaches(deviations).max()) if self.spreads else math.inf
+
+    def reaches(self, deviations: float) -> npt.NDArray[np.float64]:
+        """Returns the same of each channel, float64 `[width]`.
 
         A mean, an interpolation and a skip keep ranges, and sums add them, so BatchNorm's two parameters are enough.
         """
         if not self.spreads:
-            return math.inf
+            return np.full(self.width, math.inf)
         tops = [np.maximum(spread.mean + deviations * spread.deviation, 0) for spread in self.spreads]
-        return float(np.sum(tops, axis=0).max())
+        reaches: npt.NDArray[np.float64] = np.sum(tops, axis=0)
+        return reaches
 
 
 @dataclass(frozen=True)

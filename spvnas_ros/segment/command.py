@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 ENGINES = ("auto", "cpu", "cuda", "torch", "spconv", "spconv-triton", "torchsparse")
 """As in `spvnas_ros.engine`, which cannot be asked without torch."""
-PRECISIONS = ("auto", "fp32", "int16", "fp16", "bf16")
+PRECISIONS = ("auto", "fp32", "int16", "int8", "fp16", "bf16")
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 

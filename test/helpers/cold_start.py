@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from spvnas_ros import Perception
+from spvnas_ros.errors import UserError
 from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.nets.unet import PointVoxelUNet
 
@@ -26,4 +27,9 @@ def answers(precision: str = "fp32") -> list[float]:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-    print(json.dumps(answers(*sys.argv[1:])))
+    print(json.dumps(answers(*sys.argv[1:2])))
+    for refused in sys.argv[2:]:
+        try:
+            answers(refused)
+        except UserError as error:
+            print(error, file=sys.stderr)

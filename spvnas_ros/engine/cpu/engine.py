@@ -24,7 +24,7 @@ from spvnas_ros.kernels.cpu.buffers import Buffers
 from spvnas_ros.kernels.cpu.convolve import SHAPE
 from spvnas_ros.kernels.cpu.geometry import Geometry, build_geometry
 from spvnas_ros.kernels.cpu.octree import Cloud, voxels_of_coords, voxels_of_points
-from spvnas_ros.kernels.cpu.shape import host_words
+from spvnas_ros.kernels.cpu.shape import WordShape, host_words
 from spvnas_ros.kernels.cpu.softmax import classify, label_points
 from spvnas_ros.kernels.cpu.team import Team, default_threads
 from spvnas_ros.nets.spec import NUM_STAGES, POINT_LEVELS
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[np.float32]
 
-Precision = Literal["int16", "fp32"]
+Precision = Literal["int16", "int8", "fp32"]
 
 _SPARE_ROWS = 1
 """The row behind the last, which padded pairs read and write."""
@@ -55,13 +55,17 @@ class CpuEngine:
     precision: of features and weights. "int16" is about twice as fast as "fp32" and gives the same label to all but one
                point in some thousands; a frame with a value beyond the range that the network's training implies is
                labelled again in float32, which is logged once; after some in a row, float32 is tried first for a while
-               (`Retreat`). "auto" is int16 where machine and network allow it. With int16, the network over the bird's-eye
-               view runs in bfloat16 where the CPU multiplies it
+               (`Retreat`). "int8" is about three times as fast as "fp32" and gives another label to one point in some
+               hundreds; values up to four times its range are cut off and counted, and a frame is labelled again where
+               one is beyond that, or more than `MOST_CUT_OFF` of all are cut off. "auto" is int16 where machine and
+               network allow it, and never int8. With integers, the network over the bird's-eye view runs in bfloat16
+               where the CPU multiplies it
 
     frames_beyond_range: how many frames were labelled again, or in float32 because those before had to be
+    values_cut_off: how many values were cut off in all other frames
     precision_reason: why it is this precision
 
-    Raises UserError for another precision, or "int16" where machine or network do not allow it.
+    Raises UserError for another precision, or for "int16" or "int8" where machine or network do not allow it.
     """
 
     name = "cpu"
@@ -83,7 +87,8 @@ class CpuEngine:
         self._float_steps: FloatSteps | None = None
         self.precision: Precision = "fp32"
         self._steps, self.precision, self.precision_reason = self._choose(precision)
-        self._retreat, self._has_rested, self.frames_beyond_range = Retreat(), False, 0
+        self._retreat, self._has_rested = Retreat(), False
+        self.frames_beyond_range, self.values_cut_off = 0, 0
         self._compiles_later, self._frames = False, 0
         self._lifetimes = self._plan.lifetimes()
         self._voxel_size = voxel_size
@@ -91,10 +96,17 @@ class CpuEngine:
         self._lock = threading.Lock()
         self._finder = None
         if net.boxes:
-            self._finder = BoxFinder(net.boxes, self.team, narrow=self.precision == "int16" and bfloat_is_fast())
+            self._finder = BoxFinder(net.boxes, self.team, narrow=self.precision != "fp32" and bfloat_is_fast())
         self._all: Sequence[int] = range(len(self._plan.steps))
         self._for_boxes = self._plan.for_boxes()
         self._warm_up()
+
+    def range_counts(self) -> dict[str, int]:
+        """Returns what was beyond its range so far, by what to call it; nothing where float32 holds everything."""
+        if self.precision == "fp32":
+            return {}
+        counts = {"labelled again in fp32": self.frames_beyond_range}
+        return counts | ({"values cut off": self.values_cut_off} if self.precision == "int8" else {})
 
     def segment(self, points: Points, scores: bool, boxes: bool = False, labels: bool = True) -> Segmentation:
         """Labels a cloud of finite points, as `Engine.segment` says."""
@@ -207,6 +219,7 @@ class CpuEngine:
             clipped = self._steps.clipped()
             rests = self._steps is not self._float_steps and self._retreat.tell(not clipped)
             if not clipped:
+                self.values_cut_off += self._steps.cut_off()
                 return geometry, slots, self._steps
             self._say(clipped, rests)
         self.frames_beyond_range += 1
@@ -217,16 +230,17 @@ class CpuEngine:
         """Says once that a frame is beyond the range, and once that the next ones are not tried on integers."""
         if self.frames_beyond_range == 0:
             logger.warning(
-                "%d value(s) of a cloud are beyond the range that the network's training implies, which 16-bit "
-                "integers do not hold; such clouds are labelled again in float32, which takes longer. Intensities "
+                "%d value(s) of a cloud are beyond the range that the network's training implies, which precision %r "
+                "does not hold; such clouds are labelled again in float32, which takes longer. Intensities "
                 "that are not in 0..1 and coordinates that are not metres do that; where the clouds are as meant, "
-                "choose precision 'fp32'", clipped,
+                "choose precision %s", clipped, self.precision,
+                "'int16', which holds more, or 'fp32'" if self.precision == "int8" else "'fp32'",
             )  # fmt: skip
         if rests and not self._has_rested:
             self._has_rested = True
             logger.warning(
                 "%d clouds in a row are beyond the range: the next %d are labelled in float32 at once, and longer "
-                "each time that 16-bit integers fail again", IN_A_ROW, self._retreat.resting,
+                "each time that integers fail again", IN_A_ROW, self._retreat.resting,
             )  # fmt: skip
 
     def _run_with(
@@ -267,6 +281,8 @@ class CpuEngine:
         if wanted == "fp32":
             return self._floats(), "fp32", "asked for"
         shape = host_words()
+        if wanted == "int8":
+            return self._byte_steps(shape), "int8", "asked for"
         try:
             if shape is None:
                 raise ValueError(f"this machine ({SHAPE.name}) has no fast 16-bit products")
@@ -278,6 +294,20 @@ class CpuEngine:
                 raise UserError(f"precision 'int16' is not to be had: {error}; use 'fp32'") from error
             return self._floats(), "fp32", str(error)
         return steps, "int16", shape.name if wanted == "auto" else "asked for"
+
+    def _byte_steps(self, shape: WordShape | None) -> Steps:
+        """Returns the steps on bytes, which nobody gets who has not asked for them."""
+        try:
+            if shape is None or not shape.fused:
+                name = SHAPE.name if shape is None else shape.name
+                raise ValueError(
+                    f"this machine ({name}) has no exact products of 8 bits: AVX512-VNNI or AVX-VNNI is missing"
+                )
+            from spvnas_ros.engine.cpu.word_steps import WordSteps
+
+            return WordSteps(self._weights, self.team, in_bytes=True)
+        except ValueError as error:
+            raise UserError(f"precision 'int8' is not to be had: {error}; use 'auto', 'int16' or 'fp32'") from error
 
     def _floats(self) -> FloatSteps:
         """Returns the steps in float32, packed when they are first wanted."""

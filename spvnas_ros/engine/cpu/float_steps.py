@@ -63,6 +63,10 @@ class FloatSteps:
         """Returns 0: float32 holds every value."""
         return 0
 
+    def cut_off(self) -> int:
+        """Returns 0, likewise."""
+        return 0
+
     def floats(self, slot: int, features: Features) -> Array:  # noqa: ARG002
         """Returns the features themselves."""
         return features

@@ -1,4 +1,4 @@
-"""What runs the steps of a plan on the CPU: a protocol, for features in float32 and in 16-bit integers."""
+"""What runs the steps of a plan on the CPU: a protocol, for features in float32 and in integers."""
 
 from __future__ import annotations
 
@@ -42,6 +42,10 @@ class Steps(Protocol):
 
     def clipped(self) -> int:
         """Returns how many values of this frame no feature could hold. Where there are any, the frame is wrong."""
+        ...
+
+    def cut_off(self) -> int:
+        """Returns how many values of this frame were cut off at the end of their range, as their precision allows."""
         ...
 
     def floats(self, slot: int, features: Features) -> npt.NDArray[np.float32]:

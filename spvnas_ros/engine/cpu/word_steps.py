@@ -1,4 +1,4 @@
-"""The steps of a plan on features of 16-bit integers, for machines that multiply these faster than float32."""
+"""The steps of a plan on features of 16-bit or 8-bit integers, for machines that multiply these faster than float32."""
 
 from __future__ import annotations
 
@@ -8,17 +8,28 @@ import numpy as np
 import numpy.typing as npt
 
 from spvnas_ros.engine.cpu.steps import Features, pairs_of
-from spvnas_ros.engine.cpu.word_packing import check_noise, pack_words, pad_eights, pad_fours, units_of
-from spvnas_ros.engine.plan import INPUT, Convolution, Plan, PointFusion
+from spvnas_ros.engine.cpu.word_packing import (
+    Units,
+    check_noise,
+    pack_words,
+    pad_eights,
+    pad_fours,
+    padded,
+    units_of,
+)
+from spvnas_ros.engine.plan import INPUT, Convolution, Plan, PointFusion, PointMean
 from spvnas_ros.kernels.cpu import convolve_words as kernels
 from spvnas_ros.kernels.cpu.convolve import aligned
 from spvnas_ros.kernels.cpu.convolve_words import SHAPE, Finish, Scratch, WordTerm
 from spvnas_ros.kernels.cpu.geometry import TILE_ROWS, Geometry
 from spvnas_ros.kernels.cpu.team import Team
+from spvnas_ros.kernels.cpu.word_vectors import BYTES, HALVES
 
-_NO_ROWS = np.zeros((0, 0), np.uint16)
-_NO_TERM = WordTerm(_NO_ROWS, 0, np.zeros(0, np.int32))
+_NO_ROWS = {kind: np.zeros((0, 0), kind) for kind in (np.dtype(np.uint16), np.dtype(np.uint8))}
+_NO_TERM = {kind: WordTerm(rows, 0, np.zeros(0, np.int32)) for kind, rows in _NO_ROWS.items()}
 _LINE = 16
+MOST_CUT_OFF = 1e-4
+"""The share of a frame's bytes that may be cut off at their range. Real scans come to a tenth of that."""
 _TAKEN_ROWS = 4096
 
 Array = npt.NDArray[np.float32]
@@ -29,51 +40,65 @@ class WordSteps:
 
     in_tiles = True
 
-    def __init__(self, plan: Plan, team: Team) -> None:
-        """Packs the plan. Raises ValueError, as `units_of` and `check_noise`, for one that cannot run on integers."""
+    def __init__(self, plan: Plan, team: Team, in_bytes: bool = False) -> None:
+        """Packs the plan. Raises ValueError, as `units_of` and `check_noise`, for one that cannot run on integers.
+
+        in_bytes: features and weights of 8 bits, which `SHAPE.fused` machines multiply
+        """
         self._plan, self._team = plan.light(), team
-        self._units = units_of(plan)
-        check_noise(plan, self._units)
+        self._units = units_of(plan, in_bytes)
+        if not in_bytes:
+            check_noise(plan, self._units)
+        self._bytes = 0
         self._packed = [pack_words(step, self._units, SHAPE) for step in plan.steps]
-        self._finish = [Finish(p.scale, p.bias, p.blocks, np.float32(p.ratio)) for p in self._packed]
+        self._finish = [Finish(p.scale, p.bias, p.blocks, p.ratio) for p in self._packed]
         largest = max((TILE_ROWS[slot.level] + SHAPE.rows) * pad_eights(slot.width) for slot in plan.slots)
         sums = aligned(team.threads * -(-largest // _LINE) * _LINE).reshape(team.threads, -1)
-        clipped = np.zeros((team.threads, _LINE), np.int32)
+        clipped = np.zeros((team.threads, 2 * _LINE), np.int32)
         local = np.arange(max(TILE_ROWS) + SHAPE.rows, dtype=np.int32)
         self._scratch = Scratch(np.zeros(1, np.int64), sums, clipped, local)
 
     def is_new(self) -> bool:
         """Returns whether this machine has to compile the kernels. One is compiled, or loaded, to find out."""
         misses = sum(kernels.mean_points.stats.cache_misses.values())
-        rows = np.zeros((1, 8), np.uint16)
-        kernels.mean_points(np.full(1, 1 << 40), 1, np.zeros(1, np.int32), rows, rows)
+        mean = next((step for step in self._plan.steps if isinstance(step, PointMean)), None)
+        of = (mean.points, mean.out) if mean else (self._plan.steps[0].out,) * 2
+        points, out = (np.zeros((1, 8), _stored(self._units[slot])) for slot in of)
+        kernels.mean_points(
+            np.full(1, 1 << 40), 1, np.zeros(1, np.int32), points, self._finish[0], 0, self._scratch, out
+        )
         return sum(kernels.mean_points.stats.cache_misses.values()) > misses
 
     def layout(self) -> list[tuple[int, np.dtype[Any]]]:
-        """Returns eights of uint16 for every slot but the input and the logits, which are float32."""
-        last = self._plan.steps[-1].out
-        shapes: list[tuple[int, np.dtype[Any]]] = []
-        for index, slot in enumerate(self._plan.slots):
-            if index == INPUT:
-                shapes.append((pad_fours(slot.width), np.dtype(np.float32)))
-            elif index == last:
-                shapes.append((pad_eights(slot.width), np.dtype(np.float32)))
-            else:
-                shapes.append((pad_eights(slot.width), np.dtype(np.uint16)))
-        return shapes
+        """Returns eights of integers for every slot but the input and the logits, which are float32."""
+        return [
+            (pad_fours(slot.width) if index == INPUT else pad_eights(slot.width), _stored(units))
+            for index, (slot, units) in enumerate(zip(self._plan.slots, self._units, strict=True))
+        ]
 
     def begin(self, rows: Array, chosen: npt.NDArray[np.integer], out: Features) -> None:
         """Begins a frame: nothing is clipped yet."""
         self._scratch.clipped[:] = 0
+        self._bytes = 0
         self._team.run(kernels.take_rows, _TAKEN_ROWS, rows, chosen, out, shares=-(-len(chosen) // _TAKEN_ROWS))
 
     def clipped(self) -> int:
-        """Returns how many values were beyond the range of their slot, or no numbers."""
-        return int(self._scratch.clipped.sum(dtype=np.int64))
+        """Returns how many values were beyond the range of their slot, or no numbers.
+
+        Bytes that are cut off at their range are among them where these are more than `MOST_CUT_OFF` of all bytes.
+        """
+        beyond, cut_off = int(self._scratch.clipped[:, :_LINE].sum(dtype=np.int64)), self.cut_off()
+        return beyond + cut_off if cut_off > MOST_CUT_OFF * self._bytes else beyond
+
+    def cut_off(self) -> int:
+        """Returns how many of this frame's bytes were above their range, and are at its end."""
+        return int(self._scratch.clipped[:, _LINE:].sum(dtype=np.int64))
 
     def floats(self, slot: int, features: Features) -> npt.NDArray[np.float32]:
         """Returns features of a slot as float32."""
-        return features.astype(np.float32) * np.float32(self._units[slot])
+        units = self._units[slot]
+        assert units
+        return features.astype(np.float32) * padded(units.of, features.shape[1])
 
     def run(self, index: int, geometry: Geometry, slots: list[Features]) -> None:
         """Runs one step."""
@@ -81,6 +106,8 @@ class WordSteps:
         finest, level, out = geometry.levels[0], geometry.levels[step.level], slots[step.out]
         scratch, run = self._scratch, self._team.run
         scratch.seats[0] = 0
+        if out.dtype == np.uint8:
+            self._bytes += (finest if isinstance(step, PointFusion) else level).size * self._plan.slots[step.out].width
         terms = [WordTerm(slots[slot], words, panels) for slot, words, panels in packed.sources]
         if isinstance(step, PointFusion):
             run(
@@ -89,7 +116,10 @@ class WordSteps:
                 shares=finest.tiles,
             )  # fmt: skip
         elif not isinstance(step, Convolution):
-            run(kernels.mean_points, level.tile_rows, level.starts, slots[step.points], out, shares=level.tiles)
+            run(
+                kernels.mean_points, level.tile_rows, level.starts, slots[step.points], finish,
+                BYTES.top if out.dtype == np.uint8 else HALVES.top, scratch, out, shares=level.tiles,
+            )  # fmt: skip
         elif packed.kernel is not None:
             run(
                 kernels.convolve_input, finest.tile_rows, geometry.around, slots[INPUT], packed.kernel, finish, scratch,
@@ -101,15 +131,21 @@ class WordSteps:
                 shares=level.tiles,
             )  # fmt: skip
         else:
+            kind = terms[0].rows.dtype
             skips = [WordTerm(slots[slot], words, panels) for slot, words, panels in packed.pointwise]
-            residual = _NO_ROWS if step.residual is None else slots[step.residual]
+            residual = _NO_ROWS[out.dtype] if step.residual is None else slots[step.residual]
             run(
-                kernels.convolve, level.size, pairs_of(step, level), level.identity, _pair(terms), _pair(skips), finish,
-                residual, scratch, out, shares=level.tiles,
+                kernels.convolve, level.size, pairs_of(step, level), level.identity, _pair(terms, kind),
+                _pair(skips, kind), finish, residual, scratch, out, shares=level.tiles,
             )  # fmt: skip
 
 
-def _pair(terms: list[WordTerm]) -> tuple[WordTerm, WordTerm]:
+def _stored(units: Units | None) -> np.dtype[Any]:
+    """Returns the type in which features are stored."""
+    return np.dtype(np.float32) if units is None else np.dtype(f"u{units.integers.bits // 8}")
+
+
+def _pair(terms: list[WordTerm], kind: np.dtype[Any]) -> tuple[WordTerm, WordTerm]:
     """Returns two terms: the kernels take as many always."""
-    first, second = (*terms, _NO_TERM, _NO_TERM)[:2]
+    first, second = (*terms, _NO_TERM[kind], _NO_TERM[kind])[:2]
     return first, second

@@ -1,6 +1,7 @@
-"""The loops of the CPU on features and weights of 16-bit integers, compiled by numba for the machine they run on.
+"""The loops of the CPU on features and weights of 16 or 8 bits, compiled by numba for the machine they run on.
 
-They are for machines that `shape.host_words` names a way for; on others this file cannot be imported.
+The types of features choose the instructions, so bytes are compiled only where they are asked for. On machines that
+`shape.host_words` names no way for, this file cannot be imported.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from numba import njit
 from spvnas_ros.kernels.cpu.convolve import UNIT, prefetch
 from spvnas_ros.kernels.cpu.shape import host_words
 from spvnas_ros.kernels.cpu.team import take_ticket
-from spvnas_ros.kernels.cpu.word_vectors import TOP, finisher, mixer, multiplier, row_summer
+from spvnas_ros.kernels.cpu.word_vectors import finisher, mixer, multiplier, row_summer
 
-WORDS_VERSION = "26b73c2710cd"
+WORDS_VERSION = "7417b00c5e23"
 """The start of the SHA-256 of `word_vectors.py`. Numba's cache follows the file that holds a loop, so this line changes
 with that file; a test holds them together."""
 
@@ -33,13 +34,13 @@ _mix, _mix_half = mixer(SHAPE, _ROWS), mixer(SHAPE, UNIT)
 _sum_row = row_summer(SHAPE)
 _finish, _finish_sum = finisher(SHAPE), finisher(SHAPE, residual="before")
 _finish_then_add, _rectify = finisher(SHAPE, residual="after"), finisher(SHAPE, into="sums")
-_store, _scale = finisher(SHAPE, scaled=False, relu=False), finisher(SHAPE, relu=False, into="floats")
+_store, _scale = finisher(SHAPE, relu=False), finisher(SHAPE, relu=False, into="floats")
 
 
 class WordTerm(NamedTuple):
     """One input of a fused convolution.
 
-    rows: uint16 `[n + 1, columns]`, columns a multiple of 8; words: per row and kernel row (0 = no such input)
+    rows: uint16 or uint8 `[n + 1, columns]`, columns a multiple of 8; words: per row and kernel row (0 = no such input)
     panels: int32, the kernel's words, one contiguous `[words, columns of the block]` per kernel row and column block
     """
 
@@ -53,7 +54,7 @@ class Scratch(NamedTuple):
 
     seats: int64 `[1]`, 0 when the threads start; each draws a seat
     sums: float32 `[threads, rows * columns]` for the largest tile and one row more, on cache lines
-    clipped: int32 `[threads, 16]`, counts the values that no feature could hold
+    clipped: int32 `[threads, 32]`, 64 or more bytes apart: the counts of `finisher`
     local: int32, 0, 1, 2, ... up to the rows of the largest tile
     """
 
@@ -66,7 +67,7 @@ class Scratch(NamedTuple):
 class Finish(NamedTuple):
     """What turns sums into features: `relu(sums * scale + bias + ratio * residual)`, in units of the output.
 
-    scale, bias: float32 `[columns]`; blocks: int64, eighths of each column block; ratio: of the residual's unit
+    scale, bias, ratio: float32 `[columns]`, ratio of the residual's unit; blocks: int64, eighths of each column block
     """
 
     scale: Any
@@ -76,7 +77,7 @@ class Finish(NamedTuple):
 
 
 @njit(cache=True, nogil=True)
-def _group(x, x_stride, ins, outs, first, last, panels, blocks, columns, sums, words):
+def _group(x, x_stride, ins, outs, first, last, panels, blocks, columns, sums, words, kind):
     """Adds the products of pairs first..last (a multiple of UNIT) of one kernel row to a tile's sums."""
     chunk = max(_ROWS, _CACHED_WORDS // words // _ROWS * _ROWS)
     lines = (4 * words + 63) // 64
@@ -94,10 +95,10 @@ def _group(x, x_stride, ins, outs, first, last, panels, blocks, columns, sums, w
                     for r in range(chunk, chunk + _ROWS):
                         for line in range(lines):
                             prefetch(x, x_stride, i + 4 * r, line)
-                _multiply(eighths, x, x_stride, i, panel, target, 4 * columns, o, words)
+                _multiply(eighths, x, x_stride, i, panel, target, 4 * columns, o, words, kind)
                 p += _ROWS
             if p < stop:
-                _multiply_half(eighths, x, x_stride, ins + 4 * p, panel, target, 4 * columns, outs + 4 * p, words)
+                _multiply_half(eighths, x, x_stride, ins + 4 * p, panel, target, 4 * columns, outs + 4 * p, words, kind)
             column += 8 * eighths
         first = stop
 
@@ -114,6 +115,7 @@ def _pointwise(term, identity, local, start, stop, finish, columns, sums):
         _group(
             term.rows.ctypes.data, term.rows.strides[0], np.int64(identity.ctypes.data + 4 * start), local.ctypes.data,
             np.int64(0), np.int64(count), np.int64(term.panels.ctypes.data), finish.blocks, columns, sums, term.words,
+            term.rows.dtype,
         )  # fmt: skip
 
 
@@ -129,7 +131,7 @@ def _gathered(term, pairs, tile, finish, columns, sums):
                 _group(
                     term.rows.ctypes.data, term.rows.strides[0], np.int64(pairs.ins.ctypes.data),
                     pairs.outs.ctypes.data, first, last, np.int64(term.panels.ctypes.data + k * step), finish.blocks,
-                    columns, sums, term.words,
+                    columns, sums, term.words, term.rows.dtype,
                 )  # fmt: skip
 
 
@@ -138,14 +140,15 @@ def convolve(counter, num_out, pairs, identity, sources, skips, finish, residual
     """Computes tiles of `out = relu(bias + residual + sources + skips)` until the counter runs out of tiles.
 
     sources, skips: two `WordTerm` each; pairs: with output rows counted inside their tile
-    out: uint16 `[num_out + 1, columns]`
+    out: uint16 or uint8 `[num_out + 1, columns]`
     residual: the same, or `[0, columns]`; identity: int32 0, 1, ..., num_out - 1 and then num_out for the padding
     """
     columns = out.shape[1]
     seat = take_ticket(scratch.seats.ctypes.data)
     tile_sums = scratch.sums[seat]
     sums, clipped = tile_sums.ctypes.data, scratch.clipped[seat].ctypes.data
-    scale, bias, eighths = finish.scale.ctypes.data, finish.bias.ctypes.data, columns // 8
+    scale, bias, ratio = finish.scale.ctypes.data, finish.bias.ctypes.data, finish.ratio.ctypes.data
+    eighths = columns // 8
     while True:
         tile = take_ticket(counter.ctypes.data)
         start = tile * pairs.tile_rows
@@ -160,9 +163,9 @@ def convolve(counter, num_out, pairs, identity, sources, skips, finish, residual
         target, rows = out.ctypes.data + start * out.strides[0], stop - start
         if residual.shape[0] > 0:
             other = residual.ctypes.data + start * residual.strides[0]
-            _finish_sum(sums, scale, bias, other, finish.ratio, target, eighths, clipped, rows)
+            _finish_sum(sums, scale, bias, other, ratio, target, eighths, clipped, rows, out.dtype)
         else:
-            _finish(sums, scale, bias, 0, finish.ratio, target, eighths, clipped, rows)
+            _finish(sums, scale, bias, 0, 0, target, eighths, clipped, rows, out.dtype)
 
 
 @njit(cache=True, nogil=True)
@@ -186,7 +189,7 @@ def convolve_input(counter, tile_rows, around, x, kernel, finish, scratch, out):
     """Computes tiles of the first layer's output, row by row from float32 rows of few channels.
 
     around: the neighbours of every output row, compressed; x: float32 `[n + 1, channels]`, channels in fours
-    kernel: float32 `[K, channels, columns]`; out: uint16 `[n + 1, columns]`
+    kernel: float32 `[K, channels, columns]`; out: uint16 or uint8 `[n + 1, columns]`
     """
     columns, num_out = out.shape[1], around.starts.shape[0] - 1
     seat = take_ticket(scratch.seats.ctypes.data)
@@ -207,8 +210,8 @@ def convolve_input(counter, tile_rows, around, x, kernel, finish, scratch, out):
                 )  # fmt: skip
                 column += 8 * finish.blocks[block]
         _finish(
-            sums, finish.scale.ctypes.data, finish.bias.ctypes.data, 0, finish.ratio,
-            out.ctypes.data + start * out.strides[0], columns // 8, clipped, stop - start,
+            sums, finish.scale.ctypes.data, finish.bias.ctypes.data, 0, 0, out.ctypes.data + start * out.strides[0],
+            columns // 8, clipped, stop - start, out.dtype,
         )  # fmt: skip
 
 
@@ -227,14 +230,14 @@ def classify_words(counter, num_out, tile_rows, identity, term, finish, scratch,
         tile_sums[: (stop - start) * columns] = 0
         _pointwise(term, identity, scratch.local, start, stop, finish, columns, sums)
         _scale(
-            sums, finish.scale.ctypes.data, finish.bias.ctypes.data, 0, finish.ratio,
-            out.ctypes.data + start * out.strides[0], columns // 8, clipped, stop - start,
+            sums, finish.scale.ctypes.data, finish.bias.ctypes.data, 0, 0, out.ctypes.data + start * out.strides[0],
+            columns // 8, clipped, stop - start, out.dtype,
         )  # fmt: skip
 
 
 @njit(cache=True, nogil=True)
-def _interpolate(first, last, cells, ancestors, corners, level, ratio, voxels, weights, there, offsets, columns, sums):
-    """Adds the trilinear interpolation of voxels, times `ratio`, to the sums of points first..last.
+def _interpolate(first, last, cells, ancestors, corners, level, voxels, weights, there, offsets, columns, sums):
+    """Adds the trilinear interpolation of voxels to the sums of points first..last.
 
     Points of one coarse cell are consecutive and meet the same eight voxels: up to `_ROWS` of them at a time.
     """
@@ -255,7 +258,7 @@ def _interpolate(first, last, cells, ancestors, corners, level, ratio, voxels, w
             w0, w1, w2, w3 = left * there[0], right * there[1], y * (one - z) * there[2], y * z * there[3]
             w4, w5, w6, w7 = left * there[4], right * there[5], y * (one - z) * there[6], y * z * there[7]
             low, high = (one - x) * ((w0 + w1) + (w2 + w3)), x * ((w4 + w5) + (w6 + w7))
-            share = ratio / (low + high + np.float32(1e-8))
+            share = one / (low + high + np.float32(1e-8))
             low, high = (one - x) * share, x * share
             weights[r, 0], weights[r, 1], weights[r, 2], weights[r, 3] = low * w0, low * w1, low * w2, low * w3
             weights[r, 4], weights[r, 5], weights[r, 6], weights[r, 7] = high * w4, high * w5, high * w6, high * w7
@@ -265,11 +268,11 @@ def _interpolate(first, last, cells, ancestors, corners, level, ratio, voxels, w
         column, eighths_left = 0, columns // 8
         while eighths_left > 0:
             eighths = min(eighths_left, _EIGHTHS)
-            source, target = voxels.ctypes.data + 2 * column, sums + 4 * ((i - first) * columns + column)
+            source, target = voxels.ctypes.data + voxels.itemsize * column, sums + 4 * ((i - first) * columns + column)
             if rows == UNIT:
-                _mix_half(eighths, weights.ctypes.data, source, offsets.ctypes.data, target, 4 * columns)
+                _mix_half(eighths, weights.ctypes.data, source, offsets.ctypes.data, target, 4 * columns, voxels.dtype)
             else:
-                _mix(eighths, weights.ctypes.data, source, offsets.ctypes.data, target, 4 * columns)
+                _mix(eighths, weights.ctypes.data, source, offsets.ctypes.data, target, 4 * columns, voxels.dtype)
             column += 8 * eighths
             eighths_left -= eighths
         i = stop
@@ -279,14 +282,17 @@ def _interpolate(first, last, cells, ancestors, corners, level, ratio, voxels, w
 def fuse_points(counter, tile_rows, points, identity, finish, cells, ancestors, corners, level, voxels, scratch, out):
     """Computes tiles of `out = relu(bias + points @ kernel) + ratio * trilinear interpolation of voxels`.
 
-    The arguments are those of `convolve.fuse_points`; features are uint16.
+    The arguments are those of `convolve.fuse_points`; features are uint16 or uint8. Where voxels are interpolated,
+    `finish.scale` and `finish.bias` lead to their unit, not to that of the output.
     """
     num_out, columns = cells.shape[0], out.shape[1]
     seat = take_ticket(scratch.seats.ctypes.data)
     tile_sums = scratch.sums[seat]
     sums, clipped = tile_sums.ctypes.data, scratch.clipped[seat].ctypes.data
-    scale, bias, eighths = finish.scale.ctypes.data, finish.bias.ctypes.data, columns // 8
+    scale, bias, ratio = finish.scale.ctypes.data, finish.bias.ctypes.data, finish.ratio.ctypes.data
+    eighths = columns // 8
     weights, there, offsets = np.zeros((_ROWS, 8), np.float32), np.zeros(8, np.float32), np.zeros(8, np.int64)
+    nothing = np.zeros(columns, np.float32)
     while True:
         start = take_ticket(counter.ctypes.data) * tile_rows
         if start >= num_out:
@@ -297,23 +303,25 @@ def fuse_points(counter, tile_rows, points, identity, finish, cells, ancestors, 
         target, rows = out.ctypes.data + start * out.strides[0], stop - start
         if level == 0:
             near = voxels.ctypes.data + start * voxels.strides[0]
-            _finish_then_add(sums, scale, bias, near, finish.ratio, target, eighths, clipped, rows)
+            _finish_then_add(sums, scale, bias, near, ratio, target, eighths, clipped, rows, out.dtype)
             continue
-        _rectify(sums, scale, bias, 0, finish.ratio, 0, eighths, clipped, rows)
-        _interpolate(
-            start, stop, cells, ancestors, corners, level, finish.ratio, voxels, weights, there, offsets, columns, sums
-        )
-        _store(sums, 0, 0, 0, finish.ratio, target, eighths, clipped, rows)
+        _rectify(sums, scale, bias, 0, 0, 0, eighths, clipped, rows, out.dtype)
+        _interpolate(start, stop, cells, ancestors, corners, level, voxels, weights, there, offsets, columns, sums)
+        _store(sums, ratio, nothing.ctypes.data, 0, 0, target, eighths, clipped, rows, out.dtype)
 
 
 @njit(cache=True, nogil=True)
-def mean_points(counter, tile_rows, starts, points, out):
-    """Computes the rounded mean of the consecutive point rows `starts[v]..starts[v + 1]` of every voxel v."""
+def mean_points(counter, tile_rows, starts, points, finish, top, scratch, out):
+    """Computes the rounded mean of the consecutive point rows `starts[v]..starts[v + 1]` of every voxel v, times
+    `finish.ratio`. What is above the top is cut off and counted, as `finisher` counts it.
+    """
     num_out, columns = starts.shape[0] - 1, out.shape[1]
-    sums = np.empty(columns, np.float32)
+    sums, ratio = np.empty(columns, np.float32), finish.ratio
+    most, cut, clipped = np.float32(top + 0.5), np.int32(0), scratch.clipped[take_ticket(scratch.seats.ctypes.data)]
     while True:
         start = take_ticket(counter.ctypes.data) * tile_rows
         if start >= num_out:
+            clipped[16] += cut
             return
         for v in range(start, min(num_out, start + tile_rows)):
             share = np.float32(1.0) / np.float32(starts[v + 1] - starts[v])
@@ -322,5 +330,6 @@ def mean_points(counter, tile_rows, starts, points, out):
                 for c in range(columns):
                     sums[c] += np.float32(points[i, c])
             for c in range(columns):
-                # The sum of many large features is rounded, and its mean could be above all of them.
-                out[v, c] = np.uint16(min(sums[c] * share + np.float32(0.5), np.float32(TOP)))
+                value = sums[c] * share * ratio[c] + np.float32(0.5)
+                cut += np.int32(value >= most + np.float32(0.5))
+                out[v, c] = np.int32(min(value, most))

@@ -1,11 +1,13 @@
-"""Vector code for features and weights of 16-bit integers, as LLVM IR: what the loops of `convolve_words` are made of.
+"""Vector code for features and weights of 16 or 8 bits, as LLVM IR: what the loops of `convolve_words` are made of.
 
-Two channels share a word of 32 bits. Products are summed in int32 over one call, and added to float32 sums at its end.
+Two or four channels share a word of 32 bits. Products are summed in int32 over one call, and added to float32 sums at
+its end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from llvmlite import ir
@@ -15,57 +17,79 @@ from numba.extending import intrinsic
 
 from spvnas_ros.kernels.cpu.shape import WordShape
 
-TOP = 32767
-"""The largest feature: 15 bits, so that the signed multiplication takes it."""
 
-_FLOAT, _I16, _I32, _I64 = ir.FloatType(), ir.IntType(16), ir.IntType(32), ir.IntType(64)
+@dataclass(frozen=True)
+class Integers:
+    """Unsigned features and signed weights of so many bits.
+
+    top, weight_top: the largest feature, and the largest weight of either sign
+    """
+
+    bits: int
+    top: int
+    weight_top: int
+
+    @property
+    def per_word(self) -> int:
+        """How many channels share a word of 32 bits."""
+        return 32 // self.bits
+
+
+HALVES = Integers(16, top=32767, weight_top=32767)
+"""15 bits of a feature, because the multiplication of 16 bits is signed on both sides."""
+BYTES = Integers(8, top=255, weight_top=127)
+FAR = 4
+"""A byte may be cut off at its range. What is beyond so many ranges is no rounding but another input."""
+
+_FLOAT, _I8, _I16, _I32, _I64 = ir.FloatType(), *(ir.IntType(bits) for bits in (8, 16, 32, 64))
 _EIGHT, _CHAINS = 8, 4
 
 
 def multiplier(shape: WordShape, rows: int) -> Callable[..., Any]:
     """Returns a numba intrinsic that multiplies gathered rows of words with a panel of a kernel.
 
-    The intrinsic is `f(eighths, x, x_stride, in_rows, panel, sums, sums_stride, out_rows, words)`, all int64: numbers,
-    addresses and byte strides. For r in range(rows) it adds `x[in_rows[r], :2 * words] @ panel` to the float32
-    `sums[out_rows[r], :8 * eighths]`. The product is exact where no int32 overflows.
+    The intrinsic is `f(eighths, x, x_stride, in_rows, panel, sums, sums_stride, out_rows, words, kind)`, int64 but for
+    the last: numbers, addresses and byte strides. For r in range(rows) it adds `x[in_rows[r], :n * words] @ panel` to
+    the float32 `sums[out_rows[r], :8 * eighths]`, n channels a word. The product is exact where no int32 overflows.
 
-    eighths: 1..shape.eighths; words: at least one
-    panel: int16 `[words, 8 * eighths, 2]`, contiguous; x: uint16 of at most `TOP`
+    eighths: 1..shape.eighths; words: at least one; kind: the dtype of x
+    panel: int16 `[words, 8 * eighths, 2]` or int8 `[words, 8 * eighths, 4]`, contiguous
+    x: uint16 of at most `HALVES.top`, or uint8 where the shape is fused
     """
 
     @intrinsic
-    def multiply(context, eighths, x, x_stride, in_rows, panel, sums, sums_stride, out_rows, words):
+    def multiply(context, eighths, x, x_stride, in_rows, panel, sums, sums_stride, out_rows, words, kind):
         def generate(context, b, signature, args):
             def block(number):
-                _multiply_block(b, shape, rows, shape.vectors(number), *args[1:])
+                _multiply_block(b, shape, kind.dtype.bitwidth, rows, shape.vectors(number), *args[1:-1])
 
             _choose(b, args[0], shape.eighths, block)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 9), generate
+        return types.void(*[types.int64] * 9, kind), generate
 
     return multiply
 
 
 def mixer(shape: WordShape, rows: int) -> Callable[..., Any]:
-    """Returns a numba intrinsic that adds weighted sums of eight rows of 16-bit features to float32 sums.
+    """Returns a numba intrinsic that adds weighted sums of eight rows of features to float32 sums.
 
-    The intrinsic is `f(eighths, weights, x, offsets, sums, sums_stride)`, all int64. For r in range(rows) it adds
-    `weights[r] @ rows` to `sums[r, :8 * eighths]`.
+    The intrinsic is `f(eighths, weights, x, offsets, sums, sums_stride, kind)`, int64 but for the dtype of x. For r in
+    range(rows) it adds `weights[r] @ rows` to `sums[r, :8 * eighths]`.
 
     weights: float32 `[rows, 8]`; offsets: int64 `[8]`, bytes from the address x to each of the eight rows
     """
 
     @intrinsic
-    def mix(context, eighths, weights, x, offsets, sums, sums_stride):
+    def mix(context, eighths, weights, x, offsets, sums, sums_stride, kind):
         def generate(context, b, signature, args):
             def block(number):
-                _mix_block(b, rows, shape.vectors(number), *args[1:])
+                _mix_block(b, kind.dtype.bitwidth, rows, shape.vectors(number), *args[1:-1])
 
             _choose(b, args[0], shape.eighths, block)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 6), generate
+        return types.void(*[types.int64] * 6, kind), generate
 
     return mix
 
@@ -104,26 +128,25 @@ def finisher(
 ) -> Callable[..., Any]:
     """Returns a numba intrinsic that turns the float32 sums of rows into features.
 
-    The intrinsic is `f(sums, scale, bias, residual, ratio, out, eighths, clipped, rows)`: int64 addresses and numbers,
-    and `ratio` of float32. Rows, at least one, have `8 * eighths` columns and lie close together. It computes
-    `relu(sums * scale + bias)`.
+    The intrinsic is `f(sums, scale, bias, residual, ratio, out, eighths, clipped, rows, kind)`: int64 addresses and
+    numbers, and the dtype of `out` and `residual`. Rows, at least one, have `8 * eighths` columns and lie close
+    together. It computes `relu(sums * scale + bias)`.
 
     scaled:   without it, sums are taken as they are
-    residual: whether `ratio * residual`, uint16, is added, before or after the ReLU
-    into:     features: rounded into `out`, uint16, at most `TOP`; what is rounded must not be negative
+    residual: whether `ratio * residual` is added, before or after the ReLU; ratio: float32, one a column
+    into:     features: rounded into `out`, at most the top; what is rounded must not be negative
               floats: into `out`, float32; sums: float32 in the place of the sums
-    clipped:  int32 `[16]`, counts the values that were above `TOP` or no numbers
+    clipped:  int32 `[2, 16]`; row 0 counts the values that no feature could hold: those above the top, of bytes those
+              above `FAR` times the top, and those that are no numbers; row 1 counts, of bytes, all above the top
     """
 
     @intrinsic
-    def finish(context, sums, scale, bias, residual_, ratio, out, eighths, clipped, rows):
+    def finish(context, sums, scale, bias, residual_, ratio, out, eighths, clipped, rows, kind):
         def generate(context, b, signature, args):
-            _finish_rows(b, shape, scaled, relu, residual, into, *args)
+            _finish_rows(b, shape, kind.dtype.bitwidth, scaled, relu, residual, into, *args[:-1])
             return context.get_dummy_value()
 
-        numbers: list[types.Type] = [types.int64] * 9
-        numbers[4] = types.float32
-        return types.void(*numbers), generate
+        return types.void(*[types.int64] * 9, kind), generate
 
     return finish
 
@@ -201,9 +224,16 @@ def _add_product(b: ir.IRBuilder, a: ir.Value, c: ir.Value, sums: ir.Value) -> i
     return _call(b, f"llvm.fmuladd.v{sums.type.count}f32", sums.type, a, c, sums)
 
 
-def _add_dots(b: ir.IRBuilder, fused: bool, sums: ir.Value, words: ir.Value, panel: ir.Value) -> ir.Value:
-    """Returns int32 sums plus, lane by lane, the products of the two int16 of a word of each side."""
+def _add_dots(b: ir.IRBuilder, fused: bool, bits: int, sums: ir.Value, words: ir.Value, panel: ir.Value) -> ir.Value:
+    """Returns int32 sums plus, lane by lane, the products of the integers of a word of each side."""
     lanes = sums.type.count
+    if bits == BYTES.bits:
+        if not fused:
+            # Two instructions would go by way of int16, which saturates.
+            raise ValueError("no exact product of bytes on this machine")
+        fours = ir.VectorType(_I8, 4 * lanes)
+        name = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
+        return _call(b, name, sums.type, sums, b.bitcast(words, fours), b.bitcast(panel, fours))
     pairs = ir.VectorType(_I16, 2 * lanes)
     words, panel = b.bitcast(words, pairs), b.bitcast(panel, pairs)
     if fused:
@@ -217,7 +247,7 @@ def _offsets(vectors: Sequence[int]) -> list[int]:
     return [sum(vectors[:number]) for number in range(len(vectors))]
 
 
-def _multiply_block(b, shape, rows, vectors, x, x_stride, in_rows, panel, sums, sums_stride, out_rows, words):
+def _multiply_block(b, shape, bits, rows, vectors, x, x_stride, in_rows, panel, sums, sums_stride, out_rows, words):
     def row(base, stride, indices, number):
         index = b.sext(b.load(_at(b, indices, 4 * number, _I32), align=4), _I64)
         return b.add(base, b.mul(index, stride))
@@ -236,7 +266,7 @@ def _multiply_block(b, shape, rows, vectors, x, x_stride, in_rows, panel, sums, 
         word = b.load(_at(b, inputs[r], _times(b, loop.index, 4), _I32), align=4)
         spread = {lanes: _spread(b, word, lanes) for lanes in vectors}
         for v, lanes in enumerate(vectors):
-            totals.append(_add_dots(b, shape.fused, loop.values[r * len(vectors) + v], spread[lanes], columns[v]))
+            totals.append(_add_dots(b, shape.fused, bits, loop.values[r * len(vectors) + v], spread[lanes], columns[v]))
     loop.end(totals, words)
     for r in range(rows):
         for v, lanes in enumerate(vectors):
@@ -246,7 +276,7 @@ def _multiply_block(b, shape, rows, vectors, x, x_stride, in_rows, panel, sums, 
             b.store(b.fadd(b.load(place, align=4), total), place, align=4)
 
 
-def _mix_block(b, rows, vectors, weights, x, offsets, sums, sums_stride):
+def _mix_block(b, bits, rows, vectors, weights, x, offsets, sums, sums_stride):
     starts = _offsets(vectors)
     places = [
         _at(b, b.add(sums, _times(b, sums_stride, r)), 4 * start, ir.VectorType(_FLOAT, lanes))
@@ -257,7 +287,7 @@ def _mix_block(b, rows, vectors, weights, x, offsets, sums, sums_stride):
     row = b.add(x, b.load(_at(b, offsets, _times(b, loop.index, 8), _I64), align=8))
     columns = []
     for start, lanes in zip(starts, vectors, strict=True):
-        stored = b.load(_at(b, row, 2 * start, ir.VectorType(_I16, lanes)), align=2)
+        stored = b.load(_at(b, row, bits // 8 * start, ir.VectorType(ir.IntType(bits), lanes)), align=bits // 8)
         columns.append(b.sitofp(b.zext(stored, ir.VectorType(_I32, lanes)), ir.VectorType(_FLOAT, lanes)))
     totals = []
     for r in range(rows):
@@ -295,20 +325,25 @@ def _sum_row_block(b, vectors, x, x_stride, kernel_rows, rows, count, panels, st
         b.store(total, _at(b, sums, 4 * start, total.type), align=4)
 
 
-def _finish_rows(b, shape, scaled, relu, residual, into, sums, scale, bias, others, ratio, out, eighths, clipped, rows):
+def _finish_rows(
+    b, shape, bits, scaled, relu, residual, into, sums, scale, bias, others, ratio, out, eighths, clipped, rows
+):
     """Writes, for every row, whole registers in a loop, and then the eight columns that may be left."""
 
+    item = bits // 8
+    top, hardest = (BYTES.top, FAR * BYTES.top) if bits == BYTES.bits else (HALVES.top, HALVES.top)
+
     def columns(lanes, first):
-        floats, ints, shorts = (ir.VectorType(kind, lanes) for kind in (_FLOAT, _I32, _I16))
-        wide, narrow = _times(b, first, 4), _times(b, first, 2)
+        floats, ints, narrows = (ir.VectorType(kind, lanes) for kind in (_FLOAT, _I32, ir.IntType(bits)))
+        wide, narrow = _times(b, first, 4), _times(b, first, item)
         place = _at(b, sums, wide, floats)
         value = b.load(place, align=4)
         if scaled:
             factors, shifts = (b.load(_at(b, each, wide, floats), align=4) for each in (scale, bias))
             value = _add_product(b, value, factors, shifts)
         if residual != "none":
-            there = b.load(_at(b, others, narrow, shorts), align=2)
-            other = b.fmul(b.sitofp(b.zext(there, ints), floats), _spread(b, ratio, lanes))
+            there = b.load(_at(b, others, narrow, narrows), align=item)
+            other = b.fmul(b.sitofp(b.zext(there, ints), floats), b.load(_at(b, ratio, wide, floats), align=4))
         if residual == "before":
             value = b.fadd(value, other)
         if relu:
@@ -321,14 +356,21 @@ def _finish_rows(b, shape, scaled, relu, residual, into, sums, scale, bias, othe
             b.store(value, place if into == "sums" else _at(b, out, wide, floats), align=4)
             return
         value = b.fadd(value, _splat(0.5, _FLOAT, lanes))
-        fits = b.fcmp_ordered("<", value, _splat(TOP + 1.0, _FLOAT, lanes))
-        most = _splat(TOP + 0.5, _FLOAT, lanes)
+        for limit in limits:
+            fits = b.fcmp_ordered("<", value, _splat(limit, _FLOAT, lanes))
+            count = counts[limit, lanes]
+            b.store(b.add(b.load(count), b.zext(b.not_(fits), ints)), count)
+        most = _splat(top + 0.5, _FLOAT, lanes)
         value = b.select(b.fcmp_ordered("<", value, most), value, most)
-        b.store(b.trunc(b.fptosi(value, ints), shorts), _at(b, out, narrow, shorts), align=2)
-        b.store(b.add(b.load(counts[lanes]), b.zext(b.not_(fits), ints)), counts[lanes])
+        b.store(b.trunc(b.fptosi(value, ints), narrows), _at(b, out, narrow, narrows), align=item)
 
+    limits = [hardest + 1.0, top + 1.0][: 1 if hardest == top else 2]
     # The compiler keeps these in registers.
-    counts = {lanes: cgutils.alloca_once_value(b, _splat(0, _I32, lanes)) for lanes in {shape.lanes, _EIGHT}}
+    counts = {
+        (limit, lanes): cgutils.alloca_once_value(b, _splat(0, _I32, lanes))
+        for limit in limits
+        for lanes in sorted({shape.lanes, _EIGHT})
+    }
     for count in counts.values():
         b.store(ir.Constant(count.type.pointee, [0] * count.type.pointee.count), count)
     every = _Loop(b, [sums, others, out])
@@ -343,8 +385,8 @@ def _finish_rows(b, shape, scaled, relu, residual, into, sums, scale, bias, othe
         done = _times(b, registers, per_register)
         with b.if_then(b.icmp_signed("<", done, eighths)):
             columns(_EIGHT, _times(b, done, _EIGHT))
-    wide, narrow = _times(b, eighths, 4 * _EIGHT), _times(b, eighths, 2 * _EIGHT)
+    wide, narrow = _times(b, eighths, 4 * _EIGHT), _times(b, eighths, item * _EIGHT)
     every.end([b.add(sums, wide), b.add(others, narrow), b.add(out, wide if into == "floats" else narrow)], rows)
-    for lanes, count in counts.items():
-        total = _at(b, clipped, 0, ir.VectorType(_I32, lanes))
+    for (limit, lanes), count in counts.items():
+        total = _at(b, clipped, 64 * limits.index(limit), ir.VectorType(_I32, lanes))
         b.store(b.add(b.load(total, align=4), b.load(count)), total, align=4)

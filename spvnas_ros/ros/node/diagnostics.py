@@ -149,8 +149,7 @@ def node_finding(condition: Condition) -> Finding:
             "classes": str(len(network.classes)),
             "classes of objects": ", ".join(network.box_names) or "none",
         }
-        if network.precision == "int16":
-            values["clouds labelled in fp32"] = str(network.in_fp32)
+        values |= {name: str(count) for name, count in network.range_counts().items()}
     if condition.failure:
         return Finding("node", condition.failure, values, DiagnosticStatus.ERROR)
     if condition.no_time:

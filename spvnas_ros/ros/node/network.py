@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -40,6 +41,7 @@ class Network:
     most_boxes:         so many come out at most
     known:              what it knows of clouds: intensities, height of the sensor, points that it can use
     trained:            False for random weights
+    range_counts:       says how much was beyond what its precision holds, by what to call it
     """
 
     perceive: Perceive
@@ -57,11 +59,7 @@ class Network:
     most_boxes: int = 0
     known: Known = field(default_factory=Known)
     trained: bool = True
-
-    @property
-    def in_fp32(self) -> int:
-        """How many clouds were labelled in float32 because they did not fit the engine's integers."""
-        return int(getattr(getattr(self.perceive, "engine", None), "frames_beyond_range", 0))
+    range_counts: Callable[[], Mapping[str, int]] = dict
 
     def __str__(self) -> str:
         gives = [f"{len(self.classes)} classes"] if self.classes else []
@@ -100,6 +98,7 @@ def load_network(weights: str, device: str, engine: str, palette: str = SPVNAS, 
         palette=shown(facts.classes, facts.palette, palette),
         known=known_of(facts),
         trained=facts.trained,
+        range_counts=getattr(loaded.engine, "range_counts", dict),
     )
     if facts.spec.boxes is None or not loaded.box_names:
         return network

@@ -75,8 +75,8 @@ PARAMETERS: Mapping[str, Entry] = {
     ),
     "precision": Entry(
         "auto",
-        "Of the network's features and weights: auto (the fastest that labels as fp32 does), fp32, int16 (CPU), fp16 "
-        "and bf16 (CUDA)",
+        "Of the network's features and weights: auto (the fastest that labels as fp32 does), fp32, int16 and "
+        "int8 (CPU), fp16 and bf16 (CUDA)",
         Changes.CONFIGURE,
     ),
     "intensity": Entry(
