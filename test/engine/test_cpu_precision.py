@@ -150,7 +150,7 @@ def test_a_frame_that_fits_ends_the_retreat(fits: list[bool]) -> None:
 @needs_words
 def test_a_stream_that_never_fits_costs_one_frame_each(caplog: pytest.LogCaptureFixture) -> None:
     """Stages are counted: the voxels are made once, the geometry once for each way that a frame is run."""
-    exact, whole = engines(golden.trained_looking(NetSpec.spvcnn(4)), threads=1)
+    exact, whole = engines(golden.trained_looking(NetSpec.spvcnn(4)), "int16", threads=1)
     beyond = np.random.default_rng(0).uniform(-5, 5, (300, 4)).astype(np.float32)
     beyond[::50, 3] = 1e5
     expected, runs = exact.segment(beyond, scores=False).labels, []
