@@ -93,7 +93,9 @@ class Perception:
         head = _scored_from(net.boxes.spec.head, min_score)
         net.boxes.spec = replace(net.boxes.spec, head=head)
         net.spec = replace(net.spec, boxes=net.boxes.spec)
-        built = build_engine(net, facts.voxel_size, device=device, engine=engine, precision=precision)
+        built = build_engine(
+            net, facts.voxel_size, device=device, engine=engine, precision=precision, trained=facts.trained
+        )
         return cls(built, facts, min_score=min_score)
 
     @classmethod
@@ -113,7 +115,10 @@ class Perception:
         facts = facts or Facts(spec=net.spec)
         if facts.spec != net.spec:
             raise CheckpointError(f"the facts describe another network: {facts.spec}, expected {net.spec}")
-        return cls(build_engine(net, facts.voxel_size, device=device, engine=engine, precision=precision), facts)
+        built = build_engine(
+            net, facts.voxel_size, device=device, engine=engine, precision=precision, trained=facts.trained
+        )
+        return cls(built, facts)
 
     @property
     def box_names(self) -> tuple[str, ...]:

@@ -83,6 +83,7 @@ def build_engine(
     engine: str = "auto",
     precision: str = "auto",
     sample: Points | None = None,
+    trained: bool = True,
 ) -> Engine:
     """Builds the engine called `engine` for `net` (used in eval mode) on `device`.
 
@@ -90,6 +91,7 @@ def build_engine(
     device.
 
     precision: of features and weights, one of `PRECISIONS` that the engine has
+    trained: False for random weights, which the CPU engine's "auto" does not run on integers
     sample: a scan float32 `[N, in_channels]` like those to come, on which the CUDA engine is made ready: compiled,
     captured, checked for values beyond half precision and against the reference (default: a generated street)
 
@@ -129,7 +131,7 @@ def build_engine(
             "written"
         ) from error
 
-    return CpuEngine(net, voxel_size, precision=precision)
+    return CpuEngine(net, voxel_size, precision=precision, trained=trained)
 
 
 def gpu_engine(

@@ -61,6 +61,8 @@ class CpuEngine:
                network allow it, and never int8. With integers, the network over the bird's-eye view runs in bfloat16
                where the CPU multiplies it
 
+    trained:   False for random weights: their BatchNorm says nothing of the features, so "auto" is float32
+
     frames_beyond_range: how many frames were labelled again, or in float32 because those before had to be
     values_cut_off: how many values were cut off in all other frames
     precision_reason: why it is this precision
@@ -77,6 +79,7 @@ class CpuEngine:
         voxel_size: float,
         threads: int | Team | None = None,
         precision: str = "auto",
+        trained: bool = True,
     ) -> None:
         self.in_channels = net.spec.in_channels
         self.finds_boxes = net.spec.boxes is not None
@@ -86,7 +89,7 @@ class CpuEngine:
         self._plan, self._weights = plan.light(), plan
         self._float_steps: FloatSteps | None = None
         self.precision: Precision = "fp32"
-        self._steps, self.precision, self.precision_reason = self._choose(precision)
+        self._steps, self.precision, self.precision_reason = self._choose(precision, trained)
         self._retreat, self._has_rested = Retreat(), False
         self.frames_beyond_range, self.values_cut_off = 0, 0
         self._compiles_later, self._frames = False, 0
@@ -272,7 +275,7 @@ class CpuEngine:
             for offset, (rows, columns, kind) in zip(offsets, shapes, strict=True)
         ]
 
-    def _choose(self, wanted: str) -> tuple[Steps, Precision, str]:
+    def _choose(self, wanted: str, trained: bool) -> tuple[Steps, Precision, str]:
         """Returns what runs the steps, the precision, and why it is this one."""
         if wanted not in ("auto", *get_args(Precision)):
             raise UserError(
@@ -280,6 +283,8 @@ class CpuEngine:
             )
         if wanted == "fp32":
             return self._floats(), "fp32", "asked for"
+        if wanted == "auto" and not trained:
+            return self._floats(), "fp32", "untrained weights imply no ranges"
         shape = host_words()
         if wanted == "int8":
             return self._byte_steps(shape), "int8", "asked for"
