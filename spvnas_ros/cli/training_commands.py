@@ -191,6 +191,15 @@ def _only_with_boxes(context: typer.Context) -> None:
             raise typer.BadParameter(f"{parameter.opts[-1]} does not go with --boxes, which scores boxes")
 
 
+_RunOption = Annotated[
+    Path | None, typer.Option("-o", "--out", help="Folder for the run.", show_default="runs/train/NAME")
+]
+_ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder, if there is one.")]
+_DeterministicOption = Annotated[
+    bool, typer.Option("--deterministic", help="The same numbers each time, also on a GPU; slower.")
+]
+
+
 @readable_errors
 def train(
     config: Annotated[
@@ -204,15 +213,9 @@ def train(
             help="Values that replace the recipe's, such as data.train=FOLDER or trainer.epochs=3.",
         ),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="Folder for the run.", show_default="runs/train/NAME")
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in the folder, if there is one.")
-    ] = False,
-    deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="The same numbers each time, also on a GPU; slower.")
-    ] = False,
+    out: _RunOption = None,
+    resume: _ResumeOption = False,
+    deterministic: _DeterministicOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Train a network, or fine-tune one: a recipe names the data, the network or weights to start from, and how long.
@@ -252,18 +255,12 @@ def adapt(
         ),
     ],
     weights: WeightsOption = "default",
-    out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="Folder for the run.", show_default="runs/train/NAME")
-    ] = None,
+    out: _RunOption = None,
     recipe: Annotated[
         Path | None, typer.Option("--recipe", help="Another recipe.", show_default="config/train/adapt.yaml")
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in the folder, if there is one.")
-    ] = False,
-    deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="The same numbers each time, also on a GPU; slower.")
-    ] = False,
+    resume: _ResumeOption = False,
+    deterministic: _DeterministicOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Adapt a network to your own recordings, without labels: it learns of them what it is sure of, beside labelled

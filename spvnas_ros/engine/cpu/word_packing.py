@@ -132,7 +132,7 @@ def _noise(step: Convolution | PointFusion, plan: Plan, units: Sequence[Units | 
     A rounded number is off by a twelfth of its step squared. Every input is taken to be there.
     """
     sources = inputs_of(step)
-    ofs = [_unit(units, source.slot) for source in sources]
+    ofs = [_known(units[source.slot]).of for source in sources]
     scaled = [source.kernel.astype(np.float64) * of[:, None] for source, of in zip(sources, ofs, strict=True)]
     steps = weight_steps(scaled)
     noise, signal = np.zeros(len(steps)), np.zeros(len(steps))
@@ -147,12 +147,6 @@ def _noise(step: Convolution | PointFusion, plan: Plan, units: Sequence[Units | 
         signal = spreads[0].deviation ** 2
     alive = signal > _NOTHING**2
     return float(np.sqrt(noise[alive] / signal[alive]).max(initial=0.0))
-
-
-def _unit(units: Sequence[Units | None], slot: int) -> Wide:
-    found = units[slot]
-    assert found is not None
-    return found.of
 
 
 def inputs_of(step: Convolution | PointFusion) -> tuple[Source, ...]:

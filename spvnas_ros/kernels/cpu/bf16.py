@@ -16,6 +16,7 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
+from spvnas_ros.kernels.cpu.gradients import prefetch_address
 from spvnas_ros.kernels.cpu.team import take_ticket
 
 STEP = 8
@@ -202,22 +203,6 @@ def _outer_kernel(steps: int) -> Callable[..., Any]:
 
 
 @intrinsic
-def _prefetch(context, address):
-    """Prefetches the cache line at an address."""
-
-    def generate(context, b, signature, args):
-        byte = ir.IntType(8).as_pointer()
-        prefetch = cgutils.get_or_insert_function(
-            b.module, ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32]), "llvm.prefetch.p0"
-        )
-        hints = [ir.Constant(_I32, v) for v in (0, 3, 1)]  # read, keep in all levels, data
-        b.call(prefetch, [b.inttoptr(args[0], byte), *hints])
-        return context.get_dummy_value()
-
-    return types.void(types.int64), generate
-
-
-@intrinsic
 def _interleave(context, first, second, out, steps):
     """Stores words of two rows' 16-bit values; all int64: addresses, and the number of steps of 8 values."""
 
@@ -379,7 +364,7 @@ def _fetch_rows(rows, first, last, base, stride):
     for p in range(first, last):
         address = base + np.int64(rows[p]) * stride
         for offset in range(0, stride, 64):
-            _prefetch(address + offset)
+            prefetch_address(address + offset)
 
 
 @njit(cache=True, nogil=True)

@@ -97,7 +97,7 @@ def outer_microkernel(rows: int, vectors: int, lanes: int) -> Callable[..., Any]
 
 
 @intrinsic
-def _prefetch(context, address):
+def prefetch_address(context, address):
     """Prefetches the cache line at an address."""
 
     def generate(context, b, signature, args):
@@ -117,7 +117,7 @@ def _fetch_rows(rows, first, last, base, stride):
     for p in range(first, last):
         address = base + np.int64(rows[p]) * stride
         for offset in range(0, stride, 64):
-            _prefetch(address + offset)
+            prefetch_address(address + offset)
 
 
 _outer_1, _outer_2, _outer_3, _outer_4 = (
