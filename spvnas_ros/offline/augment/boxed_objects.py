@@ -14,7 +14,8 @@ import numpy.typing as npt
 from spvnas_ros.boxes.conversions import wrapped
 from spvnas_ros.boxes.inside import rows_inside
 from spvnas_ros.boxes.overlap import bev_overlap
-from spvnas_ros.frame import UNLABELLED, Points
+from spvnas_ros.frame import Points
+from spvnas_ros.offline.augment.boxed_scene import labels_of
 from spvnas_ros.offline.augment.option_checks import AugmentationError, Interval, number, pair
 from spvnas_ros.offline.datasets.boxed import BoxedScan
 from spvnas_ros.offline.datasets.scan import Labels
@@ -64,7 +65,7 @@ def build_database(scans: Iterable[BoxedScan], least: int = 1) -> Database:
         kept = np.flatnonzero((counts >= max(least, 1)) & (scan.objects.occlusion <= _MOST_HIDDEN))
         found.append(replace(scan.objects, counts=counts).among(kept))
         points += [scan.points[rows[row]] for row in kept]
-        labels += [_labels(scan)[rows[row]] for row in kept]
+        labels += [labels_of(scan)[rows[row]] for row in kept]
     objects = Objects.joined(found)
     kinds = np.array(objects.kinds, np.str_)
     return Database(
@@ -169,10 +170,6 @@ def _carried(
     turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
     there: npt.NDArray[np.float32] = ((points.astype(np.float64) - old[:3]) @ turn.T + new[:3]).astype(np.float32)
     return there
-
-
-def _labels(scan: BoxedScan) -> Labels:
-    return np.full(len(scan), UNLABELLED, np.uint8) if scan.labels is None else scan.labels
 
 
 def _amounts(name: str, value: Mapping[str, int]) -> Mapping[str, int]:

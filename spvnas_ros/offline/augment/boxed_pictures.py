@@ -17,8 +17,8 @@ from spvnas_ros.boxes.conversions import box_corners
 from spvnas_ros.boxes.inside import counts_inside
 from spvnas_ros.engine.sample_street import street_boxes, street_scan
 from spvnas_ros.labels import SEMANTIC_KITTI
-from spvnas_ros.offline.augment.boxed_compose import BoxedAugmentation
 from spvnas_ros.offline.augment.boxed_objects import build_database
+from spvnas_ros.offline.augment.compose import BoxedAugmentation
 from spvnas_ros.offline.datasets.boxed import BoxedScan
 from spvnas_ros.palettes import colour_table
 from spvnas_ros.recordings.object_tables import Objects

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from spvnas_ros.boxes.conversions import image_boxes, observation_angle, to_kitti_camera
-from spvnas_ros.offline.augment.boxed_compose import BoxedAugmentation
 from spvnas_ros.offline.augment.boxed_objects import build_database
+from spvnas_ros.offline.augment.compose import BoxedAugmentation
 from spvnas_ros.offline.augment.option_checks import AugmentationError
 from spvnas_ros.offline.datasets.boxed import PICTURE, BoxedKitti, BoxedScan, open_boxed
 from spvnas_ros.recordings.kitti_objects import KittiCalibration, read_calibration
@@ -40,7 +41,8 @@ def write_frames(source: str | Path, out: str | Path, augmentation: Mapping[str,
         (Path(out) / name).mkdir(parents=True)
     objects = 0
     for index, scan in enumerate(scans):
-        changed = augment(scan, np.random.default_rng((seed, index)), database)
+        rng = np.random.default_rng((seed, index))
+        changed = augment(scan, rng, database, partial(_any, scans, rng))
         changed = replace(changed, points=changed.points.astype(np.float32))
         calibration = dataset.frames.folder / "calib" / f"{scan.name}.txt"
         velodyne, labels, calib = (Path(out) / name / scan.name for name in _FOLDERS)
@@ -50,6 +52,11 @@ def write_frames(source: str | Path, out: str | Path, augmentation: Mapping[str,
         shutil.copyfile(calibration, calib.with_suffix(".txt"))
         objects += len(lines)
     return objects
+
+
+def _any(scans: Sequence[BoxedScan], rng: np.random.Generator) -> BoxedScan:
+    """Returns one of the scans."""
+    return scans[int(rng.integers(len(scans)))]
 
 
 def _lines(scan: BoxedScan, calibration: KittiCalibration) -> Iterator[str]:

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from spvnas_ros.frame import Points
+from spvnas_ros.offline.augment.boxed_scene import AnyScan
 from spvnas_ros.offline.augment.option_checks import AugmentationError, Interval, counts, draw, number, pair
-from spvnas_ros.offline.datasets.scan import LabelledScan
 
 _SPAN_PERCENTILES = (0.5, 99.5)
 """Percentiles of pitch that bound the rings. Points outside are reflections or hits on the vehicle, and would stretch
@@ -17,9 +17,7 @@ the rings.
 """
 
 
-def beam_drop(
-    scan: LabelledScan, rng: np.random.Generator, *, beams: Sequence[int] = (16, 32), source: int = 64
-) -> LabelledScan:
+def beam_drop(scan: AnyScan, rng: np.random.Generator, *, beams: Sequence[int] = (16, 32), source: int = 64) -> AnyScan:
     """Keeps the points of n evenly spaced rings out of `source`, n drawn from `beams`, as a sensor with n beams would.
 
     source: number of beams of the sensor that made the scan
@@ -63,24 +61,24 @@ def pitches(points: Points) -> npt.NDArray[np.float32]:
     return pitch
 
 
-def point_drop(scan: LabelledScan, rng: np.random.Generator, *, share: Interval = (0.0, 0.2)) -> LabelledScan:
+def point_drop(scan: AnyScan, rng: np.random.Generator, *, share: Interval = (0.0, 0.2)) -> AnyScan:
     """Drops each point with a probability that is drawn once per scan from `share`."""
     low, high = pair("share", share, 0, 1)
     return scan.take(rng.random(len(scan), np.float32) >= rng.uniform(low, high))
 
 
-def range_crop(scan: LabelledScan, rng: np.random.Generator, *, metres: Interval = (30.0, 80.0)) -> LabelledScan:
+def range_crop(scan: AnyScan, rng: np.random.Generator, *, metres: Interval = (30.0, 80.0)) -> AnyScan:
     """Drops the points that are farther from the sensor than a distance drawn from `metres`."""
     reach = draw(rng, "metres", metres, least=0)
     return scan.take(np.linalg.norm(scan.points[:, :3], axis=1) <= np.float32(reach))
 
 
-def intensity_scale(scan: LabelledScan, rng: np.random.Generator, *, factor: Interval = (0.5, 1.5)) -> LabelledScan:
+def intensity_scale(scan: AnyScan, rng: np.random.Generator, *, factor: Interval = (0.5, 1.5)) -> AnyScan:
     """Multiplies the intensities by one factor and clips them to 0..1, as another sensor's scale would."""
     return _with_intensity(scan, scan.points[:, 3] * np.float32(draw(rng, "factor", factor, least=0)))
 
 
-def intensity_gamma(scan: LabelledScan, rng: np.random.Generator, *, gamma: Interval = (0.5, 2.0)) -> LabelledScan:
+def intensity_gamma(scan: AnyScan, rng: np.random.Generator, *, gamma: Interval = (0.5, 2.0)) -> AnyScan:
     """Clips the intensities to 0..1 and raises them to one power, as another sensor's response curve would.
 
     The power's logarithm is drawn uniformly between those of the ends of `gamma`.
@@ -90,18 +88,18 @@ def intensity_gamma(scan: LabelledScan, rng: np.random.Generator, *, gamma: Inte
     return _with_intensity(scan, np.clip(scan.points[:, 3], 0, 1) ** power)
 
 
-def intensity_noise(scan: LabelledScan, rng: np.random.Generator, *, sigma: float = 0.02) -> LabelledScan:
+def intensity_noise(scan: AnyScan, rng: np.random.Generator, *, sigma: float = 0.02) -> AnyScan:
     """Adds normal noise to each intensity and clips the sum to 0..1."""
     noise = rng.standard_normal(len(scan), np.float32) * np.float32(number("sigma", sigma))
     return _with_intensity(scan, scan.points[:, 3] + noise)
 
 
-def intensity_drop(scan: LabelledScan, rng: np.random.Generator) -> LabelledScan:  # noqa: ARG001
+def intensity_drop(scan: AnyScan, rng: np.random.Generator) -> AnyScan:  # noqa: ARG001
     """Sets all intensities to 0, which the network also gets from a sensor that measures none."""
     return _with_intensity(scan, np.zeros(len(scan), np.float32))
 
 
-def _with_intensity(scan: LabelledScan, intensity: npt.NDArray[np.float32]) -> LabelledScan:
+def _with_intensity(scan: AnyScan, intensity: npt.NDArray[np.float32]) -> AnyScan:
     points = scan.points.copy()
     points[:, 3] = np.clip(intensity, 0, 1)
     return scan.with_points(points)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spvnas_ros.frame import Points
-from spvnas_ros.offline.augment.geometric import moved
+from spvnas_ros.offline.augment.boxed_scene import moved
 
 
 @dataclass(frozen=True)

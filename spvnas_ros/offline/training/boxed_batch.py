@@ -19,8 +19,8 @@ from spvnas_ros.boxes.inside import counts_inside
 from spvnas_ros.clouds.cleaning import Limits, clean, key_window
 from spvnas_ros.frame import Boxes
 from spvnas_ros.nets.detector_spec import STEPS, DetectorSpec
-from spvnas_ros.offline.augment.boxed_compose import BoxedAugmentation
 from spvnas_ros.offline.augment.boxed_objects import Database
+from spvnas_ros.offline.augment.compose import BoxedAugmentation
 from spvnas_ros.offline.datasets.boxed import BoxedDataset, BoxedScan
 from spvnas_ros.offline.datasets.scan import DatasetError
 from spvnas_ros.offline.training.batch import Tensors
@@ -137,10 +137,19 @@ class ObjectSamples(Dataset[Sample]):
     def _sample(self, index: int, rng: np.random.Generator) -> Sample:
         scan = self.read(index)
         if self.augmentation is not None:
-            scan = self.augmentation(scan, rng, self.database)
+            scan = self.augmentation(scan, rng, self.database, lambda: self._partner(rng))
             if not len(scan):
                 raise DatasetError("augmentation leaves no point of it")
         return self._voxelised(scan, rng)
+
+    def _partner(self, rng: np.random.Generator) -> BoxedScan:
+        """Returns a scan to mix into another. Raises DatasetError where none can be read."""
+        for number in self._from(int(rng.integers(len(self.scans)))):
+            try:
+                return self.read(number)
+            except DatasetError:
+                continue
+        raise DatasetError("no scan can be mixed into it")
 
     def _voxelised(self, scan: BoxedScan, rng: np.random.Generator) -> Sample:
         """Returns the sample of an augmented scan. Raises DatasetError where there is nothing to learn from it."""

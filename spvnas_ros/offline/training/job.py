@@ -12,8 +12,8 @@ from typing import Any, Protocol
 from torch.utils.data import DataLoader
 
 from spvnas_ros.errors import UserError
-from spvnas_ros.offline.augment.boxed_compose import BoxedAugmentation
 from spvnas_ros.offline.augment.boxed_objects import Database, build_database
+from spvnas_ros.offline.augment.compose import BoxedAugmentation
 from spvnas_ros.offline.datasets.boxed import BoxedScan, join_boxed, open_boxed
 from spvnas_ros.offline.datasets.joined import Several, Source
 from spvnas_ros.offline.datasets.scan import DatasetError

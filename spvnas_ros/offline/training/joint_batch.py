@@ -21,8 +21,8 @@ from spvnas_ros.kernels.cpu.octree import cells_of, voxels_of_points
 from spvnas_ros.kernels.grid import MAX_EXTENT, KeyRangeError, key_range_error
 from spvnas_ros.nets.box_spec import BoxBranchSpec
 from spvnas_ros.nets.spec import NUM_STAGES
-from spvnas_ros.offline.augment.boxed_compose import BoxedAugmentation
 from spvnas_ros.offline.augment.boxed_objects import Database
+from spvnas_ros.offline.augment.compose import BoxedAugmentation
 from spvnas_ros.offline.datasets.boxed import BoxedDataset, BoxedScan
 from spvnas_ros.offline.datasets.scan import DatasetError, Labels
 from spvnas_ros.offline.training.batch import Tensors

@@ -19,8 +19,8 @@ from spvnas_ros.errors import UserError
 from spvnas_ros.frame import UNLABELLED
 from spvnas_ros.nets.box_spec import branch_difference
 from spvnas_ros.nets.spec import NetSpec
-from spvnas_ros.offline.augment.boxed_compose import BoxedAugmentation
 from spvnas_ros.offline.augment.boxed_objects import Database, build_database
+from spvnas_ros.offline.augment.compose import BoxedAugmentation
 from spvnas_ros.offline.datasets.boxed import BoxedScan, Unboxed, has_boxes, join_boxed, open_boxed
 from spvnas_ros.offline.datasets.joined import Several, Source
 from spvnas_ros.offline.datasets.scan import DatasetError, find_label_map

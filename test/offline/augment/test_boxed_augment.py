@@ -17,10 +17,10 @@ from augmented import fewer, seeds
 from places import REPOSITORY
 from spvnas_ros.boxes.inside import counts_inside, rows_inside
 from spvnas_ros.boxes.overlap import bev_overlap
-from spvnas_ros.offline.augment.boxed_compose import BOXED_STEPS, BoxedAugmentation
 from spvnas_ros.offline.augment.boxed_objects import Database, build_database, object_noise, sample_objects
 from spvnas_ros.offline.augment.boxed_pictures import SHOWN_BOXED, save_pictures, street
-from spvnas_ros.offline.augment.boxed_scene import flip, rotate, scale
+from spvnas_ros.offline.augment.compose import BOXED_STEPS, BoxedAugmentation
+from spvnas_ros.offline.augment.geometric import flip, rotate, scale
 from spvnas_ros.offline.augment.option_checks import AugmentationError
 from spvnas_ros.offline.datasets.boxed import BoxedScan, open_boxed
 from spvnas_ros.recordings.object_tables import Objects

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from spvnas_ros.frame import Boxes
-from spvnas_ros.offline.augment.boxed_compose import BoxedAugmentation
 from spvnas_ros.offline.augment.boxed_objects import build_database
+from spvnas_ros.offline.augment.compose import BoxedAugmentation
 from spvnas_ros.offline.augment.kitti_frames import write_frames
 from spvnas_ros.offline.augment.option_checks import AugmentationError
 from spvnas_ros.offline.datasets.boxed import in_picture, open_boxed

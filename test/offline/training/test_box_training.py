@@ -22,7 +22,7 @@ from spvnas_ros.nets.box_targets import assign_targets, box_losses, positives_of
 from spvnas_ros.nets.detections import detect
 from spvnas_ros.nets.detector_spec import DetectorSpec
 from spvnas_ros.nets.heads import HeadOutput, anchor_boxes
-from spvnas_ros.offline.augment.boxed_compose import BoxedAugmentation
+from spvnas_ros.offline.augment.compose import BoxedAugmentation
 from spvnas_ros.offline.datasets import DatasetError
 from spvnas_ros.offline.datasets.boxed import open_boxed
 from spvnas_ros.offline.evaluation.box_ap import BoxFrame, average_precisions

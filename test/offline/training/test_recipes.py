@@ -17,7 +17,7 @@ from spvnas_ros.nets.spec_error import SpecError
 from spvnas_ros.nets.supernet import Supernet
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.offline.augment import Augmentation
-from spvnas_ros.offline.augment.boxed_compose import BoxedAugmentation
+from spvnas_ros.offline.augment.compose import BoxedAugmentation
 from spvnas_ros.offline.training.command import run
 from spvnas_ros.offline.training.config import ConfigError, load_recipe
 from spvnas_ros.offline.training.start import begin
