@@ -40,8 +40,11 @@ SHOWN_BOXED: Mapping[str, Mapping[str, Any]] = {
     "rotate": {"degrees": (35, 35)},
     "scale": {"factor": (1.25, 1.25)},
     "flip": {"y": 1.0},
+    "shift": {"metres": (5, 5, 0)},
+    "lasermix": {"areas": (5,)},
+    "polarmix": {"swap": 1.0},
 }
-"""Every augmentation, with stronger options than in training, so that the change is visible."""
+"""Every augmentation that changes boxes, with stronger options than in training, so that the change is visible."""
 
 
 def street(seed: int, columns: int = 1800) -> BoxedScan:
@@ -59,15 +62,19 @@ def save_pictures(out: Path, columns: int = 1800, size: int = _SIZE) -> list[Pat
     columns: of the generated scans; size: of each view, pixels
     """
     out.mkdir(parents=True, exist_ok=True)
-    scan, database = street(4, columns), build_database(street(seed, columns) for seed in range(9, 15))
+    scan, partner = street(4, columns), street(9, columns)
+    database = build_database(street(seed, columns) for seed in range(9, 15))
     paths = []
     for name, options in SHOWN_BOXED.items():
-        after = BoxedAugmentation.from_config({name: options})(scan, np.random.default_rng(5), database)
+        augment = BoxedAugmentation.from_config({name: options})
+        after = augment(scan, np.random.default_rng(5), database, lambda: partner)
+        stayed = (after.objects.boxes[:, None] == scan.objects.boxes).all(2).any(1).sum()
+        own = int(stayed) if augment.mixes else len(scan.objects)
         picture = Image.new("RGB", (2 * (size + _GAP) + _GAP, size + _HEADER + _GAP), BACKGROUND)
         draw = ImageDraw.Draw(picture)
-        for place, (title, shown) in enumerate((("scan", scan), (name, after))):
+        for place, (title, shown, first) in enumerate((("scan", scan, len(scan.objects)), (name, after, own))):
             left = _GAP + place * (size + _GAP)
-            picture.paste(_from_above(shown, len(scan.objects), size), (left, _HEADER))
+            picture.paste(_from_above(shown, first, size), (left, _HEADER))
             draw.text((left, _HEADER / 2), title, TEXT, font(18), "lm")
             draw.text((left + size, _HEADER / 2), f"{len(shown.objects)} objects", FAINT, font(14), "rm")
         paths.append(out / f"boxed_{name}.png")

@@ -21,7 +21,7 @@ from spvnas_ros.offline.datasets.scan import Instances, LabelledScan
 from spvnas_ros.recordings.object_tables import Objects
 
 STAYED = 0.3
-"""A box comes along with this share of its points or more. Drives have boxes of objects that are hidden in part, too."""
+"""A box comes along with this share of its points or more. Drives have boxes of objects hidden in part, too."""
 
 THINGS = tuple(range(8))
 """Class indices of SemanticKITTI's things, which occur as single objects: car to motorcyclist."""

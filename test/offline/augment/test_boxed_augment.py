@@ -13,16 +13,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from augmented import fewer, seeds
-from places import REPOSITORY
+from augmented import MIXING, fewer, seeds
+from augmented import street as labelled_street
+from places import RECIPES, REPOSITORY
 from spvnas_ros.boxes.inside import counts_inside, rows_inside
 from spvnas_ros.boxes.overlap import bev_overlap
 from spvnas_ros.offline.augment.boxed_objects import Database, build_database, object_noise, sample_objects
 from spvnas_ros.offline.augment.boxed_pictures import SHOWN_BOXED, save_pictures, street
-from spvnas_ros.offline.augment.compose import BOXED_STEPS, BoxedAugmentation
-from spvnas_ros.offline.augment.geometric import flip, rotate, scale
+from spvnas_ros.offline.augment.compose import BOXED_STEPS, Augmentation, BoxedAugmentation
+from spvnas_ros.offline.augment.geometric import flip, rotate, scale, shift
+from spvnas_ros.offline.augment.mixing import STAYED, lasermix, polarmix
 from spvnas_ros.offline.augment.option_checks import AugmentationError
+from spvnas_ros.offline.augment.registry import BOXED, LABELLED, Boxes
 from spvnas_ros.offline.datasets.boxed import BoxedScan, open_boxed
+from spvnas_ros.offline.training.config import load_recipe
 from spvnas_ros.recordings.object_tables import Objects
 
 KINDS = ("Car", "Pedestrian", "Cyclist")
@@ -84,7 +88,7 @@ def database() -> Database:
     return build_database(boxed_scan(seed, 8, labelled=True) for seed in range(20))
 
 
-@pytest.mark.parametrize("step", [rotate, scale, flip, object_noise])
+@pytest.mark.parametrize("step", [rotate, scale, flip, shift, object_noise])
 @fewer
 @given(scan=scans(), seed=seeds)
 def test_points_stay_in_their_boxes(step: Any, scan: BoxedScan, seed: int) -> None:
@@ -242,12 +246,155 @@ def test_steps_are_applied_in_order_with_their_probability() -> None:
     assert BoxedAugmentation.from_config(None)(scan, np.random.default_rng(1)) is scan
 
 
+def marked(scan: BoxedScan, low: float) -> BoxedScan:
+    """The scan with intensities in a half of 0..1 of its own, which tell where a point came from."""
+    points = scan.points.copy()
+    points[:, 3] = low + points[:, 3] * np.float32(0.49)
+    return scan.with_points(points)
+
+
+def labelled_points(scan: BoxedScan) -> set[tuple[float, int]]:
+    """Every point by its intensity, with its label."""
+    labels = np.zeros(len(scan)) if scan.labels is None else scan.labels
+    return set(zip(scan.points[:, 3].tolist(), labels.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("name", BOXED_STEPS)
+@fewer
+@given(scan=scans(), partner=scans(), seed=seeds)
+def test_each_does_to_boxes_what_it_says(name: str, scan: BoxedScan, partner: BoxedScan, seed: int) -> None:
+    known = BOXED[name]
+    options = {"sample_objects": {"counts": {"Car": 9}}, "range_crop": {"metres": [10, 40]}}.get(name)
+    step, before = BoxedAugmentation.from_config({name: options}), pickle.dumps((scan, partner))
+    changed, again = (step(scan, np.random.default_rng(seed), database(), lambda: partner) for _ in range(2))
+    assert pickle.dumps((scan, partner)) == before
+    assert pickle.dumps(changed) == pickle.dumps(again)
+    if changed is scan:  # nothing would be left
+        return
+    assert changed.points.dtype == changed.objects.boxes.dtype == np.float32
+    if known.boxes in (Boxes.STAY, Boxes.COUNTED):
+        assert changed.objects.kinds == scan.objects.kinds
+        np.testing.assert_array_equal(changed.objects.boxes, scan.objects.boxes)
+    if known.boxes is Boxes.STAY:
+        assert changed.objects is scan.objects
+        np.testing.assert_array_equal(changed.points[:, :3], scan.points[:, :3])
+    elif known.boxes is Boxes.MIXED and (scan.labels is None) != (partner.labels is None):
+        assert changed.labels is not None
+    elif known.boxes is not Boxes.ADDED:
+        there = labelled_points(scan) | (labelled_points(partner) if known.boxes is Boxes.MIXED else set())
+        assert labelled_points(changed) <= there
+    if known.boxes in (Boxes.COUNTED, Boxes.MIXED):
+        np.testing.assert_array_equal(changed.objects.counts, counts_inside(changed.points, changed.objects.boxes))
+
+
+@pytest.mark.parametrize("mix", [lasermix, polarmix])
+@fewer
+@given(seed=seeds)
+def test_a_box_comes_along_with_its_own_points(mix: Any, seed: int) -> None:
+    scan, partner = (marked(boxed_scan(seed + row, 8, labelled=True), row / 2) for row in (0, 1))
+    options = {"areas": (3,)} if mix is lasermix else {"swap": 1.0, "paste": 0.0}
+    mixed = mix(scan, partner, np.random.default_rng(seed), **options)
+    assert overlaps(mixed).max(initial=0) == 0
+    kept, found = set(map(tuple, mixed.objects.boxes.tolist())), 0
+    for of, low, high in ((scan, 0, 0.5), (partner, 0.5, 1)):
+        came = mixed.points[:, 3]
+        own = set(came[(came >= low) & (came < high)].tolist())
+        for box, kind, rows in zip(of.objects.boxes, of.objects.kinds, members(of), strict=True):
+            share = np.mean([value in own for value in of.points[rows, 3].tolist()]) if rows else 0.0
+            if tuple(box.tolist()) in kept:
+                row = next(row for row, each in enumerate(mixed.objects.boxes) if (each == box).all())
+                inside = mixed.points[members(mixed)[row]]
+                assert ((inside[:, 3] >= low) & (inside[:, 3] < high)).all()
+                assert mixed.objects.kinds[row] == kind
+                assert mixed.objects.counts[row] == len(inside) == round(share * len(rows)) > 0
+                assert share >= STAYED
+                found += 1
+            elif share >= STAYED:  # it had to make room for one with as many points or more
+                assert bev_overlap(box[None], mixed.objects.boxes).max() > 0
+    assert found == len(mixed.objects)
+
+
+@fewer
+@given(seed=seeds)
+def test_pasted_objects_come_up_to_three_times_with_their_boxes(seed: int) -> None:
+    nothing, partner = boxed_scan(seed, 0, labelled=True, background=5), boxed_scan(seed, 3, labelled=True)
+    mixed = polarmix(nothing, partner, np.random.default_rng(seed), swap=0.0)
+    before = [len(rows) for rows in members(partner) if rows]
+    assert set(mixed.objects.counts.tolist()) <= set(before)
+    assert len(mixed.objects) <= 3 * len(before)
+    assert (len(mixed.objects) > 0) == (len(before) > 0)
+    for rows, count in zip(members(mixed), mixed.objects.counts, strict=True):
+        assert len(rows) == count
+        assert mixed.labels is not None
+        assert len(set(mixed.labels[rows].tolist())) == 1
+
+
+def test_mixing_with_a_scan_that_lacks_something() -> None:
+    scan, partner = boxed_scan(1, 8, labelled=True), boxed_scan(2, 8, labelled=False)
+    for first, second in ((scan, partner), (partner, scan)):
+        mixed = polarmix(first, second, np.random.default_rng(4), swap=0.0)
+        assert mixed.labels is not None
+        assert len(mixed.objects) > len(first.objects)
+        assert mixed.boxed
+    plain = polarmix(partner, partner, np.random.default_rng(4), swap=0.0)
+    assert plain.labels is None
+    assert len(plain) > len(partner)
+    unknown = BoxedScan("any", partner.points, Objects.none(), None, boxed=False)
+    for pair in ((scan, unknown), (unknown, scan)):
+        mixed = lasermix(*pair, np.random.default_rng(4))
+        assert not mixed.boxed
+        assert not len(mixed.objects)
+
+
+def as_ever(config: Any, scan: Any, rng: np.random.Generator, call: Any) -> Any:
+    """What a config did when scans with boxes had a list of their own: a draw for each step, then the step's own."""
+    for name, given_options in config.items():
+        chance = rng.random()
+        for each, options in (given_options if name == "one_of" else {name: given_options}).items():
+            options = dict(options or {})
+            chance -= options.pop("probability", 1.0)
+            if chance < 0:
+                changed = call(each, scan, rng, options)
+                scan = changed if len(changed) else scan
+                break
+    return scan
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_recipe_draws_as_it_always_has(path: Path) -> None:
+    recipe = load_recipe(path)
+    defaults: dict[str, Any] = {"rotate": {"degrees": (-45, 45)}, "flip": {"x": 0}}
+
+    def with_boxes(name: str, scan: Any, rng: np.random.Generator, options: dict[str, Any]) -> Any:
+        objects = (database(),) if name == "sample_objects" else ()
+        return BOXED[name].function(scan, rng, *objects, **defaults.get(name, {}) | options)
+
+    def with_labels(name: str, scan: Any, rng: np.random.Generator, options: dict[str, Any]) -> Any:
+        partners = (labelled_street(9),) if name in MIXING else ()
+        return LABELLED[name].function(scan, *partners, rng, **options)
+
+    for seed in range(3):
+        first, second = (np.random.default_rng(seed) for _ in range(2))
+        if recipe.detector or recipe.boxes:
+            scan = boxed_scan(seed, 8, labelled=True)
+            expected = as_ever(recipe.augment, scan, first, with_boxes)
+            found: Any = BoxedAugmentation.from_config(recipe.augment)(scan, second, database())
+            assert pickle.dumps(found.objects) == pickle.dumps(expected.objects)
+        else:
+            expected = as_ever(recipe.augment, labelled_street(seed), first, with_labels)
+            augment = Augmentation.from_config(recipe.augment)
+            found = augment(labelled_street(seed), second, lambda: labelled_street(9))
+        assert found.points.tobytes() == expected.points.tobytes()
+        assert found.labels.tobytes() == expected.labels.tobytes()
+        assert first.bit_generator.state == second.bit_generator.state
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
         (
-            {"lasermix": None},
-            "augmentation 'lasermix' is not known for scans with boxes, expected one of sample_obj",
+            {"lasermax": None},
+            "augmentation 'lasermax' is not known for scans with boxes, expected one of sample_obj.*, one_of",
         ),
         ({"sample_objects": None}, "sample_objects needs the option counts"),
         (
@@ -265,6 +412,9 @@ def test_steps_are_applied_in_order_with_their_probability() -> None:
             "object_noise has no option sigma; expected metres, degrees, tries, probability",
         ),
         ({"flip": {"y": 2}}, "flip: y is 2, expected a number from 0 to 1"),
+        ({"beam_drop": {"beams": [128]}}, "beam_drop: beams has 128, but source has only 64"),
+        ({"one_of": {"polarmix": {"swap": 2}}}, "polarmix: swap is 2, expected a number from 0 to 1"),
+        ({"one_of": {"flip": None, "rotate": None}}, "add up to more than 1"),
     ],
 )
 def test_what_is_wrong_with_a_config_of_boxes_is_named(config: Any, message: str) -> None:
@@ -272,8 +422,15 @@ def test_what_is_wrong_with_a_config_of_boxes_is_named(config: Any, message: str
         BoxedAugmentation.from_config(config)
 
 
+def test_what_needs_boxes_is_refused_for_labels_alone() -> None:
+    message = "augmentation 'object_noise' is for scans with boxes, these have labels alone; expected one of rotate"
+    with pytest.raises(AugmentationError, match=message):
+        Augmentation.from_config({"object_noise": None})
+
+
 def test_every_augmentation_of_boxes_has_its_picture_in_the_docs(tmp_path: Path) -> None:
-    assert set(SHOWN_BOXED) == set(BOXED_STEPS)
+    changing = {Boxes.ADDED, Boxes.MOVE, Boxes.MIXED}
+    assert set(SHOWN_BOXED) == {name for name in BOXED_STEPS if BOXED[name].boxes in changing}
     text = (REPOSITORY / "docs" / "augmentation.md").read_text()
     written = save_pictures(tmp_path, columns=200, size=60)
     assert [path.stem for path in written] == [f"boxed_{name}" for name in SHOWN_BOXED]
