@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 
+from places import RECIPES
 from spvnas_ros.frame import UNLABELLED
 from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.nets.unet import PointVoxelUNet
@@ -193,6 +194,24 @@ def test_scans_that_lack_one_of_the_two_teach_the_other(path: Path, labelled: Pa
         assert float(behind[f"loss_{part}"]) == pytest.approx(float(alone[f"loss_{part}"]), rel=1e-4)
     both["loss"].backward()
     assert all(parameter.grad is not None for parameter in task.net.parameters())
+
+
+def test_boxes_are_learnt_with_all_that_makes_labels_robust(path: Path, labelled: Path, drive: Path) -> None:
+    """The steps of the recipe of the package's boxes and those of its labels, in one."""
+    boxes, labels = (load_recipe(RECIPES / f"{name}.yaml").augment for name in ("default_boxes", "sim_default_further"))
+    both = {"sample_objects": boxes["sample_objects"]} | dict(labels) | {"point_drop": {"share": [0.5, 0.5]}}
+    job = job_of(path, f"augment={json.dumps(both)}", f"data.train=[{drive},{labelled}]", "data.max_voxels=0")
+    samples = job._samples(job.scans)
+    drawn = [samples[(epoch, index)] for epoch in range(8) for index in (0, 1)]
+    # Some are mixed with a scan whose objects nobody knows.
+    assert {sample.boxed for sample in drawn} == {True, False}
+    seen = [sample.seen for sample in drawn if sample.boxed]
+    assert any(each.any() for each in seen)
+    assert any(not each.all() for each in seen)  # of some objects too few points are left
+    _, said = loss_of(job, drawn[:4])
+    assert all(bool(torch.isfinite(part)) for part in said["parts"].values())
+    assert said["parts"]["loss_labels"] > 0
+    assert said["parts"]["loss_classes"] > 0
 
 
 def test_what_cannot_be_learnt_or_scored_is_refused(path: Path, labelled: Path, boxed: Path, tmp_path: Path) -> None:
