@@ -13,7 +13,7 @@ from spvnas_ros import __version__
 from spvnas_ros.cli.errors import debugging
 from spvnas_ros.cli.recording_commands import doctor, replay, segment, view
 from spvnas_ros.cli.search_commands import search
-from spvnas_ros.cli.training_commands import adapt, bench, evaluate, simulate, train
+from spvnas_ros.cli.training_commands import adapt, bench, calibrate, evaluate, simulate, train
 from spvnas_ros.cli.weights_commands import blend, import_, inspect, zoo
 
 app = typer.Typer(
@@ -24,7 +24,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("import")(import_)
-for command in (segment, replay, view, evaluate, train, adapt, search, doctor, simulate, inspect, blend, bench):
+for command in (
+    *(segment, replay, view, evaluate, train, adapt, calibrate, search),
+    *(doctor, simulate, inspect, blend, bench),
+):
     app.command()(command)
 app.add_typer(zoo, name="zoo")
 

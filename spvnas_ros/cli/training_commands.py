@@ -278,6 +278,72 @@ def adapt(
     raise typer.Exit(_trained(config, overrides, out, resume=resume, deterministic=deterministic, quiet=quiet))
 
 
+@readable_errors
+def calibrate(
+    drives: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="DRIVE...",
+            help="Labelled scans, as for `spvnas evaluate`, that the network was not trained on; each drive counts the "
+            "same, so give one for each sensor.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The .safetensors file to write.")],
+    weights: WeightsOption = "default",
+    by: Annotated[
+        str,
+        typer.Option(
+            help="one: a temperature, which changes no label. class: a temperature for each class; class-bias: and a "
+            "bias; both may change labels. best: what holds best on scans that it was not fitted on.",
+        ),
+    ] = "one",
+    scans: Annotated[int, typer.Option(min=2, help="Of each drive, evenly spread.")] = 24,
+    half: Annotated[bool, typer.Option("--half", help="Store in half precision: half the file.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print what was fitted as one JSON object, and only that.")
+    ] = False,
+    label_map: Annotated[
+        str | None, typer.Option(help="What raw ids mean, as for `spvnas evaluate`.", show_default="the network's own")
+    ] = None,
+    sequences: Annotated[
+        str | None, typer.Option("--sequences", "--split", help="Of folders with sequences.", show_default="all")
+    ] = None,
+    intensity: Annotated[
+        str | None, typer.Option(help="The sensor's scale, as for `spvnas evaluate`.", show_default="by the layout")
+    ] = None,
+    intensity_field: IntensityFieldOption = None,
+    origin: OriginOption = None,
+    mount: MountOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Put a network's confidences right on labelled scans, and write it anew: the last layer alone changes, so that it
+    costs nothing.
+
+    Shows how far confidences can be trusted before and after, on the half of the scans that is held out: calibration
+    error, and the points that are wrong with a confidence over 0.8. Exit status 1: scans were left out.
+    """
+    from spvnas_ros.offline.training.calibrate import run
+
+    status = run(
+        drives,
+        weights,
+        out,
+        kind=by,
+        scans=scans,
+        half=half,
+        as_json=as_json,
+        label_map=label_map,
+        sequences=sequences,
+        intensity=intensity,
+        intensity_field=intensity_field,
+        origin=origin,
+        mount=mount,
+        quiet=quiet,
+    )
+    raise typer.Exit(status)
+
+
 def _own_recipe(name: str) -> Path:
     """Returns a recipe that comes with the package. Raises UserError where it was installed without."""
     from spvnas_ros.ros.process.transport import share_folders

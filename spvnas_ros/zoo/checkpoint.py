@@ -73,6 +73,27 @@ class TrainingRecord:
 
 
 @dataclass(frozen=True)
+class CalibrationRecord:
+    """The record of how the confidences of a network were put right after its training.
+
+    kind:         what was fitted: "one" temperature, one for each "class", or "class-bias", with biases
+    temperatures: that logits were divided by: one, or one for each class
+    biases:       that were added to each class' logit then; none where only temperatures were fitted
+    drives:       number of scans by the name of the recording
+    source, source_sha256: name of the network before, and sha256 of its weights
+    held_out:     figures on the half of the scans that was not fitted on, before and after, by name
+    """
+
+    kind: str
+    temperatures: tuple[float, ...]
+    biases: tuple[float, ...]
+    drives: Mapping[str, int]
+    source: str
+    source_sha256: str | None
+    held_out: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Facts:
     """The facts about a trained network. The defaults are those of a network trained on SemanticKITTI.
 
@@ -91,6 +112,7 @@ class Facts:
     training:       how a network of our own was trained; None for one from elsewhere
     training_intensity: the intensities of its training data; None where nobody recorded them
     sensor_height:  of its training sensor above the ground, metres
+    calibration:    how its confidences were put right; None where they are those of its training
 
     Raises CheckpointError where the facts contradict the spec or each other.
     """
@@ -111,6 +133,7 @@ class Facts:
     training: TrainingRecord | None = None
     training_intensity: TrainingIntensity | None = None
     sensor_height: float = SENSOR_HEIGHT
+    calibration: CalibrationRecord | None = None
 
     def __post_init__(self) -> None:
         if len(self.classes) != self.num_classes or len(self.palette) != self.num_classes:
@@ -324,6 +347,8 @@ def facts_of(document: Mapping[str, Any]) -> Facts:
         values["training_intensity"] = TrainingIntensity(
             *_all_are(float, "training_intensity", (found["median"], found["p95"]))
         )
+    if (found := values["calibration"]) is not None:
+        values["calibration"] = _calibration(found)
     values["sensor_height"] = SENSOR_HEIGHT if values["sensor_height"] is None else float(values["sensor_height"])
     return Facts(**values)
 
@@ -344,6 +369,25 @@ def training_record(data: Mapping[str, Any]) -> TrainingRecord:
     return TrainingRecord(**values)
 
 
+def _calibration(data: Mapping[str, Any]) -> CalibrationRecord:
+    values = {name: data[name] for name in _CALIBRATION_KINDS}
+    check_kinds(values, _CALIBRATION_KINDS)
+    for name in ("temperatures", "biases"):
+        values[name] = tuple(_all_are(float, name, values[name]))
+    _all_are(int, "the scans of drives", values["drives"].values())
+    _all_are(float, "figures of the calibration", values["held_out"].values())
+    return CalibrationRecord(**values)
+
+
+_CALIBRATION_KINDS: Mapping[str, tuple[type, ...]] = {
+    "kind": (str,),
+    "temperatures": (list,),
+    "biases": (list,),
+    "drives": (dict,),
+    "source": (str,),
+    "source_sha256": (str, type(None)),
+    "held_out": (dict,),
+}
 _KINDS: Mapping[str, tuple[type, ...]] = {
     "spec": (dict,),
     "name": (str,),
@@ -361,6 +405,7 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "training": (dict, type(None)),
     "training_intensity": (dict, type(None)),
     "sensor_height": (float, int, type(None)),
+    "calibration": (dict, type(None)),
 }
 _RECORD_KINDS: Mapping[str, tuple[type, ...]] = {
     "recipe": (str,),
@@ -371,7 +416,7 @@ _RECORD_KINDS: Mapping[str, tuple[type, ...]] = {
     "start": (str, type(None)),
     "start_sha256": (str, type(None)),
 }
-_LATER = ("training", "training_intensity", "sensor_height", "start", "start_sha256")
+_LATER = ("training", "training_intensity", "sensor_height", "calibration", "start", "start_sha256")
 """The fields that the first files of this format do not have."""
 
 

@@ -15,7 +15,7 @@ from spvnas_ros.nets.spec import point_words
 from spvnas_ros.recordings.scans import read_scan
 from spvnas_ros.sparse.coords import quantize
 from spvnas_ros.sparse.kernel_map import build_levels
-from spvnas_ros.zoo.checkpoint import BOXES, SUBNETS, Facts, TrainingRecord, gives, load_checkpoint
+from spvnas_ros.zoo.checkpoint import BOXES, SUBNETS, CalibrationRecord, Facts, TrainingRecord, gives, load_checkpoint
 from spvnas_ros.zoo.detector_checkpoint import DetectorFacts, load_detector
 from spvnas_ros.zoo.supernet_checkpoint import load_supernet
 
@@ -76,12 +76,22 @@ def _facts_table(weights: Path, facts: Facts, more: tuple[tuple[str, str], ...] 
         *((("boxes", _branch(spec.boxes)),) if spec.boxes else ()),
         ("score", score if facts.trained else "untrained: its labels mean nothing"),
         ("training", _training(facts.training)),
+        *((("confidences", _calibration(facts.calibration)),) if facts.calibration else ()),
         ("provenance", facts.provenance or "-"),
         ("source sha256", facts.source_sha256 or "-"),
         ("weights sha256", facts.weights_sha256 or "-"),
     ):
         table.add_row(fact, value)
     return table
+
+
+def _calibration(record: CalibrationRecord) -> str:
+    """Returns a record of a calibration in a line."""
+    low, high = min(record.temperatures), max(record.temperatures)
+    values = f"temperature {low:.3f}" if low == high else f"temperatures {low:.3f} to {high:.3f}"
+    biases = f", biases {min(record.biases):+.2f} to {max(record.biases):+.2f}" if record.biases else ""
+    drives = ", ".join(f"{name} ({scans} scans)" for name, scans in record.drives.items())
+    return f"{values}{biases}, fitted on {drives}; before: {record.source} (weights sha256 {record.source_sha256})"
 
 
 def _detector_table(weights: Path, facts: DetectorFacts, parameters: int) -> Table:

@@ -20,8 +20,8 @@ from spvnas_ros.offline.augment import View, tta_views
 from spvnas_ros.offline.datasets import DatasetError, LabelField, LabelledScan, ScanDataset, open_dataset
 from spvnas_ros.offline.evaluation.confusion_picture import save_confusion
 from spvnas_ros.offline.evaluation.metrics import accuracy
-from spvnas_ros.offline.evaluation.report import Report, describe, scored, skipped_line
-from spvnas_ros.offline.evaluation.tally import Tally, averaged
+from spvnas_ros.offline.evaluation.report import Report, Tallies, describe, scored, skipped_line
+from spvnas_ros.offline.evaluation.tally import averaged
 from spvnas_ros.offline.evaluation.thinned import Thinned
 from spvnas_ros.palettes import SPVNAS
 from spvnas_ros.palettes import check as check_palette
@@ -71,7 +71,7 @@ def evaluate(
     if not len(dataset):
         raise DatasetError(f"{source or 'the data set'} holds no scans")
     views = tta_views() if tta else (View(),)
-    tally, ms, points = Tally(facts.classes, boxes_only=dataset.boxes_only), list[float](), 0
+    tallies, ms, points = Tallies(facts.classes, boxes_only=dataset.boxes_only), list[float](), 0
     skipped: list[Skipped] = []
     unusable = NONE_UNUSABLE
     values: list[tuple[str, float | None]] = []
@@ -91,7 +91,7 @@ def evaluate(
             on_scan(skipped[-1])
             continue
         ms.append((perf_counter() - begun) * 1e3)
-        tally.add(scan.points, scan.labels, result)
+        tallies.add(scan.name, scan.points, scan.labels, result)
         values.append((scan.name, accuracy(scan.labels, result.labels)))
         points += len(scan)
         unusable += scan.unusable + result.unusable
@@ -121,7 +121,7 @@ def evaluate(
         pictures=tuple(choose(values, ACCURACY)) if pictures else (),
         unusable=unusable.counts(),
         sensor=sensor,
-        **scored(tally),
+        **scored(tallies),
     )
 
 

@@ -11,8 +11,7 @@ from spvnas_ros.frame import Segmentation
 from spvnas_ros.offline.datasets.label_field import LabelField
 from spvnas_ros.offline.evaluation.confusion_picture import save_confusion
 from spvnas_ros.offline.evaluation.metrics import accuracy
-from spvnas_ros.offline.evaluation.report import Report, describe, scored
-from spvnas_ros.offline.evaluation.tally import Tally
+from spvnas_ros.offline.evaluation.report import Report, Tallies, describe, scored
 from spvnas_ros.offline.evaluation.truth import Truth, open_truth
 from spvnas_ros.palettes import SPVNAS
 from spvnas_ros.recordings.scans import Cloud, Frame, Source
@@ -32,7 +31,7 @@ class TruthJudge:
     def __init__(self, known: Truth, facts: Facts, palette: str = SPVNAS) -> None:
         self.truth, self.files = known.description, known.files
         self._known, self._facts, self._palette = known, facts, palette
-        self._tally = Tally(facts.classes)
+        self._tallies = Tallies(facts.classes)
 
     @classmethod
     def open(cls, source: Source, where: LabelField | Path, facts: Facts, palette: str = SPVNAS) -> TruthJudge:
@@ -48,7 +47,7 @@ class TruthJudge:
         seen = usable(cloud.points)  # as in a data set: a point without a place has no truth
         truth = self._known.read(frame.name, cloud.record)
         part = Segmentation(result.labels[seen], result.confidence[seen])
-        self._tally.add(cloud.points[seen], truth[seen], part)
+        self._tallies.add(frame.name, cloud.points[seen], truth[seen], part)
         return accuracy(truth[seen], part.labels)
 
     def save(self, summary: Summary, out: Path) -> None:
@@ -73,7 +72,7 @@ class TruthJudge:
             ms_p95=summary.percentile(95),
             skipped=tuple(summary.skipped),
             pictures=tuple(summary.pictures),
-            **scored(self._tally),
+            **scored(self._tallies),
         )
         title = f"{Path(run.source).name}, {summary.network or summary.weights}"
         save_confusion(out / CONFUSION, report.score, self._facts, title, self._palette)

@@ -18,6 +18,9 @@ DISTANCES: Final = (0.0, 10.0, 20.0, 30.0, 40.0, 50.0)
 BINS: Final = 15
 """Of confidence, as in Guo et al., "On Calibration of Modern Neural Networks", ICML 2017."""
 
+SURE: Final = 0.8
+"""A point with more confidence than this is one that the network is sure of."""
+
 
 @dataclass(frozen=True)
 class Ring:
@@ -46,6 +49,22 @@ class Bin:
     accuracy: float | None
 
 
+@dataclass(frozen=True)
+class Sureness:
+    """What becomes of the points that the network is sure of, in shares of 1; None where there are none.
+
+    over:     the confidence from which on it is sure
+    points:   share of all points that have a truth and a label
+    wrong:    share of these that are wrong
+    mistakes: points that are wrong all the same, as a share of all points: confident mistakes
+    """
+
+    over: float
+    points: float | None
+    wrong: float | None
+    mistakes: float | None
+
+
 class Tally:
     """Counts over any number of scans.
 
@@ -58,6 +77,18 @@ class Tally:
         self._boxes_only = boxes_only
         self._rings = np.zeros((len(DISTANCES), len(classes), len(classes) + 1), np.int64)
         self._counts = np.zeros((3, BINS))
+        self._sure = np.zeros(2, np.int64)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Tally]) -> Tally:
+        """Returns all counts of several tallies of the same classes. Raises ValueError for none."""
+        if not parts:
+            raise ValueError("found no tallies, expected one at least")
+        whole = cls(parts[0]._classes, boxes_only=parts[0]._boxes_only)
+        whole._rings = sum((part._rings for part in parts), whole._rings)
+        whole._counts = sum((part._counts for part in parts), whole._counts)
+        whole._sure = sum((part._sure for part in parts), whole._sure)
+        return whole
 
     @property
     def confusion(self) -> Confusion:
@@ -85,6 +116,8 @@ class Tally:
         where = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
         for row, weights in enumerate((np.ones(len(where)), confidence, right)):
             self._counts[row] += np.bincount(where, weights, BINS)
+        sure = predicted.confidence[known] > np.float32(SURE)
+        self._sure += (int(sure.sum()), int((sure & (right == 0)).sum()))
 
     def rings(self) -> tuple[Ring, ...]:
         """IoU by distance, from near to far."""
@@ -108,6 +141,13 @@ class Tally:
         if not points.sum():
             return None
         return float(np.abs(confidence - right).sum() / points.sum())
+
+    def sureness(self) -> Sureness:
+        """What becomes of the points that the network is sure of."""
+        points, (sure, wrong) = float(self._counts[0].sum()), self._sure.tolist()
+        return Sureness(
+            SURE, sure / points if points else None, wrong / sure if sure else None, wrong / points if points else None
+        )
 
 
 def averaged(parts: Sequence[npt.NDArray[np.float32]]) -> Segmentation:

@@ -15,6 +15,7 @@ from torch.nn import functional
 from spvnas_ros.frame import UNLABELLED, Segmentation
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.offline.evaluation.tally import Tally
+from spvnas_ros.offline.training.calibration import Calibration
 
 _RANGE = (0.25, 4.0)
 
@@ -46,14 +47,9 @@ def calibration_error(logits: Tensor, labels: Tensor) -> float | None:
     return tally.calibration_error()
 
 
-@torch.no_grad()
 def with_temperature(net: PointVoxelUNet, temperature: float) -> PointVoxelUNet:
     """Returns a copy of the network whose last layer divides its logits by a temperature; no format has to know it."""
-    plain = PointVoxelUNet(net.spec)
-    plain.load_state_dict(net.state_dict())
-    for parameter in plain.classifier.parameters():
-        parameter.div_(temperature)
-    return plain.eval()
+    return Calibration((temperature,)).of_net(net)
 
 
 def gathered(parts: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
