@@ -28,8 +28,8 @@ def blend(
 ) -> tuple[PointVoxelUNet, Facts]:
     """Returns a network whose weights are `(1 - share)` of the start's and `share` of the tuned one's, and its facts.
 
-    The facts are the tuned network's, without scores and calibration, which the blend does not have. One network must be trained
-    from the other, or both from a third. Between weights that were trained apart there is no useful network.
+    The facts are the tuned network's, without scores and calibration, which the blend does not have. One network must
+    be trained from the other, or both from a third. Between weights that were trained apart there is no useful network.
 
     Where only one has a box branch, or each another, the blend has none: a branch is of no use behind other features.
 

@@ -191,7 +191,8 @@ def describe(report: Report) -> Iterable[Table | Text]:
             f"accuracy {_percent(found.accuracy)}, calibration error {_percent(report.ece)}"
         )
     if report.sure:
-        yield Text(sure_line(report.sure))
+        short = " (ECE, sure, wrong and mistakes in the table)" if len(report.by_sequence) > 1 else ""
+        yield Text(f"{sure_line(report.sure)}{short}")
     beams = f", thinned to {report.beams} beams" if report.beams else ""
     views = f", {report.views} views each" if report.views > 1 else ""
     truth = f", truth: {report.truth}" if report.truth else ""
@@ -253,12 +254,8 @@ def _distance_table(rings: Sequence[Ring], *, boxes_only: bool) -> Table:
 def _sequence_table(parts: Sequence[Part], *, boxes_only: bool) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("sequence", no_wrap=True)
-    over = f"{parts[0].sure.over:g}"
-    for title in (
-        *("frames", "points", "mIoU", "accuracy", "calibration error"),
-        *(f"over {over}", f"wrong over {over}", "confident mistakes"),
-    ):
-        table.add_column(title, justify="right")
+    for title in ("frames", "points", "mIoU", "accuracy", "ECE", "sure", "wrong", "mistakes"):
+        table.add_column(title, justify="right", no_wrap=True)
     for part in parts:
         shares = (part.accuracy, part.ece, part.sure.points, part.sure.wrong, part.sure.mistakes)
         miou = None if boxes_only else part.miou

@@ -294,25 +294,26 @@ def _names(paths: Sequence[Path]) -> list[str]:
 def _print(outcome: Outcome, facts: Facts, out: Path, skipped: Sequence[Skipped]) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("held-out scans", no_wrap=True)
-    over = f"{SURE:g}"
-    columns = ("-log likelihood", "calibration error", "confident mistakes", f"over {over}", f"wrong over {over}")
-    for title in (*columns, "accuracy", "other labels"):
-        table.add_column(title, justify="right")
+    for title in ("-log p", "ECE", "sure", "wrong", "mistakes", "accuracy", "relabelled"):
+        table.add_column(title, justify="right", no_wrap=True)
     for name, row in (("before", outcome.before), *outcome.after.items()):
-        shares = (row.ece, row.mistakes, row.sure, row.wrong, row.accuracy, row.changed)
+        shares = (row.ece, row.sure, row.wrong, row.mistakes, row.accuracy, row.changed)
         mark = f"{name} *" if name == outcome.chosen else name
         table.add_row(mark, f"{row.nll:.3f}", *(f"{share:.1%}" for share in shares))
     console = Console(soft_wrap=True, highlight=False, markup=False)
     console.print(table)
+    console.print(
+        f"sure: confidence over {SURE:g}; wrong: of these; mistakes: both, of all points; ECE: calibration error"
+    )
     drives = ", ".join(f"{name} ({scans} scans)" for name, scans in outcome.drives.items())
-    console.print(f"half of the scans of each drive fitted, half held out; * was fitted on all and written: {drives}")
+    console.print(f"half of the scans fitted, half held out; * was fitted on all and written: {drives}")
     found = outcome.calibration
     if len(found.temperatures) == 1:
         console.print(f"temperature {found.temperatures[0]:.3f}; labels stay")
     else:
-        for row, name in enumerate(facts.classes):
-            bias = f", bias {found.biases[row]:+.3f}" if found.biases else ""
-            console.print(f"{name:<14} temperature {found.temperatures[row]:.3f}{bias}")
+        for number, name in enumerate(facts.classes):
+            bias = f", bias {found.biases[number]:+.3f}" if found.biases else ""
+            console.print(f"{name:<14} temperature {found.temperatures[number]:.3f}{bias}")
         console.print("labels may be others than before: score the network anew")
     if skipped:
         console.print(skipped_line(skipped, "read"))

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.optimize import minimize
+from scipy.optimize import minimize, minimize_scalar
 from torch import Tensor
 from torch.nn import functional
 
@@ -70,8 +70,7 @@ def fit(logits: Tensor, labels: Tensor, weights: Tensor, kind: str) -> Calibrati
     """
     if kind not in KINDS or not len(labels):
         raise ValueError(f"{kind!r} and {len(labels)} points, expected one of {', '.join(KINDS)} and some points")
-    classes = logits.shape[1]
-    (log,) = _minimum(logits, labels, weights, np.zeros(1), np.ones(1, np.bool_), lambda x: (x, None))
+    log, classes = _one(logits.double(), labels, weights.double()), logits.shape[1]
     if kind == ONE:
         return Calibration((float(np.exp(log)),))
     enough = np.bincount(labels.numpy(), minlength=classes) >= _LEAST
@@ -82,6 +81,17 @@ def fit(logits: Tensor, labels: Tensor, weights: Tensor, kind: str) -> Calibrati
     begin, free = np.concatenate([begin, np.zeros(classes)]), np.concatenate([enough, enough])
     found = _minimum(logits, labels, weights, begin, free, lambda x: (x[:classes], x[classes:]))
     return Calibration(tuple(np.exp(found[:classes]).tolist()), tuple(found[classes:].tolist()))
+
+
+def _one(logits: Tensor, labels: Tensor, weights: Tensor) -> float:
+    """Returns the logarithm of the temperature of all classes."""
+
+    def loss(log: float) -> float:
+        losses = functional.cross_entropy(logits / np.exp(log), labels, reduction="none")
+        return float((losses * weights).sum())
+
+    found = minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded", options={"xatol": 1e-3})
+    return float(found.x)
 
 
 def _minimum(

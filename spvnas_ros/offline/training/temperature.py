@@ -8,16 +8,12 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
 from torch import Tensor
-from torch.nn import functional
 
 from spvnas_ros.frame import UNLABELLED, Segmentation
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.offline.evaluation.tally import Tally
-from spvnas_ros.offline.training.calibration import Calibration
-
-_RANGE = (0.25, 4.0)
+from spvnas_ros.offline.training.calibration import ONE, Calibration, fit
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
@@ -29,13 +25,8 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     known = labels != UNLABELLED
     if not known.any():
         return 1.0
-    logits, labels = logits[known].double(), labels[known]
-
-    def loss(log: float) -> float:
-        return float(functional.cross_entropy(logits / np.exp(log), labels))
-
-    found = minimize_scalar(loss, bounds=np.log(_RANGE), method="bounded", options={"xatol": 1e-3})
-    return float(np.exp(found.x))
+    count = int(known.sum())
+    return fit(logits[known], labels[known], torch.full((count,), 1 / count), ONE).temperatures[0]
 
 
 def calibration_error(logits: Tensor, labels: Tensor) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -206,6 +207,37 @@ def test_the_calibration_error_is_that_of_the_paper(rows: list[tuple[float, int,
             error += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
     assert tally.calibration_error() == pytest.approx(error, abs=1e-9)
     assert sum(entry.points for entry in tally.reliability()) == counted.sum()
+
+
+@given(POINTS)
+def test_confident_mistakes_are_counted_among_all_points(rows: list[tuple[float, int, int, float]]) -> None:
+    tally, _, truth, labels, confidence = tally_of(rows)
+    counted = (truth != 255) & (labels != 255)
+    sure = counted & (confidence > np.float32(0.8))
+    wrong, found = sure & (labels != truth), tally.sureness()
+    expected = (counted, sure, wrong)
+    points, over, mistakes = (int(each.sum()) for each in expected)
+    assert found.points == (over / points if points else None)
+    assert found.wrong == (mistakes / over if over else None)
+    assert found.mistakes == (mistakes / points if points else None)
+    twice = Tally.joined([tally, tally])
+    assert (twice.sureness(), twice.calibration_error()) == (found, pytest.approx(tally.calibration_error()))
+    np.testing.assert_array_equal(twice.confusion, 2 * tally.confusion)
+
+
+def test_every_sequence_has_its_own_figures(weights: Path, sequences: Path, perception: spvnas_ros.Perception) -> None:
+    report = evaluate(perception, open_dataset(sequences))
+    assert [part.name for part in report.by_sequence] == ["00", "01"]
+    assert sum(part.frames for part in report.by_sequence) == report.frames
+    assert sum(part.points for part in report.by_sequence) == report.points
+    assert report.sure is not None
+    for part in report.by_sequence:
+        alone = evaluate(perception, open_dataset(sequences, sequences=part.name))
+        assert (part.miou, part.accuracy) == (alone.score.miou, alone.score.accuracy)
+        assert (part.ece, part.sure) == (alone.ece, alone.sure)
+    text = invoke(sequences, "-w", weights).stdout
+    assert "confidence over 0.8: 0.0% of the points, of which - are wrong" in text
+    assert re.search(r"^sequence +frames +points +mIoU .* mistakes", text, re.MULTILINE)
 
 
 # The network of the package

@@ -133,12 +133,12 @@ import os, signal, sys
 from spvnas_ros.cli import app
 from spvnas_ros.offline.evaluation import dataset_evaluation
 
-class Tally(dataset_evaluation.Tally):
+class Tallies(dataset_evaluation.Tallies):
     def add(self, *others):
         super().add(*others)
         os.kill(os.getpid(), signal.SIGINT)
 
-dataset_evaluation.Tally = Tally
+dataset_evaluation.Tallies = Tallies
 app(["evaluate", *sys.argv[1:]])
 """
 """Gets a Ctrl-C while the first scan is counted."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,7 @@ from spvnas_ros.labels import SEMANTIC_KITTI
 from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.offline.evaluation import confusion_matrix, intersection_over_union, score
 from spvnas_ros.offline.evaluation.confusion_picture import WIDTH, save_confusion
-from spvnas_ros.offline.evaluation.report import Report, describe, scored
-from spvnas_ros.offline.evaluation.tally import Tally
+from spvnas_ros.offline.evaluation.report import Report, Tallies, describe, scored
 from spvnas_ros.zoo.checkpoint import Facts
 
 CLASSES = ("car", "road", "tree", "pole")
@@ -101,8 +101,8 @@ def test_labels_that_do_not_fit_are_an_error(truth: list[int], predicted: list[i
 
 def a_report(**changes: object) -> Report:
     truth, predicted = np.array([0, 0, 1, 1, 2, 255], np.uint8), np.array([0, 1, 1, 1, 255, 0], np.uint8)
-    tally = Tally(CLASSES)
-    tally.add(np.zeros((6, 4), np.float32), truth, Segmentation(predicted, np.full(6, 0.5, np.float32)))
+    tally = Tallies(CLASSES)
+    tally.add("00/000000", np.zeros((6, 4), np.float32), truth, Segmentation(predicted, np.full(6, 0.5, np.float32)))
     values = {
         "source": "/drive", "topic": "/points", "network": "tiny", "weights": "tiny.safetensors",
         "weights_sha256": "ab", "trained": True, "label_map": "semantic-kitti", "engine": "cpu", "device": "cpu",
@@ -124,6 +124,12 @@ def test_a_report_is_flat_json_and_comes_back_as_it_was(tmp_path: Path, changes:
     assert document["iou"] == {"car": 0.5, "road": 2 / 3, "tree": 0.0, "pole": None}
     assert document["accuracy"] == 3 / 5
     assert document["confusion"][2] == [0, 0, 0, 0, 1]
+    assert document["sure"] == {"over": 0.8, "points": 0.0, "wrong": None, "mistakes": 0.0}
+    assert [part["name"] for part in document["by_sequence"]] == ["00"]
+    # Reports of before come back without.
+    del document["sure"], document["by_sequence"]
+    (tmp_path / "report.json").write_text(json.dumps(document))
+    assert Report.load(tmp_path) == replace(report, sure=None, by_sequence=())
 
 
 def test_what_is_no_report_is_an_error(tmp_path: Path) -> None:
