@@ -55,6 +55,6 @@ def test_the_version_is_the_packages() -> None:
 
 
 def test_every_command_takes_weights_by_the_same_option() -> None:
-    for command in ("segment", "replay", "view", "evaluate", "doctor", "inspect", "blend"):
+    for command in ("segment", "replay", "view", "evaluate", "calibrate", "doctor", "inspect", "blend"):
         text = spvnas(command, "--help").stdout
         assert "-w, --weights" in " ".join(text.replace("│", " ").split()), command
