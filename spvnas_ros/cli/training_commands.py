@@ -309,6 +309,13 @@ def calibrate(
     sequences: Annotated[
         str | None, typer.Option("--sequences", "--split", help="Of folders with sequences.", show_default="all")
     ] = None,
+    topic: TopicOption = None,
+    truth: Annotated[
+        str | None,
+        typer.Option(metavar="FIELD", help="The field of a bag's clouds with the truth.", show_default="label"),
+    ] = None,
+    label_ids: LabelIdsOption = "auto",
+    network_labels: NetworkLabelsOption = False,
     intensity: Annotated[
         str | None, typer.Option(help="The sensor's scale, as for `spvnas evaluate`.", show_default="by the layout")
     ] = None,
@@ -335,6 +342,8 @@ def calibrate(
         as_json=as_json,
         label_map=label_map,
         sequences=sequences,
+        topic=topic,
+        field=label_field(truth, label_ids, network_labels),
         intensity=intensity,
         intensity_field=intensity_field,
         origin=origin,

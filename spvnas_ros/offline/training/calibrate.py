@@ -20,7 +20,7 @@ from spvnas_ros.clouds.mount import PlaceRule
 from spvnas_ros.errors import UserError
 from spvnas_ros.frame import UNLABELLED, Segmentation
 from spvnas_ros.nets.unet import PointVoxelUNet
-from spvnas_ros.offline.datasets import DatasetError, ScanDataset, open_dataset
+from spvnas_ros.offline.datasets import DatasetError, LabelField, ScanDataset, is_bag, open_dataset
 from spvnas_ros.offline.evaluation.dataset_evaluation import prelabelled
 from spvnas_ros.offline.evaluation.report import skipped_line
 from spvnas_ros.offline.evaluation.tally import SURE, Tally
@@ -185,6 +185,8 @@ def run(
     as_json: bool = False,
     label_map: str | None = None,
     sequences: str | None = None,
+    topic: str | None = None,
+    field: LabelField | None = None,
     intensity: str | None = None,
     intensity_field: str | None = None,
     origin: str | None = None,
@@ -209,10 +211,13 @@ def run(
     place = replace(PlaceRule.parse(origin, mount), sensor_height=facts.sensor_height)
     opened = []
     for path in drives:
+        bag = is_bag(path)
         dataset = open_dataset(
             path,
             label_map=label_map or facts.label_map,
             sequences=sequences,
+            topic=topic if bag else None,
+            field=field if bag else None,
             intensity=intensity,
             intensity_field=intensity_field,
             place=place,
