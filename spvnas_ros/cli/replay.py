@@ -24,7 +24,7 @@ from spvnas_ros.ros.live.available import RosMissingError
 from spvnas_ros.segment.first_look import first_look, tell
 from spvnas_ros.segment.output import REPORT, OutputError, check_folder
 from spvnas_ros.segment.progress import INTERRUPTED, progress_bar
-from spvnas_ros.segment.run import frames_until_damage
+from spvnas_ros.segment.run_frames import frames_until_damage
 from spvnas_ros.zoo.cache import resolve_weights
 from spvnas_ros.zoo.checkpoint import load_checkpoint
 

@@ -18,7 +18,7 @@ from spvnas_ros.clouds.point_cloud2 import PointCloudError, decode
 from spvnas_ros.clouds.sensor_rules import Sensor
 from spvnas_ros.frame import Points
 from spvnas_ros.recordings.scans import Cloud, Frame, ScanError, open_source
-from spvnas_ros.segment.run import frames_until_damage
+from spvnas_ros.segment.run_frames import frames_until_damage
 
 if TYPE_CHECKING:
     from rosbags.typesys.stores.ros2_humble import sensor_msgs__msg__PointCloud2 as PointCloud2

@@ -26,7 +26,7 @@ from spvnas_ros.zoo.cache import resolve_weights
 
 if TYPE_CHECKING:
     from spvnas_ros.perception import Perception
-    from spvnas_ros.segment.run import Judge, SegmentOptions
+    from spvnas_ros.segment.run_options import Judge, SegmentOptions
     from spvnas_ros.zoo.checkpoint import Facts
 
 ENGINES = ("auto", "cpu", "cuda", "torch", "spconv", "spconv-triton", "torchsparse")
@@ -116,7 +116,7 @@ def run(asked: SegmentRequest) -> int:
 
         from spvnas_ros.perception import Detector, Perception
         from spvnas_ros.segment.first_look import look_at_source, tell
-        from spvnas_ros.segment.run import SegmentOptions
+        from spvnas_ros.segment.run_options import SegmentOptions
 
         detector = None
         if asked.boxes is not None:
@@ -159,7 +159,8 @@ def _segment(
     source: Source, perception: Perception, out: Path, options: SegmentOptions, console: Console
 ) -> Summary | None:
     """Labels, or finds that it is done; None where the run was interrupted."""
-    from spvnas_ros.segment.run import Interrupted, finished, segment
+    from spvnas_ros.segment.label_frames import Interrupted
+    from spvnas_ros.segment.run import finished, segment
 
     if done := finished(source, perception, out, options):
         console.print(f"{out} is finished: nothing to do (--force labels again)")

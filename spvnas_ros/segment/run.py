@@ -11,29 +11,20 @@ leaves everything as it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from shutil import disk_usage
-from time import perf_counter
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spvnas_ros.boxes.overlap import BoxError
-from spvnas_ros.clouds.point_cloud2 import PointCloudError
 from spvnas_ros.errors import UserError
-from spvnas_ros.frame import NONE_UNUSABLE, Boxes, Points, Segmentation
-from spvnas_ros.kernels.grid import KeyRangeError
-from spvnas_ros.palettes import SPVNAS
-from spvnas_ros.recordings.bags import BagError
-from spvnas_ros.recordings.scans import Cloud, Frame, Record, ScanError, Source
+from spvnas_ros.frame import NONE_UNUSABLE, Segmentation
+from spvnas_ros.recordings.scans import Cloud, Frame, Record, Source
 from spvnas_ros.segment.box_files import calibration_files, kitti_scans, placed
-from spvnas_ros.segment.gallery import ACCURACY, CONFIDENCE, FIRST, choose, mean_confidence
-from spvnas_ros.segment.label_forms import LabelForm
+from spvnas_ros.segment.gallery import ACCURACY, CONFIDENCE, choose, mean_confidence
+from spvnas_ros.segment.label_frames import label_frames, labelled_frames
 from spvnas_ros.segment.output import (
     PICTURE,
     SUMMARY,
@@ -47,90 +38,20 @@ from spvnas_ros.segment.output import (
     results_of,
     save_scores,
 )
-from spvnas_ros.segment.picture import RANGES, PicturedBoxes, save_picture
-from spvnas_ros.segment.predictions import RUN, Prediction, Predictions
-from spvnas_ros.segment.progress import OnFrame, Skipped
+from spvnas_ros.segment.predictions import RUN, Predictions
+from spvnas_ros.segment.progress import OnFrame
+from spvnas_ros.segment.run_frames import Views, with_parts
+from spvnas_ros.segment.run_options import Judge, SegmentOptions
+from spvnas_ros.segment.run_pictures import pictured, save_chosen, save_one
 from spvnas_ros.segment.stored import Labelled, StoredSegmentation, parts_of_result
 from spvnas_ros.segment.summary import RunFacts, Summary, differences
-from spvnas_ros.segment.tile_rule import TileRule
-from spvnas_ros.segment.tiles import OnStep, Stopped, View, label_tiles, view_of
+from spvnas_ros.segment.tiles import OnStep, View
 
 if TYPE_CHECKING:
     from spvnas_ros.perception import Detector, Perception
-    from spvnas_ros.zoo.checkpoint import Facts
 
-FRAME_ERRORS = (ScanError, PointCloudError, KeyRangeError, BoxError)
-"""What is wrong with one frame and says nothing of the next."""
-_SPOOLED = 60
-"""Bytes on disk for each point of a cloud that is cut into tiles, at most; without scores."""
-_PICTURED = 2_000_000
-"""Points of a large cloud that are enough for a picture, wherever they lie."""
 _CHANNELS = 4
 """Values of a point, as `Points` has them."""
-
-
-class Interrupted(Exception):
-    """The run was asked to stop. The labels of `done` of `total` frames are kept, and the same run goes on there.
-
-    within: tells how far the frame at hand is, where it is cut into tiles
-    """
-
-    def __init__(self, done: int, total: int, within: str = "") -> None:
-        super().__init__(f"{done} of {total} frames are labelled{within}")
-        self.done, self.total = done, total
-
-
-class Judge(Protocol):
-    """Compares labels with a truth. `offline.evaluation` has the one that scores them.
-
-    truth: where the truth comes from, in words
-    files: that it is read from, where it is not in the frames themselves
-    """
-
-    @property
-    def truth(self) -> str: ...
-
-    @property
-    def files(self) -> Sequence[Path]: ...
-
-    def add(self, frame: Frame, cloud: Cloud, result: Segmentation) -> float | None:
-        """Counts a frame, and returns its accuracy; None where it has no truth.
-
-        Raises ValueError where its truth does not fit.
-        """
-        ...
-
-    def save(self, summary: Summary, out: Path) -> None:
-        """Writes the scores beside the other results."""
-        ...
-
-
-@dataclass(frozen=True)
-class SegmentOptions:
-    """How a recording is labelled.
-
-    weights:   name of the weights, for the summary
-    scores:    whether the probabilities of all classes are kept, too
-    force:     start again, and replace the results of an earlier run
-    judge:     what the labels are compared with; None for nothing
-    concerns:  what was said about the recording, for the summary
-    palette:   name of the colours in pictures
-    detector:  what finds objects beside the labels; None where nothing does, or the network itself
-    boxes:     name of its weights, for the summary
-    form:      in which form the labels of scans are written
-    tiles:     which scans are cut into tiles
-    """
-
-    weights: str = ""
-    scores: bool = False
-    force: bool = False
-    judge: Judge | None = None
-    concerns: tuple[str, ...] = ()
-    palette: str = SPVNAS
-    detector: Detector | None = None
-    boxes: str = ""
-    form: LabelForm = field(default_factory=LabelForm)
-    tiles: TileRule = field(default_factory=TileRule)
 
 
 def segment(
@@ -180,8 +101,8 @@ def segment(
                 kitti=kitti,
                 form=options.form,
             )
-        views = _Views(source, perception, options)
-        skipped = _label(source, perception, options, predictions, views, on_frame, on_step, stopped)
+        views = Views(source, perception, options)
+        skipped = label_frames(source, perception, options, predictions, views, on_frame, on_step, stopped)
         summary = Summary(
             run, perception.facts.name, options.weights, perception.facts.label_map, perception.facts.trained,
             skipped=skipped, boxes=dict.fromkeys(names, 0),
@@ -201,7 +122,7 @@ def segment(
         values: list[tuple[str, float | None]] = []
         sought = False
         with sink as write:
-            for frame, load, prediction in _labelled(source, predictions, skipped, stopped):
+            for frame, load, prediction in labelled_frames(source, predictions, skipped, stopped):
                 result = prediction.segmentation
                 found = result.boxes if isinstance(result, Segmentation) else None
                 boxes = None if found is None else placed(found, names, load(), source.sensor)
@@ -212,8 +133,8 @@ def segment(
                 values.append((frame.name, value))
                 if not summary.frames:
                     title = f"{source.path.name or source.path}, {frame.name}"
-                    points, shown = _pictured(frame, load, result, views)
-                    _save_picture(out / PICTURE, points, shown, perception.facts, title, summary)
+                    points, shown = pictured(frame, load, result, views)
+                    save_one(out / PICTURE, points, shown, perception.facts, title, summary)
                 summary.frames += 1
                 summary.names.append(frame.name)
                 summary.points += len(result)
@@ -235,7 +156,7 @@ def segment(
             summary.detector, summary.boxes = "", {}
         summary.unusable, summary.unusable_words = unusable.counts(), str(unusable)
         summary.pictures = choose(values, ACCURACY if options.judge else CONFIDENCE)
-        _save_pictures(source, perception.facts, predictions, views, summary, out)
+        save_chosen(source, perception.facts, predictions, views, summary, out)
         order = np.argsort(-counts[: len(classes)], kind="stable")
         summary.classes = {classes[i]: int(counts[i]) for i in order if counts[i]}
         if options.judge:
@@ -263,33 +184,7 @@ def _detector_name(perception: Perception, options: SegmentOptions) -> str:
     return options.detector.facts.name or options.boxes or "the detector"
 
 
-def _save_picture(path: Path, points: Points, result: Segmentation, facts: Facts, title: str, summary: Summary) -> None:
-    boxes = None
-    if result.boxes is not None:
-        boxes = PicturedBoxes(result.boxes, tuple(summary.boxes), summary.detector_trained)
-    save_picture(path, points, result.labels, facts, title, summary.run.palette, boxes)
-
-
-class _Views:
-    """How frames that are cut into tiles are seen; each is looked at once."""
-
-    def __init__(self, source: Source, perception: Perception, options: SegmentOptions) -> None:
-        self._source, self._perception, self._rule = source, perception, options.tiles
-        self._found: dict[str, View | None] = {}
-
-    def of(self, frame: Frame, load: Callable[[], Cloud]) -> View | None:
-        """Returns how a frame, which `load` reads, is seen; None where it is not cut. Raises ScanError."""
-        if frame.name not in self._found:
-            if frame.scan is not None and self._rule.cuts and self._source.sensor.open:
-                self._source.look()  # what the rules leave open, all of the recording decides, not a piece
-            alone = len(self._source) == 1
-            self._found[frame.name] = view_of(
-                frame, load, self._perception, self._source.sensor, self._rule, alone=alone
-            )
-        return self._found[frame.name]
-
-
-def _judged(judge: Judge, frame: Frame, load: Callable[[], Cloud], result: Labelled, views: _Views) -> float | None:
+def _judged(judge: Judge, frame: Frame, load: Callable[[], Cloud], result: Labelled, views: Views) -> float | None:
     """Counts a frame, and returns its accuracy; of one that was cut into tiles, part by part."""
     view = None if isinstance(result, Segmentation) else views.of(frame, load)
     if isinstance(result, Segmentation):
@@ -298,7 +193,7 @@ def _judged(judge: Judge, frame: Frame, load: Callable[[], Cloud], result: Label
     if judge.files:  # label files, which belong to whole clouds
         return judge.add(frame, _seen_by(view, load().record), result.part(0, len(result)))
     total, weight = 0.0, 0
-    for record, part in _with_parts(frame, result):
+    for record, part in with_parts(frame, result):
         value = judge.add(frame, _seen_by(view, record), part)
         if value is not None:
             total, weight = total + value * len(part), weight + len(part)
@@ -307,56 +202,6 @@ def _judged(judge: Judge, frame: Frame, load: Callable[[], Cloud], result: Label
 
 def _seen_by(view: View, record: Record) -> Cloud:
     return Cloud(view.points(record), record)
-
-
-def _with_parts(frame: Frame, result: Labelled) -> Iterator[tuple[Record, Segmentation]]:
-    """Yields the records of a frame, some points at a time, with their labels."""
-    assert frame.scan is not None
-    at = 0
-    for record in frame.scan.pieces():
-        yield record, result.part(at, at + len(record))
-        at += len(record)
-
-
-def _pictured(frame: Frame, load: Callable[[], Cloud], result: Labelled, views: _Views) -> tuple[Points, Segmentation]:
-    """Returns what a picture of a frame shows: all of it, or of a large one what lies around its middle."""
-    if isinstance(result, Segmentation):
-        return load().points, result
-    view = views.of(frame, load)
-    assert view is not None
-    assert frame.scan is not None
-    if not frame.scan.large:
-        return view.points(load().record), result.part(0, len(result))
-    points: list[Points] = []
-    labels: list[Segmentation] = []
-    step = max(1, len(result) // _PICTURED) | 1
-    for record, part in _with_parts(frame, result):
-        some = view.points(record)
-        with np.errstate(invalid="ignore"):
-            near = np.flatnonzero((np.abs(some[:, :2]) < RANGES[-1]).all(axis=1))[::step]
-        points.append(some[near])
-        labels.append(Segmentation(part.labels[near], part.confidence[near]))
-    shown = Segmentation(
-        np.concatenate([each.labels for each in labels]), np.concatenate([e.confidence for e in labels])
-    )
-    return np.concatenate(points), shown
-
-
-def _save_pictures(
-    source: Source, facts: Facts, predictions: Predictions, views: _Views, summary: Summary, out: Path
-) -> None:
-    """Draws the frames that were chosen when all were known; the first one has its picture already."""
-    missing = [picture for picture in summary.pictures if picture.shows != FIRST]
-    frames = frames_until_damage(source, lambda *_: None)
-    while missing and (frame := next(frames, None)):
-        if of_frame := [picture for picture in missing if picture.frame == frame.name]:
-            prediction = predictions.find(frame.name)
-            assert prediction is not None
-            points, shown = _pictured(frame, frame.load, prediction.segmentation, views)
-            for picture in of_frame:
-                title = picture.title(source.path.name or str(source.path))
-                _save_picture(out / picture.file, points, shown, facts, title, summary)
-                missing.remove(picture)
 
 
 def finished(source: Source, perception: Perception, out: Path, options: SegmentOptions) -> Summary | None:
@@ -423,134 +268,3 @@ def _earlier_results(out: Path, predictions: Predictions) -> list[Path]:
             summary = Summary.load(out)
             return results_of(out, () if summary.run.kind == "bag" else summary.names)
     return results_of(out, predictions.names()) if predictions.found else []
-
-
-def _label(
-    source: Source,
-    perception: Perception,
-    options: SegmentOptions,
-    predictions: Predictions,
-    views: _Views,
-    on_frame: OnFrame,
-    on_step: OnStep,
-    stopped: Callable[[], bool],
-) -> list[Skipped]:
-    """Labels what is not labelled yet; returns the frames that cannot be."""
-    scores, detector = options.scores, options.detector
-    skipped: list[Skipped] = []
-    warm = False
-
-    def skip(name: str, error: Exception) -> None:
-        skipped.append(Skipped(name, str(error)))
-        on_frame(skipped[-1])
-
-    for frame in frames_until_damage(source, skip):
-        if stopped():
-            raise Interrupted(predictions.count(), len(source))
-        load = cache(frame.load)
-        try:
-            if (view := views.of(frame, load)) is not None:
-                if detector:
-                    raise UserError(
-                        f"{frame.name} is cut into tiles ({view.words}), and a detector needs a scan as its sensor saw "
-                        "it; leave out --boxes, or label without tiles: --tile off"
-                    )
-                _label_in_tiles(source, frame, view, options, predictions, on_step, stopped)
-                on_frame(None)
-                continue
-            points = load().points
-            if predictions.find(frame.name, len(points)) is None:
-                if not warm:
-                    # The first call of a process pays for memory and compiled kernels: it is not what is measured.
-                    perception(points, scores, boxes=detector is None)
-                    if detector:
-                        _detected(points, perception, detector, source)
-                    warm = True
-                begun = perf_counter()
-                result = perception(points, scores, boxes=detector is None)
-                prediction = Prediction(result, (perf_counter() - begun) * 1e3, result.head_ms or 0.0)
-                if detector:
-                    begun = perf_counter()
-                    result = replace(result, boxes=_detected(points, perception, detector, source))
-                    prediction = Prediction(result, prediction.ms, (perf_counter() - begun) * 1e3)
-                predictions.keep(frame.name, prediction)
-        except FRAME_ERRORS as error:
-            skip(frame.name, error)
-            continue
-        on_frame(None)
-    return skipped
-
-
-def _label_in_tiles(
-    source: Source,
-    frame: Frame,
-    view: View,
-    options: SegmentOptions,
-    predictions: Predictions,
-    on_step: OnStep,
-    stopped: Callable[[], bool],
-) -> None:
-    """Labels a frame tile by tile, unless it is labelled. Raises Interrupted between two tiles, OutputError where the
-    disk has no room for it.
-    """
-    assert frame.scan is not None
-    if predictions.find(frame.name) is not None:
-        return
-    folder, announced = predictions.tiles(frame.name), frame.scan.announced
-    free = disk_usage(predictions.folder).free
-    if not folder.exists() and announced * _SPOOLED > free:
-        raise OutputError(
-            f"labelling {announced:,} points tile by tile takes about {announced * _SPOOLED / 1e9:.1f} GB in "
-            f"{predictions.folder}, where {free / 1e9:.1f} GB are free; name a folder on another disk"
-        )
-    try:
-        label_tiles(
-            folder, frame.scan.pieces(), view, options.tiles.edge,
-            announced=announced, scores=options.scores, stopped=stopped, on_step=on_step,
-        )  # fmt: skip
-    except Stopped as stop:
-        within = f", and {stop} of {frame.name}" if stop.total else ""
-        raise Interrupted(predictions.count(), len(source), within) from stop
-
-
-def _detected(points: Points, perception: Perception, detector: Detector, source: Source) -> Boxes:
-    """Finds the objects in points that are where the labelling network knows them; the boxes are there, too.
-
-    Where it is known how high the points are above the ground, the detector sees them at the height of its own training
-    sensor.
-    """
-    lift = perception.facts.sensor_height - detector.facts.sensor_height if source.sensor.stands else 0.0
-    if not lift:
-        return detector(points)
-    found = detector(points + np.array([0, 0, lift, 0], np.float32))
-    return replace(found, boxes=found.boxes - np.array([0, 0, lift, 0, 0, 0, 0], np.float32))
-
-
-def _labelled(
-    source: Source, predictions: Predictions, skipped: list[Skipped], stopped: Callable[[], bool]
-) -> Iterator[tuple[Frame, Callable[[], Cloud], Prediction]]:
-    """The labelled frames in order, each with a function that reads its cloud once."""
-    left_out = {entry.name for entry in skipped}
-    for frame in frames_until_damage(source, lambda *_: None):
-        if stopped():
-            raise Interrupted(predictions.count(), len(source))
-        if frame.name in left_out:
-            continue
-        prediction = predictions.find(frame.name)
-        if prediction is None:
-            raise OutputError(f"the labels of frame {frame.name} have vanished from {predictions.folder}")
-        yield frame, cache(frame.load), prediction
-
-
-def frames_until_damage(source: Source, skip: Callable[[str, Exception], None]) -> Iterator[Frame]:
-    """Yields the source's frames; a bag that turns out damaged on the way ends there, and `skip` is told."""
-    frames = iter(source)
-    while True:
-        try:
-            frame = next(frames, None)
-        except BagError as error:
-            skip("the rest", error)
-            return
-        if frame is None:
-            return
-        yield frame

@@ -13,7 +13,7 @@ from spvnas_ros.labels import LABEL_MAPS, LabelMap
 from spvnas_ros.offline.datasets.label_field import truth_field
 from spvnas_ros.recordings.scans import ScanError, Source, open_source
 from spvnas_ros.segment.output import SUMMARY
-from spvnas_ros.segment.run import frames_until_damage
+from spvnas_ros.segment.run_frames import frames_until_damage
 from spvnas_ros.viewer.frames import Frames, Labelling, Truth
 
 

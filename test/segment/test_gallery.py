@@ -20,7 +20,8 @@ from spvnas_ros.recordings.scans import open_source
 from spvnas_ros.segment.gallery import choose, mean_confidence
 from spvnas_ros.segment.output import OutputError
 from spvnas_ros.segment.picture import save_picture
-from spvnas_ros.segment.run import SegmentOptions, segment
+from spvnas_ros.segment.run import segment
+from spvnas_ros.segment.run_options import SegmentOptions
 
 
 @given(st.lists(st.one_of(st.none(), st.floats(0, 1)), max_size=9))

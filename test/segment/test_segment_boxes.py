@@ -30,8 +30,10 @@ from spvnas_ros.recordings.box_bags import BOXES_TOPIC, boxes_topic, read_boxes
 from spvnas_ros.recordings.kitti_objects import DONT_CARE, lidar_boxes, read_calibration, read_objects
 from spvnas_ros.recordings.scans import Cloud, open_source, read_scan
 from spvnas_ros.segment.box_files import KittiScan, PlacedBoxes, kitti_kind, kitti_scans, placed, write_kitti
+from spvnas_ros.segment.label_frames import Interrupted
 from spvnas_ros.segment.output import OutputError
-from spvnas_ros.segment.run import Interrupted, SegmentOptions, segment
+from spvnas_ros.segment.run import segment
+from spvnas_ros.segment.run_options import SegmentOptions
 from tiny_detectors import FOUND, NAMES, tiny_detector, write_detector
 
 IDENTITY = (1, 0, 0, 0, 1, 0, 0, 0, 1)

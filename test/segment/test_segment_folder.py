@@ -14,8 +14,10 @@ from spvnas_ros.engine.sample_street import street_scan, write_drive_bag
 from spvnas_ros.perception import Perception
 from spvnas_ros.recordings.bags import BagError, BagReader, BagWriter, cloud_message, encode
 from spvnas_ros.recordings.scans import open_source
+from spvnas_ros.segment.label_frames import Interrupted
 from spvnas_ros.segment.output import OutputError
-from spvnas_ros.segment.run import Interrupted, SegmentOptions, segment
+from spvnas_ros.segment.run import segment
+from spvnas_ros.segment.run_options import SegmentOptions
 
 
 def test_results_never_replace_what_is_no_result(drive: Path, perception: Perception, tmp_path: Path) -> None:

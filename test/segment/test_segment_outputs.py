@@ -22,7 +22,8 @@ from spvnas_ros.perception import Perception
 from spvnas_ros.recordings.bags import LABELLED_TOPIC, BagReader, BagWriter, cloud_message, encode
 from spvnas_ros.recordings.scans import open_source, read_scan
 from spvnas_ros.segment.output import OutputError
-from spvnas_ros.segment.run import SegmentOptions, segment
+from spvnas_ros.segment.run import segment
+from spvnas_ros.segment.run_options import SegmentOptions
 from spvnas_ros.zoo.checkpoint import Facts
 
 

@@ -23,8 +23,10 @@ from spvnas_ros.engine.sample_street import street_scan
 from spvnas_ros.perception import Perception
 from spvnas_ros.recordings.bags import BagError, BagReader, BagWriter, cloud_message, encode
 from spvnas_ros.recordings.scans import open_source
+from spvnas_ros.segment.label_frames import Interrupted
 from spvnas_ros.segment.output import OutputError
-from spvnas_ros.segment.run import Interrupted, SegmentOptions, segment
+from spvnas_ros.segment.run import segment
+from spvnas_ros.segment.run_options import SegmentOptions
 
 
 def kept(out: Path) -> dict[str, int]:

@@ -13,7 +13,8 @@ from spvnas_ros.frame import Segmentation
 from spvnas_ros.perception import Perception
 from spvnas_ros.recordings.bags import BagWriter, cloud_message, encode
 from spvnas_ros.recordings.scans import open_source
-from spvnas_ros.segment.run import Interrupted, segment
+from spvnas_ros.segment.label_frames import Interrupted
+from spvnas_ros.segment.run import segment
 from spvnas_ros.segment.summary import describe
 
 

@@ -24,7 +24,9 @@ from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.recordings.scans import open_source, read_record
 from spvnas_ros.recordings.scans.read import points_announced, read_pieces
 from spvnas_ros.segment import stored
-from spvnas_ros.segment.run import Interrupted, SegmentOptions, segment
+from spvnas_ros.segment.label_frames import Interrupted
+from spvnas_ros.segment.run import segment
+from spvnas_ros.segment.run_options import SegmentOptions
 from spvnas_ros.segment.tile_plan import plan_tiles
 from spvnas_ros.segment.tile_rule import TileRule
 

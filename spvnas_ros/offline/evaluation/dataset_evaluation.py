@@ -28,10 +28,10 @@ from spvnas_ros.palettes import check as check_palette
 from spvnas_ros.perception import Perception
 from spvnas_ros.segment.first_look import first_look, tell
 from spvnas_ros.segment.gallery import ACCURACY, choose
+from spvnas_ros.segment.label_frames import Interrupted
 from spvnas_ros.segment.output import CONFUSION, LABELS, REPORT, SUMMARY
 from spvnas_ros.segment.picture import save_picture
 from spvnas_ros.segment.progress import INTERRUPTED, Skipped, progress_bar, stop_on_signal
-from spvnas_ros.segment.run import Interrupted
 
 
 def evaluate(

@@ -21,7 +21,7 @@ from spvnas_ros.offline.datasets.label_field import Ids, LabelField, class_indic
 from spvnas_ros.offline.evaluation.metrics import Labels
 from spvnas_ros.recordings.scans import Frame, Record, ScanError, Source, open_source
 from spvnas_ros.recordings.scans.layouts.nuscenes_tables import is_nuscenes
-from spvnas_ros.segment.run import frames_until_damage
+from spvnas_ros.segment.run_frames import frames_until_damage
 
 if TYPE_CHECKING:
     from spvnas_ros.zoo.checkpoint import Facts

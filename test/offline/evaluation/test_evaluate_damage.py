@@ -20,7 +20,7 @@ from spvnas_cli import spvnas
 from spvnas_ros.offline.datasets import DatasetError, open_dataset
 from spvnas_ros.offline.evaluation.dataset_evaluation import evaluate
 from spvnas_ros.offline.evaluation.report import Report
-from spvnas_ros.segment.run import Interrupted
+from spvnas_ros.segment.label_frames import Interrupted
 
 SCANS = 5
 
