@@ -23,6 +23,8 @@ from spvnas_ros.ros.node.cloud_messages import (
 )
 
 _LOOK_SECONDS: Final = 0.5
+_WAITING: Final = 5
+"""Clouds that wait for their callback. Where this was one, a cloud that another replaced there was lost uncounted."""
 _PATIENCE: Final = 6
 """Looks in a row after which it is said that nobody publishes; a driver may start after the node."""
 
@@ -141,10 +143,13 @@ def nobody_publishes(node: Node, topic: str) -> str:
 
 
 def _qos() -> QoSProfile:
-    """Returns the QoS of the input: best effort, and only the newest cloud waits."""
+    """Returns the QoS of the input: best effort.
+
+    Only the newest cloud waits to be labelled. Clouds that came while the process did not run wait here to be counted.
+    """
     return QoSProfile(
         history=HistoryPolicy.KEEP_LAST,
-        depth=1,
+        depth=_WAITING,
         reliability=ReliabilityPolicy.BEST_EFFORT,
         durability=DurabilityPolicy.VOLATILE,
     )

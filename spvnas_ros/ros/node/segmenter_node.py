@@ -47,6 +47,7 @@ from spvnas_ros.ros.node.statistics import FrameStatistics
 from spvnas_ros.ros.node.sweeps import SweepRules, Sweeps
 from spvnas_ros.ros.node.worker import LatestPipeline
 from spvnas_ros.ros.process.lifetime import StartError
+from spvnas_ros.ros.process.memory import hand_to_collector, spare_from_collector
 from spvnas_ros.ros.process.parameter_files import given_by
 from spvnas_ros.zoo.cache import DEFAULT
 
@@ -201,6 +202,7 @@ class SegmenterNode(LifecycleNode):
         self._network = network
         self._outputs = Outputs(self, network)
         self._warn_of_scores(self._settings.settings)
+        spare_from_collector()
 
     def _load(self) -> Network:
         if isinstance(self._perception, Network):
@@ -285,6 +287,7 @@ class SegmenterNode(LifecycleNode):
             self._outputs = None
         device = self._network.device if self._network is not None else ""
         self._network = None
+        hand_to_collector()
         release_memory(device)
 
     def _on_cloud(self, cloud: PointCloud2 | PackedCloud) -> None:
