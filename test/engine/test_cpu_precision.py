@@ -168,7 +168,7 @@ def test_a_stream_that_never_fits_costs_one_frame_each(caplog: pytest.LogCapture
 def test_kernels_compiled_ahead_are_those_that_frames_need() -> None:
     """Another type of any argument would have them compiled again, in the frame that needs them."""
     net = golden.trained_looking(NetSpec.spvcnn(4))
-    compile_kernels(build_plan(net).light(), lambda: True)
+    compile_kernels(build_plan(net).light())
     CpuEngine(net, VOXEL_SIZE, 1, "fp32").segment(np.ones((5, 4), np.float32), scores=True)
     for kernel in (convolve.convolve, convolve.fuse_points, convolve.mean_points):
         assert len(kernel.signatures) == 1

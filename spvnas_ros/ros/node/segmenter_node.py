@@ -1,6 +1,6 @@
 """`segmenter`: the managed (lifecycle) node that labels a LiDAR's clouds, and finds the objects in them.
 
-Subscribes to `~/input/points` (best effort, newest only; PointCloud2, compressed or Livox's) and publishes, under
+Subscribes to `~/input/points` (best effort, the newest is labelled; PointCloud2, compressed or Livox's) and publishes, under
 the input's header and each only while somebody subscribes:
 
   ~/output/labeled_points    every field of the input, with `label` (uint8, 255 = unlabelled) and `confidence`
@@ -37,7 +37,7 @@ from spvnas_ros.ros.node.fit_watch import Fit, FitWatch
 from spvnas_ros.ros.node.following import Following, FollowRules
 from spvnas_ros.ros.node.input_topic import InputTopic
 from spvnas_ros.ros.node.labelling import Decoded, Labelling, Received, stamp_ns
-from spvnas_ros.ros.node.network import Network, Perceive, load_network, noise, release_memory
+from spvnas_ros.ros.node.network import Network, Perceive, load_network, release_memory
 from spvnas_ros.ros.node.outputs import Outputs
 from spvnas_ros.ros.node.overrides import ParameterValueError, for_others
 from spvnas_ros.ros.node.parameters import NodeParameters, Settings, place_rule
@@ -107,9 +107,9 @@ class SegmenterNode(LifecycleNode):
             self._autostart()
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Loads the network, labels one cloud of noise and advertises the topics.
+        """Loads the network, labels a cloud that nobody sent and advertises the topics.
 
-        After the noise, the first real cloud does not wait for a compiler.
+        The first real cloud then does not wait for a compiler, nor for memory.
         """
         done = self._attempt("configure", self._configure)
         if done != TransitionCallbackReturn.SUCCESS:
@@ -197,7 +197,7 @@ class SegmenterNode(LifecycleNode):
         self._sensor = Sensor(self._intensity_rule(), replace(place, sensor_height=network.known.sensor_height))
         self._settings.settings.check(network)
         started = time.monotonic()
-        network.perceive(noise(), labels=bool(network.classes), boxes=bool(network.box_names))
+        network.warm_up()
         self.get_logger().info(f"warmed up in {time.monotonic() - started:.1f} s")
         self._network = network
         self._outputs = Outputs(self, network)

@@ -7,7 +7,7 @@ import gc
 import os
 from pathlib import Path
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 """Options of glibc's mallopt."""
 
 _KEEP_FREED_BYTES = 128 << 20
@@ -19,15 +19,16 @@ def keep_freed_memory() -> bool:
     """Have glibc keep what is freed, up to 128 MB, instead of giving it back to the kernel after every cloud.
 
     A cloud's few buffers of some megabytes are made and freed for every frame. Returned to the kernel, they come back
-    a page fault at a time: of 16 ms around the network for 120 000 points, 11 ms were page faults. Returns False where
-    there is no glibc, or the user has set its MALLOC_ variables.
+    a page fault at a time: of 16 ms around the network for 120 000 points, 11 ms were page faults. All threads take from
+    one heap: with one for each, what one thread has freed is of no use to the others. Returns False where there is no
+    glibc, or the user has set its MALLOC_ variables.
     """
     if any(name.startswith("MALLOC_") for name in os.environ) or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    kept = mallopt(_M_TRIM_THRESHOLD, _KEEP_FREED_BYTES)
+    kept = mallopt(_M_TRIM_THRESHOLD, _KEEP_FREED_BYTES) and mallopt(_M_ARENA_MAX, 1)
     return bool(kept and mallopt(_M_MMAP_THRESHOLD, _SERVE_FROM_HEAP_BYTES))
 
 
