@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from queue import SimpleQueue
-from threading import Lock, Thread
+from threading import Event, Lock, Thread
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from spvnas_ros.frame import Points
 from spvnas_ros.workers import give_way
 
 _FEW_POINTS = 100
+_PAUSE = 0.4
+"""Seconds before each look, which takes 0.1 s: the first frames have the processor to themselves."""
 _PATIENCE = 20
 """Clouds without a measured point after which it is told."""
 
@@ -37,7 +39,7 @@ class Fit:
 
 class FitWatch:
     """Takes the first clouds of an activation, and looks at them in a thread of its own: it takes longer than a frame.
-    The thread gives way to the frames, and begins with the first cloud, so that its work is spread over them.
+    The thread gives way to the frames, and rests between two clouds.
 
     Clouds in which hardly a point was measured tell nothing and are passed over; where none is better, that is said.
 
@@ -51,6 +53,7 @@ class FitWatch:
         self._known, self._sensor, self._say = known, sensor, say
         self._clouds: SimpleQueue[tuple[Record, Points] | None] = SimpleQueue()
         self._taken, self._blind = 0, 0
+        self._ending = Event()
         self._lock = Lock()
         self._thread: Thread | None = None
 
@@ -72,7 +75,8 @@ class FitWatch:
                 self._thread.start()
 
     def finish(self) -> None:
-        """Waits for a look that is going on."""
+        """Waits for the looks at clouds that were added."""
+        self._ending.set()
         self._clouds.put(None)
         if self._thread is not None:
             self._thread.join()
@@ -84,6 +88,7 @@ class FitWatch:
             taken = self._clouds.get()
             if taken is None:
                 return
+            self._ending.wait(_PAUSE)
             cloud, points = taken
             looks.append(look_at(cloud, self._sensor, self._known.limits, points))
             del taken, cloud, points  # not kept while it waits for the next

@@ -1,7 +1,7 @@
 """`segmenter`: the managed (lifecycle) node that labels a LiDAR's clouds, and finds the objects in them.
 
-Subscribes to `~/input/points` (best effort, the newest is labelled; PointCloud2, compressed or Livox's) and publishes, under
-the input's header and each only while somebody subscribes:
+Subscribes to `~/input/points` (best effort, the newest is labelled; PointCloud2, compressed or Livox's) and publishes,
+under the input's header and each only while somebody subscribes:
 
   ~/output/labeled_points    every field of the input, with `label` (uint8, 255 = unlabelled) and `confidence`
                              (float32) appended

@@ -19,9 +19,9 @@ def keep_freed_memory() -> bool:
     """Have glibc keep what is freed, up to 128 MB, instead of giving it back to the kernel after every cloud.
 
     A cloud's few buffers of some megabytes are made and freed for every frame. Returned to the kernel, they come back
-    a page fault at a time: of 16 ms around the network for 120 000 points, 11 ms were page faults. All threads take from
-    one heap: with one for each, what one thread has freed is of no use to the others. Returns False where there is no
-    glibc, or the user has set its MALLOC_ variables.
+    a page fault at a time: of 16 ms around the network for 120 000 points, 11 ms were page faults. All threads take
+    from one heap: with one for each, what one thread has freed is of no use to the others. Returns False where there is
+    no glibc, or the user has set its MALLOC_ variables.
     """
     if any(name.startswith("MALLOC_") for name in os.environ) or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
         return False
