@@ -117,6 +117,13 @@ class CpuEngine:
         """Labels a cloud of finite points, as `Engine.segment` says."""
         return self.segment_timed(points, scores, boxes, labels)[0]
 
+    def segment_in_two(self, points: Points, on_labels: Callable[[Segmentation], None]) -> Segmentation:
+        """Labels a cloud and finds its boxes, and calls `on_labels` with the labels before it looks for the boxes.
+
+        What `on_labels` raises is raised.
+        """
+        return self.segment_timed(points, boxes=True, on_labels=on_labels)[0]
+
     def segment_timed(
         self,
         points: Points,
@@ -124,11 +131,13 @@ class CpuEngine:
         boxes: bool = False,
         labels: bool = True,
         now: Callable[[], float] = perf_counter,
+        on_labels: Callable[[Segmentation], None] | None = None,
     ) -> tuple[Segmentation, dict[str, float]]:
         """Labels a cloud as `segment` does, and returns the seconds of each stage by the clock `now`, too.
 
         The stages are voxels, geometry, every step of the plan by name, and what is asked for of labels and boxes.
-        Steps that only the labels need are left out where these are not asked for.
+        Steps that only the labels need are left out where these are not asked for. `on_labels` is called with the
+        labels before boxes are looked for.
         """
         finder = self._finder if boxes else None
         if not labels and finder is None:
@@ -136,7 +145,10 @@ class CpuEngine:
         if len(points) == 0:
             none = np.zeros((0, self._plan.num_classes), np.float32) if scores else None
             found = Boxes.none() if finder else None
-            return Segmentation(np.zeros(0, np.uint8), np.zeros(0, np.float32), none, boxes=found), {}
+            nothing = Segmentation(np.zeros(0, np.uint8), np.zeros(0, np.float32), none, boxes=found)
+            if on_labels is not None:
+                on_labels(nothing)
+            return nothing, {}
         with self._lock, self.team.meeting():
             clock = _Clock(now)
             if self._rehearsed > 2 * len(points):
@@ -150,6 +162,9 @@ class CpuEngine:
                 clock.lap("labels")
             else:
                 result = Segmentation.unlabelled(len(points))
+            if on_labels is not None:
+                on_labels(result)
+                clock.lap("handed over")
             if finder:
                 found = self._boxes(finder, cloud, points, geometry, slots, steps)
                 clock.lap("boxes")

@@ -75,7 +75,7 @@ class FitWatch:
                 self._thread.start()
 
     def finish(self) -> None:
-        """Waits for the looks at clouds that were added."""
+        """Waits for the looks, where enough clouds have come."""
         self._ending.set()
         self._clouds.put(None)
         if self._thread is not None:
@@ -88,7 +88,8 @@ class FitWatch:
             taken = self._clouds.get()
             if taken is None:
                 return
-            self._ending.wait(_PAUSE)
+            if self._ending.wait(_PAUSE) and self._taken < LOOKED_AT:
+                return
             cloud, points = taken
             looks.append(look_at(cloud, self._sensor, self._known.limits, points))
             del taken, cloud, points  # not kept while it waits for the next

@@ -47,6 +47,7 @@ class Network:
     trained:            False for random weights
     range_counts:       says how much was beyond what its precision holds, by what to call it
     rehearse:           labels a cloud, and finds boxes if asked to, without an answer; None where `perceive` has to
+    in_two:             labels a cloud, hands the labels over, and then finds the boxes; None where both come at a time
     """
 
     perceive: Perceive
@@ -66,6 +67,7 @@ class Network:
     trained: bool = True
     range_counts: Callable[[], Mapping[str, int]] = dict
     rehearse: Callable[[Points, bool], None] | None = None
+    in_two: Callable[[Points, Callable[[Segmentation], None]], Segmentation] | None = None
 
     def __str__(self) -> str:
         gives = [f"{len(self.classes)} classes"] if self.classes else []
@@ -117,6 +119,7 @@ def load_network(weights: str, device: str, engine: str, palette: str = SPVNAS, 
         trained=facts.trained,
         range_counts=getattr(loaded.engine, "range_counts", dict),
         rehearse=getattr(loaded.engine, "rehearse", None),
+        in_two=loaded.in_two if loaded.labels_first else None,
     )
     if facts.spec.boxes is None or not loaded.box_names:
         return network

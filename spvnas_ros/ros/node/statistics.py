@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from itertools import pairwise
 from threading import Lock
 
 import numpy as np
@@ -37,6 +36,8 @@ class FrameTimes:
     composed:  the messages were ready
     published: `publish` returned
     head_ms:   milliseconds that the network's box branch took of it; None where it did not run or is not measured
+    labels_composing, labels_publishing: nanoseconds before `inferred` in which the labels were published, where the
+               network had them before the boxes
     """
 
     stamp: int
@@ -50,6 +51,13 @@ class FrameTimes:
     composed: int
     published: int
     head_ms: float | None = None
+    labels_composing: int = 0
+    labels_publishing: int = 0
+
+    @property
+    def inference_ms(self) -> float:
+        """Milliseconds in the network."""
+        return (self.inferred - self.prepared - self.labels_composing - self.labels_publishing) / 1e6
 
     @property
     def total_ms(self) -> float:
@@ -64,13 +72,18 @@ class FrameTimes:
     @property
     def overhead_ms(self) -> float:
         """Milliseconds of work on a cloud without the network."""
-        return self.work_ms - (self.inferred - self.prepared) / 1e6
+        return self.work_ms - self.inference_ms
 
     def stages_ms(self) -> dict[str, float]:
         """Returns the milliseconds by the names in `STAGES`. Only `total` includes the time that the cloud waited."""
-        marks = (self.resumed, self.prepared, self.inferred, self.composed, self.published)
-        parts = [(after - before) / 1e6 for before, after in pairwise(marks)]
-        return dict(zip(STAGES, ((self.decoded - self.taken) / 1e6, *parts, self.total_ms), strict=True))
+        parts = (
+            (self.decoded - self.taken) / 1e6,
+            (self.prepared - self.resumed) / 1e6,
+            self.inference_ms,
+            (self.composed - self.inferred + self.labels_composing) / 1e6,
+            (self.published - self.composed + self.labels_publishing) / 1e6,
+        )
+        return dict(zip(STAGES, (*parts, self.total_ms), strict=True))
 
     def parts_ms(self) -> dict[str, float]:
         """Returns the milliseconds of OBJECTS, and of HEAD where it is known; see there."""
