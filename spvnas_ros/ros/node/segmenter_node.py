@@ -257,7 +257,7 @@ class SegmenterNode(LifecycleNode):
         )
         self._worker = LatestPipeline(labelling.decode, labelling.label, self.statistics.count_dropped, "labelling")
         self._outputs.publish_class_tables(self._settings.settings)
-        self._input = InputTopic(self, INPUT_TOPIC, self._on_cloud)
+        self._input = InputTopic(self, INPUT_TOPIC, self._on_cloud, self.statistics.count_lost)
         does = "labels" if self._network.classes else "finds objects in"
         self.get_logger().info(f"{does} clouds of {self._input}")
 

@@ -103,6 +103,7 @@ class Snapshot:
     received: int = 0
     published: int = 0
     dropped: int = 0
+    lost: int = 0
     unwatched: int = 0
     bad: Counter[str] = field(default_factory=Counter)
     tf_failed: int = 0
@@ -123,6 +124,7 @@ class FrameStatistics:
     received:  clouds that reached the node: published, dropped, unwatched and bad ones, and those waiting or in work
     published: clouds that were labelled and published
     dropped:   clouds that a newer one replaced before the worker took them
+    lost:      clouds that were sent and did not reach the node, as far as the middleware tells; not among the received
     unwatched: clouds that were not labelled because no output had a subscriber
     bad:       clouds that could not be labelled, by kind
     tf_failed: clouds that were labelled without the earlier ones, because TF did not say where those were
@@ -135,6 +137,7 @@ class FrameStatistics:
     received: int = 0
     published: int = 0
     dropped: int = 0
+    lost: int = 0
     unwatched: int = 0
     bad: Counter[str] = field(default_factory=Counter)
     tf_failed: int = 0
@@ -181,6 +184,11 @@ class FrameStatistics:
         with self._lock:
             self.dropped += 1
 
+    def count_lost(self, clouds: int) -> None:
+        """Counts clouds that did not reach the node."""
+        with self._lock:
+            self.lost += clouds
+
     def count_unwatched(self) -> None:
         """Counts a cloud that arrived while no output had a subscriber."""
         with self._lock:
@@ -210,6 +218,7 @@ class FrameStatistics:
                 self.received,
                 self.published,
                 self.dropped,
+                self.lost,
                 self.unwatched,
                 Counter(self.bad),
                 self.tf_failed,
@@ -231,6 +240,8 @@ class FrameStatistics:
             f"{now.published} clouds labelled, {now.dropped} dropped for newer ones, "
             f"{now.unwatched} without subscribers, {now.bad.total()} bad" + (f" ({bad})" if bad else "")
         )
+        if now.lost:
+            text += f"; {now.lost} lost on the way to the node"
         if looked := now.with_objects + now.without_objects:
             text += f"; {now.objects} objects in {looked} of them, none in {now.without_objects}"
         if now.unusable.total:
