@@ -47,7 +47,7 @@ from spvnas_ros.ros.node.statistics import FrameStatistics
 from spvnas_ros.ros.node.sweeps import SweepRules, Sweeps
 from spvnas_ros.ros.node.worker import LatestPipeline
 from spvnas_ros.ros.process.lifetime import StartError
-from spvnas_ros.ros.process.memory import hand_to_collector, spare_from_collector
+from spvnas_ros.ros.process.memory import collector_at_rest, hand_to_collector, spare_from_collector
 from spvnas_ros.ros.process.parameter_files import given_by
 from spvnas_ros.zoo.cache import DEFAULT
 
@@ -111,10 +111,12 @@ class SegmenterNode(LifecycleNode):
 
         The first real cloud then does not wait for a compiler, nor for memory.
         """
-        done = self._attempt("configure", self._configure)
+        with collector_at_rest():
+            done = self._attempt("configure", self._configure)
         if done != TransitionCallbackReturn.SUCCESS:
             self._free()
             return done
+        spare_from_collector()
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -202,7 +204,6 @@ class SegmenterNode(LifecycleNode):
         self._network = network
         self._outputs = Outputs(self, network)
         self._warn_of_scores(self._settings.settings)
-        spare_from_collector()
 
     def _load(self) -> Network:
         if isinstance(self._perception, Network):

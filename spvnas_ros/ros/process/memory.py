@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
@@ -30,6 +32,21 @@ def keep_freed_memory() -> bool:
         return False
     kept = mallopt(_M_TRIM_THRESHOLD, _KEEP_FREED_BYTES) and mallopt(_M_ARENA_MAX, 1)
     return bool(kept and mallopt(_M_MMAP_THRESHOLD, _SERVE_FROM_HEAP_BYTES))
+
+
+@contextmanager
+def collector_at_rest() -> Iterator[None]:
+    """Has Python's collector look for nothing while the block runs.
+
+    While modules and weights are loaded it looks at all of them again and again, half a second in all, and finds little.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def spare_from_collector() -> None:
