@@ -38,7 +38,7 @@ def keep_freed_memory() -> bool:
 def collector_at_rest() -> Iterator[None]:
     """Has Python's collector look for nothing while the block runs.
 
-    While modules and weights are loaded it looks at all of them again and again, half a second in all, and finds little.
+    While modules and weights are loaded it looks at all of them again and again, 0.5 s in all, and finds little.
     """
     was_on = gc.isenabled()
     gc.disable()
