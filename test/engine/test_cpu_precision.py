@@ -165,6 +165,25 @@ def test_a_stream_that_never_fits_costs_one_frame_each(caplog: pytest.LogCapture
     assert caplog.text.count("in a row") == 1
 
 
+@needs_words
+@pytest.mark.parametrize("precision", INTEGERS)
+def test_a_rehearsal_changes_neither_answers_nor_counts(precision: str) -> None:
+    net = golden.trained_looking(NetSpec.spvcnn(4))
+    plain, rehearsed = (CpuEngine(net, VOXEL_SIZE, 1, precision) for _ in range(2))
+    rng = np.random.default_rng(0)
+    beyond = rng.uniform(-5, 5, (3000, 4)).astype(np.float32)
+    beyond[::50, 3] = 1e5
+    rehearsed.rehearse(beyond, True)
+    assert rehearsed.frames_beyond_range == 0
+    # One that is smaller, for which the memory is given up, and one that is larger.
+    for points in (300, 4000, 300):
+        cloud = np.column_stack((rng.uniform(-5, 5, (points, 3)), rng.random(points))).astype(np.float32)
+        expected, found = (each.segment(cloud, scores=True) for each in (plain, rehearsed))
+        np.testing.assert_array_equal(found.labels, expected.labels)
+        np.testing.assert_array_equal(found.scores, expected.scores)
+    assert rehearsed.range_counts() == plain.range_counts()
+
+
 def test_kernels_compiled_ahead_are_those_that_frames_need() -> None:
     """Another type of any argument would have them compiled again, in the frame that needs them."""
     net = golden.trained_looking(NetSpec.spvcnn(4))
