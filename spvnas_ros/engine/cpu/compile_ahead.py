@@ -1,4 +1,4 @@
-"""Compiles float32's kernels ahead of the frames that need them, in a process of its own that gives way to all others.
+"""Compiles float32's kernels ahead of the frames that need them, in a process of its own.
 
 python -m spvnas_ros.engine.cpu.compile_ahead
 """
@@ -9,12 +9,10 @@ from spvnas_ros.engine.cpu.float_steps import compile_kernels
 from spvnas_ros.engine.plan import build_plan
 from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.nets.unet import PointVoxelUNet
-from spvnas_ros.workers import give_way
 
 
 def main() -> None:
     """Compiles the kernels, of a small network: they are the same for all."""
-    give_way()
     compile_kernels(build_plan(PointVoxelUNet(NetSpec.spvcnn(4)).eval()).light())
 
 

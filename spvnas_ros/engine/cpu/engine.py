@@ -30,7 +30,7 @@ from spvnas_ros.kernels.cpu.softmax import classify, label_points
 from spvnas_ros.kernels.cpu.team import Team, default_threads
 from spvnas_ros.nets.spec import NUM_STAGES, POINT_LEVELS
 from spvnas_ros.nets.unet import PointVoxelUNet
-from spvnas_ros.workers import command_of
+from spvnas_ros.workers import command_of, give_way
 
 logger = logging.getLogger(__name__)
 
@@ -388,10 +388,11 @@ def precision_of(net: PointVoxelUNet) -> tuple[Precision, str]:
 
 
 def _compile_floats() -> None:
-    """Compiles the kernels of float32 in a process, which ends with this one.
+    """Compiles the kernels of float32 in a process, which ends with this one and gives way as this thread does.
 
     A thread would hold the interpreter, which a frame asks for some hundred times, and leave its memory behind.
     """
+    give_way()
     # Waited for by the thread that starts it: Linux ends a worker with that thread.
     try:
         command = command_of("spvnas_ros.engine.cpu.compile_ahead")
