@@ -155,7 +155,8 @@ class Perception:
     def in_two(self, points: Points, on_labels: Callable[[Segmentation], None]) -> Segmentation:
         """Label every point and find the objects, as a call does, and hand over the labels before the boxes are there.
 
-        on_labels: called with the labels, once; where the engine finds both at a time, with the boxes, too
+        on_labels: called with the labels, once; where the engine finds both at a time, with the boxes, too. It must not
+                   ask for another cloud: the engine is still at this one
 
         Raises what a call raises, and what `on_labels` raises.
         """

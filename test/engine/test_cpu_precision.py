@@ -33,6 +33,7 @@ from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.recordings.scans import read_scan
 from spvnas_ros.recordings.scans.source import open_source
+from spvnas_ros.workers import command_of
 
 VOXEL_SIZE = 0.05
 EQUAL_LABELS = {"int16": (0.999, 0.999, 0.999), "int8": (0.99, 0.99, 0.98)}
@@ -191,6 +192,13 @@ def test_kernels_compiled_ahead_are_those_that_frames_need() -> None:
     CpuEngine(net, VOXEL_SIZE, 1, "fp32").segment(np.ones((5, 4), np.float32), scores=True)
     for kernel in (convolve.convolve, convolve.fuse_points, convolve.mean_points):
         assert len(kernel.signatures) == 1
+
+
+def test_kernels_are_compiled_ahead_in_a_process_that_says_nothing() -> None:
+    done = subprocess.run(
+        command_of("spvnas_ros.engine.cpu.compile_ahead"), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_an_engine_does_not_run_on_weights_that_were_changed_meanwhile() -> None:
