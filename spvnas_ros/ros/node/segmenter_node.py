@@ -113,10 +113,11 @@ class SegmenterNode(LifecycleNode):
         """
         with collector_at_rest():
             done = self._attempt("configure", self._configure)
+            if done == TransitionCallbackReturn.SUCCESS:
+                spare_from_collector()
         if done != TransitionCallbackReturn.SUCCESS:
             self._free()
             return done
-        spare_from_collector()
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
