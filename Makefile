@@ -2,7 +2,7 @@
 #             (BAG=drive for a recording of yours, WEIGHTS=net.safetensors for another network)
 # make test   install and run every check and test
 # make soak   hold the node under load, garbage and a dying driver for 10 minutes (SOAK_SECONDS)
-# make bench  the CPU benchmark (BENCH_SCAN=file.bin to choose the scan)
+# make bench  the CPU benchmark, and the live node in real time (BENCH_SCAN=file.bin to choose the scan)
 # make bench-gpu  the GPU benchmark, on a machine with a CUDA build of torch (TORCH=torch)
 
 PYTHON ?= python3
@@ -71,8 +71,7 @@ bench: $(MESSAGES)
 	rm -rf runs/bench/simulated
 	$(BIN)/spvnas simulate --scenes 4 --scans-per-scene 25 --interval 0.4 --out runs/bench/simulated
 	$(BIN)/spvnas simulate --format bag --scenes 1 --scans-per-scene 100 --seed 7003 --out runs/bench/drive
-	$(BIN)/spvnas replay runs/bench/drive/bags/00 --force --out runs/bench/replay
-	$(BIN)/spvnas replay runs/bench/drive/bags/00 --force --no-boxes --out runs/bench/replay_labels
+	$(BIN)/python -m spvnas_ros.trials.real_time runs/bench/drive/bags/00 --out runs/bench/real_time
 
 bench-gpu: $(INSTALLED)
 	$(BIN)/python -m spvnas_ros.bench.gpu $(if $(BENCH_SCAN),--scan $(BENCH_SCAN)) --docs docs/benchmarks.md

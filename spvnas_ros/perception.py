@@ -5,8 +5,10 @@ boxes out (`Detector`). `load` opens the one that a checkpoint is for.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -144,6 +146,31 @@ class Perception:
         cleaned = _cleaned(points, self.engine.in_channels, self.limits)
         result = self.engine.segment(cleaned.points, scores and labels, boxes and bool(self.box_names), labels)
         return result if cleaned.kept is None else result.among(cleaned.kept, cleaned.unusable)
+
+    @property
+    def labels_first(self) -> bool:
+        """Whether the engine has the labels before it looks for boxes; see `in_two`."""
+        return bool(self.box_names) and hasattr(self.engine, "segment_in_two")
+
+    def in_two(self, points: Points, on_labels: Callable[[Segmentation], None]) -> Segmentation:
+        """Label every point and find the objects, as a call does, and hand over the labels before the boxes are there.
+
+        on_labels: called with the labels, once; where the engine finds both at a time, with the boxes, too. It must not
+                   ask for another cloud: the engine is still at this one
+
+        Raises what a call raises, and what `on_labels` raises.
+        """
+        cleaned = _cleaned(points, self.engine.in_channels, self.limits)
+
+        def whole(found: Segmentation) -> Segmentation:
+            return found if cleaned.kept is None else found.among(cleaned.kept, cleaned.unusable)
+
+        if self.labels_first:
+            in_two = cast(Any, self.engine).segment_in_two
+            return whole(in_two(cleaned.points, lambda found: on_labels(whole(found))))
+        result = whole(self.engine.segment(cleaned.points, False, bool(self.box_names)))
+        on_labels(result)
+        return result
 
 
 class Detector:

@@ -1,4 +1,4 @@
-"""Processes that work for another one end with it, however it ends.
+"""Processes that work for another one end with it, however it ends; threads that nobody waits for give way.
 
 python -m spvnas_ros.workers PARENT MODULE [ARGUMENT]...      runs a module as a worker of the process PARENT
 """
@@ -10,8 +10,12 @@ import os
 import runpy
 import signal
 import sys
+import threading
+from contextlib import suppress
 
 _PR_SET_PDEATHSIG = 1
+_LOWEST = 19
+"""The least priority, a "nice" value."""
 
 
 def end_with_parent(parent: int) -> None:
@@ -33,6 +37,16 @@ def begin_worker(parent: int) -> None:
     """Ends this process with its parent, and leaves Ctrl-C, which a terminal sends to both, to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent(parent)
+
+
+def give_way() -> None:
+    """Has this thread run where the other ones leave a core idle. It cannot be undone.
+
+    Linux has priorities of threads; elsewhere it does nothing.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST)
 
 
 def command_of(module: str, *arguments: str) -> list[str]:

@@ -17,7 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from joint_networks import joint_facts, joint_network
 from spvnas_ros import Perception, Segmentation
+from spvnas_ros.engine.sample_street import street_scan
 from spvnas_ros.frame import UNLABELLED
 from spvnas_ros.labels import LABEL_MAPS, MIT_HAN_LAB, SEMANTIC_KITTI
 from spvnas_ros.nets.spec import NetSpec
@@ -264,3 +266,29 @@ def test_intensities_of_another_scale_are_clipped_with_a_warning_and_a_few_brigh
         np.testing.assert_array_equal(perception(few).confidence, perception(clipped).confidence)
     with pytest.warns(UserWarning, match="intensities were above 1 and clipped; scale them to 0..1"):
         perception(points * np.array([1, 1, 1, 255], np.float32))
+
+
+@pytest.mark.parametrize("engine", ["cpu", "torch"])
+def test_labels_that_are_handed_over_first_are_those_of_a_call(engine: str) -> None:
+    scan = street_scan(9, 16, 200)[0]
+    net = joint_network(2, scan)
+    perception = Perception.from_net(net, joint_facts(net), device="cpu", engine=engine)
+    points = scan.copy()
+    points[::7, 0] = np.nan
+    expected, early = perception(points), []
+    found = perception.in_two(points, early.append)
+    assert perception.labels_first == (engine == "cpu")
+    assert len(early) == 1
+    for each in (early[0], found):
+        np.testing.assert_array_equal(each.labels, expected.labels)
+        np.testing.assert_array_equal(each.confidence, expected.confidence)
+        assert each.unusable == expected.unusable
+    assert found.boxes is not None
+    assert expected.boxes is not None
+    np.testing.assert_array_equal(found.boxes.boxes, expected.boxes.boxes)
+    assert (early[0].boxes is None) == (engine == "cpu")
+    nothing = perception.in_two(points[:0], early.append)
+    assert len(early[1]) == len(nothing) == 0
+    with pytest.raises(ZeroDivisionError):
+        perception.in_two(points, lambda _: 1 // 0)
+    np.testing.assert_array_equal(perception(points).labels, expected.labels)

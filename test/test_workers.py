@@ -7,7 +7,9 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -15,12 +17,22 @@ import pytest
 
 from drives import write_drive
 from places import RECIPES
+from spvnas_ros.workers import give_way
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs Linux's process file descriptors")
 
 PATIENCE = 60.0
 """Seconds in which workers must be gone; what they work on would take them minutes."""
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL]
+
+
+def test_a_thread_that_gives_way_leaves_the_others_as_they_are() -> None:
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(give_way).result()
+        assert pool.submit(lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id())).result() == 19
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before
+
 
 SIMULATING = """
 import sys

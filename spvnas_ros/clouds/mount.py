@@ -177,7 +177,9 @@ def find_ground(positions: npt.NDArray[np.floating], upright: float = _STEEPEST_
     normals, offsets = normals[level], (normals * a[wide])[level].sum(axis=1)
     # A ring has the more cells the wider it is, but the vehicle stands on what is near: every ring counts the same.
     weights = 1 / np.hypot(low[:, 0], low[:, 1])
-    best = int((weights @ (np.abs(low @ normals.T - offsets) < _THICK)).argmax())
+    # By einsum, not by BLAS, whose threads keep a core busy long after so small a product.
+    near_plane = np.abs(np.einsum("ij,kj->ik", low, normals) - offsets) < _THICK
+    best = int(np.einsum("i,ij->j", weights, near_plane).argmax())
     normal, offset = normals[best], offsets[best]
     for _ in range(3):
         near = low[np.abs(low @ normal - offset) < _THICK]

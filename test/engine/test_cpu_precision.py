@@ -33,6 +33,7 @@ from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.recordings.scans import read_scan
 from spvnas_ros.recordings.scans.source import open_source
+from spvnas_ros.workers import command_of
 
 VOXEL_SIZE = 0.05
 EQUAL_LABELS = {"int16": (0.999, 0.999, 0.999), "int8": (0.99, 0.99, 0.98)}
@@ -165,13 +166,39 @@ def test_a_stream_that_never_fits_costs_one_frame_each(caplog: pytest.LogCapture
     assert caplog.text.count("in a row") == 1
 
 
+@needs_words
+@pytest.mark.parametrize("precision", INTEGERS)
+def test_a_rehearsal_changes_neither_answers_nor_counts(precision: str) -> None:
+    net = golden.trained_looking(NetSpec.spvcnn(4))
+    plain, rehearsed = (CpuEngine(net, VOXEL_SIZE, 1, precision) for _ in range(2))
+    rng = np.random.default_rng(0)
+    beyond = rng.uniform(-5, 5, (3000, 4)).astype(np.float32)
+    beyond[::50, 3] = 1e5
+    rehearsed.rehearse(beyond, True)
+    assert rehearsed.frames_beyond_range == 0
+    # One that is smaller, for which the memory is given up, and one that is larger.
+    for points in (300, 4000, 300):
+        cloud = np.column_stack((rng.uniform(-5, 5, (points, 3)), rng.random(points))).astype(np.float32)
+        expected, found = (each.segment(cloud, scores=True) for each in (plain, rehearsed))
+        np.testing.assert_array_equal(found.labels, expected.labels)
+        np.testing.assert_array_equal(found.scores, expected.scores)
+    assert rehearsed.range_counts() == plain.range_counts()
+
+
 def test_kernels_compiled_ahead_are_those_that_frames_need() -> None:
     """Another type of any argument would have them compiled again, in the frame that needs them."""
     net = golden.trained_looking(NetSpec.spvcnn(4))
-    compile_kernels(build_plan(net).light(), lambda: True)
+    compile_kernels(build_plan(net).light())
     CpuEngine(net, VOXEL_SIZE, 1, "fp32").segment(np.ones((5, 4), np.float32), scores=True)
     for kernel in (convolve.convolve, convolve.fuse_points, convolve.mean_points):
         assert len(kernel.signatures) == 1
+
+
+def test_kernels_are_compiled_ahead_in_a_process_that_says_nothing() -> None:
+    done = subprocess.run(
+        command_of("spvnas_ros.engine.cpu.compile_ahead"), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_an_engine_does_not_run_on_weights_that_were_changed_meanwhile() -> None:

@@ -129,6 +129,16 @@ class Process:
         self._child.send_signal(how)
         return self.wait()
 
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """The process does not run while the block does."""
+        self._child.send_signal(signal.SIGSTOP)
+        try:
+            os.waitid(os.P_PID, self._child.pid, os.WSTOPPED | os.WNOWAIT)
+            yield
+        finally:
+            self._child.send_signal(signal.SIGCONT)
+
     def __enter__(self) -> Process:
         return self
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from spvnas_ros.engine.box_finder import BoxFinder, bfloat_is_fast
-from spvnas_ros.engine.cpu.float_steps import FloatSteps, compile_kernels
+from spvnas_ros.engine.cpu.float_steps import FloatSteps
 from spvnas_ros.engine.cpu.retreat import IN_A_ROW, Retreat
 from spvnas_ros.engine.cpu.steps import Features, Steps
 from spvnas_ros.engine.cpu.word_packing import units_of
-from spvnas_ros.engine.plan import INPUT, Plan, build_plan, place_slots
+from spvnas_ros.engine.plan import INPUT, build_plan, place_slots
 from spvnas_ros.errors import UserError
 from spvnas_ros.frame import Boxes, Points, Segmentation
 from spvnas_ros.kernels.cpu.buffers import Buffers
@@ -29,6 +30,7 @@ from spvnas_ros.kernels.cpu.softmax import classify, label_points
 from spvnas_ros.kernels.cpu.team import Team, default_threads
 from spvnas_ros.nets.spec import NUM_STAGES, POINT_LEVELS
 from spvnas_ros.nets.unet import PointVoxelUNet
+from spvnas_ros.workers import command_of, give_way
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +46,8 @@ _TILE = 4096
 _LINE = 64
 
 _SETTLED = 20
-"""After so many frames float32's kernels are compiled beside int16's, in a thread of its own. A command that labels a
-few scans does not wait for them at its end, and a robot's first labels do not share the processor with the compiler."""
+"""After so many frames float32's kernels are compiled beside int16's, in a process of its own. A command that labels a
+few scans does not start it, and a robot's first labels do not share the processor with the compiler."""
 
 
 class CpuEngine:
@@ -95,7 +97,7 @@ class CpuEngine:
         self._compiles_later, self._frames = False, 0
         self._lifetimes = self._plan.lifetimes()
         self._voxel_size = voxel_size
-        self._memory = Buffers()
+        self._memory, self._rehearsed = Buffers(), 0
         self._lock = threading.Lock()
         self._finder = None
         if net.boxes:
@@ -115,6 +117,13 @@ class CpuEngine:
         """Labels a cloud of finite points, as `Engine.segment` says."""
         return self.segment_timed(points, scores, boxes, labels)[0]
 
+    def segment_in_two(self, points: Points, on_labels: Callable[[Segmentation], None]) -> Segmentation:
+        """Labels a cloud and finds its boxes, and calls `on_labels` with the labels before it looks for the boxes.
+
+        What `on_labels` raises is raised.
+        """
+        return self.segment_timed(points, boxes=True, on_labels=on_labels)[0]
+
     def segment_timed(
         self,
         points: Points,
@@ -122,11 +131,13 @@ class CpuEngine:
         boxes: bool = False,
         labels: bool = True,
         now: Callable[[], float] = perf_counter,
+        on_labels: Callable[[Segmentation], None] | None = None,
     ) -> tuple[Segmentation, dict[str, float]]:
         """Labels a cloud as `segment` does, and returns the seconds of each stage by the clock `now`, too.
 
         The stages are voxels, geometry, every step of the plan by name, and what is asked for of labels and boxes.
-        Steps that only the labels need are left out where these are not asked for.
+        Steps that only the labels need are left out where these are not asked for. `on_labels` is called with the
+        labels before boxes are looked for.
         """
         finder = self._finder if boxes else None
         if not labels and finder is None:
@@ -134,9 +145,15 @@ class CpuEngine:
         if len(points) == 0:
             none = np.zeros((0, self._plan.num_classes), np.float32) if scores else None
             found = Boxes.none() if finder else None
-            return Segmentation(np.zeros(0, np.uint8), np.zeros(0, np.float32), none, boxes=found), {}
+            nothing = Segmentation(np.zeros(0, np.uint8), np.zeros(0, np.float32), none, boxes=found)
+            if on_labels is not None:
+                on_labels(nothing)
+            return nothing, {}
         with self._lock, self.team.meeting():
             clock = _Clock(now)
+            if self._rehearsed > 2 * len(points):
+                self._memory = Buffers()
+            self._rehearsed = 0
             cloud = voxels_of_points(points, self._voxel_size, self._memory)
             clock.lap("voxels")
             geometry, slots, steps = self._run(cloud, points, clock, self._all if labels else self._for_boxes)
@@ -145,6 +162,9 @@ class CpuEngine:
                 clock.lap("labels")
             else:
                 result = Segmentation.unlabelled(len(points))
+            if on_labels is not None:
+                on_labels(result)
+                clock.lap("handed over")
             if finder:
                 found = self._boxes(finder, cloud, points, geometry, slots, steps)
                 clock.lap("boxes")
@@ -152,8 +172,23 @@ class CpuEngine:
         self._frames += 1
         if self._compiles_later and self._frames == _SETTLED:
             self._compiles_later = False
-            threading.Thread(target=_compile_floats, args=(self._plan,), name="spvnas-compiler").start()
+            logger.info("compiling the CPU kernels of float32, too, beside the frames")
+            threading.Thread(target=_compile_floats, name="spvnas-compiler", daemon=True).start()
         return result, clock.laps
+
+    def rehearse(self, points: Points, boxes: bool = False) -> None:
+        """Labels a cloud `[N, in_channels]` without an answer: memory is there for the clouds like it that follow.
+
+        Nothing is counted, and what is beyond its range changes nothing. Where the first cloud is less than half as
+        large, it begins with new memory.
+        """
+        with self._lock, self.team.meeting():
+            cloud = voxels_of_points(points, self._voxel_size, self._memory)
+            geometry, slots = self._run_with(self._steps, cloud, points, _Clock(), self._all)
+            self._labels(cloud, slots, scores=False)
+            if self._finder is not None and boxes:
+                self._boxes(self._finder, cloud, points, geometry, slots, self._steps)
+        self._rehearsed = len(points)
 
     def _labels(self, cloud: Cloud, slots: list[Features], scores: bool) -> Segmentation:
         logits = slots[self._plan.steps[-1].out]
@@ -336,10 +371,7 @@ class CpuEngine:
             self._compiles_later = self.precision != "fp32"
         points = np.zeros((2, self.in_channels), np.float32)
         points[1, :3] = 1
-        with self._lock, self.team.meeting():
-            cloud = voxels_of_points(points, self._voxel_size, self._memory)
-            _, slots = self._run_with(self._steps, cloud, points, _Clock(), self._all)
-            self._labels(cloud, slots, scores=False)
+        self.rehearse(points)
         logger.info("CPU engine: %s (%s), %d thread(s)", self.precision, self.precision_reason, self.team.threads)
 
 
@@ -355,13 +387,21 @@ def precision_of(net: PointVoxelUNet) -> tuple[Precision, str]:
     return "int16", shape.name
 
 
-def _compile_floats(plan: Plan) -> None:
-    """Compiles the kernels of float32. A program that ends meanwhile waits for one kernel at most."""
-    logger.info("compiling the CPU kernels of float32, too, beside the frames")
+def _compile_floats() -> None:
+    """Compiles the kernels of float32 in a process, which ends with this one and gives way as this thread does.
+
+    A thread would hold the interpreter, which a frame asks for some hundred times, and leave its memory behind.
+    """
+    give_way()
+    # Waited for by the thread that starts it: Linux ends a worker with that thread.
     try:
-        compile_kernels(plan, threading.main_thread().is_alive)
-    except Exception:
-        logger.exception("the CPU kernels of float32 could not be compiled ahead of the frames that need them")
+        command = command_of("spvnas_ros.engine.cpu.compile_ahead")
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        problem = done.stderr if done.returncode > 0 else ""
+    except OSError as error:
+        problem = str(error)
+    if problem:
+        logger.warning("float32's kernels were not compiled ahead of the frames that need them: %s", problem)
 
 
 class _Clock:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -97,11 +96,8 @@ class FloatSteps:
             )
 
 
-def compile_kernels(plan: Plan, goes_on: Callable[[], bool]) -> None:
-    """Compiles the kernels of float32, or loads them from numba's cache, by the first step of each kind on two points.
-
-    Threads that run other kernels meanwhile are not held up. Ends early where `goes_on` says no between two kernels.
-    """
+def compile_kernels(plan: Plan) -> None:
+    """Compiles the kernels of float32, or loads them from the cache, by the first step of each kind on two points."""
     firsts = {type(step): step for step in reversed(plan.steps)}
     chosen = sorted(firsts.values(), key=plan.steps.index)
     team = Team(1)
@@ -115,8 +111,7 @@ def compile_kernels(plan: Plan, goes_on: Callable[[], bool]) -> None:
     ]
     steps.begin(points, cloud.first, slots[INPUT])
     for index in range(len(chosen)):
-        if goes_on():
-            steps.run(index, geometry, slots)
+        steps.run(index, geometry, slots)
 
 
 def _pack(step: Step) -> _Packed:

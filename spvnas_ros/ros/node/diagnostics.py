@@ -27,6 +27,8 @@ NO_TIME = "use_sim_time is set, but no time comes on /clock"
 _NO_TIME_SECONDS = 3.0
 """Real time for which a clock may wait for /clock before it is told."""
 
+_FEW_LOST = 0.02
+"""Share of the clouds that may be lost on the way without a word."""
 _OLD_MS, _AHEAD_MS = 1000.0, -50.0
 """Milliseconds: limits of the age of a cloud on arrival. A cloud outside them was stamped by another clock."""
 
@@ -175,6 +177,7 @@ def input_finding(now: Snapshot, before: Snapshot, seconds: float, active: bool,
         "received": str(now.received),
         "labelled": str(now.published),
         "dropped": str(now.dropped),
+        "lost on the way": str(now.lost),
         "without subscribers": str(now.unwatched),
         "without earlier sweeps": str(now.tf_failed),
         "bad": str(now.bad.total()),
@@ -182,6 +185,10 @@ def input_finding(now: Snapshot, before: Snapshot, seconds: float, active: bool,
     }
     if not active:
         return Finding("input", "not active: clouds are not listened to", values)
+    lost = now.lost - before.lost
+    if lost > _FEW_LOST * (new + lost):
+        text = f"{lost} clouds were lost on the way to the node: has the driver the transport of docs/node.md?"
+        return Finding("input", text, values, DiagnosticStatus.WARN)
     if not new:
         return Finding("input", lack or "no clouds come", values, DiagnosticStatus.WARN)
     if kinds := sorted((now.bad - before.bad).keys()):

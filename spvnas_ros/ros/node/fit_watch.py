@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from threading import Lock, Thread
+from queue import SimpleQueue
+from threading import Event, Lock, Thread
 
 import numpy as np
 
@@ -13,8 +14,11 @@ from spvnas_ros.clouds.fit import LOOKED_AT, NOTHING_MEASURED, Concern, Known, L
 from spvnas_ros.clouds.mount import typical_ground
 from spvnas_ros.clouds.sensor_rules import Record, Sensor
 from spvnas_ros.frame import Points
+from spvnas_ros.workers import give_way
 
 _FEW_POINTS = 100
+_PAUSE = 0.4
+"""Seconds before each look, which takes 0.1 s: the first frames have the processor to themselves."""
 _PATIENCE = 20
 """Clouds without a measured point after which it is told."""
 
@@ -35,6 +39,7 @@ class Fit:
 
 class FitWatch:
     """Takes the first clouds of an activation, and looks at them in a thread of its own: it takes longer than a frame.
+    The thread gives way to the frames, and rests between two clouds.
 
     Clouds in which hardly a point was measured tell nothing and are passed over; where none is better, that is said.
 
@@ -46,14 +51,15 @@ class FitWatch:
         """say: is called with each fit, from other threads"""
         self.fit: Fit | None = None
         self._known, self._sensor, self._say = known, sensor, say
-        self._clouds: list[tuple[Record, Points]] = []
-        self._blind = 0
+        self._clouds: SimpleQueue[tuple[Record, Points] | None] = SimpleQueue()
+        self._taken, self._blind = 0, 0
+        self._ending = Event()
         self._lock = Lock()
         self._thread: Thread | None = None
 
     def add(self, cloud: Record, points: Points) -> None:
         """Keeps one of the first clouds, and what the network is given of it; later ones cost nothing."""
-        if self._thread is not None:
+        if self._taken == LOOKED_AT:
             return
         with self._lock:
             if int(np.count_nonzero(measured(points))) < _FEW_POINTS:
@@ -62,19 +68,31 @@ class FitWatch:
                     self.fit = Fit((NOTHING_MEASURED,))
                     self._say(self.fit)
                 return
-            self._clouds.append((cloud, points))
-            if len(self._clouds) == LOOKED_AT:
+            self._taken += 1
+            self._clouds.put((cloud, points))
+            if self._thread is None:
                 self._thread = Thread(target=self._look, name="first look", daemon=True)
                 self._thread.start()
 
     def finish(self) -> None:
-        """Waits for a look that is going on."""
+        """Waits for the looks, where enough clouds have come."""
+        self._ending.set()
+        self._clouds.put(None)
         if self._thread is not None:
             self._thread.join()
 
     def _look(self) -> None:
-        looks: list[Look] = [look_at(cloud, self._sensor, self._known.limits, points) for cloud, points in self._clouds]
-        self._clouds.clear()
+        give_way()
+        looks: list[Look] = []
+        while len(looks) < LOOKED_AT:
+            taken = self._clouds.get()
+            if taken is None:
+                return
+            if self._ending.wait(_PAUSE) and self._taken < LOOKED_AT:
+                return
+            cloud, points = taken
+            looks.append(look_at(cloud, self._sensor, self._known.limits, points))
+            del taken, cloud, points  # not kept while it waits for the next
         ground = typical_ground([look.ground for look in looks if look.ground])
         self.fit = Fit(
             tuple(concerns(looks, self._sensor, self._known)),

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
+from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -23,6 +24,8 @@ from spvnas_ros.ros.node.cloud_messages import (
 )
 
 _LOOK_SECONDS: Final = 0.5
+_WAITING: Final = 5
+"""Clouds that wait for their callback. Where this was one, a cloud that another replaced there was lost uncounted."""
 _PATIENCE: Final = 6
 """Looks in a row after which it is said that nobody publishes; a driver may start after the node."""
 
@@ -35,6 +38,7 @@ class InputTopic:
 
     topic:    its name before remapping
     on_cloud: called with each message
+    on_lost:  called with the number of messages that the middleware has lost since the last call, where it tells
 
     Attributes:
         name: of the topic, after remapping
@@ -42,9 +46,15 @@ class InputTopic:
         lack: why no clouds can come, a sentence; "" where they can
     """
 
-    def __init__(self, node: Node, topic: str, on_cloud: Callable[[PointCloud2 | PackedCloud], None]) -> None:
+    def __init__(
+        self,
+        node: Node,
+        topic: str,
+        on_cloud: Callable[[PointCloud2 | PackedCloud], None],
+        on_lost: Callable[[int], None] = lambda _: None,
+    ) -> None:
         """Raises rclpy's InvalidQosOverridesError, or a RuntimeError, for QoS overrides that cannot be used."""
-        self._node, self._topic, self._on_cloud = node, topic, on_cloud
+        self._node, self._topic, self._on_cloud, self._on_lost = node, topic, on_cloud, on_lost
         self._alone = 0
         self._said: set[str] = set()
         self.lack = ""
@@ -109,15 +119,24 @@ class InputTopic:
     def _subscribe(self, kind: str) -> None:
         plain = kind == CLOUD_TYPE
         found: Any = PointCloud2 if plain else message_class(kind)
-        self._subscription = self._node.create_subscription(
-            found,
-            self._topic,
-            # Not deserialised here: rclpy would make an object of every point of a CustomMsg.
-            self._on_cloud if plain else lambda raw: self._on_cloud(PackedCloud.of(kind, raw)),
-            _qos(),
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-            raw=not plain,
-        )
+
+        def subscribe(events: SubscriptionEventCallbacks | None) -> Subscription[Any]:
+            return self._node.create_subscription(
+                found,
+                self._topic,
+                # Not deserialised here: rclpy would make an object of every point of a CustomMsg.
+                self._on_cloud if plain else lambda raw: self._on_cloud(PackedCloud.of(kind, raw)),
+                _qos(),
+                event_callbacks=events,
+                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+                raw=not plain,
+            )
+
+        try:
+            told = SubscriptionEventCallbacks(message_lost=lambda event: self._on_lost(event.total_count_change))
+            self._subscription = subscribe(told)
+        except UnsupportedEventTypeError:
+            self._subscription = subscribe(None)
         self.type = kind
 
     def _unsubscribe(self) -> None:
@@ -141,10 +160,13 @@ def nobody_publishes(node: Node, topic: str) -> str:
 
 
 def _qos() -> QoSProfile:
-    """Returns the QoS of the input: best effort, and only the newest cloud waits."""
+    """Returns the QoS of the input: best effort.
+
+    Only the newest cloud waits to be labelled. Clouds that came while the process did not run wait here to be counted.
+    """
     return QoSProfile(
         history=HistoryPolicy.KEEP_LAST,
-        depth=1,
+        depth=_WAITING,
         reliability=ReliabilityPolicy.BEST_EFFORT,
         durability=DurabilityPolicy.VOLATILE,
     )

@@ -57,6 +57,20 @@ class Decoded:
 
 
 @dataclass(frozen=True)
+class _Published:
+    """What was published of a cloud, and the times at which that began, objects were chosen, messages were ready and
+    published, nanoseconds of the monotonic clock.
+    """
+
+    segmentation: Segmentation
+    objects: Objects | None
+    begun: int
+    chosen: int
+    composed: int
+    published: int
+
+
+@dataclass(frozen=True)
 class Labelling:
     """Labels clouds, finds the objects in them, and publishes what somebody wants of it.
 
@@ -101,7 +115,7 @@ class Labelling:
         return decoded  # noqa: RET504 (None where the cloud could not be read)
 
     def label(self, decoded: Decoded) -> None:
-        """Labels a cloud and publishes the results."""
+        """Labels a cloud and publishes the results: labels before boxes are looked for, where the network has them."""
         with self._one_cloud():
             self._label(decoded)
 
@@ -129,7 +143,7 @@ class Labelling:
 
     def _label(self, decoded: Decoded) -> None:
         resumed = time.monotonic_ns()
-        settings, cloud, points = self.settings(), decoded.received.cloud, decoded.points
+        settings, points = self.settings(), decoded.points
         # Asked once: who subscribes from here on gets the next cloud, for which more may have to be done.
         wanted = self.outputs.wanted(settings)
         self.watch.add(points)
@@ -139,30 +153,66 @@ class Labelling:
         inside = points if kept is None else points.compress(kept, axis=0)
         seen = self._with_earlier(decoded, inside, settings)
         prepared = time.monotonic_ns()
+
+        def own(found: Segmentation) -> Segmentation:
+            found = _first(found, len(inside))
+            return found if kept is None else found.among(kept, Unusable(outside=len(points) - len(inside)))
+
         labels = wanted.labels or (wanted.boxes and settings.objects.needs_labels)
-        segmentation = _first(self.network.perceive(seen, labels=labels, boxes=wanted.boxes), len(inside))
-        if kept is not None:
-            segmentation = segmentation.among(kept, Unusable(outside=len(points) - len(inside)))
+        early: list[_Published] = []
+        if self.network.in_two is not None and wanted.labels and wanted.boxes:
+
+            def publish_labels(found: Segmentation) -> None:
+                self._remember(decoded)
+                early.append(self._publish(decoded, own(found), settings, wanted.without_boxes()))
+
+            both = self.network.in_two(seen, publish_labels)
+            segmentation = replace(early[0].segmentation, boxes=both.boxes, head_ms=both.head_ms)
+            left = wanted.without_labels()
+        else:
+            segmentation, left = own(self.network.perceive(seen, labels=labels, boxes=wanted.boxes)), wanted
         inferred = time.monotonic_ns()
-        # Before the answer is published: its receiver may turn the clock back, which must forget this cloud, too.
-        if self.sweeps is not None:
-            self.sweeps.remember(_sweep(decoded, points))
-        sure = _without_doubtful(segmentation, settings.confidence_threshold)
-        objects = self._objects(decoded, sure, settings, wanted)
-        chosen = time.monotonic_ns()
-        # Published coordinates are the cloud's own.
-        places = points if decoded.pose is None else positions(decoded.record).astype(np.float32)
-        messages = self.outputs.compose(cloud, places, sure, settings, wanted, objects)
-        composed = time.monotonic_ns()
-        for publisher, message in messages:
-            publisher.publish(message)
-        published = time.monotonic_ns()
-        begun = (decoded.received.at, decoded.taken, decoded.at, resumed)
-        times = FrameTimes(stamp_ns(cloud), *begun, prepared, inferred, chosen, composed, published, sure.head_ms)
+        if not early:
+            self._remember(decoded)
+        last = self._publish(decoded, segmentation, settings, left)
+        objects = last.objects
+        times = FrameTimes(
+            stamp_ns(decoded.received.cloud),
+            *(decoded.received.at, decoded.taken, decoded.at, resumed),
+            prepared,
+            inferred,
+            *(last.chosen, last.composed, last.published),
+            segmentation.head_ms,
+            labels_composing=sum(each.composed - each.begun for each in early),
+            labels_publishing=sum(each.published - each.composed for each in early),
+        )
         self.statistics.count_published(
             times, len(points), segmentation.unusable, None if objects is None else len(objects)
         )
         self.outputs.publish_times(times)
+
+    def _publish(self, decoded: Decoded, segmentation: Segmentation, settings: Settings, wanted: Wanted) -> _Published:
+        """Publishes what is wanted of a cloud with these labels and boxes."""
+        begun = time.monotonic_ns()
+        sure = _without_doubtful(segmentation, settings.confidence_threshold)
+        objects = self._objects(decoded, sure, settings, wanted)
+        chosen = time.monotonic_ns()
+        # Published coordinates are the cloud's own.
+        moved = decoded.pose is not None and wanted.colored
+        places = positions(decoded.record).astype(np.float32) if moved else decoded.points
+        messages = self.outputs.compose(decoded.received.cloud, places, sure, settings, wanted, objects)
+        composed = time.monotonic_ns()
+        for publisher, message in messages:
+            publisher.publish(message)
+        return _Published(segmentation, objects, begun, chosen, composed, time.monotonic_ns())
+
+    def _remember(self, decoded: Decoded) -> None:
+        """Keeps a cloud for those that follow.
+
+        Before its answer is published: the receiver may turn the clock back, which must forget this cloud, too.
+        """
+        if self.sweeps is not None:
+            self.sweeps.remember(_sweep(decoded, decoded.points))
 
     def _objects(
         self, decoded: Decoded, segmentation: Segmentation, settings: Settings, wanted: Wanted

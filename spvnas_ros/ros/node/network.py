@@ -27,6 +27,10 @@ class Perceive(Protocol):
         ...
 
 
+_SENSOR_HEIGHT, _WALL, _FARTHEST, _ROUGH = 1.73, 40.0, 80.0, 0.03
+"""Metres: of the cloud to warm up with."""
+
+
 @dataclass(frozen=True)
 class Network:
     """The network that runs, and its description.
@@ -42,6 +46,8 @@ class Network:
     known:              what it knows of clouds: intensities, height of the sensor, points that it can use
     trained:            False for random weights
     range_counts:       says how much was beyond what its precision holds, by what to call it
+    rehearse:           labels a cloud, and finds boxes if asked to, without an answer; None where `perceive` has to
+    in_two:             labels a cloud, hands the labels over, and then finds the boxes; None where both come at a time
     """
 
     perceive: Perceive
@@ -60,6 +66,8 @@ class Network:
     known: Known = field(default_factory=Known)
     trained: bool = True
     range_counts: Callable[[], Mapping[str, int]] = dict
+    rehearse: Callable[[Points, bool], None] | None = None
+    in_two: Callable[[Points, Callable[[Segmentation], None]], Segmentation] | None = None
 
     def __str__(self) -> str:
         gives = [f"{len(self.classes)} classes"] if self.classes else []
@@ -68,6 +76,18 @@ class Network:
             f"{self.name}, {', '.join(gives)}, {self.voxel_size * 100:g} cm voxels, engine {self.engine} "
             f"in {self.precision} on {self.device}"
         )
+
+    def warm_up(self) -> None:
+        """Labels clouds that nobody sent: compiled code and memory are there when the first one comes.
+
+        The memory is for a cloud of 64 beams; where the first cloud is much smaller, the engine begins anew.
+        """
+        boxes = bool(self.box_names)
+        if self.rehearse is None:
+            self.perceive(noise(), labels=bool(self.classes), boxes=boxes)
+        else:
+            for _ in range(2):  # what the first one keeps is taken from what it would leave behind
+                self.rehearse(large_cloud(), boxes)
 
 
 def load_network(weights: str, device: str, engine: str, palette: str = SPVNAS, precision: str = "auto") -> Network:
@@ -99,6 +119,8 @@ def load_network(weights: str, device: str, engine: str, palette: str = SPVNAS, 
         known=known_of(facts),
         trained=facts.trained,
         range_counts=getattr(loaded.engine, "range_counts", dict),
+        rehearse=getattr(loaded.engine, "rehearse", None),
+        in_two=loaded.in_two if loaded.labels_first else None,
     )
     if facts.spec.boxes is None or not loaded.box_names:
         return network
@@ -142,5 +164,23 @@ def release_memory(device: str) -> None:
 
 
 def noise() -> Points:
-    """Returns random points around a sensor, float32 `[2000, 4]`, for the warm-up."""
+    """Returns random points around a sensor, float32 `[2000, 4]`."""
     return np.random.default_rng(0).uniform((-20, -20, -2, 0), (20, 20, 3, 1), (2000, 4)).astype(np.float32)
+
+
+def large_cloud() -> Points:
+    """Returns a cloud of a sensor with 64 beams between walls, float32 `[131072, 4]`, in some milliseconds.
+
+    Much in it is nearer than the walls, so that it has about as many voxels of every size as streets have.
+    """
+    rng = np.random.default_rng(0)
+    azimuth = np.linspace(0, 2 * np.pi, 2048, dtype=np.float32)[:, None] + 0.001
+    elevation = np.radians(np.linspace(2, -24.8, 64, dtype=np.float32))
+    down, aside = np.maximum(np.sin(-elevation), 1e-3), np.abs(np.sin(azimuth)) * np.cos(elevation)
+    reach = np.minimum(np.minimum(_SENSOR_HEIGHT / down, _WALL / aside), _FARTHEST)
+    reach *= rng.uniform(0.5, 1, (256, 64)).repeat(8, 0)
+    level = reach * np.cos(elevation)
+    places = np.stack((level * np.cos(azimuth), level * np.sin(azimuth), -reach * down), axis=-1).reshape(-1, 3)
+    points = rng.random((len(places), 4), np.float32)
+    points[:, :3] = places + _ROUGH * (2 * points[:, :3] - 1)
+    return points

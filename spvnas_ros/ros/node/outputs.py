@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
@@ -67,6 +67,14 @@ class Wanted:
     def boxes(self) -> bool:
         """Whether objects have to be found for what is wanted."""
         return self.objects or self.markers
+
+    def without_boxes(self) -> Wanted:
+        """Returns what is wanted of the labels."""
+        return replace(self, objects=False, markers=False)
+
+    def without_labels(self) -> Wanted:
+        """Returns what is wanted of the boxes."""
+        return replace(self, labelled=False, colored=False, filtered=False)
 
 
 class Outputs:

@@ -1,7 +1,7 @@
 """`segmenter`: the managed (lifecycle) node that labels a LiDAR's clouds, and finds the objects in them.
 
-Subscribes to `~/input/points` (best effort, newest only; PointCloud2, compressed or Livox's) and publishes, under
-the input's header and each only while somebody subscribes:
+Subscribes to `~/input/points` (best effort, the newest is labelled; PointCloud2, compressed or Livox's) and publishes,
+under the input's header and each only while somebody subscribes:
 
   ~/output/labeled_points    every field of the input, with `label` (uint8, 255 = unlabelled) and `confidence`
                              (float32) appended
@@ -37,7 +37,7 @@ from spvnas_ros.ros.node.fit_watch import Fit, FitWatch
 from spvnas_ros.ros.node.following import Following, FollowRules
 from spvnas_ros.ros.node.input_topic import InputTopic
 from spvnas_ros.ros.node.labelling import Decoded, Labelling, Received, stamp_ns
-from spvnas_ros.ros.node.network import Network, Perceive, load_network, noise, release_memory
+from spvnas_ros.ros.node.network import Network, Perceive, load_network, release_memory
 from spvnas_ros.ros.node.outputs import Outputs
 from spvnas_ros.ros.node.overrides import ParameterValueError, for_others
 from spvnas_ros.ros.node.parameters import NodeParameters, Settings, place_rule
@@ -47,6 +47,7 @@ from spvnas_ros.ros.node.statistics import FrameStatistics
 from spvnas_ros.ros.node.sweeps import SweepRules, Sweeps
 from spvnas_ros.ros.node.worker import LatestPipeline
 from spvnas_ros.ros.process.lifetime import StartError
+from spvnas_ros.ros.process.memory import collector_at_rest, hand_to_collector, spare_from_collector
 from spvnas_ros.ros.process.parameter_files import given_by
 from spvnas_ros.zoo.cache import DEFAULT
 
@@ -106,11 +107,14 @@ class SegmenterNode(LifecycleNode):
             self._autostart()
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Loads the network, labels one cloud of noise and advertises the topics.
+        """Loads the network, labels a cloud that nobody sent and advertises the topics.
 
-        After the noise, the first real cloud does not wait for a compiler.
+        The first real cloud then does not wait for a compiler, nor for memory.
         """
-        done = self._attempt("configure", self._configure)
+        with collector_at_rest():
+            done = self._attempt("configure", self._configure)
+            if done == TransitionCallbackReturn.SUCCESS:
+                spare_from_collector()
         if done != TransitionCallbackReturn.SUCCESS:
             self._free()
             return done
@@ -196,7 +200,7 @@ class SegmenterNode(LifecycleNode):
         self._sensor = Sensor(self._intensity_rule(), replace(place, sensor_height=network.known.sensor_height))
         self._settings.settings.check(network)
         started = time.monotonic()
-        network.perceive(noise(), labels=bool(network.classes), boxes=bool(network.box_names))
+        network.warm_up()
         self.get_logger().info(f"warmed up in {time.monotonic() - started:.1f} s")
         self._network = network
         self._outputs = Outputs(self, network)
@@ -255,7 +259,7 @@ class SegmenterNode(LifecycleNode):
         )
         self._worker = LatestPipeline(labelling.decode, labelling.label, self.statistics.count_dropped, "labelling")
         self._outputs.publish_class_tables(self._settings.settings)
-        self._input = InputTopic(self, INPUT_TOPIC, self._on_cloud)
+        self._input = InputTopic(self, INPUT_TOPIC, self._on_cloud, self.statistics.count_lost)
         does = "labels" if self._network.classes else "finds objects in"
         self.get_logger().info(f"{does} clouds of {self._input}")
 
@@ -285,6 +289,7 @@ class SegmenterNode(LifecycleNode):
             self._outputs = None
         device = self._network.device if self._network is not None else ""
         self._network = None
+        hand_to_collector()
         release_memory(device)
 
     def _on_cloud(self, cloud: PointCloud2 | PackedCloud) -> None:

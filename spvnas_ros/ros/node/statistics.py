@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from itertools import pairwise
 from threading import Lock
 
 import numpy as np
@@ -37,6 +36,8 @@ class FrameTimes:
     composed:  the messages were ready
     published: `publish` returned
     head_ms:   milliseconds that the network's box branch took of it; None where it did not run or is not measured
+    labels_composing, labels_publishing: nanoseconds before `inferred` in which the labels were published, where the
+               network had them before the boxes
     """
 
     stamp: int
@@ -50,6 +51,13 @@ class FrameTimes:
     composed: int
     published: int
     head_ms: float | None = None
+    labels_composing: int = 0
+    labels_publishing: int = 0
+
+    @property
+    def inference_ms(self) -> float:
+        """Milliseconds in the network."""
+        return (self.inferred - self.prepared - self.labels_composing - self.labels_publishing) / 1e6
 
     @property
     def total_ms(self) -> float:
@@ -64,13 +72,18 @@ class FrameTimes:
     @property
     def overhead_ms(self) -> float:
         """Milliseconds of work on a cloud without the network."""
-        return self.work_ms - (self.inferred - self.prepared) / 1e6
+        return self.work_ms - self.inference_ms
 
     def stages_ms(self) -> dict[str, float]:
         """Returns the milliseconds by the names in `STAGES`. Only `total` includes the time that the cloud waited."""
-        marks = (self.resumed, self.prepared, self.inferred, self.composed, self.published)
-        parts = [(after - before) / 1e6 for before, after in pairwise(marks)]
-        return dict(zip(STAGES, ((self.decoded - self.taken) / 1e6, *parts, self.total_ms), strict=True))
+        parts = (
+            (self.decoded - self.taken) / 1e6,
+            (self.prepared - self.resumed) / 1e6,
+            self.inference_ms,
+            (self.composed - self.inferred + self.labels_composing) / 1e6,
+            (self.published - self.composed + self.labels_publishing) / 1e6,
+        )
+        return dict(zip(STAGES, (*parts, self.total_ms), strict=True))
 
     def parts_ms(self) -> dict[str, float]:
         """Returns the milliseconds of OBJECTS, and of HEAD where it is known; see there."""
@@ -90,6 +103,7 @@ class Snapshot:
     received: int = 0
     published: int = 0
     dropped: int = 0
+    lost: int = 0
     unwatched: int = 0
     bad: Counter[str] = field(default_factory=Counter)
     tf_failed: int = 0
@@ -110,6 +124,7 @@ class FrameStatistics:
     received:  clouds that reached the node: published, dropped, unwatched and bad ones, and those waiting or in work
     published: clouds that were labelled and published
     dropped:   clouds that a newer one replaced before the worker took them
+    lost:      clouds that were sent and did not reach the node, as far as the middleware tells; not among the received
     unwatched: clouds that were not labelled because no output had a subscriber
     bad:       clouds that could not be labelled, by kind
     tf_failed: clouds that were labelled without the earlier ones, because TF did not say where those were
@@ -122,6 +137,7 @@ class FrameStatistics:
     received: int = 0
     published: int = 0
     dropped: int = 0
+    lost: int = 0
     unwatched: int = 0
     bad: Counter[str] = field(default_factory=Counter)
     tf_failed: int = 0
@@ -168,6 +184,11 @@ class FrameStatistics:
         with self._lock:
             self.dropped += 1
 
+    def count_lost(self, clouds: int) -> None:
+        """Counts clouds that did not reach the node."""
+        with self._lock:
+            self.lost += clouds
+
     def count_unwatched(self) -> None:
         """Counts a cloud that arrived while no output had a subscriber."""
         with self._lock:
@@ -197,6 +218,7 @@ class FrameStatistics:
                 self.received,
                 self.published,
                 self.dropped,
+                self.lost,
                 self.unwatched,
                 Counter(self.bad),
                 self.tf_failed,
@@ -218,6 +240,8 @@ class FrameStatistics:
             f"{now.published} clouds labelled, {now.dropped} dropped for newer ones, "
             f"{now.unwatched} without subscribers, {now.bad.total()} bad" + (f" ({bad})" if bad else "")
         )
+        if now.lost:
+            text += f"; {now.lost} lost on the way to the node"
         if looked := now.with_objects + now.without_objects:
             text += f"; {now.objects} objects in {looked} of them, none in {now.without_objects}"
         if now.unusable.total:

@@ -35,6 +35,9 @@ from spvnas_ros.ros.process.transport import use_cloud_transport
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LONGEST_WAIT = 0.5
 """Seconds after which a thread that waits looks whether it should end, should nobody have woken it."""
+_SWITCH_SECONDS = 0.0005
+"""Time that a thread waits for the interpreter before it asks for it. A frame asks for it some hundred times: with
+Python's 0.005 s, whatever Python runs beside the frame doubles its time."""
 _LAST_MOMENT = 3.0
 """Seconds for what a signal finds half done; `ros2 launch` waits five before it insists."""
 
@@ -164,6 +167,7 @@ def _first(events: SimpleQueue[bool]) -> bool:
 def _ros(args: list[str] | None) -> Iterator[None]:
     use_cloud_transport()
     keep_freed_memory()
+    sys.setswitchinterval(_SWITCH_SECONDS)
     try:
         try:
             # No handlers of rclpy's: they would pull the context away from under the frame in work.

@@ -36,6 +36,7 @@ from spvnas_ros.ros.node.outputs import LABELLED_TOPIC, OBJECTS_TOPIC, TIMES_TOP
 from spvnas_ros.ros.node.segmenter_node import INPUT_TOPIC, NODE_NAME
 from spvnas_ros.ros.node.statistics import HEAD, STAGES
 from spvnas_ros.ros.process.lifetime import ros_process, spinning
+from spvnas_ros.ros.process.memory import hand_to_collector, spare_from_collector
 from spvnas_ros.ros.process.segmenter_process import segmenter_process
 from spvnas_ros.ros.replay.replay_statistics import NodeCounts, Passage, Replay, evaluate
 
@@ -114,8 +115,12 @@ def replay(
         driver = _Driver(f"{namespace}/{NODE_NAME}", sent_as(kind), on_labels, boxes=boxes)
         with spinning(driver), segmenter_process(namespace, options.parameters(), driver.fail):
             driver.wait_until_ready()
-            driver.play(clouds, rate, on_sent)
-            return driver.finish()
+            spare_from_collector()  # a collection of this process would delay clouds and answers
+            try:
+                driver.play(clouds, rate, on_sent)
+                return driver.finish()
+            finally:
+                hand_to_collector()
 
 
 def can_hear_objects() -> bool:

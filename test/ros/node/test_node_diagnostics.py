@@ -221,6 +221,8 @@ def test_objects_are_told_by_cloud_with_those_that_have_none_and_the_time_of_the
             "10.00 clouds/s, which are not labelled: no output has a subscriber",
             DiagnosticStatus.OK,
         ),
+        ({"received": 12, "lost": 7}, True, "7 clouds were lost on the way to the node", DiagnosticStatus.WARN),
+        ({"received": 110, "lost": 1}, True, "50.00 clouds/s", DiagnosticStatus.OK),
         ({"received": 30, "tf_failed": 4}, True, "4 clouds labelled without earlier sweeps", DiagnosticStatus.WARN),
         ({"received": 30, "age_ms": -400.0}, True, "clouds are -0.4 s old", DiagnosticStatus.WARN),
         ({"received": 30, "age_ms": 3e9}, True, "clouds are 3000000.0 s old", DiagnosticStatus.WARN),

@@ -25,7 +25,7 @@ from std_msgs.msg import String
 from driver_messages import LIVOX, PACKERS, ROS2, compressed, custom, write
 from message_builds import need_packages
 from recorded_clouds import FIELDS, record, stamps
-from ros_harness import collect, eventually, playing, ros, segmenter_with
+from ros_harness import cloud, collect, eventually, exchange, playing, ros, segmenter_with
 from segmenter_with import counting
 from spvnas_ros.clouds.point_cloud2 import PointCloudError, decode
 from spvnas_ros.recordings.message_types import COMPRESSED_TYPE
@@ -158,6 +158,29 @@ def test_what_cannot_be_heard_or_read_is_said_once_and_counted_by_kind(
 
 
 @pytest.mark.usefixtures("packages")
+def test_clouds_that_come_while_the_process_does_not_run_are_counted(ros: str) -> None:
+    """As where something holds the interpreter: with room for one cloud, the earlier ones were lost without a word."""
+    listener = Node("listener")
+    reports = collect(listener, "/diagnostics", QoSProfile(depth=10), DiagnosticArray)
+
+    def received(came: list[DiagnosticArray]) -> int:
+        inputs = [status for array in came for status in array.status if status.name.endswith(": input")]
+        return next((int(each.value) for each in inputs[-1].values if each.key == "received"), 0)
+
+    with spinning(listener), segmenter_with(ros, "counting") as process, exchange(ros) as asking:
+        asking.ask(cloud(stamp=1))
+        so_far = len(reports.clouds)
+        reports.wait_until(lambda came: len(came) > so_far + 1)
+        before = received(reports.clouds)
+        with process.stopped():
+            for stamp in (2, 3, 4):
+                asking.send(cloud(stamp=stamp))
+        asking.ask(cloud(stamp=5))
+        reports.wait_until(lambda came: received(came) == before + 4)
+        assert process.stop() == 0
+    assert "lost on the way" not in process.output
+
+
 def test_a_type_that_this_process_cannot_listen_to_is_told_and_the_node_lives_on(ros: str, tmp_path: Path) -> None:
     livox = write(tmp_path / "livox", False, LIVOX_TYPE, driver2)
     topic = f"{ros}/segmenter/input/points"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -27,7 +30,7 @@ from vision_msgs.msg import Detection3DArray, LabelInfo
 from visualization_msgs.msg import Marker, MarkerArray
 
 from joint_networks import write_joint
-from ros_harness import Collector, cloud, collect, eventually, exchange, ros, segmenter
+from ros_harness import WAIT, Collector, cloud, collect, eventually, exchange, ros, segmenter
 from spvnas_ros.boxes.inside import rows_inside
 from spvnas_ros.clouds.mount import Mount, Placement
 from spvnas_ros.clouds.region import Region
@@ -259,6 +262,44 @@ def test_heads_that_nobody_wants_do_not_run_and_parameters_choose_while_the_node
         assert node.statistics.with_objects > 0
         assert node.statistics.without_objects == 1
         assert "objects in" in node.statistics.summary()
+
+
+def test_labels_are_published_before_boxes_are_looked_for(ros: str) -> None:
+    heard = Event()
+
+    def in_two(points: Points, on_labels: Callable[[Segmentation], None]) -> Segmentation:
+        road = Segmentation(np.full(len(points), ROAD, np.uint8), np.ones(len(points), np.float32))
+        on_labels(road)
+        return replace(road, boxes=FOUND if heard.wait(WAIT) else Boxes.none())
+
+    both = Network(Recording(), box_names=NAMES, box_palette=COLOURS, in_two=in_two)
+    overrides = [Parameter("range.max", value=30.0)]
+    node = SegmenterNode(both, namespace=ros, parameter_overrides=overrides)
+    driver = Node("driver")
+    publisher = driver.create_publisher(PointCloud2, f"{ros}/segmenter/input/points", KEEP)
+    labelled = collect(driver, f"{ros}/segmenter/output/labeled_points", KEEP)
+    objects = collect(driver, f"{ros}/segmenter/output/objects", KEEP, Detection3DArray)
+    driver.create_subscription(PointCloud2, f"{ros}/segmenter/output/labeled_points", lambda _: heard.set(), KEEP)
+    with spinning(driver), spinning(node):
+        assert eventually(lambda: publisher.get_subscription_count() > 0)
+        for topic in ("labeled_points", "objects"):
+            assert eventually(lambda topic=topic: node.count_subscribers(f"~/output/{topic}") > 0)  # type: ignore[misc]
+        # Matched both ways once something comes.
+        labelled.wait_until(lambda came: bool(came) or publisher.publish(cloud(50, stamp=1)) is not None)
+        objects.wait_until(lambda came: bool(came) or publisher.publish(cloud(50, stamp=1)) is not None)
+        heard.clear()
+        sent = cloud(50, stamp=7)
+        publisher.publish(sent)
+        answer, found = labelled.newest(7), objects.newest(7)
+        assert answer.header == found.header == sent.header
+        # The person is beyond the range.
+        assert names(found) == ["car", "car"]
+        assert eventually(lambda: node.statistics.times()[-1].stamp == 7 * 10**9)
+        times = node.statistics.times()[-1]
+        assert times.labels_composing > 0
+        assert times.labels_publishing > 0
+        parts = times.stages_ms()
+        assert math.isclose(sum(parts.values()) - parts["total"], times.work_ms, abs_tol=0.001)
 
 
 def test_objects_come_also_where_earlier_clouds_are_added(ros: str) -> None:
