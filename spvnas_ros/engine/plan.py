@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -230,6 +230,22 @@ class Plan:
             for step in self.steps
         ]
         return replace(self, steps=tuple(steps))
+
+    def owners(self, forms: Sequence[Any], replaces: Sequence[Sequence[int]]) -> list[int]:
+        """Returns for every slot the slot in whose memory it lies: its own, or that of the first of a row of slots,
+        each of which ends where the next begins.
+
+        forms: in which features of each slot are stored; rows of equal forms are equally long
+        replaces: of each step, the slots over which it may write its output, row by row
+        """
+        lives, found = self.lifetimes(), list(range(len(self.slots)))
+        for index, step in enumerate(self.steps):
+            for slot in replaces[index]:
+                alike = self.slots[slot].level == self.slots[step.out].level and forms[slot] == forms[step.out]
+                if alike and lives[slot][1] == index and slot != self.taken:
+                    found[step.out] = found[slot]
+                    break
+        return found
 
     def lifetimes(self) -> list[tuple[int, int]]:
         """Returns (index of the step that writes it, index of the last step that reads it) for every slot."""

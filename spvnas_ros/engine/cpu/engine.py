@@ -36,6 +36,8 @@ Array = npt.NDArray[np.float32]
 
 Precision = Literal["int16", "int8", "fp32"]
 
+_Blocks = tuple[list[int], dict[int, tuple[int, int]]]
+
 _SPARE_ROWS = 1
 """The row behind the last, which padded pairs read and write."""
 _TILE = 4096
@@ -93,7 +95,7 @@ class CpuEngine:
         self._retreat, self._has_rested = Retreat(), False
         self.frames_beyond_range, self.values_cut_off = 0, 0
         self._compiles_later, self._frames = False, 0
-        self._lifetimes = self._plan.lifetimes()
+        self._blocks: dict[Steps, _Blocks] = {}
         self._voxel_size = voxel_size
         self._memory = Buffers()
         self._lock = threading.Lock()
@@ -267,13 +269,21 @@ class CpuEngine:
             (geometry.levels[slot.level].size + _SPARE_ROWS, columns, kind)
             for slot, (columns, kind) in zip(self._plan.slots, steps.layout(), strict=True)
         ]
-        sizes = [-(-rows * columns * kind.itemsize // _LINE) * _LINE for rows, columns, kind in shapes]
-        offsets, total = place_slots(sizes, self._lifetimes)
+        if steps not in self._blocks:
+            self._blocks[steps] = _blocks_of(self._plan, steps)
+        blocks, lifetimes = self._blocks[steps]
+        sizes = {
+            block: -(-rows * columns * kind.itemsize // _LINE) * _LINE
+            for block, (rows, columns, kind) in zip(blocks, shapes, strict=True)
+        }
+        offsets, total = place_slots(list(sizes.values()), [lifetimes[block] for block in sizes])
+        places = dict(zip(sizes, offsets, strict=True))
         arena = self._memory.array("features", total, np.uint8)
         return [
-            arena[offset : offset + rows * columns * kind.itemsize].view(kind).reshape(rows, columns)
-            for offset, (rows, columns, kind) in zip(offsets, shapes, strict=True)
+            arena[places[block] : places[block] + rows * columns * kind.itemsize].view(kind).reshape(rows, columns)
+            for block, (rows, columns, kind) in zip(blocks, shapes, strict=True)
         ]
+
 
     def _choose(self, wanted: str, trained: bool) -> tuple[Steps, Precision, str]:
         """Returns what runs the steps, the precision, and why it is this one."""
@@ -353,6 +363,16 @@ def precision_of(net: PointVoxelUNet) -> tuple[Precision, str]:
     except ValueError as error:
         return "fp32", str(error)
     return "int16", shape.name
+
+
+def _blocks_of(plan: Plan, steps: Steps) -> _Blocks:
+    """Returns the block of the arena in which each slot lies, and from which step to which each block is in use."""
+    blocks = plan.owners(steps.layout(), [steps.replaces(index) for index in range(len(plan.steps))])
+    lifetimes: dict[int, tuple[int, int]] = {}
+    for block, (first, last) in zip(blocks, plan.lifetimes(), strict=True):
+        before = lifetimes.get(block, (first, last))
+        lifetimes[block] = min(before[0], first), max(before[1], last)
+    return blocks, lifetimes
 
 
 def _compile_floats(plan: Plan) -> None:

@@ -82,6 +82,20 @@ class WordSteps:
         self._bytes = 0
         self._team.run(kernels.take_rows, _TAKEN_ROWS, rows, chosen, out, shares=-(-len(chosen) // _TAKEN_ROWS))
 
+    def replaces(self, index: int) -> tuple[int, ...]:
+        """Returns what is read at the output's own rows alone: a tile's sums lie elsewhere until all of it is read."""
+        step = self._plan.steps[index]
+        if isinstance(step, PointFusion):
+            return (step.points,) if step.level else (step.points, step.voxels)
+        if not isinstance(step, Convolution) or step.reads == (INPUT,):
+            return ()
+        own = {*(source.slot for source in step.pointwise), step.residual}
+        if step.kind == "pointwise":
+            own.update(source.slot for source in step.sources)
+        else:
+            own.difference_update(source.slot for source in step.sources)
+        return tuple(slot for slot in own if slot is not None)
+
     def clipped(self) -> int:
         """Returns how many values were beyond the range of their slot, or no numbers.
 
