@@ -64,6 +64,8 @@ class CpuEngine:
                where the CPU multiplies it
 
     trained:   False for random weights: their BatchNorm says nothing of the features, so "auto" is float32
+    again:     returns the network once more, with the same weights. Where it is given, an engine on integers does not
+               keep float32 weights for frames beyond the range, and calls it when the first comes
 
     frames_beyond_range: how many frames were labelled again, or in float32 because those before had to be
     values_cut_off: how many values were cut off in all other frames
@@ -82,16 +84,20 @@ class CpuEngine:
         threads: int | Team | None = None,
         precision: str = "auto",
         trained: bool = True,
+        again: Callable[[], PointVoxelUNet] | None = None,
     ) -> None:
         self.in_channels = net.spec.in_channels
         self.finds_boxes = net.spec.boxes is not None
         self.team = threads if isinstance(threads, Team) else Team(default_threads() if threads is None else threads)
         plan = build_plan(net)
         # The weights are kept in one form where one is enough: packed.
-        self._plan, self._weights = plan.light(), plan
+        self._plan = plan.light()
+        self._weights: Callable[[], Plan] = lambda: plan
         self._float_steps: FloatSteps | None = None
         self.precision: Precision = "fp32"
         self._steps, self.precision, self.precision_reason = self._choose(precision, trained)
+        if again is not None:
+            self._weights = lambda: build_plan(again())
         self._retreat, self._has_rested = Retreat(), False
         self.frames_beyond_range, self.values_cut_off = 0, 0
         self._compiles_later, self._frames = False, 0
@@ -284,7 +290,6 @@ class CpuEngine:
             for block, (rows, columns, kind) in zip(blocks, shapes, strict=True)
         ]
 
-
     def _choose(self, wanted: str, trained: bool) -> tuple[Steps, Precision, str]:
         """Returns what runs the steps, the precision, and why it is this one."""
         if wanted not in ("auto", *get_args(Precision)):
@@ -303,7 +308,7 @@ class CpuEngine:
                 raise ValueError(f"this machine ({SHAPE.name}) has no fast 16-bit products")
             from spvnas_ros.engine.cpu.word_steps import WordSteps
 
-            steps = WordSteps(self._weights, self.team)
+            steps = WordSteps(self._weights(), self.team)
         except ValueError as error:
             if wanted == "int16":
                 raise UserError(f"precision 'int16' is not to be had: {error}; use 'fp32'") from error
@@ -320,15 +325,15 @@ class CpuEngine:
                 )
             from spvnas_ros.engine.cpu.word_steps import WordSteps
 
-            return WordSteps(self._weights, self.team, in_bytes=True)
+            return WordSteps(self._weights(), self.team, in_bytes=True)
         except ValueError as error:
             raise UserError(f"precision 'int8' is not to be had: {error}; use 'auto', 'int16' or 'fp32'") from error
 
     def _floats(self) -> FloatSteps:
         """Returns the steps in float32, packed when they are first wanted."""
         if self._float_steps is None:
-            steps = FloatSteps(self._weights, self.team)
-            self._weights = self._plan
+            steps = FloatSteps(self._weights(), self.team)
+            self._weights = lambda: self._plan
             if self.precision == "int16" and steps.is_new():
                 logger.warning("compiling the CPU kernels of float32 for this machine (%s), once", SHAPE.name)
             self._float_steps = steps
