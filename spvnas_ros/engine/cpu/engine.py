@@ -372,9 +372,12 @@ def precision_of(net: PointVoxelUNet) -> tuple[Precision, str]:
 
 def _blocks_of(plan: Plan, steps: Steps) -> _Blocks:
     """Returns the block of the arena in which each slot lies, and from which step to which each block is in use."""
-    blocks = plan.owners(steps.layout(), [steps.replaces(index) for index in range(len(plan.steps))])
+    indices = range(len(plan.steps))
+    blocks = plan.owners(steps.layout(), [steps.replaces(index) for index in indices])
+    written = {slot: index for index in reversed(indices) for slot in steps.writes(index)}
     lifetimes: dict[int, tuple[int, int]] = {}
-    for block, (first, last) in zip(blocks, plan.lifetimes(), strict=True):
+    for slot, (block, (first, last)) in enumerate(zip(blocks, plan.lifetimes(), strict=True)):
+        first = written.get(slot, first)
         before = lifetimes.get(block, (first, last))
         lifetimes[block] = min(before[0], first), max(before[1], last)
     return blocks, lifetimes
