@@ -38,6 +38,9 @@ Precision = Literal["int16", "int8", "fp32"]
 
 _Blocks = tuple[list[int], dict[int, tuple[int, int]]]
 
+_ARENA = "features"
+_BRIEF = 120
+"""Bytes a point that voxels and geometry need for a while, before there are features."""
 _SPARE_ROWS = 1
 """The row behind the last, which padded pairs read and write."""
 _TILE = 4096
@@ -103,7 +106,7 @@ class CpuEngine:
         self._compiles_later, self._frames = False, 0
         self._blocks: dict[Steps, _Blocks] = {}
         self._voxel_size = voxel_size
-        self._memory = Buffers()
+        self._memory = Buffers(later=_ARENA)
         self._lock = threading.Lock()
         self._finder = None
         if net.boxes:
@@ -145,6 +148,7 @@ class CpuEngine:
             return Segmentation(np.zeros(0, np.uint8), np.zeros(0, np.float32), none, boxes=found), {}
         with self._lock, self.team.meeting():
             clock = _Clock(now)
+            self._memory.begin(_BRIEF * len(points))
             cloud = voxels_of_points(points, self._voxel_size, self._memory)
             clock.lap("voxels")
             geometry, slots, steps = self._run(cloud, points, clock, self._all if labels else self._for_boxes)
@@ -209,6 +213,7 @@ class CpuEngine:
         if len(coords) == 0:
             return np.zeros((0, self._plan.num_classes), np.float32)
         with self._lock, self.team.meeting():
+            self._memory.begin(_BRIEF * len(coords))
             cloud = voxels_of_coords(coords, memory=self._memory)
             if len(cloud.keys) != len(coords):
                 raise ValueError("coords holds the same voxel more than once; quantize the points first")
@@ -257,6 +262,7 @@ class CpuEngine:
     def _run_with(
         self, steps: Steps, cloud: Cloud, rows: Array, clock: _Clock, indices: Sequence[int]
     ) -> tuple[Geometry, list[Features]]:
+        self._memory.begin()
         geometry = build_geometry(self.team, cloud.keys, NUM_STAGES, POINT_LEVELS, steps.in_tiles, self._memory)
         clock.lap("geometry")
         slots = self._slots(geometry, steps)
@@ -284,7 +290,7 @@ class CpuEngine:
         }
         offsets, total = place_slots(list(sizes.values()), [lifetimes[block] for block in sizes])
         places = dict(zip(sizes, offsets, strict=True))
-        arena = self._memory.array("features", total, np.uint8)
+        arena = self._memory.array(_ARENA, total, np.uint8)
         return [
             arena[places[block] : places[block] + rows * columns * kind.itemsize].view(kind).reshape(rows, columns)
             for block, (rows, columns, kind) in zip(blocks, shapes, strict=True)
