@@ -268,14 +268,22 @@ def build_plan(net: PointVoxelUNet) -> Plan:
 def place_slots(sizes: Sequence[int], lifetimes: Sequence[tuple[int, int]]) -> tuple[list[int], int]:
     """Places blocks in one arena so that blocks that are alive at the same time do not overlap.
 
-    Returns the offset of each block and the length of the arena. Blocks are placed by size, the largest first. Each
-    goes into the lowest gap between the blocks that are alive with it.
+    Returns the offset of each block and the length of the arena. Blocks are placed by size, the largest first, or
+    by size and lifetime, whichever takes less. Each goes into the lowest gap between the blocks that are alive with it.
 
     lifetimes: (first step, last step) of each block, both included
     """
+    orders = (lambda b: -sizes[b]), (lambda b: -sizes[b] * (lifetimes[b][1] - lifetimes[b][0] + 1))
+    found = [_place_in_order(sorted(range(len(sizes)), key=order), sizes, lifetimes) for order in orders]
+    return min(found, key=lambda each: each[1])
+
+
+def _place_in_order(
+    order: Sequence[int], sizes: Sequence[int], lifetimes: Sequence[tuple[int, int]]
+) -> tuple[list[int], int]:
     offsets = [0] * len(sizes)
     placed: list[int] = []
-    for block in sorted(range(len(sizes)), key=lambda b: -sizes[b]):
+    for block in order:
         start, stop = lifetimes[block]
         rivals = sorted(
             (b for b in placed if lifetimes[b][0] <= stop and start <= lifetimes[b][1]), key=offsets.__getitem__

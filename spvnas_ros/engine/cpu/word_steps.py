@@ -65,7 +65,9 @@ class WordSteps:
         sums = aligned(team.threads * -(-largest // _LINE) * _LINE).reshape(team.threads, -1)
         clipped = np.zeros((team.threads, 2 * _LINE), np.int32)
         local = np.arange(max(TILE_ROWS) + SHAPE.rows, dtype=np.int32)
-        widest = max((pad_eights(self._plan.slots[plan.steps[index].out].width) for index in self._exchanges), default=0)
+        widest = max(
+            (pad_eights(self._plan.slots[plan.steps[index].out].width) for index in self._exchanges), default=0
+        )
         points = np.zeros((team.threads, (kernels.CHUNK_ROWS + SHAPE.rows) * widest), np.uint16)
         self._scratch = Scratch(np.zeros(1, np.int64), sums, clipped, local, points)
 
@@ -92,8 +94,11 @@ class WordSteps:
         """Returns eights of integers for every slot but the input and the logits, which are float32."""
         columns = [pad_eights(slot.width) for slot in self._plan.slots]
         columns[INPUT] = pad_fours(self._plan.slots[INPUT].width)
-        for exchange in self._exchanges.values():
-            columns[self._plan.steps[exchange.fusion].out] = pad_eights(len(exchange.units.of))
+        for index, exchange in sorted(self._exchanges.items()):
+            step, width = self._plan.steps[index], pad_eights(len(exchange.units.of))
+            before = columns[step.reads[0]] if index in self._entries else 0
+            # A product that is not much narrower than the one that it ends gets rows as long, and so its memory.
+            columns[step.out] = before if width < before < 2 * width else width
         return [(width, _stored(units)) for width, units in zip(columns, self._units, strict=True)]
 
     def begin(self, rows: Array, chosen: npt.NDArray[np.integer], out: Features) -> None:
@@ -190,7 +195,6 @@ class WordSteps:
                 kernels.convolve, level.size, pairs_of(step, level), level.identity, _pair(terms, kind),
                 _pair(skips, kind), finish, residual, scratch, out, shares=level.tiles,
             )  # fmt: skip
-
 
     def _exchange(self, index: int, geometry: Geometry, slots: list[Features]) -> None:
         exchange, fusion = self._exchanges[index], self._plan.steps[index]

@@ -102,7 +102,7 @@ class Mean(NamedTuple):
 
 
 class After(NamedTuple):
-    """The next layer of the points, and where its output goes: rows, uint16 `[points + 1, columns]`."""
+    """The next layer of the points, and where its output goes: rows, uint16 `[points + 1, columns or more]`."""
 
     words: Any
     panels: Any
@@ -356,7 +356,7 @@ def exchange_points(
     earlier exchange, in which `entry`, float32 `[columns]`, leads to the unit of the voxels
     level: a `Coarse`; mean: a `Mean`; out: an `After`
     """
-    num_out, columns, following = cells.shape[0], voxels.shape[1], out.rows.shape[1]
+    num_out, columns, following = cells.shape[0], voxels.shape[1], out.finish.scale.shape[0]
     seat = take_ticket(scratch.seats.ctypes.data)
     tile_sums = scratch.sums[seat]
     chunk = scratch.points[seat][: (CHUNK_ROWS + _ROWS) * columns].reshape(-1, columns)
@@ -392,10 +392,12 @@ def exchange_points(
             _store(sums, ratio, nothing.ctypes.data, 0, 0, chunk.ctypes.data, eighths, clipped, rows, chunk.dtype)
             tile_sums[: rows * following] = 0
             _pointwise(features, scratch.local, scratch.local, 0, rows, out.finish, following, sums)
-            _finish(
-                sums, out.finish.scale.ctypes.data, out.finish.bias.ctypes.data, 0, 0,
-                out.rows.ctypes.data + start * out.rows.strides[0], following // 8, clipped, rows, out.rows.dtype,
-            )  # fmt: skip
+            target, at_once = out.rows.ctypes.data + start * out.rows.strides[0], _at_once(out.rows, following, rows)
+            for r in range(0, rows, at_once):
+                _finish(
+                    sums + 4 * r * following, out.finish.scale.ctypes.data, out.finish.bias.ctypes.data, 0, 0,
+                    target + r * out.rows.strides[0], following // 8, clipped, at_once, out.rows.dtype,
+                )  # fmt: skip
             for i in range(rows):
                 for c in range(columns):
                     totals[c] += np.float32(chunk[i, c])
@@ -405,6 +407,12 @@ def exchange_points(
                     totals[:] = 0
                     voxel += 1
             start = stop
+
+
+@njit(cache=True, nogil=True)
+def _at_once(array, columns, rows):
+    """Returns how many rows a finisher may take at a time, which expects them close together: all or one."""
+    return rows if array.shape[1] == columns else 1
 
 
 @njit(cache=True, nogil=True)
@@ -438,8 +446,10 @@ def add_voxels(counter, tile_rows, product, entry, voxels, ratio, scratch, out):
             return
         rows = min(num_out, start + tile_rows) - start
         tile_sums[: rows * columns] = 0
-        before, near = product.ctypes.data + start * product.strides[0], voxels.ctypes.data + start * voxels.strides[0]
-        _load(sums, 0, 0, before, entry.ctypes.data, 0, eighths, clipped, rows, product.dtype)
+        near, at_once = voxels.ctypes.data + start * voxels.strides[0], _at_once(product, columns, rows)
+        for r in range(0, rows, at_once):
+            before = product.ctypes.data + (start + r) * product.strides[0]
+            _load(sums + 4 * r * columns, 0, 0, before, entry.ctypes.data, 0, eighths, clipped, at_once, product.dtype)
         target = out.ctypes.data + start * out.strides[0]
         _add(sums, 0, 0, near, ratio.ctypes.data, target, eighths, clipped, rows, out.dtype)
 
