@@ -184,7 +184,7 @@ def exchanges_of(plan: Plan, units: Sequence[Units | None]) -> tuple[Exchange, .
         if following.level > 0 and readers[1] not in found:
             continue
         # Where the sum with voxels fits, its part fits.
-        found[index] = Exchange(index, *readers, _known(units[following.out]))
+        found[index] = Exchange(index, readers[0], readers[1], _known(units[following.out]))
     return tuple(found.values())
 
 

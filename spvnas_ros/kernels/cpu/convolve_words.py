@@ -424,7 +424,7 @@ def _first_within(row, level):
 
 @njit(cache=True, nogil=True)
 def _round_mean(totals, share, ratio, top, out):
-    """Stores the rounded `totals * share * ratio`, at most the top. Returns how many are above, as `finisher` counts."""
+    """Stores the rounded `totals * share * ratio`, at most the top. Returns how many are above it."""
     most, cut = np.float32(top + 0.5), np.int32(0)
     for c in range(out.shape[0]):
         value = totals[c] * share * ratio[c] + np.float32(0.5)
