@@ -43,7 +43,7 @@ LOGIT_ERROR = {"int16": 0.01, "int8": 0.15}
 SCORE_ERROR = {"int16": 0.02, "int8": 0.2}
 
 HOST = host_words()
-LEVELS = [(True, True, False), (True, False, True), (False, True, True), (False, False, True), (True, False, False)]
+LEVELS = [(True, True, False), (False, True, True), (True, False, False)]
 """At which levels points and voxels exchange features: in one pass where the points go on, else not."""
 needs_words = pytest.mark.skipif(HOST is None, reason="this machine has no fast 16-bit products")
 needs_bytes = pytest.mark.skipif(HOST is None or not HOST.fused, reason="this machine has no exact 8-bit products")

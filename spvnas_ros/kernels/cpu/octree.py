@@ -457,7 +457,7 @@ def voxels_of_coords(coords: np.ndarray, depth: int = 4, memory: Memory = FRESH)
 
 
 def _key_arrays(count: int, bits: int, memory: Memory) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the array for the keys and the other one for `_sort`, so that it leaves the sorted keys where they last."""
+    """Returns the array for the keys and the other one for `_sort`, which leaves the sorted keys where they last."""
     lasting, brief = memory.array("voxels.keys", count, np.int64), memory.brief("voxels.other_keys", count, np.int64)
     return (brief, lasting) if -(-bits // _RADIX_BITS) % 2 else (lasting, brief)
 
