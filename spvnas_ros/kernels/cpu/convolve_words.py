@@ -14,9 +14,9 @@ from numba import njit
 from spvnas_ros.kernels.cpu.convolve import UNIT, prefetch
 from spvnas_ros.kernels.cpu.shape import host_words
 from spvnas_ros.kernels.cpu.team import take_ticket
-from spvnas_ros.kernels.cpu.word_vectors import finisher, mixer, multiplier, row_summer
+from spvnas_ros.kernels.cpu.word_vectors import finisher, mixer, multiplier, row_summer, weigh_corners
 
-WORDS_VERSION = "7417b00c5e23"
+WORDS_VERSION = "cb3d03b85903"
 """The start of the SHA-256 of `word_vectors.py`. Numba's cache follows the file that holds a loop, so this line changes
 with that file; a test holds them together."""
 
@@ -276,7 +276,7 @@ def _interpolate(first, last, cells, ancestors, corners, level, voxels, weights,
     Points of one coarse cell are consecutive and meet the same eight voxels: up to `_ROWS` of them at a time.
     """
     mask, unit = (1 << level) - 1, np.float32(1.0 / (1 << level))
-    one, stride = np.float32(1), np.int64(voxels.strides[0])
+    stride = np.int64(voxels.strides[0])
     i = first
     while i < last:
         a = ancestors[i]
@@ -286,16 +286,9 @@ def _interpolate(first, last, cells, ancestors, corners, level, voxels, weights,
         for k in range(8):
             near = corners[a, k]
             offsets[k], there[k] = max(near, 0) * stride, np.float32(near >= 0)
-        for r in range(stop - i):
-            x, y, z = (cells[i + r, 0] & mask) * unit, (cells[i + r, 1] & mask) * unit, (cells[i + r, 2] & mask) * unit
-            left, right = (one - y) * (one - z), (one - y) * z
-            w0, w1, w2, w3 = left * there[0], right * there[1], y * (one - z) * there[2], y * z * there[3]
-            w4, w5, w6, w7 = left * there[4], right * there[5], y * (one - z) * there[6], y * z * there[7]
-            low, high = (one - x) * ((w0 + w1) + (w2 + w3)), x * ((w4 + w5) + (w6 + w7))
-            share = one / (low + high + np.float32(1e-8))
-            low, high = (one - x) * share, x * share
-            weights[r, 0], weights[r, 1], weights[r, 2], weights[r, 3] = low * w0, low * w1, low * w2, low * w3
-            weights[r, 4], weights[r, 5], weights[r, 6], weights[r, 7] = high * w4, high * w5, high * w6, high * w7
+        weigh_corners(
+            cells.ctypes.data + i * cells.strides[0], mask, unit, there.ctypes.data, weights.ctypes.data, stop - i
+        )  # fmt: skip
         rows = UNIT if stop - i <= UNIT else _ROWS
         # Rows that no point is in get nothing; they may be the next points', or lie behind the tile.
         weights[stop - i : rows] = 0
