@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from time import perf_counter
@@ -108,12 +110,19 @@ class CpuEngine:
         self._voxel_size = voxel_size
         self._memory = Buffers(later=_ARENA)
         self._lock = threading.Lock()
+        if hasattr(os, "register_at_fork"):
+            renew = weakref.WeakMethod(self._renew_lock)
+            os.register_at_fork(after_in_child=lambda: (method := renew()) and method())
         self._finder = None
         if net.boxes:
             self._finder = BoxFinder(net.boxes, self.team, narrow=self.precision != "fp32" and bfloat_is_fast())
         self._all: Sequence[int] = range(len(self._plan.steps))
         self._for_boxes = self._plan.for_boxes()
         self._warm_up()
+
+    def _renew_lock(self) -> None:
+        """Unlocks the engine of a forked process, in which the thread that held the lock does not go on."""
+        self._lock = threading.Lock()
 
     def range_counts(self) -> dict[str, int]:
         """Returns what was beyond its range so far, by what to call it; nothing where float32 holds everything."""
