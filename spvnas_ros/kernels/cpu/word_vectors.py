@@ -98,7 +98,7 @@ def mixer(shape: WordShape, rows: int) -> Callable[..., Any]:
 def weigh_corners(context, cells, mask, unit, there, weights, count):
     """Computes the trilinear weights of the eight corners of a coarse cell for `count` points in it, at least one.
 
-    All but `unit` are int64, addresses or numbers. Weights of corners that are not there are 0, and the others' sum is 1.
+    All but `unit` are int64, addresses or numbers. Corners that are not there weigh 0, the others 1 together.
 
     cells: int32 `[count, 3]`; `cell & mask`, times the float32 `unit`, is the place between the corners
     there: float32 `[8]`, 1 or 0; weights: float32 `[count, 8]`, corner by corner: x changes last, z first
