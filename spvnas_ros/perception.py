@@ -25,7 +25,7 @@ from spvnas_ros.nets.heads import anchor_boxes
 from spvnas_ros.nets.second import Second
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.zoo.cache import resolve_weights
-from spvnas_ros.zoo.checkpoint import BOXES, LABELS, CheckpointError, Facts, gives, load_checkpoint
+from spvnas_ros.zoo.checkpoint import BOXES, LABELS, CheckpointError, Facts, gives, load_checkpoint, reader_of
 from spvnas_ros.zoo.detector_checkpoint import DetectorFacts, load_detector
 
 _UNSCALED = 100.0
@@ -85,19 +85,19 @@ class Perception:
                 "what it is, and `spvnas segment` takes it with --boxes, beside one for the labels"
             )
         net, facts = load_checkpoint(path)
-        if min_score is None:
-            return cls.from_net(net, facts, device=device, engine=engine, precision=precision)
-        _check_score(min_score)
-        if net.boxes is None:
-            raise UserError(
-                f"{path} finds no boxes, so there is no least score of them to choose; a detector does (--boxes)"
-            )
-        head = _scored_from(net.boxes.spec.head, min_score)
-        net.boxes.spec = replace(net.boxes.spec, head=head)
-        net.spec = replace(net.spec, boxes=net.boxes.spec)
+        if min_score is not None:
+            _check_score(min_score)
+            if net.boxes is None:
+                raise UserError(
+                    f"{path} finds no boxes, so there is no least score of them to choose; a detector does (--boxes)"
+                )
+            head = _scored_from(net.boxes.spec.head, min_score)
+            net.boxes.spec = replace(net.boxes.spec, head=head)
+            net.spec = replace(net.spec, boxes=net.boxes.spec)
         built = build_engine(
-            net, facts.voxel_size, device=device, engine=engine, precision=precision, trained=facts.trained
-        )
+            net, facts.voxel_size, device=device, engine=engine, precision=precision, trained=facts.trained,
+            again=reader_of(path, facts),
+        )  # fmt: skip
         return cls(built, facts, min_score=min_score)
 
     @classmethod

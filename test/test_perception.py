@@ -165,6 +165,28 @@ def test_facts_of_another_network_are_refused() -> None:
         Perception.from_net(network(), Facts(spec=NetSpec.spvcnn(5)))
 
 
+def test_a_process_that_is_forked_while_a_cloud_is_labelled_labels_too() -> None:
+    """The clock of the stages is read in the middle of a frame: then another thread forks."""
+    code = (
+        "import os, threading, numpy as np; from spvnas_ros.engine.cpu import CpuEngine;"
+        "from spvnas_ros.nets.spec import NetSpec; from spvnas_ros.nets.unet import PointVoxelUNet;"
+        "engine = CpuEngine(PointVoxelUNet(NetSpec.spvcnn(4)), 0.05, threads=1);"
+        "points = np.ones((10, 4), np.float32); codes = []\n"
+        "def fork():\n"
+        "    child = os.fork()\n"
+        "    if child == 0:\n"
+        "        os._exit(len(engine.segment(points, False).labels))\n"
+        "    codes.append(os.waitpid(child, 0)[1])\n"
+        "def now():\n"
+        "    if not codes:\n"
+        "        thread = threading.Thread(target=fork); thread.start(); thread.join()\n"
+        "    return 0.0\n"
+        "engine.segment_timed(points, now=now); print(os.waitstatus_to_exitcode(codes[0]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=True)
+    assert done.stdout.strip() == "10"
+
+
 def test_a_forked_process_labels_too() -> None:
     """As data loaders and multiprocessing do it: the child has none of its parent's threads."""
     code = (

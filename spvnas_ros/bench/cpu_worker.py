@@ -11,6 +11,7 @@ import resource
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from time import perf_counter, process_time
 
@@ -114,7 +115,8 @@ def _contender(job: Job, points: Points) -> tuple[Callable[[], np.ndarray], dict
         from spvnas_ros.engine.cpu import CpuEngine
 
         precision = "auto" if job.contender == "engine" else "fp32"
-        engine = CpuEngine(net, VOXEL_SIZE, job.threads, precision)
+        again = partial(network, job.family, job.width)
+        engine = CpuEngine(net, VOXEL_SIZE, job.threads, precision, again=again)
 
         def fused() -> np.ndarray:
             segmentation, laps = engine.segment_timed(points)

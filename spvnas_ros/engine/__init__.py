@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -84,6 +85,7 @@ def build_engine(
     precision: str = "auto",
     sample: Points | None = None,
     trained: bool = True,
+    again: Callable[[], PointVoxelUNet] | None = None,
 ) -> Engine:
     """Builds the engine called `engine` for `net` (used in eval mode) on `device`.
 
@@ -92,6 +94,7 @@ def build_engine(
 
     precision: of features and weights, one of `PRECISIONS` that the engine has
     trained: False for random weights, which the CPU engine's "auto" does not run on integers
+    again: returns the network once more, for the CPU engine, which then need not keep what only few frames need
     sample: a scan float32 `[N, in_channels]` like those to come, on which the CUDA engine is made ready: compiled,
     captured, checked for values beyond half precision and against the reference (default: a generated street)
 
@@ -131,7 +134,7 @@ def build_engine(
             "written"
         ) from error
 
-    return CpuEngine(net, voxel_size, precision=precision, trained=trained)
+    return CpuEngine(net, voxel_size, precision=precision, trained=trained, again=again)
 
 
 def gpu_engine(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -231,6 +231,22 @@ class Plan:
         ]
         return replace(self, steps=tuple(steps))
 
+    def owners(self, forms: Sequence[Any], replaces: Sequence[Sequence[int]]) -> list[int]:
+        """Returns for every slot the slot in whose memory it lies: its own, or that of the first of a row of slots,
+        each of which ends where the next begins.
+
+        forms: in which features of each slot are stored; rows of equal forms are equally long
+        replaces: of each step, the slots over which it may write its output, row by row
+        """
+        lives, found = self.lifetimes(), list(range(len(self.slots)))
+        for index, step in enumerate(self.steps):
+            for slot in replaces[index]:
+                alike = self.slots[slot].level == self.slots[step.out].level and forms[slot] == forms[step.out]
+                if alike and lives[slot][1] == index and slot != self.taken:
+                    found[step.out] = found[slot]
+                    break
+        return found
+
     def lifetimes(self) -> list[tuple[int, int]]:
         """Returns (index of the step that writes it, index of the last step that reads it) for every slot."""
         first = {INPUT: 0} | {step.out: index for index, step in enumerate(self.steps)}
@@ -252,14 +268,22 @@ def build_plan(net: PointVoxelUNet) -> Plan:
 def place_slots(sizes: Sequence[int], lifetimes: Sequence[tuple[int, int]]) -> tuple[list[int], int]:
     """Places blocks in one arena so that blocks that are alive at the same time do not overlap.
 
-    Returns the offset of each block and the length of the arena. Blocks are placed by size, the largest first. Each
-    goes into the lowest gap between the blocks that are alive with it.
+    Returns the offset of each block and the length of the arena. Blocks are placed by size, the largest first, or
+    by size and lifetime, whichever takes less. Each goes into the lowest gap between the blocks that are alive with it.
 
     lifetimes: (first step, last step) of each block, both included
     """
+    orders = (lambda b: -sizes[b]), (lambda b: -sizes[b] * (lifetimes[b][1] - lifetimes[b][0] + 1))
+    found = [_place_in_order(sorted(range(len(sizes)), key=order), sizes, lifetimes) for order in orders]
+    return min(found, key=lambda each: each[1])
+
+
+def _place_in_order(
+    order: Sequence[int], sizes: Sequence[int], lifetimes: Sequence[tuple[int, int]]
+) -> tuple[list[int], int]:
     offsets = [0] * len(sizes)
     placed: list[int] = []
-    for block in sorted(range(len(sizes)), key=lambda b: -sizes[b]):
+    for block in order:
         start, stop = lifetimes[block]
         rivals = sorted(
             (b for b in placed if lifetimes[b][0] <= stop and start <= lifetimes[b][1]), key=offsets.__getitem__

@@ -45,6 +45,8 @@ class BoxHead(nn.Module):
         self.classes = nn.Conv2d(in_channels, anchors * len(spec.classes), 1)
         self.boxes = nn.Conv2d(in_channels, anchors * CODE, 1)
         self.directions = nn.Conv2d(in_channels, anchors * DIRECTIONS, 1)
+        if self.boxes.weight.is_meta:
+            return  # normal_ of a tensor without memory makes torch import its compiler, 130 MB
         nn.init.constant_(self.classes.bias, -math.log((1 - _PRIOR) / _PRIOR))  # type: ignore[arg-type]
         nn.init.normal_(self.boxes.weight, std=spec.box_deviation)
         if spec.class_deviation is not None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -207,6 +209,27 @@ def load_checkpoint(path: str | Path) -> tuple[PointVoxelUNet, Facts]:
         raise CheckpointError(f"{path} has a header that cannot be used: {error}") from error
     fill(path, net, facts.spec.family, state, facts.weights_sha256)
     return net, facts
+
+
+def reader_of(path: Path, facts: Facts) -> Callable[[], PointVoxelUNet]:
+    """Returns what reads the network of a checkpoint once more, also when the file was replaced or deleted meanwhile.
+
+    facts: what was loaded from it. The reader raises CheckpointError where the file was overwritten with other weights.
+    """
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # which outlives the name
+
+    def read() -> PointVoxelUNet:
+        kept = Path(f"/proc/self/fd/{file}")
+        try:
+            net, found = load_checkpoint(kept if kept.is_file() else path)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path} cannot be read once more; start the program again: {error}") from error
+        if found.weights_sha256 != facts.weights_sha256:
+            raise CheckpointError(f"{path} was overwritten after it was loaded; start the program again")
+        return net
+
+    weakref.finalize(read, os.close, file)
+    return read
 
 
 def fill(path: Path, net: torch.nn.Module, family: str, state: Mapping[str, torch.Tensor], sha256: str | None) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import platform
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -42,6 +44,8 @@ LOGIT_ERROR = {"int16": 0.01, "int8": 0.15}
 SCORE_ERROR = {"int16": 0.02, "int8": 0.2}
 
 HOST = host_words()
+LEVELS = [(True, True, False), (False, True, True), (True, False, False)]
+"""At which levels points and voxels exchange features: in one pass where the points go on, else not."""
 needs_words = pytest.mark.skipif(HOST is None, reason="this machine has no fast 16-bit products")
 needs_bytes = pytest.mark.skipif(HOST is None or not HOST.fused, reason="this machine has no exact 8-bit products")
 INTEGERS = [pytest.param("int16", marks=needs_words), pytest.param("int8", marks=needs_bytes)]
@@ -73,8 +77,14 @@ def test_the_shipped_network_labels_real_scans_as_in_float32(shared: Path, preci
 @pytest.mark.parametrize("precision", INTEGERS)
 @pytest.mark.parametrize(
     "spec",
-    [NetSpec.spvcnn(4), NetSpec.minkunet(6), NetSpec.spvcnn(5, num_classes=7), NetSpec.spvcnn(9, in_channels=5)],
-    ids=["w4", "minkunet", "w5", "five channels"],
+    [
+        NetSpec.spvcnn(4),
+        NetSpec.minkunet(6),
+        NetSpec.spvcnn(5, num_classes=7),
+        NetSpec.spvcnn(9, in_channels=5),
+        *(replace(NetSpec.spvcnn(4), point_levels=levels) for levels in LEVELS),
+    ],
+    ids=["w4", "minkunet", "w5", "five channels", *map(str, LEVELS)],
 )
 @pytest.mark.parametrize("threads", [1, 3])
 def test_logits_of_any_network_are_those_in_float32_but_for_rounding(
@@ -121,6 +131,33 @@ def test_a_cloud_beyond_the_range_is_labelled_in_float32(
                 np.testing.assert_array_equal(found.scores, expected.scores)  # type: ignore[arg-type]
     assert whole.frames_beyond_range == 2
     assert caplog.text.count("beyond the range") == 1
+
+
+@pytest.mark.parametrize("precision", INTEGERS)
+def test_weights_are_read_again_when_a_frame_needs_float32(precision: str) -> None:
+    """Until then nobody holds the network's weights, and then the answers are those in float32."""
+    reads: list[PointVoxelUNet] = []
+
+    def read() -> PointVoxelUNet:
+        reads.append(golden.trained_looking(NetSpec.spvcnn(4)))
+        return reads[-1]
+
+    net = golden.trained_looking(NetSpec.spvcnn(4))
+    exact = CpuEngine(net, VOXEL_SIZE, 1, "fp32")
+    weights = weakref.ref(next(net.parameters()))
+    engine = CpuEngine(net, VOXEL_SIZE, 1, precision, again=read)
+    del net
+    gc.collect()
+    assert weights() is None
+    usual = np.random.default_rng(0).uniform(-5, 5, (500, 4)).astype(np.float32)
+    beyond = usual.copy()
+    beyond[::50, 3] = 1e5
+    engine.segment(usual, scores=True)
+    assert not reads
+    for _ in range(2):
+        expected, found = (each.segment(beyond, scores=True) for each in (exact, engine))
+        np.testing.assert_array_equal(found.scores, expected.scores)  # type: ignore[arg-type]
+    assert len(reads) == 1
 
 
 def test_a_stream_that_never_fits_is_tried_on_integers_less_and_less() -> None:

@@ -21,6 +21,7 @@ from spvnas_ros.zoo.checkpoint import (
     Facts,
     TrainingRecord,
     load_checkpoint,
+    reader_of,
     save_checkpoint,
     weights_sha256,
 )
@@ -84,6 +85,37 @@ def test_the_loaded_network_does_not_depend_on_the_file(saved: Path) -> None:
     net, facts = load_checkpoint(saved)
     saved.write_bytes(b"\0" * saved.stat().st_size)
     assert weights_sha256(net.state_dict()) == facts.weights_sha256
+
+
+@pytest.mark.parametrize("fate", ["stays", "is deleted", "is replaced", "is overwritten", "is destroyed"])
+def test_a_network_is_read_once_more_or_it_is_said_why_not(saved: Path, tmp_path: Path, fate: str) -> None:
+    net, facts = load_checkpoint(saved)
+    read = reader_of(saved, facts)
+    other = tmp_path / "other.safetensors"
+    save_checkpoint(other, PointVoxelUNet(net.spec), Facts(spec=net.spec))
+    if fate == "is deleted":
+        saved.unlink()
+    elif fate == "is replaced":
+        other.replace(saved)
+    elif fate == "is overwritten":
+        saved.write_bytes(other.read_bytes())
+    elif fate == "is destroyed":
+        saved.write_bytes(b"nothing")
+    if fate in ("is overwritten", "is destroyed"):
+        with pytest.raises(CheckpointError, match="start the program again"):
+            read()
+    else:
+        assert weights_sha256(read().state_dict()) == facts.weights_sha256
+
+
+def test_a_checkpoint_with_boxes_is_loaded_without_torchs_compiler() -> None:
+    code = (
+        "import sys; from spvnas_ros.zoo.cache import resolve_weights as find;"
+        "from spvnas_ros.zoo.checkpoint import load_checkpoint as load;"
+        "print(load(find('default'))[0].boxes is not None, 'torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]
 
 
 def test_facts_that_contradict_the_network_are_refused(tmp_path: Path) -> None:

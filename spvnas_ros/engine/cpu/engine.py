@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from time import perf_counter
@@ -38,6 +40,11 @@ Array = npt.NDArray[np.float32]
 
 Precision = Literal["int16", "int8", "fp32"]
 
+_Blocks = tuple[list[int], dict[int, tuple[int, int]]]
+
+_ARENA = "features"
+_BRIEF = 120
+"""Bytes a point that voxels and geometry need for a while, before there are features."""
 _SPARE_ROWS = 1
 """The row behind the last, which padded pairs read and write."""
 _TILE = 4096
@@ -64,6 +71,8 @@ class CpuEngine:
                where the CPU multiplies it
 
     trained:   False for random weights: their BatchNorm says nothing of the features, so "auto" is float32
+    again:     returns the network once more, with the same weights. Where it is given, an engine on integers does not
+               keep float32 weights for frames beyond the range, and calls it when the first comes
 
     frames_beyond_range: how many frames were labelled again, or in float32 because those before had to be
     values_cut_off: how many values were cut off in all other frames
@@ -82,29 +91,40 @@ class CpuEngine:
         threads: int | Team | None = None,
         precision: str = "auto",
         trained: bool = True,
+        again: Callable[[], PointVoxelUNet] | None = None,
     ) -> None:
         self.in_channels = net.spec.in_channels
         self.finds_boxes = net.spec.boxes is not None
         self.team = threads if isinstance(threads, Team) else Team(default_threads() if threads is None else threads)
         plan = build_plan(net)
         # The weights are kept in one form where one is enough: packed.
-        self._plan, self._weights = plan.light(), plan
+        self._plan = plan.light()
+        self._weights: Callable[[], Plan] = lambda: plan
         self._float_steps: FloatSteps | None = None
         self.precision: Precision = "fp32"
         self._steps, self.precision, self.precision_reason = self._choose(precision, trained)
+        if again is not None:
+            self._weights = lambda: build_plan(again())
         self._retreat, self._has_rested = Retreat(), False
         self.frames_beyond_range, self.values_cut_off = 0, 0
         self._compiles_later, self._frames = False, 0
-        self._lifetimes = self._plan.lifetimes()
+        self._blocks: dict[Steps, _Blocks] = {}
         self._voxel_size = voxel_size
-        self._memory, self._rehearsed = Buffers(), 0
+        self._memory, self._rehearsed = Buffers(later=_ARENA), 0
         self._lock = threading.Lock()
+        if hasattr(os, "register_at_fork"):
+            renew = weakref.WeakMethod(self._renew_lock)
+            os.register_at_fork(after_in_child=lambda: (method := renew()) and method())
         self._finder = None
         if net.boxes:
             self._finder = BoxFinder(net.boxes, self.team, narrow=self.precision != "fp32" and bfloat_is_fast())
         self._all: Sequence[int] = range(len(self._plan.steps))
         self._for_boxes = self._plan.for_boxes()
         self._warm_up()
+
+    def _renew_lock(self) -> None:
+        """Unlocks the engine of a forked process, in which the thread that held the lock does not go on."""
+        self._lock = threading.Lock()
 
     def range_counts(self) -> dict[str, int]:
         """Returns what was beyond its range so far, by what to call it; nothing where float32 holds everything."""
@@ -152,8 +172,9 @@ class CpuEngine:
         with self._lock, self.team.meeting():
             clock = _Clock(now)
             if self._rehearsed > 2 * len(points):
-                self._memory = Buffers()
+                self._memory = Buffers(later=_ARENA)
             self._rehearsed = 0
+            self._memory.begin(_BRIEF * len(points))
             cloud = voxels_of_points(points, self._voxel_size, self._memory)
             clock.lap("voxels")
             geometry, slots, steps = self._run(cloud, points, clock, self._all if labels else self._for_boxes)
@@ -183,6 +204,7 @@ class CpuEngine:
         large, it begins with new memory.
         """
         with self._lock, self.team.meeting():
+            self._memory.begin(_BRIEF * len(points))
             cloud = voxels_of_points(points, self._voxel_size, self._memory)
             geometry, slots = self._run_with(self._steps, cloud, points, _Clock(), self._all)
             self._labels(cloud, slots, scores=False)
@@ -236,6 +258,7 @@ class CpuEngine:
         if len(coords) == 0:
             return np.zeros((0, self._plan.num_classes), np.float32)
         with self._lock, self.team.meeting():
+            self._memory.begin(_BRIEF * len(coords))
             cloud = voxels_of_coords(coords, memory=self._memory)
             if len(cloud.keys) != len(coords):
                 raise ValueError("coords holds the same voxel more than once; quantize the points first")
@@ -284,6 +307,7 @@ class CpuEngine:
     def _run_with(
         self, steps: Steps, cloud: Cloud, rows: Array, clock: _Clock, indices: Sequence[int]
     ) -> tuple[Geometry, list[Features]]:
+        self._memory.begin()
         geometry = build_geometry(self.team, cloud.keys, NUM_STAGES, POINT_LEVELS, steps.in_tiles, self._memory)
         clock.lap("geometry")
         slots = self._slots(geometry, steps)
@@ -302,12 +326,19 @@ class CpuEngine:
             (geometry.levels[slot.level].size + _SPARE_ROWS, columns, kind)
             for slot, (columns, kind) in zip(self._plan.slots, steps.layout(), strict=True)
         ]
-        sizes = [-(-rows * columns * kind.itemsize // _LINE) * _LINE for rows, columns, kind in shapes]
-        offsets, total = place_slots(sizes, self._lifetimes)
-        arena = self._memory.array("features", total, np.uint8)
+        if steps not in self._blocks:
+            self._blocks[steps] = _blocks_of(self._plan, steps)
+        blocks, lifetimes = self._blocks[steps]
+        sizes = {
+            block: -(-rows * columns * kind.itemsize // _LINE) * _LINE
+            for block, (rows, columns, kind) in zip(blocks, shapes, strict=True)
+        }
+        offsets, total = place_slots(list(sizes.values()), [lifetimes[block] for block in sizes])
+        places = dict(zip(sizes, offsets, strict=True))
+        arena = self._memory.array(_ARENA, total, np.uint8)
         return [
-            arena[offset : offset + rows * columns * kind.itemsize].view(kind).reshape(rows, columns)
-            for offset, (rows, columns, kind) in zip(offsets, shapes, strict=True)
+            arena[places[block] : places[block] + rows * columns * kind.itemsize].view(kind).reshape(rows, columns)
+            for block, (rows, columns, kind) in zip(blocks, shapes, strict=True)
         ]
 
     def _choose(self, wanted: str, trained: bool) -> tuple[Steps, Precision, str]:
@@ -328,7 +359,7 @@ class CpuEngine:
                 raise ValueError(f"this machine ({SHAPE.name}) has no fast 16-bit products")
             from spvnas_ros.engine.cpu.word_steps import WordSteps
 
-            steps = WordSteps(self._weights, self.team)
+            steps = WordSteps(self._weights(), self.team)
         except ValueError as error:
             if wanted == "int16":
                 raise UserError(f"precision 'int16' is not to be had: {error}; use 'fp32'") from error
@@ -345,15 +376,15 @@ class CpuEngine:
                 )
             from spvnas_ros.engine.cpu.word_steps import WordSteps
 
-            return WordSteps(self._weights, self.team, in_bytes=True)
+            return WordSteps(self._weights(), self.team, in_bytes=True)
         except ValueError as error:
             raise UserError(f"precision 'int8' is not to be had: {error}; use 'auto', 'int16' or 'fp32'") from error
 
     def _floats(self) -> FloatSteps:
         """Returns the steps in float32, packed when they are first wanted."""
         if self._float_steps is None:
-            steps = FloatSteps(self._weights, self.team)
-            self._weights = self._plan
+            steps = FloatSteps(self._weights(), self.team)
+            self._weights = lambda: self._plan
             if self.precision == "int16" and steps.is_new():
                 logger.warning("compiling the CPU kernels of float32 for this machine (%s), once", SHAPE.name)
             self._float_steps = steps
@@ -385,6 +416,19 @@ def precision_of(net: PointVoxelUNet) -> tuple[Precision, str]:
     except ValueError as error:
         return "fp32", str(error)
     return "int16", shape.name
+
+
+def _blocks_of(plan: Plan, steps: Steps) -> _Blocks:
+    """Returns the block of the arena in which each slot lies, and from which step to which each block is in use."""
+    indices = range(len(plan.steps))
+    blocks = plan.owners(steps.layout(), [steps.replaces(index) for index in indices])
+    written = {slot: index for index in reversed(indices) for slot in steps.writes(index)}
+    lifetimes: dict[int, tuple[int, int]] = {}
+    for slot, (block, (first, last)) in enumerate(zip(blocks, plan.lifetimes(), strict=True)):
+        first = written.get(slot, first)
+        before = lifetimes.get(block, (first, last))
+        lifetimes[block] = min(before[0], first), max(before[1], last)
+    return blocks, lifetimes
 
 
 def _compile_floats() -> None:

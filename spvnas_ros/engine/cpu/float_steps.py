@@ -58,6 +58,15 @@ class FloatSteps:
         """Begins a frame: copies the chosen rows."""
         self._team.run(first_rows, _TAKEN_ROWS, rows, chosen, out, shares=-(-len(chosen) // _TAKEN_ROWS))
 
+    def writes(self, index: int) -> tuple[int, ...]:
+        """Returns the step's own output."""
+        return (self._plan.steps[index].out,)
+
+    def replaces(self, index: int) -> tuple[int, ...]:
+        """Returns the residual: sums begin with it. What else is read lies beside the sums."""
+        step = self._plan.steps[index]
+        return (step.residual,) if isinstance(step, Convolution) and step.residual is not None else ()
+
     def clipped(self) -> int:
         """Returns 0: float32 holds every value."""
         return 0

@@ -40,6 +40,15 @@ class Steps(Protocol):
         """Runs step `index` of the plan on features `[n + 1, columns]` of each slot."""
         ...
 
+    def writes(self, index: int) -> tuple[int, ...]:
+        """Returns the slots that step `index` fills: mostly its own."""
+        ...
+
+    def replaces(self, index: int) -> tuple[int, ...]:
+        """Returns the slots in whose memory step `index` may write its output, each row over the same row: it reads a
+        row of them before it writes this row, and no other row afterwards."""
+        ...
+
     def clipped(self) -> int:
         """Returns how many values of this frame no feature could hold. Where there are any, the frame is wrong."""
         ...

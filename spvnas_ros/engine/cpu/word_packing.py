@@ -154,8 +154,48 @@ def inputs_of(step: Convolution | PointFusion) -> tuple[Source, ...]:
     return (Source(step.points, step.kernel),) if isinstance(step, PointFusion) else (*step.sources, *step.pointwise)
 
 
-def pack_words(step: Step, units: Sequence[Units | None], shape: WordShape) -> PackedWords:
-    """Packs a step's weights. units: of all slots, from `units_of`."""
+@dataclass(frozen=True)
+class Exchange:
+    """Steps that one pass over the points takes together: a point fusion, the mean of its output, and the kernel of the
+    next fusion, which nobody else reads it for. Between the two fusions the points have the product with that kernel,
+    behind its ReLU, in the slot that would have held the output.
+
+    fusion, mean, following: indices of steps; units: of the product
+    """
+
+    fusion: int
+    mean: int
+    following: int
+    units: Units
+
+
+def exchanges_of(plan: Plan, units: Sequence[Units | None]) -> tuple[Exchange, ...]:
+    """Returns what can be taken together. units: of all slots, from `units_of`."""
+    found: dict[int, Exchange] = {}
+    for index, step in reversed(list(enumerate(plan.steps))):
+        readers = [number for number, each in enumerate(plan.steps) if step.out in each.reads]
+        if not isinstance(step, PointFusion) or step.level == 0 or step.out == plan.taken or len(readers) != 2:
+            continue
+        mean, following = (plan.steps[number] for number in readers)
+        if not isinstance(mean, PointMean) or not isinstance(following, PointFusion) or mean.level != step.level:
+            continue
+        if following.points != step.out or following.voxels == step.out:
+            continue
+        if following.level > 0 and readers[1] not in found:
+            continue
+        # Where the sum with voxels fits, its part fits.
+        found[index] = Exchange(index, readers[0], readers[1], _known(units[following.out]))
+    return tuple(found.values())
+
+
+def pack_words(
+    step: Step, units: Sequence[Units | None], shape: WordShape, product: Units | None = None
+) -> PackedWords:
+    """Packs a step's weights.
+
+    units: of all slots, from `units_of`; product: of a point fusion, whose scale and bias lead to the units of the
+    product then
+    """
     out = units[step.out]
     if isinstance(step, PointMean):
         nothing = np.zeros(0, np.float32)
@@ -194,6 +234,8 @@ def pack_words(step: Step, units: Sequence[Units | None], shape: WordShape) -> P
     if isinstance(step, PointFusion) and step.level > 0:
         # Sums of points and interpolated voxels are in the voxels' unit, which the ratio ends.
         unit = _known(units[step.voxels]).of
+    if product is not None:
+        unit = product.of
     return PackedWords(
         tuple(terms[:count]), tuple(terms[count:]), padded(steps / unit, columns), padded(step.bias / unit, columns),
         blocks, ratio,

@@ -11,6 +11,7 @@ from spvnas_ros.engine.cpu.steps import Features, pairs_of
 from spvnas_ros.engine.cpu.word_packing import (
     Units,
     check_noise,
+    exchanges_of,
     pack_words,
     pad_eights,
     pad_fours,
@@ -20,13 +21,14 @@ from spvnas_ros.engine.cpu.word_packing import (
 from spvnas_ros.engine.plan import INPUT, Convolution, Plan, PointFusion, PointMean
 from spvnas_ros.kernels.cpu import convolve_words as kernels
 from spvnas_ros.kernels.cpu.convolve import aligned
-from spvnas_ros.kernels.cpu.convolve_words import SHAPE, Finish, Scratch, WordTerm
+from spvnas_ros.kernels.cpu.convolve_words import SHAPE, After, Coarse, Finish, Mean, Scratch, WordTerm
 from spvnas_ros.kernels.cpu.geometry import TILE_ROWS, Geometry
 from spvnas_ros.kernels.cpu.team import Team
 from spvnas_ros.kernels.cpu.word_vectors import BYTES, HALVES
 
 _NO_ROWS = {kind: np.zeros((0, 0), kind) for kind in (np.dtype(np.uint16), np.dtype(np.uint8))}
 _NO_TERM = {kind: WordTerm(rows, 0, np.zeros(0, np.int32)) for kind, rows in _NO_ROWS.items()}
+_NO_ENTRY = np.zeros(0, np.float32)
 _LINE = 16
 MOST_CUT_OFF = 1e-4
 """The share of a frame's bytes that may be cut off at their range. Real scans come to a tenth of that."""
@@ -50,13 +52,32 @@ class WordSteps:
         if not in_bytes:
             check_noise(plan, self._units)
         self._bytes = 0
-        self._packed = [pack_words(step, self._units, SHAPE) for step in plan.steps]
+        exchanges = exchanges_of(plan, self._units)
+        self._exchanges = {each.fusion: each for each in exchanges}
+        self._done = {each.mean for each in exchanges}
+        products = {each.following: each.units for each in exchanges}
+        self._entries = {index: self._entry(index, product) for index, product in products.items()}
+        self._packed = [
+            pack_words(step, self._units, SHAPE, products.get(index)) for index, step in enumerate(plan.steps)
+        ]
         self._finish = [Finish(p.scale, p.bias, p.blocks, p.ratio) for p in self._packed]
         largest = max((TILE_ROWS[slot.level] + SHAPE.rows) * pad_eights(slot.width) for slot in plan.slots)
         sums = aligned(team.threads * -(-largest // _LINE) * _LINE).reshape(team.threads, -1)
         clipped = np.zeros((team.threads, 2 * _LINE), np.int32)
         local = np.arange(max(TILE_ROWS) + SHAPE.rows, dtype=np.int32)
-        self._scratch = Scratch(np.zeros(1, np.int64), sums, clipped, local)
+        widest = max(
+            (pad_eights(self._plan.slots[plan.steps[index].out].width) for index in self._exchanges), default=0
+        )
+        points = np.zeros((team.threads, (kernels.CHUNK_ROWS + SHAPE.rows) * widest), np.uint16)
+        self._scratch = Scratch(np.zeros(1, np.int64), sums, clipped, local, points)
+
+    def _entry(self, index: int, product: Units) -> Array:
+        """Returns what leads from the units of a product to those in which voxels are added to it."""
+        step = self._plan.steps[index]
+        assert isinstance(step, PointFusion)
+        units = self._units[step.voxels if step.level else step.out]
+        assert units
+        return padded(product.of / units.of, pad_eights(len(product.of)))
 
     def is_new(self) -> bool:
         """Returns whether this machine has to compile the kernels. One is compiled, or loaded, to find out."""
@@ -71,16 +92,43 @@ class WordSteps:
 
     def layout(self) -> list[tuple[int, np.dtype[Any]]]:
         """Returns eights of integers for every slot but the input and the logits, which are float32."""
-        return [
-            (pad_fours(slot.width) if index == INPUT else pad_eights(slot.width), _stored(units))
-            for index, (slot, units) in enumerate(zip(self._plan.slots, self._units, strict=True))
-        ]
+        columns = [pad_eights(slot.width) for slot in self._plan.slots]
+        columns[INPUT] = pad_fours(self._plan.slots[INPUT].width)
+        for index, exchange in sorted(self._exchanges.items()):
+            step, width = self._plan.steps[index], pad_eights(len(exchange.units.of))
+            before = columns[step.reads[0]] if index in self._entries else 0
+            # A product that is not much narrower than the one that it ends gets rows as long, and so its memory.
+            columns[step.out] = before if width < before < 2 * width else width
+        return [(width, _stored(units)) for width, units in zip(columns, self._units, strict=True)]
 
     def begin(self, rows: Array, chosen: npt.NDArray[np.integer], out: Features) -> None:
         """Begins a frame: nothing is clipped yet."""
         self._scratch.clipped[:] = 0
         self._bytes = 0
         self._team.run(kernels.take_rows, _TAKEN_ROWS, rows, chosen, out, shares=-(-len(chosen) // _TAKEN_ROWS))
+
+    def writes(self, index: int) -> tuple[int, ...]:
+        """Returns the step's own output, with the mean where both are filled at once."""
+        if index in self._done:
+            return ()
+        exchange = self._exchanges.get(index)
+        return tuple(self._plan.steps[each].out for each in ((index, exchange.mean) if exchange else (index,)))
+
+    def replaces(self, index: int) -> tuple[int, ...]:
+        """Returns what is read at the output's own rows alone: a tile's sums lie elsewhere until all of it is read."""
+        step = self._plan.steps[index]
+        if index in self._exchanges:
+            return (step.points,) if isinstance(step, PointFusion) and index in self._entries else ()
+        if isinstance(step, PointFusion):
+            return (step.points,) if step.level else (step.points, step.voxels)
+        if not isinstance(step, Convolution) or step.reads == (INPUT,):
+            return ()
+        own = {*(source.slot for source in step.pointwise), step.residual}
+        if step.kind == "pointwise":
+            own.update(source.slot for source in step.sources)
+        else:
+            own.difference_update(source.slot for source in step.sources)
+        return tuple(slot for slot in own if slot is not None)
 
     def clipped(self) -> int:
         """Returns how many values were beyond the range of their slot, or no numbers.
@@ -108,8 +156,17 @@ class WordSteps:
         scratch.seats[0] = 0
         if out.dtype == np.uint8:
             self._bytes += (finest if isinstance(step, PointFusion) else level).size * self._plan.slots[step.out].width
+        if index in self._done:
+            return
         terms = [WordTerm(slots[slot], words, panels) for slot, words, panels in packed.sources]
-        if isinstance(step, PointFusion):
+        if index in self._exchanges:
+            self._exchange(index, geometry, slots)
+        elif isinstance(step, PointFusion) and index in self._entries:
+            run(
+                kernels.add_voxels, finest.tile_rows, slots[step.points], self._entries[index], slots[step.voxels],
+                finish.ratio, scratch, out, shares=finest.tiles,
+            )  # fmt: skip
+        elif isinstance(step, PointFusion):
             run(
                 kernels.fuse_points, finest.tile_rows, terms[0], finest.identity, finish, geometry.cells,
                 level.ancestors, level.corners, step.level, slots[step.voxels], scratch, out,
@@ -138,6 +195,27 @@ class WordSteps:
                 kernels.convolve, level.size, pairs_of(step, level), level.identity, _pair(terms, kind),
                 _pair(skips, kind), finish, residual, scratch, out, shares=level.tiles,
             )  # fmt: skip
+
+    def _exchange(self, index: int, geometry: Geometry, slots: list[Features]) -> None:
+        exchange, fusion = self._exchanges[index], self._plan.steps[index]
+        mean, following = self._plan.steps[exchange.mean].out, self._packed[exchange.following]
+        assert isinstance(fusion, PointFusion)
+        finest, level = geometry.levels[0], geometry.levels[fusion.level]
+        (term,) = (WordTerm(slots[slot], words, panels) for slot, words, panels in self._packed[index].sources)
+        product, entry = slots[fusion.points], self._entries.get(index)
+        if entry is None:
+            product, entry = _NO_ROWS[product.dtype], _NO_ENTRY
+        else:
+            term = WordTerm(product, 0, term.panels)
+        top = BYTES.top if slots[mean].dtype == np.uint8 else HALVES.top
+        _, words, panels = following.sources[0]
+        self._team.run(
+            kernels.exchange_points, finest.tile_rows, term, product, finest.identity, self._finish[index], entry,
+            geometry.cells, Coarse(fusion.level, level.starts, level.ancestors, level.corners), slots[fusion.voxels],
+            Mean(slots[mean], self._finish[exchange.mean].ratio, top),
+            After(words, panels, self._finish[exchange.following], slots[fusion.out]), self._scratch,
+            shares=finest.tiles,
+        )  # fmt: skip
 
 
 def _stored(units: Units | None) -> np.dtype[Any]:

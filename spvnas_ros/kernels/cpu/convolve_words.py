@@ -14,9 +14,9 @@ from numba import njit
 from spvnas_ros.kernels.cpu.convolve import UNIT, prefetch
 from spvnas_ros.kernels.cpu.shape import host_words
 from spvnas_ros.kernels.cpu.team import take_ticket
-from spvnas_ros.kernels.cpu.word_vectors import finisher, mixer, multiplier, row_summer
+from spvnas_ros.kernels.cpu.word_vectors import finisher, mixer, multiplier, row_summer, weigh_corners
 
-WORDS_VERSION = "7417b00c5e23"
+WORDS_VERSION = "e71a90894cdb"
 """The start of the SHA-256 of `word_vectors.py`. Numba's cache follows the file that holds a loop, so this line changes
 with that file; a test holds them together."""
 
@@ -35,6 +35,11 @@ _sum_row = row_summer(SHAPE)
 _finish, _finish_sum = finisher(SHAPE), finisher(SHAPE, residual="before")
 _finish_then_add, _rectify = finisher(SHAPE, residual="after"), finisher(SHAPE, into="sums")
 _store, _scale = finisher(SHAPE, relu=False), finisher(SHAPE, relu=False, into="floats")
+_load = finisher(SHAPE, scaled=False, relu=False, residual="before", into="sums")
+_add = finisher(SHAPE, scaled=False, relu=False, residual="before")
+
+CHUNK_ROWS = 256
+"""Points that `exchange_points` takes at a time: their sums stay in the second-level cache."""
 
 
 class WordTerm(NamedTuple):
@@ -56,12 +61,14 @@ class Scratch(NamedTuple):
     sums: float32 `[threads, rows * columns]` for the largest tile and one row more, on cache lines
     clipped: int32 `[threads, 32]`, 64 or more bytes apart: the counts of `finisher`
     local: int32, 0, 1, 2, ... up to the rows of the largest tile
+    points: uint16 `[threads, (CHUNK_ROWS + rows of a block) * columns]`, the features of the points of a chunk
     """
 
     seats: Any
     sums: Any
     clipped: Any
     local: Any
+    points: Any
 
 
 class Finish(NamedTuple):
@@ -74,6 +81,33 @@ class Finish(NamedTuple):
     bias: Any
     blocks: Any
     ratio: Any
+
+
+class Coarse(NamedTuple):
+    """The level at which points and voxels meet, as `geometry.LevelGeometry` has it; number: 1 or more."""
+
+    number: Any
+    starts: Any
+    ancestors: Any
+    corners: Any
+
+
+class Mean(NamedTuple):
+    """Where the means of points go. rows: uint16 or uint8 `[voxels + 1, columns]`; ratio: float32 `[columns]`, to their
+    unit; top: the largest that is stored."""
+
+    rows: Any
+    ratio: Any
+    top: Any
+
+
+class After(NamedTuple):
+    """The next layer of the points, and where its output goes: rows, uint16 `[points + 1, columns or more]`."""
+
+    words: Any
+    panels: Any
+    finish: Any
+    rows: Any
 
 
 @njit(cache=True, nogil=True)
@@ -242,7 +276,7 @@ def _interpolate(first, last, cells, ancestors, corners, level, voxels, weights,
     Points of one coarse cell are consecutive and meet the same eight voxels: up to `_ROWS` of them at a time.
     """
     mask, unit = (1 << level) - 1, np.float32(1.0 / (1 << level))
-    one, stride = np.float32(1), np.int64(voxels.strides[0])
+    stride = np.int64(voxels.strides[0])
     i = first
     while i < last:
         a = ancestors[i]
@@ -252,16 +286,9 @@ def _interpolate(first, last, cells, ancestors, corners, level, voxels, weights,
         for k in range(8):
             near = corners[a, k]
             offsets[k], there[k] = max(near, 0) * stride, np.float32(near >= 0)
-        for r in range(stop - i):
-            x, y, z = (cells[i + r, 0] & mask) * unit, (cells[i + r, 1] & mask) * unit, (cells[i + r, 2] & mask) * unit
-            left, right = (one - y) * (one - z), (one - y) * z
-            w0, w1, w2, w3 = left * there[0], right * there[1], y * (one - z) * there[2], y * z * there[3]
-            w4, w5, w6, w7 = left * there[4], right * there[5], y * (one - z) * there[6], y * z * there[7]
-            low, high = (one - x) * ((w0 + w1) + (w2 + w3)), x * ((w4 + w5) + (w6 + w7))
-            share = one / (low + high + np.float32(1e-8))
-            low, high = (one - x) * share, x * share
-            weights[r, 0], weights[r, 1], weights[r, 2], weights[r, 3] = low * w0, low * w1, low * w2, low * w3
-            weights[r, 4], weights[r, 5], weights[r, 6], weights[r, 7] = high * w4, high * w5, high * w6, high * w7
+        weigh_corners(
+            cells.ctypes.data + i * cells.strides[0], mask, unit, there.ctypes.data, weights.ctypes.data, stop - i
+        )  # fmt: skip
         rows = UNIT if stop - i <= UNIT else _ROWS
         # Rows that no point is in get nothing; they may be the next points', or lie behind the tile.
         weights[stop - i : rows] = 0
@@ -311,17 +338,126 @@ def fuse_points(counter, tile_rows, points, identity, finish, cells, ancestors, 
 
 
 @njit(cache=True, nogil=True)
+def exchange_points(
+    counter, tile_rows, points, product, identity, finish, entry, cells, level, voxels, mean, out, scratch
+):
+    """Computes what points and voxels exchange at a level, without the points' features ever leaving the cache: tiles
+    of `features = relu(bias + points @ kernel) + ratio * trilinear interpolation of voxels`, of their means in the
+    coarse voxels, and of the next layer's `relu(bias + features @ kernel)`.
+
+    points: a `WordTerm` and, with no words, `product` in its place: `relu(bias + points @ kernel)`, as `out` of an
+    earlier exchange, in which `entry`, float32 `[columns]`, leads to the unit of the voxels
+    level: a `Coarse`; mean: a `Mean`; out: an `After`
+    """
+    num_out, columns, following = cells.shape[0], voxels.shape[1], out.finish.scale.shape[0]
+    seat = take_ticket(scratch.seats.ctypes.data)
+    tile_sums = scratch.sums[seat]
+    chunk = scratch.points[seat][: (CHUNK_ROWS + _ROWS) * columns].reshape(-1, columns)
+    features = WordTerm(chunk, out.words, out.panels)
+    sums, clipped, counts = tile_sums.ctypes.data, scratch.clipped[seat].ctypes.data, scratch.clipped[seat]
+    scale, bias, ratio = finish.scale.ctypes.data, finish.bias.ctypes.data, finish.ratio.ctypes.data
+    eighths = columns // 8
+    weights, there, offsets = np.zeros((_ROWS, 8), np.float32), np.zeros(8, np.float32), np.zeros(8, np.int64)
+    nothing, totals = np.zeros(columns, np.float32), np.zeros(columns, np.float32)
+    while True:
+        # A tile begins and ends between two coarse voxels.
+        begin = take_ticket(counter.ctypes.data) * tile_rows
+        if begin >= num_out:
+            return
+        voxel = _first_within(begin, level)
+        start, end = level.starts[voxel], np.int64(num_out)
+        if begin + tile_rows < num_out:
+            end = np.int64(level.starts[_first_within(begin + tile_rows, level)])
+        while start < end:
+            stop = min(end, start + CHUNK_ROWS)
+            rows = stop - start
+            tile_sums[: rows * columns] = 0
+            if points.words > 0:
+                _pointwise(points, identity, scratch.local, start, stop, finish, columns, sums)
+                _rectify(sums, scale, bias, 0, 0, 0, eighths, clipped, rows, chunk.dtype)
+            else:
+                before = product.ctypes.data + start * product.strides[0]
+                _load(sums, 0, 0, before, entry.ctypes.data, 0, eighths, clipped, rows, chunk.dtype)
+            _interpolate(
+                start, stop, cells, level.ancestors, level.corners, level.number, voxels, weights, there, offsets,
+                columns, sums,
+            )  # fmt: skip
+            _store(sums, ratio, nothing.ctypes.data, 0, 0, chunk.ctypes.data, eighths, clipped, rows, chunk.dtype)
+            tile_sums[: rows * following] = 0
+            _pointwise(features, scratch.local, scratch.local, 0, rows, out.finish, following, sums)
+            target, at_once = out.rows.ctypes.data + start * out.rows.strides[0], _at_once(out.rows, following, rows)
+            for r in range(0, rows, at_once):
+                _finish(
+                    sums + 4 * r * following, out.finish.scale.ctypes.data, out.finish.bias.ctypes.data, 0, 0,
+                    target + r * out.rows.strides[0], following // 8, clipped, at_once, out.rows.dtype,
+                )  # fmt: skip
+            for i in range(rows):
+                for c in range(columns):
+                    totals[c] += np.float32(chunk[i, c])
+                if start + i + 1 == level.starts[voxel + 1]:
+                    share = np.float32(1.0) / np.float32(level.starts[voxel + 1] - level.starts[voxel])
+                    counts[16] += _round_mean(totals, share, mean.ratio, mean.top, mean.rows[voxel])
+                    totals[:] = 0
+                    voxel += 1
+            start = stop
+
+
+@njit(cache=True, nogil=True)
+def _at_once(array, columns, rows):
+    """Returns how many rows a finisher may take at a time, which expects them close together: all or one."""
+    return rows if array.shape[1] == columns else 1
+
+
+@njit(cache=True, nogil=True)
+def _first_within(row, level):
+    """Returns the first coarse voxel none of whose points lie before a row."""
+    voxel = np.int64(level.ancestors[row])
+    return voxel if level.starts[voxel] == row else voxel + 1
+
+
+@njit(cache=True, nogil=True)
+def _round_mean(totals, share, ratio, top, out):
+    """Stores the rounded `totals * share * ratio`, at most the top. Returns how many are above it."""
+    most, cut = np.float32(top + 0.5), np.int32(0)
+    for c in range(out.shape[0]):
+        value = totals[c] * share * ratio[c] + np.float32(0.5)
+        cut += np.int32(value >= most + np.float32(0.5))
+        out[c] = np.int32(min(value, most))
+    return cut
+
+
+@njit(cache=True, nogil=True)
+def add_voxels(counter, tile_rows, product, entry, voxels, ratio, scratch, out):
+    """Computes tiles of `out = entry * product + ratio * voxels`, the end of `fuse_points` at level 0."""
+    num_out, columns = out.shape[0] - 1, out.shape[1]
+    seat = take_ticket(scratch.seats.ctypes.data)
+    tile_sums = scratch.sums[seat]
+    sums, clipped, eighths = tile_sums.ctypes.data, scratch.clipped[seat].ctypes.data, columns // 8
+    while True:
+        start = take_ticket(counter.ctypes.data) * tile_rows
+        if start >= num_out:
+            return
+        rows = min(num_out, start + tile_rows) - start
+        tile_sums[: rows * columns] = 0
+        near, at_once = voxels.ctypes.data + start * voxels.strides[0], _at_once(product, columns, rows)
+        for r in range(0, rows, at_once):
+            before = product.ctypes.data + (start + r) * product.strides[0]
+            _load(sums + 4 * r * columns, 0, 0, before, entry.ctypes.data, 0, eighths, clipped, at_once, product.dtype)
+        target = out.ctypes.data + start * out.strides[0]
+        _add(sums, 0, 0, near, ratio.ctypes.data, target, eighths, clipped, rows, out.dtype)
+
+
+@njit(cache=True, nogil=True)
 def mean_points(counter, tile_rows, starts, points, finish, top, scratch, out):
     """Computes the rounded mean of the consecutive point rows `starts[v]..starts[v + 1]` of every voxel v, times
     `finish.ratio`. What is above the top is cut off and counted, as `finisher` counts it.
     """
     num_out, columns = starts.shape[0] - 1, out.shape[1]
     sums, ratio = np.empty(columns, np.float32), finish.ratio
-    most, cut, clipped = np.float32(top + 0.5), np.int32(0), scratch.clipped[take_ticket(scratch.seats.ctypes.data)]
+    clipped = scratch.clipped[take_ticket(scratch.seats.ctypes.data)]
     while True:
         start = take_ticket(counter.ctypes.data) * tile_rows
         if start >= num_out:
-            clipped[16] += cut
             return
         for v in range(start, min(num_out, start + tile_rows)):
             share = np.float32(1.0) / np.float32(starts[v + 1] - starts[v])
@@ -329,7 +465,4 @@ def mean_points(counter, tile_rows, starts, points, finish, top, scratch, out):
             for i in range(starts[v], starts[v + 1]):
                 for c in range(columns):
                     sums[c] += np.float32(points[i, c])
-            for c in range(columns):
-                value = sums[c] * share * ratio[c] + np.float32(0.5)
-                cut += np.int32(value >= most + np.float32(0.5))
-                out[v, c] = np.int32(min(value, most))
+            clipped[16] += _round_mean(sums, share, ratio, top, out[v])

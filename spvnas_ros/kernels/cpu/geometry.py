@@ -100,7 +100,7 @@ def build_geometry(
     for level in reversed(range(len(families))):
         grouping = groupings[level] if level <= depth else None
         around[level], grouped[level] = refine(
-            team, keys_of[level], families[level], around[level + 1], grouping, memory, f"level{level}"
+            team, keys_of[level], families[level], around[level + 1], grouping, memory, f"level{level}", level == 0
         )
     finest = memory.array("level0.identity", len(keys) + SPARE, np.int32)
     _number(_NO_ROWS, _NO_ROWS, finest, len(keys))

@@ -336,25 +336,28 @@ def refine(
     grouping: Grouping | None = None,
     memory: Memory = FRESH,
     name: str = "",
+    lasting: bool = True,
 ) -> tuple[Neighbours, Grouped | None]:
     """Returns the neighbours of a level's voxels, found through their parents' neighbours, and their pairs by tile.
 
     keys, family: of the level; coarse: the neighbours of the parents; name: of the level in the memory
+    lasting: whether the neighbours, besides the pairs, are needed when the geometry is complete
     """
     n = len(keys)
     tile_rows = grouping.tile_rows if grouping else _CHUNK
     tiles = -(-n // tile_rows)
-    blocks = memory.array(f"{name}.blocks", len(family.masks), np.uint64)
-    counts = memory.array(f"{name}.counts", (tiles, 27), np.int32)
+    take = memory.array if lasting else memory.brief
+    blocks = memory.brief(f"{name}.blocks", len(family.masks), np.uint64)
+    counts = memory.brief(f"{name}.counts", (tiles, 27), np.int32)
     team.run(_count_neighbours, tile_rows, keys, family, coarse, blocks, counts, shares=tiles)
     groups, bases = memory.array(f"{name}.groups", 27 * tiles + 1, np.int32), np.empty(tiles + 1, np.int32)
     lay_out(counts, grouping.unit if grouping else 1, groups, bases)
     total, room = int(bases[-1]), int(groups[-1]) + grouping.spare if grouping else 0
     ins, outs = memory.array(f"{name}.ins", room, np.int32), memory.array(f"{name}.outs", room, np.int32)
     found = Neighbours(
-        memory.array(f"{name}.starts", n + 1, np.int32),
-        memory.array(f"{name}.kernel_rows", total, np.uint8),
-        memory.array(f"{name}.rows", total, np.int32),
+        take(f"{name}.starts", n + 1, np.int32),
+        take(f"{name}.kernel_rows", total, np.uint8),
+        take(f"{name}.rows", total, np.int32),
     )
     found.starts[n] = total
     in_tiles = grouping is not None and grouping.in_tiles
@@ -418,7 +421,7 @@ class Cloud(NamedTuple):
 
 def voxels_of_points(points: np.ndarray, voxel_size: float, memory: Memory = FRESH) -> Cloud:
     """Returns the voxels of finite points float32 `[N, 3 or more]`, exactly as `sparse.coords.quantize` forms them."""
-    cells = memory.array("voxels.cells", (len(points), 3), np.float32)
+    cells = memory.brief("voxels.cells", (len(points), 3), np.float32)
     low, high = _scale(points, np.float32(voxel_size), cells)
     extent = float((high - low).max())
     if not extent < MAX_EXTENT:
@@ -428,9 +431,10 @@ def voxels_of_points(points: np.ndarray, voxel_size: float, memory: Memory = FRE
             f"points lie {np.abs(points[:, :3]).max():.3g} m from the origin, where float32 cannot tell voxels of "
             f"{voxel_size} m apart; move the cloud into the sensor's frame"
         )
-    keys = memory.array("voxels.keys", len(points), np.int64)
+    bits = int(extent).bit_length() * 3
+    keys, other_keys = _key_arrays(len(points), bits, memory)
     _encode_cells(cells, low.astype(np.int64), keys)
-    return _cloud(keys, int(extent).bit_length() * 3, memory)
+    return _cloud(keys, other_keys, bits, memory)
 
 
 def voxels_of_coords(coords: np.ndarray, depth: int = 4, memory: Memory = FRESH) -> Cloud:
@@ -446,17 +450,23 @@ def voxels_of_coords(coords: np.ndarray, depth: int = 4, memory: Memory = FRESH)
     batches = int(coords[:, 0].max())
     if not 0 <= coords[:, 0].min() <= batches < MAX_BATCH:
         raise ValueError(f"batch indices must be in 0..{MAX_BATCH - 1}, found {coords[:, 0].min()}..{batches}")
-    keys = memory.array("voxels.keys", len(coords), np.int64)
+    bits = 3 * AXIS_BITS + batches.bit_length()
+    keys, other_keys = _key_arrays(len(coords), bits, memory)
     _encode(coords, origin, keys)
-    return _cloud(keys, 3 * AXIS_BITS + batches.bit_length(), memory)
+    return _cloud(keys, other_keys, bits, memory)
 
 
-def _cloud(keys: np.ndarray, bits: int, memory: Memory) -> Cloud:
+def _key_arrays(count: int, bits: int, memory: Memory) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the array for the keys and the other one for `_sort`, which leaves the sorted keys where they last."""
+    lasting, brief = memory.array("voxels.keys", count, np.int64), memory.brief("voxels.other_keys", count, np.int64)
+    return (brief, lasting) if -(-bits // _RADIX_BITS) % 2 else (lasting, brief)
+
+
+def _cloud(keys: np.ndarray, other_keys: np.ndarray, bits: int, memory: Memory) -> Cloud:
     n = len(keys)
-    order, other_order, first, inverse = (
-        memory.array(f"voxels.{name}", n, np.int32) for name in ("order", "other_order", "first", "inverse")
-    )
-    keys, order = _sort(keys, bits, order, memory.array("voxels.other_keys", n, np.int64), other_order)
+    order, other_order = (memory.brief(f"voxels.{name}", n, np.int32) for name in ("order", "other_order"))
+    first, inverse = (memory.array(f"voxels.{name}", n, np.int32) for name in ("first", "inverse"))
+    keys, order = _sort(keys, bits, order, other_keys, other_order)
     found = _unique(keys, order, first, inverse)
     return Cloud(keys[:found], first[:found], inverse)
 
@@ -488,9 +498,9 @@ def climb(keys: np.ndarray, depth: int, memory: Memory = FRESH) -> Climb:
     scans = 1 if one_scan else len(np.unique(keys >> 3 * AXIS_BITS))
     while len(levels[-1]) > scans or len(levels) <= depth:
         n, name = len(levels[-1]), f"family{len(families)}"
-        coarse = memory.array(f"{name}.keys", n, np.int64)
-        parents, masks = memory.array(f"{name}.parents", n, np.int32), memory.array(f"{name}.masks", n, np.uint8)
-        first_child = memory.array(f"{name}.first_child", n + 1, np.int32)
+        coarse = memory.brief(f"{name}.keys", n, np.int64)
+        parents, masks = memory.brief(f"{name}.parents", n, np.int32), memory.brief(f"{name}.masks", n, np.uint8)
+        first_child = memory.brief(f"{name}.first_child", n + 1, np.int32)
         found = _coarsen(levels[-1], coarse, parents, first_child, masks)
         levels.append(coarse[:found])
         families.append(Family(parents, first_child[: found + 1], masks[:found]))

@@ -94,6 +94,41 @@ def mixer(shape: WordShape, rows: int) -> Callable[..., Any]:
     return mix
 
 
+@intrinsic
+def weigh_corners(context, cells, mask, unit, there, weights, count):
+    """Computes the trilinear weights of the eight corners of a coarse cell for `count` points in it, at least one.
+
+    All but `unit` are int64, addresses or numbers. Corners that are not there weigh 0, the others 1 together.
+
+    cells: int32 `[count, 3]`; `cell & mask`, times the float32 `unit`, is the place between the corners
+    there: float32 `[8]`, 1 or 0; weights: float32 `[count, 8]`, corner by corner: x changes last, z first
+    """
+    eight = ir.VectorType(_FLOAT, _EIGHT)
+
+    def generate(context, b, signature, args):
+        cells, mask, unit, there, weights, count = args
+        present, inside = b.load(_at(b, there, 0, eight), align=4), b.trunc(mask, _I32)
+        loop = _Loop(b, [])
+        cell, weight = b.add(cells, _times(b, loop.index, 12)), present
+        for axis, bit in enumerate((4, 2, 1)):
+            place = b.and_(b.load(_at(b, cell, 4 * axis, _I32), align=4), inside)
+            fraction = _spread(b, b.fmul(b.sitofp(place, _FLOAT), unit), _EIGHT)
+            starts = ir.Constant(eight, [float(not corner & bit) for corner in range(_EIGHT)])
+            slopes = ir.Constant(eight, [1.0 if corner & bit else -1.0 for corner in range(_EIGHT)])
+            weight = b.fmul(weight, _add_product(b, fraction, slopes, starts))
+        total = weight
+        for distance in (4, 2, 1):
+            turned = ir.Constant(ir.VectorType(_I32, _EIGHT), [lane ^ distance for lane in range(_EIGHT)])
+            total = b.fadd(total, b.shuffle_vector(total, total, turned))
+        total = b.fadd(total, _splat(1e-8, _FLOAT, _EIGHT))
+        b.store(b.fdiv(weight, total), _at(b, weights, _times(b, loop.index, 4 * _EIGHT), eight), align=4)
+        loop.end([], count)
+        return context.get_dummy_value()
+
+    integers = [types.int64] * 3
+    return types.void(types.int64, types.int64, types.float32, *integers), generate
+
+
 def row_summer(shape: WordShape) -> Callable[..., Any]:
     """Returns a numba intrinsic that convolves one output row in float32, whose sums never leave the registers.
 

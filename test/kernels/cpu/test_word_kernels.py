@@ -190,7 +190,8 @@ def test_no_mean_is_above_all_its_points(count: int) -> None:
 
     ones, top = np.ones(8, np.float32), HALVES.top
     finish = Finish(ones, ones, np.ones(1, np.int64), ones)
-    scratch = Scratch(np.zeros(1, np.int64), ones[None], np.zeros((1, 32), np.int32), np.zeros(1, np.int32))
+    numbers = np.zeros((1, 32), np.int32)
+    scratch = Scratch(np.zeros(1, np.int64), ones[None], numbers, numbers[0], np.zeros((1, 8), np.uint16))
     out = np.zeros((1, 8), np.uint16)
     starts, points = np.array([0, count], np.int32), np.full((count, 8), top, np.uint16)
     mean_points(np.zeros(1, np.int64), 1, starts, points, finish, top, scratch, out)
