@@ -20,7 +20,7 @@ from spvnas_ros.engine.cpu.float_steps import FloatSteps
 from spvnas_ros.engine.cpu.retreat import IN_A_ROW, Retreat
 from spvnas_ros.engine.cpu.steps import Features, Steps
 from spvnas_ros.engine.cpu.word_packing import units_of
-from spvnas_ros.engine.plan import INPUT, build_plan, place_slots
+from spvnas_ros.engine.plan import INPUT, Plan, build_plan, place_slots
 from spvnas_ros.errors import UserError
 from spvnas_ros.frame import Boxes, Points, Segmentation
 from spvnas_ros.kernels.cpu.buffers import Buffers
