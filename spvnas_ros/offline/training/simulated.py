@@ -42,7 +42,15 @@ def folders(config: SimulateConfig, *, boxes: bool = False) -> Iterator[Simulate
         ):
             seed = 2 * config.seed + validates
             if scenes:
-                plan = Plan(sensor, config.scans, config.interval, seed, formats=formats)
+                plan = Plan(
+                    sensor,
+                    config.scans,
+                    config.interval,
+                    seed,
+                    formats=formats,
+                    mount_height=config.mount_height or None,
+                    mount_tilt=config.mount_tilt,
+                )
                 yield SimulatedFolder(Path(config.folder) / sensor / name, plan, scenes, validates)
 
 
