@@ -56,6 +56,8 @@ MATERIALS = (
     Material("skin", 0.40),
     Material("tarpaulin", 0.38, 0.05),
     Material("door", 0.26, 0.1),
+    Material("fresh asphalt", 0.16, 0.05, grain=0.003),
+    Material("worn asphalt", 0.29, 0.03, grain=0.005),
 )
 
 _INDEX = {material.name: index for index, material in enumerate(MATERIALS)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -23,6 +23,8 @@ class Side:
     strip:   width of the green strip between parking and sidewalk
     walk:    width of the sidewalk
     parked:  share of the parking places at the kerb that are taken
+    rise:    height of the sidewalk above the road; 0 where only its paving tells it apart
+    noses:   street coordinates between which the sidewalk, or where `green` a bed, interrupts the parking strip
     """
 
     kerb: float
@@ -30,6 +32,9 @@ class Side:
     strip: float
     walk: float
     parked: float
+    rise: float = 0.12
+    noses: tuple[tuple[float, float], ...] = ()
+    green: bool = False
 
     @property
     def inner(self) -> float:
@@ -47,6 +52,10 @@ class Side:
         stand on the road.
         """
         return self.kerb - (1.9 if self.parking == 0 and self.parked > 0 else 0.25)
+
+    def interrupted(self, s: float, gap: float) -> bool:
+        """Tells whether a nose of the parking strip is within `gap` metres."""
+        return any(start - gap < s < end + gap for start, end in self.noses)
 
 
 @dataclass(frozen=True)
@@ -105,7 +114,6 @@ class Plan:
     median_use: str
     lanes: int
     """Number of lanes in each direction."""
-    kerb_height: float
     junctions: tuple[Junction, ...]
     parcels: tuple[Parcel, ...]
 
@@ -151,19 +159,19 @@ class _Flavour:
 
 _FLAVOURS = {
     "urban": _Flavour(
-        (3.1, 3.9), (1, 1, 2), 0.6, 0.25, (2.4, 5.5), 1.0, (0.2, 0.75), (11, 22), (0.0, 1.5),
+        (3.1, 3.9), (1, 1, 2), 0.6, 0.25, (1.3, 5.5), 1.0, (0.2, 0.75), (11, 22), (0.0, 1.5),
         {"row": 0.59, "house": 0.12, "parking": 0.09, "garden": 0.1, "works": 0.1},
         {"none": 0.6, "hedge": 0.12, "low wall": 0.1, "bars": 0.1, "wall": 0.08}, 0.45, 0.1, 0.0,
     ),
     "residential": _Flavour(
-        (3.1, 4.4), (1,), 0.4, 0.3, (1.8, 4.4), 1.0, (0.1, 0.65), (9, 18), (2.0, 7.5),
+        (3.1, 4.4), (1,), 0.4, 0.3, (1.2, 4.6), 1.0, (0.1, 0.65), (9, 18), (2.0, 7.5),
         {"row": 0.2, "house": 0.57, "parking": 0.06, "garden": 0.12, "works": 0.05},
         {"hedge": 0.4, "low wall": 0.16, "picket": 0.07, "bars": 0.07, "mesh": 0.05, "panel": 0.04,
          "thicket": 0.1, "none": 0.14},
         0.2, 0.5, 0.4,
     ),
     "suburban": _Flavour(
-        (3.2, 4.8), (1,), 0.25, 0.5, (1.8, 4.5), 0.95, (0.05, 0.45), (14, 26), (4.0, 13.0),
+        (3.2, 4.8), (1,), 0.25, 0.5, (1.2, 4.5), 0.9, (0.05, 0.45), (14, 26), (4.0, 13.0),
         {"house": 0.63, "parking": 0.06, "garden": 0.14, "meadow": 0.06, "wood": 0.06, "works": 0.05},
         {"hedge": 0.36, "picket": 0.08, "panel": 0.06, "mesh": 0.08, "boards": 0.05, "wall": 0.05,
          "thicket": 0.16, "none": 0.16},
@@ -193,11 +201,20 @@ def draw_plan(kind: str, length: float, rng: np.random.Generator) -> Plan:
     uses = ["terrain", "island", "tram"] if 1.5 < median < 4 else ["terrain", "island"]
     use = "terrain" if median > 4 else str(rng.choice(uses))
     junctions = _draw_junctions(kind, length, rng)
-    plan = Plan(
-        kind, length, right, left, median, use, lanes, float(rng.choice([0.05, 0.08, 0.12, 0.15])), junctions, ()
-    )
+    plan = Plan(kind, length, right, left, median, use, lanes, junctions, ())
     parcels = tuple(parcel for sign in (-1, 1) for parcel in _draw_parcels(flavour, plan, sign, rng))
-    return Plan(kind, length, right, left, median, use, lanes, plan.kerb_height, junctions, parcels)
+    plan = replace(plan, parcels=parcels)
+    right, left = (replace(plan.side(sign), noses=_draw_noses(plan, sign, rng)) for sign in (-1, 1))
+    return replace(plan, right=right, left=left)
+
+
+def _draw_noses(plan: Plan, sign: int, rng: np.random.Generator) -> tuple[tuple[float, float], ...]:
+    """Draws where the parking strip of a side is interrupted."""
+    apart, wide = float(rng.uniform(11, 28)), float(rng.uniform(1.4, 4.5))
+    if not plan.side(sign).parking or rng.random() < 0.4:
+        return ()
+    starts = np.arange(-MARGIN + float(rng.uniform(2, apart)), plan.length + MARGIN - 6, apart)
+    return tuple((float(s), float(s) + wide) for s in starts if plan.clear(float(s) + wide / 2, sign, wide / 2 + 0.5))
 
 
 def _draw_side(flavour: _Flavour, road: float, median: float, rng: np.random.Generator) -> Side:
@@ -208,7 +225,9 @@ def _draw_side(flavour: _Flavour, road: float, median: float, rng: np.random.Gen
     walk = float(rng.uniform(*flavour.walk)) if rng.random() < flavour.walks else 0.0
     strip = float(rng.uniform(0.8, 3.5)) if rng.random() < flavour.green else 0.0
     extra = 1.9 if parking == 0 and parked > 0 else 0.0
-    return Side(median + road + extra, parking, strip, walk, parked)
+    # Kerbs are worn, lowered, or not there at all; then paving, gutters and what stands on it tell a sidewalk apart.
+    rise = float(rng.choice([0.0, 0.02, 0.05, 0.08, 0.12, 0.15], p=[0.13, 0.12, 0.15, 0.2, 0.2, 0.2]))
+    return Side(median + road + extra, parking, strip, walk, parked, rise, green=bool(rng.random() < 0.55))
 
 
 def _draw_junctions(kind: str, length: float, rng: np.random.Generator) -> tuple[Junction, ...]:

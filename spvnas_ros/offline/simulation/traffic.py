@@ -88,7 +88,8 @@ def _park_along(site: Site, plan: Plan, sign: int, wanted: frozenset[str]) -> No
         part, label, wide = _parked(site, wanted)
         long = float(np.ptp(part.vertices[:, 0]))
         taken = rng.random() < side.parked and wide < 2.2
-        if taken and all(plan.clear(s + share * long, sign, 1.0) for share in (0, 0.5, 1)):
+        free = all(plan.clear(s + share * long, sign, 1.0) for share in (0, 0.5, 1))
+        if taken and free and not any(side.interrupted(s + share * long, 0.3) for share in (0, 0.25, 0.5, 0.75, 1)):
             turn = 0.0 if (sign < 0) != (rng.random() < 0.15) else np.pi
             d = sign * (side.kerb + (max(side.parking, wide + 0.3) / 2 if side.parking else -0.85))
             site.park(part, label, s + long / 2, d + float(rng.normal(0, 0.05)), turn + float(rng.normal(0, 0.015)))
@@ -110,7 +111,11 @@ def _parked(site: Site, wanted: frozenset[str]) -> tuple[Mesh, int, float]:
 def _park_across(site: Site, plan: Plan, sign: int) -> None:
     rng, side = site.rng, plan.side(sign)
     for s in np.arange(-MARGIN + 3, plan.length + MARGIN - 3, BAY):
-        if rng.random() < max(side.parked, 0.3) and plan.clear(float(s), sign, 1.6):
+        if (
+            rng.random() < max(side.parked, 0.3)
+            and plan.clear(float(s), sign, 1.6)
+            and not side.interrupted(float(s), 1.3)
+        ):
             turn = float(rng.choice([-1, 1])) * np.pi / 2
             site.park(site.fleet.draw(car), 10, float(s), sign * (side.kerb + side.parking / 2 + 0.1), turn)
 
