@@ -8,7 +8,7 @@ from spvnas_ros.offline.simulation import buildings, furniture, vegetation
 from spvnas_ros.offline.simulation.ground import MARGIN, REACH
 from spvnas_ros.offline.simulation.paving import BAY, PARKING_ROWS
 from spvnas_ros.offline.simulation.people import standing
-from spvnas_ros.offline.simulation.planting import Nursery
+from spvnas_ros.offline.simulation.planting import HEDGE_PIECE, Nursery
 from spvnas_ros.offline.simulation.site import Site
 from spvnas_ros.offline.simulation.street_plan import Parcel, Plan
 from spvnas_ros.offline.simulation.vehicles import car
@@ -29,7 +29,32 @@ def fill_parcels(site: Site, plan: Plan, nursery: Nursery) -> None:
             _green(site, plan, nursery, parcel)
     for sign in (-1, 1):
         _second_row(site, plan, nursery, sign)
+        _slope(site, plan, nursery, sign)
     _ends(site, plan, nursery)
+
+
+def _slope(site: Site, plan: Plan, nursery: Nursery, sign: int) -> None:
+    """Plants a steep bank where nothing is built on it: with shrubs, or with low plants and some shrubs."""
+    rng, relief = site.rng, site.ground.relief
+    lot = plan.side(sign).lot
+    if abs(relief.bank[0 if sign < 0 else 1]) / relief.width < 0.12 or rng.random() < 0.4:
+        return
+    low = bool(rng.random() < 0.5)
+    for parcel in plan.parcels:
+        if parcel.side != sign or parcel.use in ("row", "works", "parking"):
+            continue
+        end = min(relief.width, 7.5, parcel.setback - 1.0 if parcel.use == "house" else 7.5)
+        for d in np.arange(1.0, end, 1.7):
+            for s in np.arange(parcel.start + 1.0, parcel.end - 1.0, HEDGE_PIECE if low else 1.8):
+                if not plan.clear(float(s), sign, 1.0) or rng.random() < 0.15:
+                    continue
+                if low:
+                    last = min(float(s) + HEDGE_PIECE, parcel.end)
+                    nursery.cover((float(s), sign * (lot + float(d))), (last, sign * (lot + float(d))), int(d))
+                elif d < 2:
+                    nursery.bush(float(s), sign * (lot + float(d)))
+                else:
+                    nursery.far_bush(float(s) + float(rng.normal(0, 0.3)), sign * (lot + float(d)))
 
 
 def fence(site: Site, kind: str, start: tuple[float, float], end: tuple[float, float], turn: float = 0.0) -> None:
@@ -65,6 +90,13 @@ def _front(site: Site, plan: Plan, nursery: Nursery, parcel: Parcel) -> None:
             nursery.thicket((start, d), (end, d), int(site.rng.integers(1, 3)))
         return
     which = int(site.rng.integers(5))
+    if kind == "cover":
+        for start, end in zip(gaps[::2], gaps[1::2], strict=True):
+            if end - start > 1.0:
+                for row in range(int(site.rng.integers(1, 3))):
+                    at = parcel.side * (side.lot + 0.75 + 0.9 * row)
+                    nursery.cover((start, at), (end, at), which + row)
+        return
     both = kind != "hedge" and site.rng.random() < 0.25
     for start, end in zip(gaps[::2], gaps[1::2], strict=True):
         if end - start < 1.0:
@@ -74,7 +106,8 @@ def _front(site: Site, plan: Plan, nursery: Nursery, parcel: Parcel) -> None:
             continue
         fence(site, kind, (start, d), (end, d), 0.0 if parcel.side > 0 else np.pi)
         if both:
-            nursery.hedge((start, d + parcel.side * 0.9), (end, d + parcel.side * 0.9), which)
+            plant = nursery.hedge if which % 2 else nursery.cover
+            plant((start, d + parcel.side * 0.9), (end, d + parcel.side * 0.9), which)
 
 
 def _house(site: Site, plan: Plan, nursery: Nursery, parcel: Parcel) -> None:
@@ -178,11 +211,13 @@ def _green(site: Site, plan: Plan, nursery: Nursery, parcel: Parcel) -> None:
         s, d = float(rng.uniform(parcel.start + 1, parcel.end - 1)), lot + 1.5 + 22 * float(rng.uniform(0, 1)) ** 1.5
         nursery.bush(s, parcel.side * d)
     if parcel.use in ("meadow", "field", "wood"):
-        count = int(18 * parcel.width)
+        count = int(18 * parcel.width * float(rng.uniform(0.2, 1.2)))
         along = rng.uniform(parcel.start, parcel.end, count)
         across = parcel.side * (lot + 0.5 + 24 * rng.uniform(0, 1, count) ** 1.6)
-        tall = parcel.use == "wood" or rng.random() < 0.2
-        blades = vegetation.grass(site.ground.place(along, across)[0], 0.45 if tall else 0.16, rng, 70 if tall else 72)
+        # Grass that hides the ground is vegetation, a meadow's is terrain.
+        tall = parcel.use == "wood" or rng.random() < 0.3
+        height = float(rng.uniform(0.4, 0.95) if tall else rng.uniform(0.08, 0.25))
+        blades = vegetation.grass(site.ground.place(along, across)[0], height, rng, 70 if tall else 72)
         site.parts.append(blades)
     if parcel.use == "field" and rng.random() < 0.4:
         site.park(site.fleet.draw(standing), 30, parcel.start + 2.5, parcel.side * (lot + float(rng.uniform(5, 14))))

@@ -58,6 +58,9 @@ MATERIALS = (
     Material("door", 0.26, 0.1),
     Material("fresh asphalt", 0.16, 0.05, grain=0.003),
     Material("worn asphalt", 0.29, 0.03, grain=0.005),
+    Material("mown lawn", 0.38, grain=0.006),
+    Material("dry soil", 0.33, grain=0.009),
+    Material("clipped leaves", 0.27, grain=0.03),
 )
 
 _INDEX = {material.name: index for index, material in enumerate(MATERIALS)}

@@ -26,12 +26,11 @@ def pave(plan: Plan, rng: np.random.Generator) -> list[Patch]:
     road = _road(rng)
     walks = {sign: _walk(plan, sign, road, rng) for sign in (-1, 1)}
     parking = _parking(float(rng.choice([0.0, 0.03, 0.05])), rng)
-    cover = str(rng.choice(["lawn", "grass", "tall grass"], p=[0.4, 0.4, 0.2]))
-    patches = [_band(start, end, sign, 0, REACH, Surface(72, cover, walks[sign].level, 0.05)) for sign in (-1, 1)]
+    patches = [_band(start, end, sign, 0, REACH, _land(walks[sign].level, rng)) for sign in (-1, 1)]
     patches.append(Patch(start, end, -plan.right.kerb, plan.left.kerb, road))
     for sign in (-1, 1):
         side, walk = plan.side(sign), walks[sign]
-        verge = Surface(72, str(rng.choice(["lawn", "grass"])), walk.level, 0.03)
+        verge = _land(walk.level, rng)
         for inner, width, surface in (
             (side.kerb, side.parking, parking),
             (side.kerb + side.parking, side.strip, verge),
@@ -68,6 +67,14 @@ def _walk(plan: Plan, sign: int, road: Surface, rng: np.random.Generator) -> Sur
         shares *= [name not in (road.material, "asphalt", "worn asphalt") for name in kinds]
     of = str(rng.choice(kinds, p=shares / shares.sum()))
     return Surface(48, of, rise, 0.012 if of == "gravel" else float(rng.choice([0.003, 0.005, 0.009])))
+
+
+def _land(level: float, rng: np.random.Generator) -> Surface:
+    """Returns the surface of open land beside a sidewalk of that level: lawns as even as paving, grass, bare soil."""
+    kinds = ["mown lawn", "lawn", "grass", "tall grass", "dry soil"]
+    of = str(rng.choice(kinds, p=[0.27, 0.25, 0.26, 0.13, 0.09]))
+    bumps = float(rng.choice([0.006, 0.015, 0.03, 0.055])) if of != "tall grass" else 0.055
+    return Surface(72, of, level + float(rng.choice([-0.03, 0.0, 0.04, 0.09], p=[0.15, 0.4, 0.25, 0.2])), bumps)
 
 
 def _edges(plan: Plan, sign: int, road: Surface, walk: Surface, rng: np.random.Generator) -> Iterator[Patch]:
@@ -164,7 +171,7 @@ def _yard(plan: Plan, parcel: Parcel, walk: Surface, rng: np.random.Generator) -
     elif parcel.use == "field":
         yield _band(parcel.start, parcel.end, parcel.side, lot + 3, REACH, Surface(72, "soil", walk.level, 0.08))
     elif parcel.use == "meadow":
-        yield _band(parcel.start, parcel.end, parcel.side, lot, REACH, Surface(72, "tall grass", walk.level, 0.06))
+        yield _band(parcel.start, parcel.end, parcel.side, lot, REACH, _land(walk.level, rng))
     elif parcel.use == "house" and rng.random() < 0.2:
         yield _band(parcel.start, parcel.end, parcel.side, lot, lot + max(parcel.setback, 1), paved)
     if parcel.driveway:

@@ -24,6 +24,7 @@ def furnish(site: Site, plan: Plan, nursery: Nursery, wanted: frozenset[str]) ->
         _lamps(site, plan, sign)
         _signs(site, plan, sign)
         _trees(site, plan, nursery, sign)
+        _beds(site, plan, nursery, sign)
         _spots(site, plan, sign, wanted)
         if plan.kind in ("highway", "rural"):
             _rails(site, plan, sign)
@@ -81,6 +82,29 @@ def _trees(site: Site, plan: Plan, nursery: Nursery, sign: int) -> None:
             nursery.tree(float(s), sign * d, which)
             if side.strip > 1.0 and rng.random() < 0.3:
                 nursery.bush(float(s) + 3, sign * d)
+
+
+def _beds(site: Site, plan: Plan, nursery: Nursery, sign: int) -> None:
+    """Plants the noses of a parking strip, and stretches of a green strip that nobody mows."""
+    rng, side = site.rng, plan.side(sign)
+    which = int(rng.integers(4))
+    for start, end in side.noses:
+        d = sign * (side.kerb + side.parking / 2)
+        if side.green and rng.random() < 0.8:
+            for out in (-0.5, 0.5) if side.parking > 1.8 else (0.0,):
+                nursery.cover((start + 0.3, d + out), (end - 0.3, d + out), which)
+        if rng.random() < 0.35:
+            nursery.tree((start + end) / 2, d)
+    if side.strip < 1.0 or rng.random() < 0.45:
+        return
+    s = -MARGIN + 3.0
+    while s < plan.length + MARGIN - 14:
+        end = s + float(rng.uniform(4, 14))
+        steps = np.arange(s, end, 2.0)
+        if rng.random() < 0.45 and all(plan.clear(float(at), sign, 1.5) for at in steps):
+            d = sign * (side.kerb + side.parking + side.strip / 2)
+            nursery.cover((s, d), (end, d), which)
+        s = end + float(rng.uniform(1, 8))
 
 
 def _spots(site: Site, plan: Plan, sign: int, wanted: frozenset[str]) -> None:

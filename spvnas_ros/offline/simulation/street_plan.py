@@ -161,32 +161,33 @@ _FLAVOURS = {
     "urban": _Flavour(
         (3.1, 3.9), (1, 1, 2), 0.6, 0.25, (1.3, 5.5), 1.0, (0.2, 0.75), (11, 22), (0.0, 1.5),
         {"row": 0.59, "house": 0.12, "parking": 0.09, "garden": 0.1, "works": 0.1},
-        {"none": 0.6, "hedge": 0.12, "low wall": 0.1, "bars": 0.1, "wall": 0.08}, 0.45, 0.1, 0.0,
+        {"none": 0.53, "hedge": 0.12, "low wall": 0.1, "bars": 0.1, "wall": 0.08, "cover": 0.07}, 0.45, 0.1, 0.0,
     ),
     "residential": _Flavour(
         (3.1, 4.4), (1,), 0.4, 0.3, (1.2, 4.6), 1.0, (0.1, 0.65), (9, 18), (2.0, 7.5),
         {"row": 0.2, "house": 0.57, "parking": 0.06, "garden": 0.12, "works": 0.05},
         {"hedge": 0.4, "low wall": 0.16, "picket": 0.07, "bars": 0.07, "mesh": 0.05, "panel": 0.04,
-         "thicket": 0.1, "none": 0.14},
+         "thicket": 0.08, "cover": 0.14, "none": 0.12},
         0.2, 0.5, 0.4,
     ),
     "suburban": _Flavour(
         (3.2, 4.8), (1,), 0.25, 0.5, (1.2, 4.5), 0.9, (0.05, 0.45), (14, 26), (4.0, 13.0),
         {"house": 0.63, "parking": 0.06, "garden": 0.14, "meadow": 0.06, "wood": 0.06, "works": 0.05},
         {"hedge": 0.36, "picket": 0.08, "panel": 0.06, "mesh": 0.08, "boards": 0.05, "wall": 0.05,
-         "thicket": 0.16, "none": 0.16},
+         "thicket": 0.13, "cover": 0.14, "none": 0.14},
         0.2, 0.65, 0.8,
     ),
     "highway": _Flavour(
         (3.4, 3.8), (1, 2, 2, 3), 0.0, 0.4, (2.0, 5.0), 0.4, (0.0, 0.02), (20, 45), (10.0, 25.0),
         {"meadow": 0.34, "wood": 0.34, "works": 0.16, "field": 0.16},
-        {"none": 0.3, "rail": 0.15, "hedge": 0.1, "wall": 0.06, "mesh": 0.09, "thicket": 0.3}, 0.6, 0.0, 1.0,
+        {"none": 0.3, "rail": 0.15, "hedge": 0.1, "wall": 0.06, "mesh": 0.09, "thicket": 0.22, "cover": 0.12},
+        0.6, 0.0, 1.0,
     ),
     "rural": _Flavour(
         (2.8, 3.6), (1,), 0.0, 0.4, (1.5, 4.0), 0.5, (0.0, 0.08), (18, 45), (5.0, 16.0),
         {"field": 0.18, "meadow": 0.32, "wood": 0.24, "house": 0.2, "works": 0.06},
         {"none": 0.3, "boards": 0.1, "hedge": 0.14, "mesh": 0.1, "picket": 0.04, "rail": 0.04,
-         "thicket": 0.28}, 0.0, 0.3, 1.0,
+         "thicket": 0.2, "cover": 0.14}, 0.0, 0.3, 1.0,
     ),
 }  # fmt: skip
 
@@ -304,10 +305,11 @@ def draw_relief(plan: Plan, rng: np.random.Generator) -> Relief:
     banks = [float(rng.uniform(-3.5, 5.0)) * float(rng.random() < chance) for _ in range(2)]
     if plan.kind in ("residential", "suburban"):
         banks = [bank * 0.5 for bank in banks]
+    wide = float(rng.uniform(3.0, 10.0) if rng.random() < 0.35 else rng.uniform(10, 40))
     return Relief(
         waves,
         (banks[0], banks[1]),
         (plan.right.lot, plan.left.lot),
-        float(rng.uniform(10, 40)),
+        max(wide, 2.2 * max(abs(bank) for bank in banks)),
         float(rng.choice([0.0, 0.015])),
     )

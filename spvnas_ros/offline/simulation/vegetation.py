@@ -108,28 +108,50 @@ def dead_tree(rng: np.random.Generator, height: float) -> Mesh:
 
 
 def hedge(rng: np.random.Generator, length: float, depth: float, height: float) -> Mesh:
-    """Builds a hedge along x around the origin: a dense core with leaves on it, evenly cut or wavy."""
+    """Builds a hedge along x around the origin: a dense core with leaves on it, evenly cut or wavy. A clipped one is as
+    even as a wall.
+    """
+    clipped = bool(rng.random() < 0.4)
+    loose = 0.35 if clipped else 1.0
     pieces = max(round(length / 0.9), 1)
     step = length / pieces
     x = (np.arange(pieces) + 0.5) * step - length / 2
-    wild = float(rng.choice([0.03, 0.05, 0.16]))
-    tall = height * (1 + rng.normal(0, wild, pieces)) - 0.25
-    deep = (depth - 0.16) * (1 + rng.normal(0, wild, pieces))
+    wild = 0.02 if clipped else float(rng.choice([0.03, 0.05, 0.16]))
+    tall = height * (1 + rng.normal(0, wild, pieces)) - 0.25 * loose
+    deep = (depth - 0.16 * loose) * (1 + rng.normal(0, wild, pieces)) - 0.2 * loose
+    wide = step * (1.0 if clipped else 0.8)
     core = boxes(
-        np.stack([np.full(pieces, step * 0.8), np.maximum(deep - 0.2, 0.12), np.maximum(tall, 0.2)], axis=1),
+        np.stack([np.full(pieces, wide), np.maximum(deep, 0.12), np.maximum(tall, 0.2)], axis=1),
         np.stack([x, rng.normal(0, wild * 0.3, pieces), np.full(pieces, -0.05)], axis=1),
-        "leaves",
+        "clipped leaves" if clipped else "leaves",
         VEGETATION,
     )
     count = int(55 * length * (2 * height + depth) * 0.5)
     points = rng.uniform(-0.5, 0.5, (count, 3)) * [length, depth, height] + [0, 0, height / 2]
     face = rng.uniform(0, 1, count)
     side = (face < 0.8) * np.sign(points[:, 1])
-    deeper = rng.uniform(-0.3, 0.06, count)
+    deeper = rng.uniform(-0.3 * loose, 0.06 * loose, count)
     points[:, 1] = np.where(
         side != 0, side * np.maximum(depth / 2 * rng.normal(1, wild, count) + deeper, 0.05), points[:, 1]
     )
     points[:, 2] = np.where(side == 0, height * rng.normal(1, wild, count) + deeper, points[:, 2])
+    return merge([core, leaves(points, 0.13 if not clipped else 0.08, rng)])
+
+
+def cover(rng: np.random.Generator, length: float, depth: float, height: float) -> Mesh:
+    """Builds low plants that cover the ground along x around the origin: a bed, a verge that nobody mows."""
+    cells = (max(round(length / 0.8), 1), max(round(depth / 0.7), 1))
+    x, y = np.meshgrid(*((np.arange(count) + 0.5) / count - 0.5 for count in cells), indexing="ij")
+    at = np.stack([x.ravel() * length, y.ravel() * depth, np.full(x.size, -0.1)], axis=1)
+    swell = rng.uniform(0.35, 0.85, x.size)
+    size = np.stack(
+        [np.full(x.size, length / cells[0]), np.full(x.size, depth / cells[1]), swell * height + 0.1], axis=1
+    )
+    core = boxes(size * rng.uniform(0.6, 1.0, (x.size, 1)) ** [1, 1, 0], at, "leaves", VEGETATION)
+    count = int(36 * length * depth)
+    points = rng.uniform(-0.5, 0.5, (count, 3)) * [length, depth, 0]
+    points[:, :2] += rng.normal(0, 0.06, (count, 2))
+    points[:, 2] = height * rng.uniform(0.25, 1.1, count)
     return merge([core, leaves(points, 0.13, rng)])
 
 
