@@ -13,7 +13,7 @@ FENCE, POLE, SIGN, OTHER, OTHER_STRUCTURE = 51, 80, 81, 99, 52
 def lamp_post(rng: np.random.Generator) -> Mesh:
     """Builds a street lamp; its arm, if it has one, points to y."""
     height = float(rng.uniform(4.0, 9.5))
-    thick = 0.045 + 0.006 * height
+    thick = (0.045 + 0.006 * height) * float(rng.uniform(0.7, 1.5))
     reach = float(rng.choice([0.0, 0.6, 1.2, 2.0])) if height > 5 else 0.0
     stem = polyline(
         [[0, 0, -0.2], [0, 0, 1.0], [0, 0, height]], [thick * 1.3, thick, thick * 0.6], "bare metal", POLE, 8
@@ -50,9 +50,14 @@ def traffic_light(rng: np.random.Generator) -> Mesh:
 
 
 def bollard(rng: np.random.Generator) -> Mesh:
-    """Builds a short post."""
-    return tubes([[0, 0, 0]], [[0, 0, float(rng.uniform(0.6, 1.1))]], float(rng.uniform(0.04, 0.12)), "painted metal",
-                 POLE, 8)  # fmt: skip
+    """Builds a short post: a thin one, a thick one of stone, or one with a cap or a ring that reflects."""
+    height = float(rng.uniform(0.4, 1.2))
+    thick = float(rng.uniform(0.025, 0.06) if rng.random() < 0.5 else rng.uniform(0.06, 0.18))
+    post = tubes([[0, 0, 0]], [[0, 0, height]], thick, str(rng.choice(["painted metal", "concrete", "wood"])), POLE, 8)
+    if rng.random() < 0.6:
+        return merge([post, labelled(disc(thick, "painted metal", (0, 0, height), 8, "z"), POLE)])
+    ring = tubes([[0, 0, height - 0.16]], [[0, 0, height - 0.06]], thick + 0.005, "retroreflector", POLE, 8)
+    return merge([post, ring])
 
 
 def sign(rng: np.random.Generator) -> Mesh:
@@ -170,6 +175,13 @@ def _guard_rail() -> Mesh:
     return merge([labelled(loft(ends, "bare metal", closed=False, capped=False), FENCE), post])
 
 
+def bench() -> Mesh:
+    """Builds a bench that faces -y."""
+    seat = boxes((1.7, 0.45, 0.06), [0, 0, 0.43], "wood", OTHER)
+    back = boxes((1.7, 0.05, 0.4), [0, 0.22, 0.5], "wood", OTHER)
+    return merge([seat, back, boxes((0.08, 0.42, 0.43), [[-0.7, 0, 0], [0.7, 0, 0]], "concrete", OTHER)])
+
+
 def clutter(rng: np.random.Generator) -> Mesh:
     """Builds an object without a class of its own: bins, cabinet, bench, container, mailbox, planter or advertising
     column.
@@ -183,9 +195,7 @@ def clutter(rng: np.random.Generator) -> Mesh:
         size = rng.uniform((0.6, 0.3, 0.9), (1.4, 0.5, 1.6))
         return boxes(size, [0, 0, 0], "painted metal", OTHER)
     if kind == 2:
-        seat = boxes((1.7, 0.45, 0.06), [0, 0, 0.43], "wood", OTHER)
-        back = boxes((1.7, 0.05, 0.4), [0, 0.22, 0.5], "wood", OTHER)
-        return merge([seat, back, boxes((0.08, 0.42, 0.43), [[-0.7, 0, 0], [0.7, 0, 0]], "concrete", OTHER)])
+        return bench()
     if kind == 3:
         return boxes(
             (float(rng.uniform(2.0, 4.0)), 1.8, float(rng.uniform(1.2, 1.8))), [0, 0, 0.1], "painted metal", OTHER

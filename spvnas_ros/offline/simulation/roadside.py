@@ -7,10 +7,11 @@ from itertools import pairwise
 import numpy as np
 
 from spvnas_ros.offline.simulation import furniture
-from spvnas_ros.offline.simulation.cycles import bicycle, motorcycle, rack
+from spvnas_ros.offline.simulation.cycles import motorcycle, rack
+from spvnas_ros.offline.simulation.cycles import parked as bicycle
 from spvnas_ros.offline.simulation.ground import MARGIN
 from spvnas_ros.offline.simulation.lots import fence
-from spvnas_ros.offline.simulation.people import standing
+from spvnas_ros.offline.simulation.people import sitting, standing
 from spvnas_ros.offline.simulation.planting import Nursery
 from spvnas_ros.offline.simulation.site import Site
 from spvnas_ros.offline.simulation.street_plan import Plan
@@ -26,6 +27,7 @@ def furnish(site: Site, plan: Plan, nursery: Nursery, wanted: frozenset[str]) ->
         _trees(site, plan, nursery, sign)
         _beds(site, plan, nursery, sign)
         _spots(site, plan, sign, wanted)
+        _bollards(site, plan, sign)
         if plan.kind in ("highway", "rural"):
             _rails(site, plan, sign)
     _median(site, plan, nursery)
@@ -111,7 +113,7 @@ def _spots(site: Site, plan: Plan, sign: int, wanted: frozenset[str]) -> None:
     """Puts objects at the outer edge of the sidewalk: at most one at each place, and a place every few metres."""
     rng, side = site.rng, plan.side(sign)
     outer = side.lot - 0.35 if side.walk else side.inner + 2.6
-    shares = {"person": 0.2, "bicycle": 0.17, "motorcycle": 0.09, "clutter": 0.12, "bus stop": 0.012}
+    shares = {"person": 0.12, "bicycle": 0.2, "motorcycle": 0.06, "clutter": 0.12, "bus stop": 0.012, "bench": 0.015}
     names = [*shares, "nothing"]
     weights = np.array([*shares.values(), 1 - sum(shares.values())])
     for s in np.arange(-MARGIN + 3, plan.length + MARGIN - 3, 5.3):
@@ -119,6 +121,8 @@ def _spots(site: Site, plan: Plan, sign: int, wanted: frozenset[str]) -> None:
         at = float(s + rng.uniform(0, 0.8))
         if not plan.clear(at, sign, 2.2) or (what in ("person", "bicycle", "motorcycle") and what not in wanted):
             continue
+        if what == "bench":
+            _bench(site, at, sign, outer, "person" in wanted)
         if what == "person":
             _people(site, at, sign * outer)
         elif what == "bicycle":
@@ -132,12 +136,33 @@ def _spots(site: Site, plan: Plan, sign: int, wanted: frozenset[str]) -> None:
             site.put(furniture.bus_stop(rng), at, sign * (side.lot - 0.9), 0.0 if sign > 0 else np.pi)
 
 
+def _bollards(site: Site, plan: Plan, sign: int) -> None:
+    """Puts a row of bollards at the edge of a stretch of sidewalk."""
+    rng, side = site.rng, plan.side(sign)
+    if not side.walk or rng.random() > (0.5 if side.rise < 0.04 else 0.18):
+        return
+    start, apart = float(rng.uniform(-MARGIN, plan.length * 0.7)), float(rng.uniform(1.2, 3.0))
+    at = start + apart * np.arange(int(rng.integers(5, 30)))
+    kept = at[[s < plan.length + MARGIN - 2 and plan.clear(float(s), sign, 0.6) for s in at]]
+    ones = np.ones(len(kept))
+    site.put_many(furniture.bollard(rng), kept, ones * sign * (side.inner + 0.2), 0 * ones, ones)
+
+
 def _people(site: Site, s: float, d: float) -> None:
-    """Adds one or two persons who stand and talk."""
+    """Adds a person, or two who stand and talk."""
     turn = float(site.rng.uniform(0, 2 * np.pi))
     site.park(site.fleet.draw(standing), 30, s, d, turn)
-    if site.rng.random() < 0.35:
+    if site.rng.random() < 0.45:
         site.park(site.fleet.draw(standing), 30, s + 2.1, d, turn + np.pi)
+
+
+def _bench(site: Site, s: float, sign: int, outer: float, taken: bool) -> None:
+    """Adds a bench that faces the road, and who sits on it."""
+    rng, turn = site.rng, -sign * np.pi / 2
+    site.put(furniture.bench(), s, sign * outer, turn + np.pi / 2)
+    for out in (-0.45, 0.45) if taken else ():
+        if rng.random() < 0.6:
+            site.park(site.fleet.draw(sitting), 30, s + out, sign * (outer - 0.1), turn + float(rng.normal(0, 0.1)))
 
 
 def _bicycles(site: Site, s: float, sign: int, outer: float, tight: bool) -> None:
@@ -152,18 +177,18 @@ def _bicycles(site: Site, s: float, sign: int, outer: float, tight: bool) -> Non
             float(rng.choice([0, np.pi])) + float(rng.normal(0, 0.06)),
         )
         return
-    count = int(rng.integers(2, 4))
+    count, apart = int(rng.integers(2, 6)), 0.92
     inward = -sign * np.pi / 2
     for number in range(count):
         if rng.random() < 0.85:
             site.park(
                 site.fleet.draw(bicycle),
                 11,
-                s + 0.85 * (number - 1),
+                s + apart * (number - 1),
                 sign * (outer - 0.6),
                 inward + float(rng.normal(0, 0.02)),
             )
-    site.put(rack(count), s - 0.85, sign * (outer - 0.6), -np.pi / 2)
+    site.put(rack(count, apart), s - apart, sign * (outer - 0.6), -np.pi / 2)
 
 
 def _rails(site: Site, plan: Plan, sign: int) -> None:

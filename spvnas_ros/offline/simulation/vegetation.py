@@ -7,7 +7,7 @@ import numpy as np
 from spvnas_ros.offline.simulation.mesh import Floats, Mesh, labelled, merge, mesh
 from spvnas_ros.offline.simulation.shapes import blob, boxes, polyline, tubes
 
-VEGETATION, TRUNK, TERRAIN = 70, 71, 72
+VEGETATION, TRUNK, TERRAIN, OTHER = 70, 71, 72, 99
 
 
 def leaves(centres: Floats, size: float, rng: np.random.Generator, of: str = "leaves", label: int = VEGETATION) -> Mesh:
@@ -53,23 +53,58 @@ def tree(rng: np.random.Generator, kind: str, height: float, detail: int = 900) 
     """Builds a tree at the origin: `broad`, `slim`, `conifer` or `young`; `detail` is the number of its leaves."""
     if kind == "conifer":
         return _conifer(rng, height, detail)
-    thick = 0.014 * height + float(rng.uniform(0.03, 0.1))
-    bare = min(float(rng.uniform(0.14, 0.36)) * height, float(rng.uniform(1.4, 3.4)))
+    thick = (0.014 * height + float(rng.uniform(0.02, 0.1))) * float(rng.choice([0.7, 1.0, 1.0, 1.5]))
+    bare = min(float(rng.uniform(0.14, 0.45)) * height, float(rng.uniform(1.2, 4.6)))
     wide = {"broad": 0.66, "slim": 0.3, "young": 0.4}[kind] * height * float(rng.uniform(0.75, 1.2))
     shape = {"broad": ("round", "flat")[int(rng.integers(2))], "slim": "column", "young": "round"}[kind]
     lean = rng.normal(0, 0.02, 2) * height
-    stem = np.array([[0, 0, -0.4], [0, 0, 0.25], [*lean * 0.4, bare], [*lean, bare + 0.35 * (height - bare)]])
+    bend = rng.normal(0, 0.35 * thick, (2, 2))
+    stem = np.array(
+        [
+            [0, 0, -0.4],
+            [0, 0, 0.25],
+            [*(lean * 0.15 + bend[0]), 0.25 + 0.35 * (bare - 0.25)],
+            [*(lean * 0.3 + bend[1]), 0.25 + 0.7 * (bare - 0.25)],
+            [*lean * 0.4, bare],
+            [*lean, bare + 0.35 * (height - bare)],
+        ]
+    )
+    flare = float(rng.uniform(1.15, 1.7))
+    radii = np.array([thick * flare, thick * 1.05, thick, thick * 0.93, thick * 0.85, thick * 0.45])
+    stems = [polyline(stem, radii, "bark", TRUNK, sides=8)]
+    if rng.random() < 0.12:
+        apart = np.array([*rng.normal(0, 2.2 * thick, 2), 0.0])
+        stems.append(polyline(stem * [1.6, 1.6, 1.0] + apart, radii * 0.7, "bark", TRUNK, sides=6))
     cloud = crown(shape, wide, height - bare * 0.85, detail, rng) + [*lean * 0.6, bare * 0.85]
     size = 0.19 + 0.012 * wide
     roots = np.repeat([[*lean * 0.5, bare * 1.02]], 5, axis=0) + rng.uniform(0, 0.12, (5, 1)) * [[0, 0, height]]
     tips = cloud[rng.integers(0, len(cloud), 5)]
     return merge(
         [
-            polyline(stem, [thick * 1.35, thick, thick * 0.8, thick * 0.45], "bark", TRUNK, sides=8),
+            *stems,
+            *_around_foot(rng, kind, thick),
             tubes(roots, tips, thick * 0.4, "bark", VEGETATION, sides=4, end_radii=thick * 0.1),
             leaves(cloud, size, rng),
         ]
     )
+
+
+def _around_foot(rng: np.random.Generator, kind: str, thick: float) -> list[Mesh]:
+    """Builds what stands around a trunk: a young tree's stakes, or shoots and ivy; around most trunks nothing."""
+    draw = rng.random()
+    if kind == "young" and draw < 0.6:
+        count = int(rng.integers(2, 4))
+        angle = 2 * np.pi * np.arange(count) / count
+        foot = np.stack([np.cos(angle), np.sin(angle), np.zeros(count)], axis=1) * float(rng.uniform(0.3, 0.6))
+        top = foot * [0.9, 0.9, 1] + [0, 0, float(rng.uniform(1.3, 2.3))]
+        # SemanticKITTI calls stakes other objects.
+        return [tubes(foot, top, 0.04, "wood", OTHER), tubes(top[:1], top[1:2], 0.025, "wood", OTHER, 4)]
+    if draw < 0.2:
+        count = int(rng.integers(25, 70))
+        tall = float(rng.uniform(0.4, 2.2))
+        around = rng.normal(0, 1, (count, 3)) * [thick + 0.12, thick + 0.12, 0]
+        return [leaves(around + rng.uniform(0, tall, (count, 1)) * [0, 0, 1], 0.13, rng)]
+    return []
 
 
 def _conifer(rng: np.random.Generator, height: float, detail: int) -> Mesh:
