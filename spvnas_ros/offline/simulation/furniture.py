@@ -175,6 +175,15 @@ def _guard_rail() -> Mesh:
     return merge([labelled(loft(ends, "bare metal", closed=False, capped=False), FENCE), post])
 
 
+def small_clutter(rng: np.random.Generator) -> Mesh:
+    """Builds something small that stands against a wall: a bin, a cabinet, a box, a pot with or without its plant."""
+    wide, deep, high = rng.uniform((0.25, 0.2, 0.3), (0.9, 0.6, 1.3))
+    if rng.random() < 0.4:
+        pot = boxes((wide, deep, 0.35), [0, 0, 0], "concrete", OTHER)
+        return merge([pot, labelled(blob((wide * 0.6, deep * 0.6, high * 0.5), "leaves", (0, 0, 0.6), 4, 6), 70)])
+    return boxes((wide, deep, high), [0, 0, 0], str(rng.choice(["painted metal", "plastic", "wood"])), OTHER)
+
+
 def bench() -> Mesh:
     """Builds a bench that faces -y."""
     seat = boxes((1.7, 0.45, 0.06), [0, 0, 0.43], "wood", OTHER)

@@ -134,9 +134,18 @@ def _house(site: Site, plan: Plan, nursery: Nursery, parcel: Parcel) -> None:
     if rng.random() < 0.2:
         leaves = vegetation.ivy(rng, min(width, 3.0), float(rng.uniform(2, 5)))
         site.put(leaves, s, parcel.side * (d - depth / 2 - (0 if row else 0.05)), turn)
+    _at_wall(site, parcel, s, width, d - depth / 2)
     _garden(site, plan, nursery, parcel, d - depth / 2, d + depth / 2)
     if parcel.driveway and not works:
         _driveway(site, plan, parcel)
+
+
+def _at_wall(site: Site, parcel: Parcel, s: float, width: float, front: float) -> None:
+    """Puts bins, cabinets, planters and the like against the front of a house."""
+    rng = site.rng
+    while rng.random() < 0.3:
+        at, turn = s + float(rng.uniform(-0.4, 0.4)) * width, 0.0 if parcel.side > 0 else np.pi
+        site.put(furniture.small_clutter(rng), at, parcel.side * (front - 0.45), turn)
 
 
 def _garden(site: Site, plan: Plan, nursery: Nursery, parcel: Parcel, front: float, back: float) -> None:

@@ -40,6 +40,9 @@ def pave(plan: Plan, rng: np.random.Generator) -> list[Patch]:
                 patches.append(_band(start, end, sign, inner, inner + width, surface))
         if side.parking and _painted(parking, rng):
             patches += _strip_lines(plan, sign, start, end, _paint(parking))
+        if side.apron:
+            apron = Surface(49, str(rng.choice(["paving", "gravel", "concrete", "worn asphalt"])), 0.0, 0.006)
+            patches.append(_band(start, end, sign, side.kerb, side.kerb + side.apron, apron))
         patches += _edges(plan, sign, road, walk, rng)
         surface = verge if side.green else walk
         patches += [_band(*nose, sign, side.kerb, side.kerb + side.parking, surface) for nose in side.noses]
@@ -209,7 +212,7 @@ def _markings(plan: Plan, rng: np.random.Generator) -> Iterator[Patch]:
                 yield Patch(s, s + 3, d - 0.07, d + 0.07, MARKING)
     if marked and plan.kind in ("highway", "rural"):
         for sign in (-1, 1):
-            edge = plan.side(sign).kerb - 0.25
+            edge = plan.side(sign).kerb - max(plan.side(sign).shoulder, 0.25)
             yield _band(-MARGIN, plan.length + MARGIN, sign, edge - 0.12, edge, MARKING)
     for junction in plan.junctions:
         if plan.kind in ("urban", "residential") and rng.random() < 0.4:

@@ -66,7 +66,9 @@ def _signs(site: Site, plan: Plan, sign: int) -> None:
         make = furniture.direction_sign if rng.random() < big else furniture.sign
         turn = _facing(sign) + float(rng.choice([0, 0, 0, np.pi])) + float(rng.normal(0, 0.12))
         site.put(make(rng), at, sign * (_edge(plan, sign) + 0.1), turn)
-    if plan.kind == "highway" and sign > 0 and rng.random() < 0.4:
+    for _ in range(2 if plan.kind == "highway" and sign > 0 else 0):
+        if rng.random() > 0.35:
+            continue
         wide = plan.left.kerb + plan.right.kerb + 3.0
         site.put(furniture.gantry(rng, wide), float(rng.uniform(0.3, 1)) * plan.length, -plan.right.kerb - 1.5)
 
@@ -112,6 +114,8 @@ def _beds(site: Site, plan: Plan, nursery: Nursery, sign: int) -> None:
 def _spots(site: Site, plan: Plan, sign: int, wanted: frozenset[str]) -> None:
     """Puts objects at the outer edge of the sidewalk: at most one at each place, and a place every few metres."""
     rng, side = site.rng, plan.side(sign)
+    if side.shoulder:
+        return
     outer = side.lot - 0.35 if side.walk else side.inner + 2.6
     shares = {"person": 0.12, "bicycle": 0.2, "motorcycle": 0.06, "clutter": 0.12, "bus stop": 0.012, "bench": 0.015}
     names = [*shares, "nothing"]
@@ -194,7 +198,7 @@ def _bicycles(site: Site, s: float, sign: int, outer: float, tight: bool) -> Non
 def _rails(site: Site, plan: Plan, sign: int) -> None:
     """Puts guard rails and posts at the edge of the road."""
     rng, side = site.rng, plan.side(sign)
-    if side.walk == 0 and rng.random() < 0.45:
+    if side.walk == 0 and rng.random() < (0.75 if side.shoulder else 0.45):
         start = float(rng.uniform(-MARGIN, plan.length * 0.4))
         end = float(rng.uniform(plan.length * 0.5, plan.length + MARGIN))
         steps = np.linspace(start, end, max(int((end - start) / 12), 2))

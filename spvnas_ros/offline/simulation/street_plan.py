@@ -24,6 +24,8 @@ class Side:
     walk:    width of the sidewalk
     parked:  share of the parking places at the kerb that are taken
     rise:    height of the sidewalk above the road; 0 where only its paving tells it apart
+    shoulder: width of the hard shoulder, which belongs to the road
+    apron:   width of a paved strip beside the road that is neither road nor sidewalk
     noses:   street coordinates between which the sidewalk, or where `green` a bed, interrupts the parking strip
     """
 
@@ -35,11 +37,13 @@ class Side:
     rise: float = 0.12
     noses: tuple[tuple[float, float], ...] = ()
     green: bool = False
+    shoulder: float = 0.0
+    apron: float = 0.0
 
     @property
     def inner(self) -> float:
         """Distance from the middle of the street to the sidewalk."""
-        return self.kerb + self.parking + self.strip
+        return self.kerb + self.apron + self.parking + self.strip
 
     @property
     def lot(self) -> float:
@@ -51,7 +55,7 @@ class Side:
         """Distance from the middle of the street up to which traffic may drive. Without a parking strip, parked cars
         stand on the road.
         """
-        return self.kerb - (1.9 if self.parking == 0 and self.parked > 0 else 0.25)
+        return self.kerb - (1.9 if self.parking == 0 and self.parked > 0 else max(self.shoulder, 0.25))
 
     def interrupted(self, s: float, gap: float) -> bool:
         """Tells whether a nose of the parking strip is within `gap` metres."""
@@ -159,20 +163,20 @@ class _Flavour:
 
 _FLAVOURS = {
     "urban": _Flavour(
-        (3.1, 3.9), (1, 1, 2), 0.6, 0.25, (1.3, 5.5), 1.0, (0.2, 0.75), (11, 22), (0.0, 1.5),
-        {"row": 0.59, "house": 0.12, "parking": 0.09, "garden": 0.1, "works": 0.1},
+        (3.1, 3.9), (1, 1, 2), 0.45, 0.2, (1.3, 5.5), 1.0, (0.1, 0.65), (11, 22), (0.0, 1.2),
+        {"row": 0.66, "house": 0.12, "parking": 0.05, "garden": 0.08, "works": 0.09},
         {"none": 0.53, "hedge": 0.12, "low wall": 0.1, "bars": 0.1, "wall": 0.08, "cover": 0.07}, 0.45, 0.1, 0.0,
     ),
     "residential": _Flavour(
-        (3.1, 4.4), (1,), 0.4, 0.3, (1.2, 4.6), 1.0, (0.1, 0.65), (9, 18), (2.0, 7.5),
-        {"row": 0.2, "house": 0.57, "parking": 0.06, "garden": 0.12, "works": 0.05},
+        (3.1, 4.4), (1,), 0.25, 0.3, (1.2, 4.6), 1.0, (0.05, 0.5), (9, 18), (0.8, 7.0),
+        {"row": 0.26, "house": 0.54, "parking": 0.04, "garden": 0.11, "works": 0.05},
         {"hedge": 0.4, "low wall": 0.16, "picket": 0.07, "bars": 0.07, "mesh": 0.05, "panel": 0.04,
          "thicket": 0.08, "cover": 0.14, "none": 0.12},
         0.2, 0.5, 0.4,
     ),
     "suburban": _Flavour(
-        (3.2, 4.8), (1,), 0.25, 0.5, (1.2, 4.5), 0.9, (0.05, 0.45), (14, 26), (4.0, 13.0),
-        {"house": 0.63, "parking": 0.06, "garden": 0.14, "meadow": 0.06, "wood": 0.06, "works": 0.05},
+        (3.2, 4.8), (1,), 0.15, 0.5, (1.2, 4.5), 0.9, (0.0, 0.35), (13, 24), (2.5, 11.0),
+        {"house": 0.66, "parking": 0.03, "garden": 0.14, "meadow": 0.06, "wood": 0.06, "works": 0.05},
         {"hedge": 0.36, "picket": 0.08, "panel": 0.06, "mesh": 0.08, "boards": 0.05, "wall": 0.05,
          "thicket": 0.13, "cover": 0.14, "none": 0.14},
         0.2, 0.65, 0.8,
@@ -190,18 +194,26 @@ _FLAVOURS = {
          "thicket": 0.2, "cover": 0.14}, 0.0, 0.3, 1.0,
     ),
 }  # fmt: skip
+_MOTORWAY = _Flavour(
+    (3.4, 3.8), (2, 2, 3), 0.0, 0.0, (1.0, 2.0), 0.0, (0.0, 0.0), (25, 60), (20.0, 30.0),
+    {"meadow": 0.4, "wood": 0.4, "field": 0.2},
+    {"none": 0.35, "thicket": 0.3, "cover": 0.12, "wall": 0.13, "mesh": 0.1}, 1.0, 0.0, 1.0,
+)  # fmt: skip
+"""Half of the highways: little but road, rails, plants and bridges of signs, as in SemanticKITTI's sequence 01."""
 
 
 def draw_plan(kind: str, length: float, rng: np.random.Generator) -> Plan:
     """Draws the plan of a street of that kind."""
     flavour = _FLAVOURS[kind]
+    if kind == "highway" and rng.random() < 0.5:
+        flavour = _MOTORWAY
     lanes = int(rng.choice(flavour.lanes))
     median = float(rng.uniform(0.6, 6.5)) if rng.random() < flavour.median else 0.0
     road = lanes * float(rng.uniform(*flavour.road))
     right, left = (_draw_side(flavour, road, median, rng) for _ in range(2))
     uses = ["terrain", "island", "tram"] if 1.5 < median < 4 else ["terrain", "island"]
     use = "terrain" if median > 4 else str(rng.choice(uses))
-    junctions = _draw_junctions(kind, length, rng)
+    junctions = () if flavour is _MOTORWAY else _draw_junctions(kind, length, rng)
     plan = Plan(kind, length, right, left, median, use, lanes, junctions, ())
     parcels = tuple(parcel for sign in (-1, 1) for parcel in _draw_parcels(flavour, plan, sign, rng))
     plan = replace(plan, parcels=parcels)
@@ -228,7 +240,12 @@ def _draw_side(flavour: _Flavour, road: float, median: float, rng: np.random.Gen
     extra = 1.9 if parking == 0 and parked > 0 else 0.0
     # Kerbs are worn, lowered, or not there at all; then paving, gutters and what stands on it tell a sidewalk apart.
     rise = float(rng.choice([0.0, 0.02, 0.05, 0.08, 0.12, 0.15], p=[0.13, 0.12, 0.15, 0.2, 0.2, 0.2]))
-    return Side(median + road + extra, parking, strip, walk, parked, rise, green=bool(rng.random() < 0.55))
+    green, shoulder, apron = bool(rng.random() < 0.55), 0.0, 0.0
+    if flavour is _MOTORWAY:
+        shoulder = float(rng.uniform(1.8, 3.4)) if rng.random() < 0.8 else 0.6
+        apron = float(rng.uniform(0.8, 3.5)) if rng.random() < 0.5 else 0.0
+    kerb = median + road + extra + shoulder
+    return Side(kerb, parking, strip, walk, parked, rise, (), green, shoulder, apron)
 
 
 def _draw_junctions(kind: str, length: float, rng: np.random.Generator) -> tuple[Junction, ...]:

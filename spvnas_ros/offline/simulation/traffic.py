@@ -99,11 +99,11 @@ def _park_along(site: Site, plan: Plan, sign: int, wanted: frozenset[str]) -> No
 def _parked(site: Site, wanted: frozenset[str]) -> tuple[Mesh, int, float]:
     rng, draw = site.rng, site.rng.random()
     part, label = site.fleet.draw(car), 10
-    if draw < 0.05 and "truck" in wanted:
+    if draw < 0.04 and "truck" in wanted:
         part, label = truck(rng), 18
-    elif draw < 0.1 and "other-vehicle" in wanted:
+    elif draw < 0.08 and "other-vehicle" in wanted:
         part, label = other_vehicle(rng)
-    elif draw < 0.15 and "motorcycle" in wanted:
+    elif draw < 0.11 and "motorcycle" in wanted:
         part, label = site.fleet.draw(motorcycle), 15
     return part, label, float(np.ptp(part.vertices[:, 1]))
 
@@ -149,7 +149,7 @@ def _park_rare(site: Site, plan: Plan, wanted: frozenset[str]) -> None:
         depth = 5.6 if parcel.use != "house" else 2.2
         room = parcel.setback if parcel.use == "house" else 8.0
         if (
-            rng.random() > 0.3
+            rng.random() > 0.22
             or parcel.width < 12
             or room < 4.6
             or parcel.driveway
@@ -173,6 +173,8 @@ def start_traffic(site: Site, plan: Plan, journey: Journey, wanted: frozenset[st
 
 def _fill_lane(site: Site, plan: Plan, journey: Journey, sign: int, number: int, wanted: frozenset[str]) -> None:
     rng, d = site.rng, plan.lane(sign, number)
+    if plan.side(sign).shoulder:
+        wanted -= {"bicyclist"}
     own = sign < 0 and abs(d - journey.lane) < 0.1
     start, span = -MARGIN + 4.0, plan.length + 2 * MARGIN - 8.0
     speed = -sign * _SPEED[plan.kind] * float(rng.uniform(0.6, 1.3))
@@ -195,7 +197,7 @@ def _fill_lane(site: Site, plan: Plan, journey: Journey, sign: int, number: int,
         else:
             track = _wrap(middle - start, speed, start, span, d)
         site.drive(part, label, track, 0.0 if sign < 0 else np.pi)
-        s += long + float(rng.uniform(3, 18) if label in (253, 255) else rng.uniform(10, 80))
+        s += long + float(rng.uniform(3, 18) if label in (253, 255) else rng.uniform(12, 110))
 
 
 def _follow(
@@ -216,9 +218,9 @@ def _road_user(site: Site, wanted: frozenset[str], riders: float = 0.45) -> tupl
         return site.fleet.draw(bicyclist), 253
     if bicycles < draw < riders and "motorcyclist" in wanted:
         return site.fleet.draw(motorcyclist), 255
-    if riders < draw < riders + 0.1 and "truck" in wanted:
+    if riders < draw < riders + 0.08 and "truck" in wanted:
         return truck(rng), 258
-    if riders + 0.1 < draw < riders + 0.2 and "other-vehicle" in wanted:
+    if riders + 0.08 < draw < riders + 0.16 and "other-vehicle" in wanted:
         part, label = other_vehicle(rng, moving=True)
         return part, _MOVING_OTHER[label]
     return site.fleet.draw(car), 252
