@@ -300,7 +300,7 @@ def simulate(
     ] = None,
     seed: Annotated[int, typer.Option(help="Everything follows from it, to the byte.")] = 0,
     kind: Annotated[
-        str | None, typer.Option(help="urban, residential, suburban, highway or rural; default a mix.")
+        str | None, typer.Option(help="urban, residential, suburban, highway, rural or parking; default a mix.")
     ] = None,
     formats: Annotated[
         str,

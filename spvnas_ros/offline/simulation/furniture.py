@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from spvnas_ros.offline.simulation.mesh import Floats, Mesh, labelled, merge, mesh
+from spvnas_ros.offline.simulation.mesh import Floats, Mesh, labelled, merge, mesh, scatter
 from spvnas_ros.offline.simulation.shapes import blob, boxes, disc, loft, polyline, quads, tubes
 
 FENCE, POLE, SIGN, OTHER, OTHER_STRUCTURE = 51, 80, 81, 99, 52
@@ -182,6 +182,31 @@ def small_clutter(rng: np.random.Generator) -> Mesh:
         pot = boxes((wide, deep, 0.35), [0, 0, 0], "concrete", OTHER)
         return merge([pot, labelled(blob((wide * 0.6, deep * 0.6, high * 0.5), "leaves", (0, 0, 0.6), 4, 6), 70)])
     return boxes((wide, deep, high), [0, 0, 0], str(rng.choice(["painted metal", "plastic", "wood"])), OTHER)
+
+
+def trolleys(rng: np.random.Generator, count: int) -> Mesh:
+    """Builds shopping trolleys along x, pushed into each other where there are several."""
+    low = np.array([[-0.25, -0.2, 0.45], [0.4, -0.15, 0.5], [0.4, 0.15, 0.5], [-0.25, 0.2, 0.45]])
+    high = low * [1.1, 1.25, 1] + [-0.05, 0, 0.42]
+    loops = [
+        corner for ring in (low, high, (low + high) / 2) for corner in zip(ring, np.roll(ring, 1, axis=0), strict=True)
+    ]
+    uprights = [
+        (a, b)
+        for share in np.linspace(0, 1, 5)
+        for a, b in (
+            (low[0] + share * (low[1] - low[0]), high[0] + share * (high[1] - high[0])),
+            (low[3] + share * (low[2] - low[3]), high[3] + share * (high[2] - high[3])),
+            (low[1] + share * (low[2] - low[1]), high[1] + share * (high[2] - high[1])),
+        )
+    ]
+    legs = [(corner, np.array([corner[0], corner[1] * 1.3, 0.05])) for corner in low]
+    bars = np.array([*loops, *uprights, *legs])
+    handle = tubes([[-0.42, -0.27, 1.0]], [[-0.42, 0.27, 1.0]], 0.02, "plastic")
+    one = merge([tubes(bars[:, 0], bars[:, 1], 0.008, "chrome", sides=4), handle])
+    at = np.stack([0.22 * np.arange(count), np.zeros(count), np.zeros(count)], axis=1)
+    size = np.full((count, 3), float(rng.uniform(0.9, 1.1)))
+    return labelled(scatter(one, at, np.zeros(count), size), OTHER)
 
 
 def bench() -> Mesh:

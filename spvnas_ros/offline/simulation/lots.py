@@ -6,14 +6,21 @@ import numpy as np
 
 from spvnas_ros.offline.simulation import buildings, furniture, vegetation
 from spvnas_ros.offline.simulation.ground import MARGIN, REACH
-from spvnas_ros.offline.simulation.paving import BAY, PARKING_ROWS
+from spvnas_ros.offline.simulation.paving import BAY, LOT_ROWS, PARKING_ROWS
 from spvnas_ros.offline.simulation.people import standing
 from spvnas_ros.offline.simulation.planting import HEDGE_PIECE, Nursery
 from spvnas_ros.offline.simulation.site import Site
 from spvnas_ros.offline.simulation.street_plan import Parcel, Plan
 from spvnas_ros.offline.simulation.vehicles import car
 
-_FLOORS = {"urban": (3, 6), "residential": (1, 4), "suburban": (1, 3), "highway": (1, 4), "rural": (1, 3)}
+_FLOORS = {
+    "urban": (3, 6),
+    "residential": (1, 4),
+    "suburban": (1, 3),
+    "highway": (1, 4),
+    "rural": (1, 3),
+    "parking": (1, 3),
+}
 _FENCE_HEIGHT = {"low wall": (0.3, 0.9), "wall": (1.3, 2.2), "picket": (0.7, 1.2), "rail": (0.8, 0.81)}
 
 
@@ -25,6 +32,8 @@ def fill_parcels(site: Site, plan: Plan, nursery: Nursery) -> None:
             _house(site, plan, nursery, parcel)
         elif parcel.use == "parking":
             _parking(site, plan, nursery, parcel)
+        elif parcel.use == "lot":
+            _lot(site, plan, nursery, parcel)
         else:
             _green(site, plan, nursery, parcel)
     for sign in (-1, 1):
@@ -197,15 +206,48 @@ def _parking(site: Site, plan: Plan, nursery: Nursery, parcel: Parcel) -> None:
     """Fills a parking lot with two rows of cars that stand across."""
     rng, lot = site.rng, plan.side(parcel.side).lot
     taken = float(rng.uniform(0.3, 0.95))
-    for d in (lot + row for row in PARKING_ROWS):
-        step = BAY / float(site.ground.stretch(parcel.middle, parcel.side * d))
-        for s in np.arange(parcel.start + 2, parcel.end - 2, step):
-            if rng.random() < taken:
-                site.park(site.fleet.draw(car), 10, float(s), parcel.side * d, float(rng.choice([-1, 1])) * np.pi / 2)
+    for row in PARKING_ROWS:
+        _park_row(site, parcel, lot + row, taken)
     for s in np.arange(parcel.start + 3, parcel.end, 7):
         nursery.tree(float(s), parcel.side * (lot + 21)) if rng.random() < 0.6 else nursery.bush(
             float(s), parcel.side * (lot + 20.5)
         )
+
+
+def _park_row(site: Site, parcel: Parcel, d: float, taken: float) -> None:
+    """Parks cars across in a row."""
+    rng = site.rng
+    step = BAY / float(site.ground.stretch(parcel.middle, parcel.side * d))
+    for s in np.arange(parcel.start + 2, parcel.end - 2, step):
+        if rng.random() < taken:
+            site.park(site.fleet.draw(car), 10, float(s), parcel.side * d, float(rng.choice([-1, 1])) * np.pi / 2)
+
+
+def _lot(site: Site, plan: Plan, nursery: Nursery, parcel: Parcel) -> None:
+    """Fills a large parking lot: rows of cars, lamps and trees between two of them, trolleys, and who goes to a car."""
+    rng, lot = site.rng, plan.side(parcel.side).lot
+    taken = float(rng.uniform(0.15, 0.95))
+    for row in LOT_ROWS:
+        _park_row(site, parcel, lot + row, taken * float(rng.uniform(0.5, 1.0)))
+    between = parcel.side * (lot + (LOT_ROWS[1] + LOT_ROWS[2]) / 2)
+    lamp, trees = furniture.lamp_post(rng), rng.random() < 0.5
+    for number, s in enumerate(np.arange(parcel.start + 0.7, parcel.end, 5 * BAY)):
+        if trees and number % 2:
+            nursery.tree(float(s), between)
+        else:
+            site.put(lamp, float(s), between)
+    aisle = lot + (LOT_ROWS[0] + LOT_ROWS[1]) / 2
+    for _ in range(int(rng.integers(0, 4))):
+        s, d = float(rng.uniform(parcel.start + 2, parcel.end - 2)), aisle + float(rng.uniform(-1.8, 1.8))
+        site.put(furniture.trolleys(rng, 1), s, parcel.side * d, float(rng.uniform(0, 6)))
+    if rng.random() < 0.6:
+        # In a place at the end of a row, where no car stands.
+        count = int(rng.integers(2, 9))
+        site.put(furniture.trolleys(rng, count), parcel.end - 0.6, parcel.side * (lot + LOT_ROWS[2]), np.pi / 2)
+    for s in np.arange(parcel.start + 3, parcel.end - 3, 7.0):
+        if rng.random() < 0.2:
+            turn = float(rng.uniform(0, 2 * np.pi))
+            site.park(site.fleet.draw(standing), 30, float(s), parcel.side * (aisle + float(rng.uniform(-1, 1))), turn)
 
 
 def _green(site: Site, plan: Plan, nursery: Nursery, parcel: Parcel) -> None:
@@ -235,7 +277,9 @@ def _green(site: Site, plan: Plan, nursery: Nursery, parcel: Parcel) -> None:
 def _second_row(site: Site, plan: Plan, nursery: Nursery, sign: int) -> None:
     """Puts houses and trees behind the parcels. They stop the rays that pass between the parcels' objects."""
     rng, lot = site.rng, plan.side(sign).lot
-    built = {"urban": 0.85, "residential": 0.65, "suburban": 0.5, "highway": 0.2, "rural": 0.15}[plan.kind]
+    built = {"urban": 0.85, "residential": 0.65, "suburban": 0.5, "highway": 0.2, "rural": 0.15, "parking": 0.7}[
+        plan.kind
+    ]
     for s in np.arange(-MARGIN + 8, plan.length + MARGIN - 5, 15):
         if not plan.clear(float(s), sign, 7):
             continue

@@ -15,7 +15,11 @@ MARKING = Surface(60, "lane paint", 0.0, 0.004)
 BAY = 2.6
 """Width of a place where cars park across, metres."""
 PARKING_ROWS = (10.0, 16.4)
-"""Places of the two rows of cars of a parking lot, metres behind its front."""
+"""Places of the two rows of cars of a small parking lot, metres behind its front."""
+LOT_ROWS = (3.2, 14.2, 19.4, 30.4)
+"""The same of a large one, between whose rows there are aisles for driving."""
+_ROW = 2.6
+"""Half of the depth of a row, metres."""
 _BAY_LINE = 0.12
 _CORNER = 5
 
@@ -26,6 +30,9 @@ def pave(plan: Plan, rng: np.random.Generator) -> list[Patch]:
     road = _road(rng)
     walks = {sign: _walk(plan, sign, road, rng) for sign in (-1, 1)}
     parking = _parking(float(rng.choice([0.0, 0.03, 0.05])), rng)
+    if plan.kind == "parking":
+        # What cars park on mostly goes on behind the strip, and is the road's.
+        parking = Surface(44, road.material if rng.random() < 0.5 else parking.material, 0.0, 0.004)
     patches = [_band(start, end, sign, 0, REACH, _land(walks[sign].level, rng)) for sign in (-1, 1)]
     patches.append(Patch(start, end, -plan.right.kerb, plan.left.kerb, road))
     for sign in (-1, 1):
@@ -48,6 +55,8 @@ def pave(plan: Plan, rng: np.random.Generator) -> list[Patch]:
         patches += [_band(*nose, sign, side.kerb, side.kerb + side.parking, surface) for nose in side.noses]
     patches += _median(plan)
     for parcel in plan.parcels:
+        if parcel.use == "lot":
+            patches += _lot(plan, parcel, road, parking)
         patches += _yard(plan, parcel, walks[parcel.side], rng)
     for junction in plan.junctions:
         for sign in junction.sides:
@@ -108,7 +117,7 @@ def _painted(places: Surface, rng: np.random.Generator) -> bool:
     """Tells whether places have lines. On asphalt only the lines tell them from the road; stones are painted in half of
     the cases.
     """
-    return places.material == "asphalt" or rng.random() < 0.5
+    return "asphalt" in places.material or rng.random() < 0.5
 
 
 def _paint(places: Surface) -> Surface:
@@ -186,6 +195,16 @@ def _yard(plan: Plan, parcel: Parcel, walk: Surface, rng: np.random.Generator) -
         yield _band(*parcel.driveway, parcel.side, plan.side(parcel.side).kerb, inner + 0.5, lowered)
 
 
+def _lot(plan: Plan, parcel: Parcel, road: Surface, places: Surface) -> Iterator[Patch]:
+    """Yields rows of places with their lines, and the aisles between them."""
+    lot = plan.side(parcel.side).lot
+    yield _band(parcel.start, parcel.end, parcel.side, lot + LOT_ROWS[0] - _ROW, lot + LOT_ROWS[-1] + _ROW, road)
+    for row in LOT_ROWS:
+        inner, outer = lot + row - _ROW, lot + row + _ROW
+        yield _band(parcel.start + 0.7, parcel.end - 0.7, parcel.side, inner, outer, places)
+        yield from _bays(parcel.start + 2.0, parcel.end, parcel.side, inner, outer, _paint(places))
+
+
 def _side_street(plan: Plan, junction: Junction, sign: int, walk: Surface, road: Surface) -> Iterator[Patch]:
     side = plan.side(sign)
     if junction.walk:
@@ -202,8 +221,8 @@ def _side_street(plan: Plan, junction: Junction, sign: int, walk: Surface, road:
 
 def _markings(plan: Plan, rng: np.random.Generator) -> Iterator[Patch]:
     """Yields dashes between lanes, lines at the road's edges, and crossings for pedestrians."""
-    marked = (
-        rng.random() < {"urban": 0.7, "residential": 0.25, "suburban": 0.4, "highway": 1.0, "rural": 0.5}[plan.kind]
+    marked = rng.random() < {"urban": 0.7, "residential": 0.25, "suburban": 0.4, "highway": 1.0, "rural": 0.5}.get(
+        plan.kind, 0.0
     )
     dashes = np.arange(-MARGIN, plan.length + MARGIN - 4, 9.0)
     if marked:

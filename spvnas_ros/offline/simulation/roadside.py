@@ -16,7 +16,7 @@ from spvnas_ros.offline.simulation.planting import Nursery
 from spvnas_ros.offline.simulation.site import Site
 from spvnas_ros.offline.simulation.street_plan import Plan
 
-_SPACING = {"urban": 24.0, "residential": 32.0, "suburban": 34.0, "highway": 38.0, "rural": 42.0}
+_SPACING = {"urban": 24.0, "residential": 32.0, "suburban": 34.0, "highway": 38.0, "rural": 42.0, "parking": 26.0}
 
 
 def furnish(site: Site, plan: Plan, nursery: Nursery, wanted: frozenset[str]) -> None:
@@ -38,7 +38,7 @@ def furnish(site: Site, plan: Plan, nursery: Nursery, wanted: frozenset[str]) ->
 def _edge(plan: Plan, sign: int) -> float:
     """Returns the `d` of poles without its sign: at the inner edge of the sidewalk."""
     side = plan.side(sign)
-    return side.inner + (0.35 if side.walk else 0.9)
+    return side.inner + (0.35 if side.walk else 0.9 if plan.kind != "parking" else 0.25)
 
 
 def _facing(sign: int) -> float:
@@ -114,7 +114,7 @@ def _beds(site: Site, plan: Plan, nursery: Nursery, sign: int) -> None:
 def _spots(site: Site, plan: Plan, sign: int, wanted: frozenset[str]) -> None:
     """Puts objects at the outer edge of the sidewalk: at most one at each place, and a place every few metres."""
     rng, side = site.rng, plan.side(sign)
-    if side.shoulder:
+    if side.shoulder or (plan.kind == "parking" and not side.walk):
         return
     outer = side.lot - 0.35 if side.walk else side.inner + 2.6
     shares = {"person": 0.12, "bicycle": 0.2, "motorcycle": 0.06, "clutter": 0.12, "bus stop": 0.012, "bench": 0.015}

@@ -25,13 +25,13 @@ from spvnas_ros.offline.simulation.paving import pave
 from spvnas_ros.offline.simulation.planting import Nursery
 from spvnas_ros.offline.simulation.roadside import furnish
 from spvnas_ros.offline.simulation.site import Actor, Fleet, Site
-from spvnas_ros.offline.simulation.street_plan import KINDS, draw_line, draw_plan, draw_relief
+from spvnas_ros.offline.simulation.street_plan import KINDS, MIX, draw_line, draw_plan, draw_relief
 from spvnas_ros.offline.simulation.traffic import RARE, draw_journey, park_vehicles, start_traffic
 
 __all__ = ["KINDS", "MATERIALS", "Actor", "Material", "Mesh", "Scene", "build_scene", "merge", "place"]
 
 _SHORTEST = 40.0
-_CONIFERS = {"urban": 0.05, "residential": 0.2, "suburban": 0.3, "highway": 0.2, "rural": 0.3}
+_CONIFERS = {"urban": 0.05, "residential": 0.2, "suburban": 0.3, "highway": 0.2, "rural": 0.3, "parking": 0.1}
 _SHARE_OF_CLASSES = 0.85
 """Probability with which each of the rarer movable classes occurs in a scene."""
 
@@ -67,7 +67,7 @@ def build_scene(seed: int, kind: str | None = None, length: float = 160.0) -> Sc
     if length < _SHORTEST:
         raise UserError(f"the street is {length} m long, expected at least {_SHORTEST:.0f} m")
     rng = np.random.default_rng(seed)
-    drawn = KINDS[int(rng.integers(len(KINDS)))]
+    drawn = KINDS[int(rng.choice(len(KINDS), p=MIX))]
     chosen = kind or drawn
     plan = draw_plan(chosen, length, rng)
     line = draw_line(chosen, length, rng)

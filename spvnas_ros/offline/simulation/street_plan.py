@@ -10,8 +10,10 @@ import numpy as np
 from spvnas_ros.offline.simulation.ground import MARGIN, Relief, centreline
 from spvnas_ros.offline.simulation.mesh import Floats
 
-KINDS = ("urban", "residential", "suburban", "highway", "rural")
-"""The kinds of streets."""
+KINDS = ("urban", "residential", "suburban", "highway", "rural", "parking")
+"""The kinds of streets; `parking` is a parking lot with many rows of cars."""
+MIX = (0.2, 0.21, 0.2, 0.17, 0.14, 0.08)
+"""Shares of the kinds where none is asked for."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class Junction:
 class Parcel:
     """A piece of land beside the street.
 
-    use:      `house`, `row`, `parking`, `field`, `meadow`, `wood`, `garden` or `works`
+    use:      `house`, `row`, `parking`, `lot`, `field`, `meadow`, `wood`, `garden` or `works`
     setback:  metres from its front to the house
     driveway: street coordinates between which the driveway lies, or None
     """
@@ -159,6 +161,7 @@ class _Flavour:
     median: float
     driveway: float
     bank: float
+    across: float = 0.15
 
 
 _FLAVOURS = {
@@ -193,7 +196,14 @@ _FLAVOURS = {
         {"none": 0.3, "boards": 0.1, "hedge": 0.14, "mesh": 0.1, "picket": 0.04, "rail": 0.04,
          "thicket": 0.2, "cover": 0.14}, 0.0, 0.3, 1.0,
     ),
+    "parking": _Flavour(
+        (2.7, 3.4), (1,), 1.0, 0.2, (1.2, 2.4), 0.3, (0.3, 0.95), (25, 60), (0.5, 1.5),
+        {"lot": 0.82, "garden": 0.1, "works": 0.08},
+        {"none": 0.66, "cover": 0.1, "hedge": 0.1, "bars": 0.07, "picket": 0.07}, 0.0, 0.0, 0.0, across=1.0,
+    ),
 }  # fmt: skip
+_NARROWEST = 2.5
+"""Metres between two side streets below which there is no parcel."""
 _MOTORWAY = _Flavour(
     (3.4, 3.8), (2, 2, 3), 0.0, 0.0, (1.0, 2.0), 0.0, (0.0, 0.0), (25, 60), (20.0, 30.0),
     {"meadow": 0.4, "wood": 0.4, "field": 0.2},
@@ -234,12 +244,14 @@ def _draw_side(flavour: _Flavour, road: float, median: float, rng: np.random.Gen
     parked = float(rng.uniform(*flavour.parked)) * float(rng.random() < 0.85)
     parking = 0.0
     if rng.random() < flavour.strip:
-        parking = float(rng.uniform(4.6, 5.2)) if rng.random() < 0.15 else float(rng.uniform(2.0, 2.5))
+        parking = float(rng.uniform(4.6, 5.2)) if rng.random() < flavour.across else float(rng.uniform(2.0, 2.5))
     walk = float(rng.uniform(*flavour.walk)) if rng.random() < flavour.walks else 0.0
     strip = float(rng.uniform(0.8, 3.5)) if rng.random() < flavour.green else 0.0
     extra = 1.9 if parking == 0 and parked > 0 else 0.0
     # Kerbs are worn, lowered, or not there at all; then paving, gutters and what stands on it tell a sidewalk apart.
     rise = float(rng.choice([0.0, 0.02, 0.05, 0.08, 0.12, 0.15], p=[0.13, 0.12, 0.15, 0.2, 0.2, 0.2]))
+    if flavour.across == 1.0 and rng.random() < 0.6:
+        rise = 0.0
     green, shoulder, apron = bool(rng.random() < 0.55), 0.0, 0.0
     if flavour is _MOTORWAY:
         shoulder = float(rng.uniform(1.8, 3.4)) if rng.random() < 0.8 else 0.6
@@ -249,7 +261,7 @@ def _draw_side(flavour: _Flavour, road: float, median: float, rng: np.random.Gen
 
 
 def _draw_junctions(kind: str, length: float, rng: np.random.Generator) -> tuple[Junction, ...]:
-    chance = {"urban": 0.85, "residential": 0.85, "suburban": 0.7, "highway": 0.3, "rural": 0.4}[kind]
+    chance = {"urban": 0.85, "residential": 0.85, "suburban": 0.7, "highway": 0.3, "rural": 0.4, "parking": 0.4}[kind]
     found: list[Junction] = []
     for low, high in ((0.28, 0.5), (0.66, 0.95)):
         if rng.random() < chance:
@@ -265,6 +277,8 @@ def _draw_parcels(flavour: _Flavour, plan: Plan, sign: int, rng: np.random.Gener
     edges = [-MARGIN, *(value for stop in stops for value in stop), plan.length + MARGIN]
     parcels = []
     for start, end in zip(edges[::2], edges[1::2], strict=True):
+        if end - start < _NARROWEST:
+            continue
         count = max(round((end - start) / float(rng.uniform(*flavour.parcel))), 1)
         weights = rng.uniform(0.75, 1.25, count)
         bounds = start + np.concatenate([[0], np.cumsum(weights / weights.sum())]) * (end - start)

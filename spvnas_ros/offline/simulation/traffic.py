@@ -21,7 +21,7 @@ from spvnas_ros.offline.simulation.street_plan import Plan
 from spvnas_ros.offline.simulation.vehicles import car
 
 RARE = ("bicycle", "motorcycle", "truck", "other-vehicle", "person", "bicyclist", "motorcyclist")
-_SPEED = {"urban": 8.0, "residential": 6.5, "suburban": 9.0, "highway": 17.0, "rural": 12.0}
+_SPEED = {"urban": 8.0, "residential": 6.5, "suburban": 9.0, "highway": 17.0, "rural": 12.0, "parking": 3.5}
 _CAR_APART = 3.0
 """Metres between the middles of two cars that stand side by side."""
 _MOVING_OTHER = {13: 257, 20: 259}
