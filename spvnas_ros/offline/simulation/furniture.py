@@ -77,23 +77,28 @@ def sign(rng: np.random.Generator) -> Mesh:
 def _plate(rng: np.random.Generator, shape: str, size: float, height: float) -> Mesh:
     if shape == "disc":
         front, back = (
-            disc(size / 2, of, (x, 0, height), 14, "x") for of, x in (("retroreflector", -0.06), ("bare metal", -0.045))
+            disc(size / 2, of, (x, 0, height), 14, "x") for of, x in ((_face(rng), -0.06), ("bare metal", -0.045))
         )
         return labelled(merge([front, back]), SIGN)
     if shape == "rectangle":
         wide = size * float(rng.uniform(0.6, 1.3))
-        return _board(wide, size, height - size / 2)
+        return _board(rng, wide, size, height - size / 2)
     triangle, diamond = [(-1.0, -0.9), (1.0, -0.9), (0.0, 0.9)], [(-1.0, 0.0), (0.0, -1.0), (1.0, 0.0), (0.0, 1.0)]
     corners = triangle if shape == "triangle" else diamond
     flat = np.array([[-0.05, y * size * 0.58, height + z * size * 0.58] for y, z in corners])
     faces = [[0, 1, 2]] if len(flat) == 3 else [[0, 1, 2], [0, 2, 3]]
     back = mesh(flat + [0.01, 0, 0], faces, "bare metal", SIGN)
-    return merge([mesh(flat, faces, "retroreflector", SIGN), back])
+    return merge([mesh(flat, faces, _face(rng), SIGN), back])
 
 
-def _board(wide: float, high: float, low: float) -> Mesh:
-    """Builds a plate with a retroreflecting front that faces -x and a back of bare metal."""
-    front = boxes((0.01, wide, high), [-0.06, 0, low], "retroreflector", SIGN)
+def _face(rng: np.random.Generator) -> str:
+    """Draws what the front of a sign is made of; old ones hardly reflect."""
+    return "retroreflector" if rng.random() < 0.6 else "worn sign"
+
+
+def _board(rng: np.random.Generator, wide: float, high: float, low: float) -> Mesh:
+    """Builds a plate whose front faces -x, with a back of bare metal."""
+    front = boxes((0.01, wide, high), [-0.06, 0, low], _face(rng), SIGN)
     return merge([front, boxes((0.01, wide, high), [-0.045, 0, low], "bare metal", SIGN)])
 
 
@@ -104,7 +109,7 @@ def direction_sign(rng: np.random.Generator) -> Mesh:
     return merge(
         [
             tubes(posts, posts * [1, 1, 0] + [0, 0, low + high], 0.06, "bare metal", POLE),
-            _board(wide, high, low),
+            _board(rng, wide, high, low),
         ]
     )
 

@@ -164,12 +164,12 @@ def _garden(site: Site, plan: Plan, nursery: Nursery, parcel: Parcel, front: flo
     rng, side = site.rng, plan.side(parcel.side)
     drive = parcel.driveway or (-1e6, -1e6)
     if front - side.lot > 2.0 and parcel.use != "works":
-        for _ in range(int(rng.integers(2, 8))):
+        for _ in range(int(rng.integers(2, 10))):
             s, d = float(rng.uniform(parcel.start + 1, parcel.end - 1)), float(rng.uniform(side.lot + 1.4, front - 0.6))
             if not drive[0] - 1 < s < drive[1] + 1:
                 nursery.bush(s, parcel.side * d)
         s = float(rng.uniform(parcel.start + 1.5, parcel.end - 1.5))
-        if rng.random() < 0.3 and front - side.lot > 3.5 and not drive[0] - 2 < s < drive[1] + 2:
+        if rng.random() < 0.45 and front - side.lot > 3.0 and not drive[0] - 2 < s < drive[1] + 2:
             nursery.tree(s, parcel.side * (side.lot + front) / 2)
     behind = REACH - back - 12
     for _ in range(int(rng.integers(2, 6))):
@@ -184,7 +184,7 @@ def _garden(site: Site, plan: Plan, nursery: Nursery, parcel: Parcel, front: flo
     draw = rng.random()
     if draw < 0.45:
         nursery.hedge(start, end, int(rng.integers(5)))
-    elif draw < 0.75:
+    elif draw < 0.65:
         fence(site, str(rng.choice(["panel", "mesh", "picket", "wall", "boards"])), start, end)
 
 

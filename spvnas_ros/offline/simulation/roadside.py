@@ -61,7 +61,7 @@ def _signs(site: Site, plan: Plan, sign: int) -> None:
     big = {"highway": 0.4, "rural": 0.2}.get(plan.kind, 0.07)
     for s in np.arange(-MARGIN + float(rng.uniform(2, 18)), plan.length + MARGIN - 2, 17.0):
         at = float(s + rng.uniform(0, 10))
-        if rng.random() > 0.6 or not plan.clear(at, sign, 0.8):
+        if rng.random() > 0.42 or not plan.clear(at, sign, 0.8):
             continue
         make = furniture.direction_sign if rng.random() < big else furniture.sign
         turn = _facing(sign) + float(rng.choice([0, 0, 0, np.pi])) + float(rng.normal(0, 0.12))
@@ -117,7 +117,7 @@ def _spots(site: Site, plan: Plan, sign: int, wanted: frozenset[str]) -> None:
     if side.shoulder or (plan.kind == "parking" and not side.walk):
         return
     outer = side.lot - 0.35 if side.walk else side.inner + 2.6
-    shares = {"person": 0.12, "bicycle": 0.2, "motorcycle": 0.06, "clutter": 0.12, "bus stop": 0.012, "bench": 0.015}
+    shares = {"person": 0.08, "bicycle": 0.16, "motorcycle": 0.05, "clutter": 0.12, "bus stop": 0.012, "bench": 0.012}
     names = [*shares, "nothing"]
     weights = np.array([*shares.values(), 1 - sum(shares.values())])
     for s in np.arange(-MARGIN + 3, plan.length + MARGIN - 3, 5.3):

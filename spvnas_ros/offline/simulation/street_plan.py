@@ -167,34 +167,34 @@ class _Flavour:
 _FLAVOURS = {
     "urban": _Flavour(
         (3.1, 3.9), (1, 1, 2), 0.45, 0.2, (1.3, 5.5), 1.0, (0.1, 0.65), (11, 22), (0.0, 1.2),
-        {"row": 0.66, "house": 0.12, "parking": 0.05, "garden": 0.08, "works": 0.09},
+        {"row": 0.58, "house": 0.12, "parking": 0.05, "garden": 0.19, "works": 0.06},
         {"none": 0.53, "hedge": 0.12, "low wall": 0.1, "bars": 0.1, "wall": 0.08, "cover": 0.07}, 0.45, 0.1, 0.0,
     ),
     "residential": _Flavour(
         (3.1, 4.4), (1,), 0.25, 0.3, (1.2, 4.6), 1.0, (0.05, 0.5), (9, 18), (0.8, 7.0),
-        {"row": 0.26, "house": 0.54, "parking": 0.04, "garden": 0.11, "works": 0.05},
-        {"hedge": 0.4, "low wall": 0.16, "picket": 0.07, "bars": 0.07, "mesh": 0.05, "panel": 0.04,
-         "thicket": 0.08, "cover": 0.14, "none": 0.12},
+        {"row": 0.2, "house": 0.54, "parking": 0.04, "garden": 0.18, "works": 0.04},
+        {"hedge": 0.46, "low wall": 0.16, "picket": 0.07, "bars": 0.07, "mesh": 0.05, "panel": 0.04,
+         "thicket": 0.05, "cover": 0.12, "none": 0.12},
         0.2, 0.5, 0.4,
     ),
     "suburban": _Flavour(
         (3.2, 4.8), (1,), 0.15, 0.5, (1.2, 4.5), 0.9, (0.0, 0.35), (13, 24), (2.5, 11.0),
-        {"house": 0.66, "parking": 0.03, "garden": 0.14, "meadow": 0.06, "wood": 0.06, "works": 0.05},
-        {"hedge": 0.36, "picket": 0.08, "panel": 0.06, "mesh": 0.08, "boards": 0.05, "wall": 0.05,
-         "thicket": 0.13, "cover": 0.14, "none": 0.14},
+        {"house": 0.57, "parking": 0.03, "garden": 0.18, "meadow": 0.07, "wood": 0.11, "works": 0.04},
+        {"hedge": 0.42, "picket": 0.08, "panel": 0.06, "mesh": 0.08, "boards": 0.05, "wall": 0.05,
+         "thicket": 0.08, "cover": 0.12, "none": 0.16},
         0.2, 0.65, 0.8,
     ),
     "highway": _Flavour(
         (3.4, 3.8), (1, 2, 2, 3), 0.0, 0.4, (2.0, 5.0), 0.4, (0.0, 0.02), (20, 45), (10.0, 25.0),
-        {"meadow": 0.34, "wood": 0.34, "works": 0.16, "field": 0.16},
-        {"none": 0.3, "rail": 0.15, "hedge": 0.1, "wall": 0.06, "mesh": 0.09, "thicket": 0.22, "cover": 0.12},
+        {"meadow": 0.35, "wood": 0.39, "works": 0.1, "field": 0.16},
+        {"none": 0.3, "rail": 0.15, "hedge": 0.1, "wall": 0.06, "mesh": 0.09, "thicket": 0.14, "cover": 0.12},
         0.6, 0.0, 1.0,
     ),
     "rural": _Flavour(
         (2.8, 3.6), (1,), 0.0, 0.4, (1.5, 4.0), 0.5, (0.0, 0.08), (18, 45), (5.0, 16.0),
         {"field": 0.18, "meadow": 0.32, "wood": 0.24, "house": 0.2, "works": 0.06},
         {"none": 0.3, "boards": 0.1, "hedge": 0.14, "mesh": 0.1, "picket": 0.04, "rail": 0.04,
-         "thicket": 0.2, "cover": 0.14}, 0.0, 0.3, 1.0,
+         "thicket": 0.11, "cover": 0.12}, 0.0, 0.3, 1.0,
     ),
     "parking": _Flavour(
         (2.7, 3.4), (1,), 1.0, 0.2, (1.2, 2.4), 0.3, (0.3, 0.95), (25, 60), (0.5, 1.5),
@@ -207,7 +207,7 @@ _NARROWEST = 2.5
 _MOTORWAY = _Flavour(
     (3.4, 3.8), (2, 2, 3), 0.0, 0.0, (1.0, 2.0), 0.0, (0.0, 0.0), (25, 60), (20.0, 30.0),
     {"meadow": 0.4, "wood": 0.4, "field": 0.2},
-    {"none": 0.35, "thicket": 0.3, "cover": 0.12, "wall": 0.13, "mesh": 0.1}, 1.0, 0.0, 1.0,
+    {"none": 0.48, "thicket": 0.2, "cover": 0.12, "wall": 0.12, "mesh": 0.08}, 1.0, 0.0, 1.0,
 )  # fmt: skip
 """Half of the highways: little but road, rails, plants and bridges of signs, as in SemanticKITTI's sequence 01."""
 
@@ -221,7 +221,7 @@ def draw_plan(kind: str, length: float, rng: np.random.Generator) -> Plan:
     median = float(rng.uniform(0.6, 6.5)) if rng.random() < flavour.median else 0.0
     road = lanes * float(rng.uniform(*flavour.road))
     right, left = (_draw_side(flavour, road, median, rng) for _ in range(2))
-    uses = ["terrain", "island", "tram"] if 1.5 < median < 4 else ["terrain", "island"]
+    uses = ["terrain", "terrain", "island", "tram"] if 1.5 < median < 4 else ["terrain", "terrain", "island"]
     use = "terrain" if median > 4 else str(rng.choice(uses))
     junctions = () if flavour is _MOTORWAY else _draw_junctions(kind, length, rng)
     plan = Plan(kind, length, right, left, median, use, lanes, junctions, ())
@@ -255,7 +255,7 @@ def _draw_side(flavour: _Flavour, road: float, median: float, rng: np.random.Gen
     green, shoulder, apron = bool(rng.random() < 0.55), 0.0, 0.0
     if flavour is _MOTORWAY:
         shoulder = float(rng.uniform(1.8, 3.4)) if rng.random() < 0.8 else 0.6
-        apron = float(rng.uniform(0.8, 3.5)) if rng.random() < 0.5 else 0.0
+        apron = float(rng.uniform(0.8, 3.5)) if rng.random() < 0.35 else 0.0
     kerb = median + road + extra + shoulder
     return Side(kerb, parking, strip, walk, parked, rise, (), green, shoulder, apron)
 
@@ -337,6 +337,8 @@ def draw_relief(plan: Plan, rng: np.random.Generator) -> Relief:
     if plan.kind in ("residential", "suburban"):
         banks = [bank * 0.5 for bank in banks]
     wide = float(rng.uniform(3.0, 10.0) if rng.random() < 0.35 else rng.uniform(10, 40))
+    if wide < 10:
+        banks = [bank * 0.6 for bank in banks]
     return Relief(
         waves,
         (banks[0], banks[1]),

@@ -184,7 +184,7 @@ def _fill_lane(site: Site, plan: Plan, journey: Journey, sign: int, number: int,
             s = journey.start + float(rng.uniform(12, 22))
         # Riders are rare, so more of them are placed near the sensor, where they are seen well enough to learn from.
         close = own and abs(s - journey.start) < 32
-        part, label = _road_user(site, wanted, riders=0.7 if close else 0.3)
+        part, label = _road_user(site, wanted, riders=0.6 if close else 0.3)
         if np.ptp(part.vertices[:, 1]) > plan.lane_width(sign) - 0.2:
             part, label = site.fleet.draw(car), 252
         long = float(np.ptp(part.vertices[:, 0]))
@@ -239,4 +239,4 @@ def _fill_sidewalk(site: Site, plan: Plan, sign: int) -> None:
         while s < start + span - 3:
             turn = 0.0 if way > 0 else np.pi
             site.drive(site.fleet.draw(walking), 254, _wrap(s - start, pace, start, span, sign * d), turn)
-            s += float(rng.uniform(2.6, 5) if rng.random() < 0.25 else rng.uniform(9, 60))
+            s += float(rng.uniform(2.6, 5) if rng.random() < 0.25 else rng.uniform(12, 90))
