@@ -263,8 +263,11 @@ def _configuration(plan: Plan) -> str:
     return json.dumps({"version": version, **settings}, indent=2) + "\n"
 
 
-def check_folder(plan: Plan, out: Path) -> None:
-    """Raises SimulationError where `out` is not empty and does not belong to this plan."""
+def check_folder(plan: Plan, out: Path, *, mounts_only: bool = False) -> None:
+    """Raises SimulationError where `out` is not empty and does not belong to this plan.
+
+    mounts_only: whether only its mounts must be the plan's, as for drives that are finished and only read
+    """
     if not out.exists():
         return
     if not out.is_dir():
@@ -279,7 +282,9 @@ def check_folder(plan: Plan, out: Path) -> None:
         found = json.loads(file.read_text())
         found, wanted = ({**_NO_MOUNTS, **settings} for settings in (found, wanted))
         differ = [
-            f"{key} {found.get(key)!r}, now {value!r}" for key, value in wanted.items() if value != found.get(key)
+            f"{key} {found.get(key)!r}, now {value!r}"
+            for key, value in wanted.items()
+            if value != found.get(key) and (key in _NO_MOUNTS or not mounts_only)
         ]
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise SimulationError(f"{file} cannot be read ({error}); name another folder") from error

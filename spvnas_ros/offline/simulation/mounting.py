@@ -81,9 +81,9 @@ def upright(mount: Mount) -> Placement:
 
 def parts_of_vehicle(sensor: Sensor, mount: Mount | None) -> tuple[Box, ...]:
     """Returns the parts that hide the scene, around the sensor and parallel to the vehicle: those of the preset's car,
-    or under a low sensor a robot's deck and a mast behind it.
+    or under a low sensor a robot's deck and a mast behind it. A preset without a vehicle has none.
     """
-    if mount is None or mount.z is None or mount.z >= _CAR:
+    if mount is None or mount.z is None or mount.z >= _CAR or not sensor.body:
         return sensor.body
     z = mount.z
     top = max(min(z - _DECK[0], _DECK[1]) - z, 0.02 - z)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spvnas_ros.offline.simulation.command import default_processes, run
-from spvnas_ros.offline.simulation.drive import Plan, is_finished
+from spvnas_ros.offline.simulation.drive import Plan, check_folder, is_finished
 from spvnas_ros.offline.training.config import SimulateConfig
 
 
@@ -60,6 +60,8 @@ def make_missing(config: SimulateConfig, say: Callable[[str], None], *, boxes: b
     Raises SimulationError and OSError as `spvnas simulate` does.
     """
     for folder in folders(config, boxes=boxes):
-        if not folder.finished:
+        if folder.finished:
+            check_folder(folder.plan, folder.path, mounts_only=True)
+        else:
             say(f"simulating {folder.scenes * folder.plan.scans_per_scene} scans into {folder.path}")
             run(folder.plan, folder.scenes, folder.path, default_processes())
