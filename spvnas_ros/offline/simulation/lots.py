@@ -253,7 +253,7 @@ def _lot(site: Site, plan: Plan, nursery: Nursery, parcel: Parcel) -> None:
 def _green(site: Site, plan: Plan, nursery: Nursery, parcel: Parcel) -> None:
     """Fills gardens, meadows, fields and woods."""
     rng, lot = site.rng, plan.side(parcel.side).lot
-    trees, bushes = {"garden": (6, 12), "meadow": (3, 7), "field": (0, 2), "wood": (10, 20)}[parcel.use]
+    trees, bushes = {"garden": (6, 20), "meadow": (4, 12), "field": (1, 4), "wood": (10, 26)}[parcel.use]
     scale = parcel.width / 20
     for _ in range(round(trees * scale * float(rng.uniform(0.6, 1.3)))):
         s, d = float(rng.uniform(parcel.start + 1, parcel.end - 1)), lot + 2.5 + 30 * float(rng.uniform(0, 1)) ** 1.3

@@ -12,7 +12,7 @@ from spvnas_ros.offline.simulation.mesh import Floats
 
 KINDS = ("urban", "residential", "suburban", "highway", "rural", "parking")
 """The kinds of streets; `parking` is a parking lot with many rows of cars."""
-MIX = (0.2, 0.21, 0.2, 0.17, 0.14, 0.08)
+MIX = (0.16, 0.21, 0.22, 0.17, 0.17, 0.07)
 """Shares of the kinds where none is asked for."""
 
 
@@ -161,17 +161,17 @@ class _Flavour:
     median: float
     driveway: float
     bank: float
-    across: float = 0.15
+    across: float = 0.12
 
 
 _FLAVOURS = {
     "urban": _Flavour(
-        (3.1, 3.9), (1, 1, 2), 0.45, 0.2, (1.3, 5.5), 1.0, (0.1, 0.65), (11, 22), (0.0, 1.2),
+        (3.1, 3.9), (1, 1, 2), 0.45, 0.2, (1.3, 5.5), 1.0, (0.05, 0.5), (11, 22), (0.0, 1.2),
         {"row": 0.58, "house": 0.12, "parking": 0.05, "garden": 0.19, "works": 0.06},
-        {"none": 0.53, "hedge": 0.12, "low wall": 0.1, "bars": 0.1, "wall": 0.08, "cover": 0.07}, 0.45, 0.1, 0.0,
+        {"none": 0.44, "hedge": 0.21, "low wall": 0.1, "bars": 0.1, "wall": 0.08, "cover": 0.07}, 0.45, 0.1, 0.0,
     ),
     "residential": _Flavour(
-        (3.1, 4.4), (1,), 0.25, 0.3, (1.2, 4.6), 1.0, (0.05, 0.5), (9, 18), (0.8, 7.0),
+        (3.1, 4.4), (1,), 0.25, 0.3, (1.2, 4.6), 1.0, (0.0, 0.42), (9, 18), (0.8, 7.0),
         {"row": 0.2, "house": 0.54, "parking": 0.04, "garden": 0.18, "works": 0.04},
         {"hedge": 0.46, "low wall": 0.16, "picket": 0.07, "bars": 0.07, "mesh": 0.05, "panel": 0.04,
          "thicket": 0.05, "cover": 0.12, "none": 0.12},
@@ -187,14 +187,14 @@ _FLAVOURS = {
     "highway": _Flavour(
         (3.4, 3.8), (1, 2, 2, 3), 0.0, 0.4, (2.0, 5.0), 0.4, (0.0, 0.02), (20, 45), (10.0, 25.0),
         {"meadow": 0.35, "wood": 0.39, "works": 0.1, "field": 0.16},
-        {"none": 0.3, "rail": 0.15, "hedge": 0.1, "wall": 0.06, "mesh": 0.09, "thicket": 0.14, "cover": 0.12},
+        {"none": 0.22, "rail": 0.12, "hedge": 0.15, "wall": 0.06, "mesh": 0.09, "thicket": 0.19, "cover": 0.12},
         0.6, 0.0, 1.0,
     ),
     "rural": _Flavour(
         (2.8, 3.6), (1,), 0.0, 0.4, (1.5, 4.0), 0.5, (0.0, 0.08), (18, 45), (5.0, 16.0),
         {"field": 0.18, "meadow": 0.32, "wood": 0.24, "house": 0.2, "works": 0.06},
-        {"none": 0.3, "boards": 0.1, "hedge": 0.14, "mesh": 0.1, "picket": 0.04, "rail": 0.04,
-         "thicket": 0.11, "cover": 0.12}, 0.0, 0.3, 1.0,
+        {"none": 0.2, "boards": 0.1, "hedge": 0.2, "mesh": 0.1, "picket": 0.04, "rail": 0.04,
+         "thicket": 0.15, "cover": 0.12}, 0.0, 0.3, 1.0,
     ),
     "parking": _Flavour(
         (2.7, 3.4), (1,), 1.0, 0.2, (1.2, 2.4), 0.3, (0.3, 0.95), (25, 60), (0.5, 1.5),

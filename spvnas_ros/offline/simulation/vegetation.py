@@ -54,7 +54,7 @@ def tree(rng: np.random.Generator, kind: str, height: float, detail: int = 900) 
     if kind == "conifer":
         return _conifer(rng, height, detail)
     thick = (0.014 * height + float(rng.uniform(0.02, 0.1))) * float(rng.choice([0.7, 1.0, 1.0, 1.5]))
-    bare = min(float(rng.uniform(0.14, 0.45)) * height, float(rng.uniform(1.2, 4.6)))
+    bare = min(float(rng.uniform(0.12, 0.36)) * height, float(rng.uniform(1.0, 3.8)))
     wide = {"broad": 0.66, "slim": 0.3, "young": 0.4}[kind] * height * float(rng.uniform(0.75, 1.2))
     shape = {"broad": ("round", "flat")[int(rng.integers(2))], "slim": "column", "young": "round"}[kind]
     lean = rng.normal(0, 0.02, 2) * height
