@@ -21,7 +21,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import active_children, get_context
 from pathlib import Path
 from time import process_time
@@ -32,7 +32,7 @@ from spvnas_ros.clouds.mount import Mount
 from spvnas_ros.errors import UserError
 from spvnas_ros.offline.simulation.cast import SimulationError, check_embree
 from spvnas_ros.offline.simulation.lidar import Lidar, SimulatedScan
-from spvnas_ros.offline.simulation.mounting import MountRange, write_mount
+from spvnas_ros.offline.simulation.mounting import MountRange, on_sidewalk, write_mount
 from spvnas_ros.offline.simulation.scene import KINDS, Scene, build_scene
 from spvnas_ros.offline.simulation.sensors import find_sensor
 from spvnas_ros.recordings.files import replacing
@@ -156,7 +156,10 @@ def write_scene(plan: Plan, number: int, out: Path) -> Done:
     """
     begin = process_time()
     mount = _mount(plan, number)
-    lidar = Lidar(_scene(plan, number), find_sensor(plan.sensor), np.random.default_rng((plan.seed, number)), mount)
+    scene = _scene(plan, number)
+    if mount is not None and on_sidewalk(mount, number) and scene.walk_pose:
+        scene = replace(scene, ego_pose=scene.walk_pose)
+    lidar = Lidar(scene, find_sensor(plan.sensor), np.random.default_rng((plan.seed, number)), mount)
     points = 0
     try:
         if mount is not None:

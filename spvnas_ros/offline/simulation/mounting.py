@@ -21,6 +21,8 @@ STEEPEST = 15.0
 """Degrees that a sensor may lean."""
 _CAR = 1.5
 """A sensor that stands lower, metres, is not on the roof of a car."""
+_ROBOT = 1.2
+"""A sensor that stands lower, metres, is on a robot small enough for sidewalks."""
 _DECK = (0.15, 0.4)
 """A small robot's deck is so far below its sensor, metres, and at most so high above the ground."""
 
@@ -90,6 +92,13 @@ def parts_of_vehicle(sensor: Sensor, mount: Mount | None) -> tuple[Box, ...]:
     deck: Box = (-0.45, -0.28, min(0.08 - z, top), 0.25, 0.28, top)
     mast: Box = (-0.42, -0.02, top, -0.38, 0.02, 0.12)
     return deck, mast
+
+
+def on_sidewalk(mount: Mount, number: int) -> bool:
+    """Tells whether the vehicle with that mount is a robot that drives on the sidewalk of the scene `number`, where
+    there is room: every other one whose sensor is low does.
+    """
+    return mount.z is not None and mount.z < _ROBOT and number % 2 == 0
 
 
 def write_mount(path: Path, mount: Mount) -> None:

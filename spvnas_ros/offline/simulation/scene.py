@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,7 @@ from spvnas_ros.offline.simulation.planting import Nursery
 from spvnas_ros.offline.simulation.roadside import furnish
 from spvnas_ros.offline.simulation.site import Actor, Fleet, Site
 from spvnas_ros.offline.simulation.street_plan import KINDS, MIX, draw_line, draw_plan, draw_relief
-from spvnas_ros.offline.simulation.traffic import RARE, draw_journey, park_vehicles, start_traffic
+from spvnas_ros.offline.simulation.traffic import RARE, draw_journey, find_walk, park_vehicles, start_traffic
 
 __all__ = ["KINDS", "MATERIALS", "Actor", "Material", "Mesh", "Scene", "build_scene", "merge", "place"]
 
@@ -44,6 +45,7 @@ class Scene:
     actors:   everything that has an instance number
     ego_pose: function from seconds to the float64 `[4, 4]` pose of the vehicle that carries the sensor: on the ground,
               x forward
+    walk_pose: the same of a small robot on a sidewalk; None where there is no room for one
     """
 
     static: Mesh
@@ -51,6 +53,7 @@ class Scene:
     seed: int
     kind: str
     ego_pose: Callable[[float], npt.NDArray[np.float64]]
+    walk_pose: Callable[[float], npt.NDArray[np.float64]] | None = None
 
 
 def build_scene(seed: int, kind: str | None = None, length: float = 160.0) -> Scene:
@@ -81,4 +84,6 @@ def build_scene(seed: int, kind: str | None = None, length: float = 160.0) -> Sc
     furnish(site, plan, nursery, wanted)
     nursery.plant()
     start_traffic(site, plan, journey, wanted)
-    return Scene(site.static(land), tuple(site.actors), seed, chosen, lambda t: journey.pose(ground, t))
+    walk = find_walk(plan, journey)
+    walk_pose = partial(walk.pose, ground) if walk else None
+    return Scene(site.static(land), tuple(site.actors), seed, chosen, partial(journey.pose, ground), walk_pose)

@@ -24,6 +24,12 @@ RARE = ("bicycle", "motorcycle", "truck", "other-vehicle", "person", "bicyclist"
 _SPEED = {"urban": 8.0, "residential": 6.5, "suburban": 9.0, "highway": 17.0, "rural": 12.0, "parking": 3.5}
 _CAR_APART = 3.0
 """Metres between the middles of two cars that stand side by side."""
+_ROBOT = 1.5
+"""Speed of a robot on a sidewalk, m/s."""
+_WALKS = ((1.7, 2.7, None), (3.2, 3.9, 2.05), (3.9, 99.0, 2.95))
+"""Widths of sidewalks, from and to, and how far from their inner edge a robot drives; None for about their middle. The
+files of walkers are left to themselves.
+"""
 _MOVING_OTHER = {13: 257, 20: 259}
 
 
@@ -63,6 +69,19 @@ def draw_journey(plan: Plan, rng: np.random.Generator) -> Journey:
     speed = _SPEED[plan.kind] * float(rng.uniform(0.7, 1.2))
     lane = plan.lane(-1, int(rng.integers(plan.lanes)))
     return Journey(plan.length * float(rng.uniform(0.2, 0.45)), plan.length * 0.8, speed, lane)
+
+
+def find_walk(plan: Plan, journey: Journey) -> Journey | None:
+    """Returns the drive of a small robot past the same place on a sidewalk, between those who walk and what stands at
+    its outer edge; None where no sidewalk is wide enough.
+    """
+    for sign in (-1, 1):
+        side = plan.side(sign)
+        for least, most, place in _WALKS:
+            if least <= side.walk < most:
+                lane = sign * (side.inner + (place or 0.55 * side.walk))
+                return Journey(journey.start, journey.end, _ROBOT, lane)
+    return None
 
 
 def park_vehicles(site: Site, plan: Plan, wanted: frozenset[str]) -> None:
