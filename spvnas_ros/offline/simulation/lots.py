@@ -106,7 +106,7 @@ def _front(site: Site, plan: Plan, nursery: Nursery, parcel: Parcel) -> None:
                     at = parcel.side * (side.lot + 0.75 + 0.9 * row)
                     nursery.cover((start, at), (end, at), which + row)
         return
-    both = kind != "hedge" and site.rng.random() < 0.25
+    both = kind != "hedge" and site.rng.random() < (0.5 if kind in ("mesh", "bars", "boards") else 0.3)
     for start, end in zip(gaps[::2], gaps[1::2], strict=True):
         if end - start < 1.0:
             continue
@@ -116,7 +116,9 @@ def _front(site: Site, plan: Plan, nursery: Nursery, parcel: Parcel) -> None:
         fence(site, kind, (start, d), (end, d), 0.0 if parcel.side > 0 else np.pi)
         if both:
             plant = nursery.hedge if which % 2 else nursery.cover
-            plant((start, d + parcel.side * 0.9), (end, d + parcel.side * 0.9), which)
+            # Plants grow behind a fence, and through it.
+            behind = d + parcel.side * float(site.rng.uniform(0.2, 0.9))
+            plant((start, behind), (end, behind), which)
 
 
 def _house(site: Site, plan: Plan, nursery: Nursery, parcel: Parcel) -> None:
