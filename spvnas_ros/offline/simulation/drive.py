@@ -277,7 +277,7 @@ def check_folder(plan: Plan, out: Path, *, mounts_only: bool = False) -> None:
         raise SimulationError(f"{out} is a file, expected a folder for the scans")
     file = out / CONFIGURATION
     if not file.exists():
-        if any(not item.name.endswith(".part") for item in out.iterdir()):
+        if not mounts_only and any(not item.name.endswith(".part") for item in out.iterdir()):
             raise SimulationError(f"{out} is not empty and holds no {CONFIGURATION}; name another folder")
         return
     wanted = json.loads(_configuration(plan))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,13 +22,15 @@ from spvnas_ros.clouds.mount import SENSOR_HEIGHT, Mount, Placement, find_ground
 from spvnas_ros.clouds.point_cloud2 import decode
 from spvnas_ros.errors import UserError
 from spvnas_ros.offline.datasets import open_dataset
+from spvnas_ros.offline.simulation import drive
+from spvnas_ros.offline.simulation.cast import SimulationError
 from spvnas_ros.offline.simulation.drive import Plan
 from spvnas_ros.offline.simulation.lidar import OUTLIER, Lidar, SimulatedScan
 from spvnas_ros.offline.simulation.mounting import MountRange, parse_height
 from spvnas_ros.offline.simulation.object_writer import objects_of
 from spvnas_ros.offline.simulation.sensors import SENSORS, VLP16, Sensor
 from spvnas_ros.offline.training.config import SimulateConfig
-from spvnas_ros.offline.training.simulated import folders
+from spvnas_ros.offline.training.simulated import folders, make_missing
 from spvnas_ros.recordings.bags import BagReader
 
 _FINE = 0.006
@@ -168,3 +171,29 @@ def test_a_recipe_asks_for_mounts() -> None:
     config = SimulateConfig(scenes=2, validation_scenes=1, mount_height=(0.4, 2.6), mount_tilt=6.0)
     assert {(f.plan.mount_height, f.plan.mount_tilt) for f in folders(config)} == {((0.4, 2.6), 6.0)}
     assert not any(f.plan.mounts.moves for f in folders(SimulateConfig(scenes=2)))
+
+
+def test_finished_drives_of_an_older_simulator_are_trained_on_but_not_those_of_other_mounts(
+    drives: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "vlp16" / "train"
+    shutil.copytree(drives, folder)
+    settings = json.loads((folder / "simulation.json").read_text())
+    (folder / "simulation.json").write_text(json.dumps({**settings, "version": 1}))
+    config = SimulateConfig(str(tmp_path), ("vlp16",), scenes=2, scans=1, mount_height=(0.4, 2.6), mount_tilt=6.0)
+    said: list[str] = []
+    make_missing(config, said.append)
+    assert said == []
+    with pytest.raises(SimulationError, match=r"mount_height \[0.4, 2.6\], now None"):
+        make_missing(replace(config, mount_height=(), mount_tilt=0.0), said.append)
+
+
+def test_a_robot_with_a_low_sensor_drives_on_the_sidewalk_of_every_other_street(tmp_path: Path) -> None:
+    plan = Plan("vlp16", 1, kind="urban", seed=3, mount_height=(0.8, 0.8))
+    list(drive.simulate(plan, 2, tmp_path / "drives"))
+    where = []
+    for number in range(2):
+        scan = open_dataset(tmp_path / "drives")[number]
+        near = scan.labels[np.hypot(scan.points[:, 0], scan.points[:, 1]) < 4.5]
+        where.append(int((near == 10).sum()) > int((near == 8).sum()))
+    assert where == [True, False]
