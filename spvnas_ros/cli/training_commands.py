@@ -375,7 +375,7 @@ def simulate(
     ] = None,
     seed: Annotated[int, typer.Option(help="Everything follows from it, to the byte.")] = 0,
     kind: Annotated[
-        str | None, typer.Option(help="urban, residential, suburban, highway or rural; default a mix.")
+        str | None, typer.Option(help="urban, residential, suburban, highway, rural or parking; default a mix.")
     ] = None,
     formats: Annotated[
         str,
@@ -383,6 +383,18 @@ def simulate(
             "--format", help="semantic-kitti, kitti (boxes ahead), boxes (all around), bag, or several with commas."
         ),
     ] = "semantic-kitti",
+    mount_height: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METRES[:METRES]",
+            help="Height of the sensor above the ground; of a range, one is drawn for each street. Scans are written "
+            "upright and 1.73 m above the ground, as networks know them, bags as the sensor saw them.",
+            show_default="1.73, on a car",
+        ),
+    ] = None,
+    mount_tilt: Annotated[
+        float, typer.Option(metavar="DEGREES", help="How far the sensor leans at most, drawn for each street.")
+    ] = 0.0,
     processes: Annotated[int | None, typer.Option(help="Default: one for each processor.", show_default=False)] = None,
     compare: Annotated[
         Path | None, typer.Option(help="Measure realism against these real scans (SemanticKITTI's layout) instead.")
@@ -397,7 +409,7 @@ def simulate(
     """
     from spvnas_ros.offline.simulation.command import default_processes, make_plan, run
 
-    plan = make_plan(sensor, scans_per_scene, interval, seed, kind, formats)
+    plan = make_plan(sensor, scans_per_scene, interval, seed, kind, formats, mount_height, mount_tilt)
     if compare:
         from spvnas_ros.offline.simulation.compare_command import run_comparison
 

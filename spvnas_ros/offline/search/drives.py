@@ -124,7 +124,7 @@ def training_changes(split: DataSplit) -> list[str]:
         f"data.sequences={listed(split.learn)}",
         f"data.simulate={{folder: {quoted(simulate.folder)}, sensors: {listed(simulate.sensors)}, scenes: 0, "
         f"validation_scenes: {simulate.validation_scenes}, scans: {simulate.scans}, interval: {simulate.interval}, "
-        f"seed: {simulate.seed}}}",
+        f"seed: {simulate.seed}, mount_height: {list(simulate.mount_height)}, mount_tilt: {simulate.mount_tilt}}}",
     ]
 
 

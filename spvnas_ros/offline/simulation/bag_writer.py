@@ -22,7 +22,6 @@ from rosbags.typesys.stores.ros2_humble import tf2_msgs__msg__TFMessage as TFMes
 
 from spvnas_ros.offline.simulation.lidar import Lidar, SimulatedScan
 from spvnas_ros.offline.simulation.sensors import Sensor
-from spvnas_ros.offline.simulation.sweep import mounted
 from spvnas_ros.recordings.bags import BagWriter, cloud_message, encode
 
 if TYPE_CHECKING:
@@ -57,7 +56,12 @@ def drive_writer(path: Path, lidar: Lidar) -> Iterator[Callable[[float, Simulate
             nonlocal mounted
             begin = _nanoseconds(t)
             if not mounted:
-                bag.write("/tf_static", _encoded(TFMessage([_mount(sensor, begin)])), begin, TFMessage.__msgtype__)
+                bag.write(
+                    "/tf_static",
+                    _encoded(TFMessage([_transform(lidar.unit.mount, begin, BASE, LIDAR)])),
+                    begin,
+                    TFMessage.__msgtype__,
+                )
                 mounted = True
             for share in np.linspace(0, 1, _POSES, endpoint=False):
                 moment = t + float(share) * sensor.sweep
@@ -79,10 +83,6 @@ def _record(scan: SimulatedScan, sensor: Sensor) -> npt.NDArray[np.void]:
     record["ring"], record["label"], record["instance"] = scan.ring, scan.labels, scan.instances
     record["time"] = scan.time - np.float32(sensor.reference)
     return record
-
-
-def _mount(sensor: Sensor, stamp: int) -> TransformStamped:
-    return _transform(mounted(sensor), stamp, BASE, LIDAR)
 
 
 def _transform(pose: npt.NDArray[np.float64], stamp: int, parent: str, child: str) -> TransformStamped:

@@ -73,6 +73,7 @@ def building(rng: np.random.Generator, width: float, depth: float, look: Style) 
         parts.append(_balconies(rng, width, depth, look))
     if look.detail:
         parts.append(_front(rng, width, depth, height))
+        parts.append(_relief(rng, width, depth, look))
     return labelled(merge(parts), BUILDING)
 
 
@@ -190,6 +191,44 @@ def _front(rng: np.random.Generator, width: float, depth: float, height: float) 
         at = float(rng.uniform(-0.35, 0.35)) * width
         parts.append(boxes((1.8, 1.1, 0.12), [at, -depth / 2 - 0.55, 2.35], "concrete"))
         parts.append(boxes((1.4, 0.9, 0.35), [at, -depth / 2 - 0.45, -0.05], "concrete"))
+    return merge(parts)
+
+
+def _relief(rng: np.random.Generator, width: float, depth: float, look: Style) -> Mesh:
+    """Builds what stands out of a front everywhere: sills or shutters, ledges between floors, pillars, an awning,
+    cellar stairs behind a parapet; each by chance.
+    """
+    front, height = -depth / 2, look.plinth + look.floors * look.floor
+    columns = max(int((width - 0.6) / look.pitch), 1)
+    x = ((np.arange(columns) + 0.5) / columns - 0.5) * width
+    sill = look.plinth + np.arange(look.floors) * look.floor + 0.78
+    spots = np.stack([a.ravel() for a in np.meshgrid(x, [front], sill, indexing="ij")], axis=1)
+    parts = []
+    out = float(rng.uniform(0.06, 0.2))
+    if rng.random() < 0.5:
+        parts.append(boxes((look.window[0] + 0.2, 2 * out, 0.08), spots, "concrete"))
+    elif rng.random() < 0.4:
+        side = np.array([look.window[0] * 0.5 + 0.25, 0, 0.05])
+        parts.append(boxes((0.5, 0.1, look.window[1]), np.concatenate([spots - side, spots + side]), "wood"))
+    if rng.random() < 0.3:
+        ledges = [[0, front, look.plinth + look.floor * floor - 0.12] for floor in range(1, look.floors + 1)]
+        parts.append(boxes((width, 2 * out, 0.2), ledges, look.wall))
+    if rng.random() < 0.2:
+        between = (np.arange(columns + 1) / columns - 0.5) * (width - 0.4)
+        parts.append(
+            boxes((0.4, 2 * out, height), np.stack([between, 0 * between + front, 0 * between], axis=1), look.wall)
+        )
+    if rng.random() < 0.2:
+        wide, deep = width * float(rng.uniform(0.3, 0.9)), float(rng.uniform(0.7, 1.4))
+        left = float(rng.uniform(-0.5, 0.5)) * (width - wide)
+        low, high = 2.2, 2.9
+        cloth = [[left - wide / 2, front, high], [left + wide / 2, front, high],
+                 [left + wide / 2, front - deep, low], [left - wide / 2, front - deep, low]]  # fmt: skip
+        parts.append(quads(np.array(cloth), "tarpaulin"))
+    if rng.random() < 0.2:
+        at, deep = float(rng.uniform(-0.35, 0.35)) * width, float(rng.uniform(0.9, 1.3))
+        parts.append(boxes((3.0, 0.15, 0.9), [at, front - deep, 0], look.wall))
+        parts.append(boxes((0.15, deep, 0.9), [at - 1.5, front - deep / 2, 0], look.wall))
     return merge(parts)
 
 

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from spvnas_ros.errors import UserError
 from spvnas_ros.offline.simulation.drive import Done, Plan, bag_path, check_folder, simulate
+from spvnas_ros.offline.simulation.mounting import parse_height
 from spvnas_ros.offline.simulation.sensors import find_sensor
 
 
@@ -20,13 +21,20 @@ def default_processes() -> int:
 
 
 def make_plan(
-    sensor: str, scans_per_scene: int, interval: float | None, seed: int, kind: str | None, formats: str
+    sensor: str,
+    scans_per_scene: int,
+    interval: float | None,
+    seed: int,
+    kind: str | None,
+    formats: str,
+    mount_height: str | None = None,
+    mount_tilt: float = 0.0,
 ) -> Plan:
     """Returns the plan that the options describe. Raises ValueError for invalid options."""
     chosen = tuple(dict.fromkeys(name.strip() for name in formats.split(",") if name.strip()))
     if interval is None:
         interval = find_sensor(sensor).sweep if "bag" in chosen else 1.0
-    return Plan(sensor, scans_per_scene, interval, seed, kind, chosen)
+    return Plan(sensor, scans_per_scene, interval, seed, kind, chosen, parse_height(mount_height), mount_tilt)
 
 
 def run(plan: Plan, scenes: int, out: Path, processes: int) -> None:

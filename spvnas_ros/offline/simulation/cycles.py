@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from spvnas_ros.offline.simulation.mesh import Mesh, merge, place, scatter
-from spvnas_ros.offline.simulation.people import Joints, body
+from spvnas_ros.offline.simulation.people import CLOTHES, Joints, body
 from spvnas_ros.offline.simulation.shapes import blob, boxes, polyline, tubes, wheel
 
 
@@ -34,11 +36,12 @@ def bicycle(rng: np.random.Generator) -> Mesh:
         [seat, [-0.27, 0, 0.95]], [head, [0.34, 0, 1.0]],
     ]  # fmt: skip
     frame = np.array(bars, np.float64)
-    tyre = str(rng.choice(["tyre", "reflective tyre"]))
+    tyre = str(rng.choice(["tyre", "reflective tyre", "reflective tyre"]))
+    paint = str(rng.choice(["coach paint", "bare metal", "painted metal", "car paint, light"]))
     parts = [
         rim(0.33, 0.02, 0.53, 10, tyre),
         rim(0.33, 0.02, -0.53, 10, tyre),
-        tubes(frame[:, 0], frame[:, 1], 0.02, str(rng.choice(["bare metal", "painted metal"])), sides=5),
+        tubes(frame[:, 0], frame[:, 1], float(rng.uniform(0.016, 0.03)), paint, sides=5),
         polyline([[0.26, -0.29, 1.02], [0.37, -0.12, 1.03], [0.37, 0.12, 1.03], [0.26, 0.29, 1.02]], 0.015, "plastic"),
         boxes((0.26, 0.15, 0.07), [-0.29, 0, 0.95], "plastic"),
         tubes([[0.0, -0.1, 0.29], [0.0, 0.1, 0.29]], [[0.1, -0.1, 0.18], [-0.1, 0.1, 0.4]], 0.012, "bare metal"),
@@ -48,8 +51,26 @@ def bicycle(rng: np.random.Generator) -> Mesh:
         parts.append(boxes((0.38, 0.13, 0.02), [-0.55, 0, 0.74], "bare metal"))
         parts.append(tubes([[-0.53, -0.06, 0.35]], [[-0.6, -0.06, 0.74]], 0.008, "bare metal", sides=3))
     if rng.random() < 0.25:
-        parts.append(boxes((0.3, 0.38, 0.25), [0.55, 0, 0.86], "plastic"))
+        parts.append(boxes((0.3, 0.38, 0.25), [0.55, 0, 0.86], str(rng.choice(["plastic", "bare metal"]))))
+    draw = rng.random()
+    if draw < 0.15:
+        parts.append(boxes((0.28, 0.3, 0.38), [-0.55, 0, 0.74], "plastic"))
+    elif draw < 0.3:
+        parts.append(boxes((0.32, 0.12, 0.3), [[-0.55, -0.14, 0.42], [-0.55, 0.14, 0.42]], str(rng.choice(CLOTHES))))
+    if rng.random() < 0.5:
+        for x, sweep in ((0.53, 1.0), (-0.53, -1.0)):
+            angle = np.linspace(0.1, 2.2, 6)
+            guard = np.stack([x - sweep * 0.37 * np.cos(angle), 0 * angle, 0.35 + 0.37 * np.sin(angle)], axis=1)
+            parts.append(polyline(guard, 0.025, paint, sides=4))
     return place(merge(parts), (0, 0, 0), 0, k)
+
+
+def parked(rng: np.random.Generator) -> Mesh:
+    """Builds a bicycle that leans on its stand or against something."""
+    upright = bicycle(rng)
+    vertices = upright.vertices.copy()
+    vertices[:, 1] += vertices[:, 2] * np.float32(np.tan(rng.uniform(0.02, 0.21)) * rng.choice([-1, 1]))
+    return replace(upright, vertices=vertices)
 
 
 def _frame_points(low: bool) -> tuple[list[float], list[float], list[float], list[float], list[float]]:
@@ -136,8 +157,8 @@ def motorcyclist(rng: np.random.Generator) -> Mesh:
     return merge([motorcycle(rng), rider])
 
 
-def rack(count: int) -> Mesh:
-    """Builds the hoops of a bicycle rack along y."""
+def rack(count: int, apart: float) -> Mesh:
+    """Builds the hoops of a bicycle rack along y, `apart` metres from each other."""
     hoop = polyline(np.array([[0, 0, 0], [0, 0, 0.75], [0.6, 0, 0.75], [0.6, 0, 0]]), 0.025, "bare metal", 99)
-    at = np.stack([np.full(count, -0.3), 0.85 * np.arange(count) + 0.4, np.zeros(count)], axis=1)
+    at = np.stack([np.full(count, -0.3), apart * (np.arange(count) + 0.5), np.zeros(count)], axis=1)
     return scatter(hoop, at, np.zeros(count), np.ones((count, 3)))

@@ -5,6 +5,7 @@ the byte for any number of processes.
 
 ```
 OUT/simulation.json                  the plan of the folder, so that a run can be continued
+OUT/mounts/00.json                   how the sensor stood on the vehicle, where a range of mounts was asked for
 OUT/sequences/00/                    format semantic-kitti: velodyne, labels, calib.txt, poses.txt, times.txt
 OUT/kitti/training/                  format kitti: velodyne, label_2, calib
 OUT/bags/00/                         format bag: mcap
@@ -20,16 +21,18 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import active_children, get_context
 from pathlib import Path
 from time import process_time
 
 import numpy as np
 
+from spvnas_ros.clouds.mount import Mount
 from spvnas_ros.errors import UserError
 from spvnas_ros.offline.simulation.cast import SimulationError, check_embree
 from spvnas_ros.offline.simulation.lidar import Lidar, SimulatedScan
+from spvnas_ros.offline.simulation.mounting import MountRange, on_sidewalk, write_mount
 from spvnas_ros.offline.simulation.scene import KINDS, Scene, build_scene
 from spvnas_ros.offline.simulation.sensors import find_sensor
 from spvnas_ros.recordings.files import replacing
@@ -37,10 +40,13 @@ from spvnas_ros.workers import begin_worker
 
 FORMATS = ("semantic-kitti", "kitti", "bag", "boxes")
 CONFIGURATION = "simulation.json"
-_VERSION = 1
+_VERSION = 2
 """Version of the simulator. A folder is continued only by the version that began it."""
-_BOXES_VERSION = 2
-"""Version of what it writes with boxes: since 2 these have ids."""
+_BOXES_VERSION = 3
+"""Version of what it writes with boxes: since 2 these have ids, and 3 goes with version 2 of the simulator."""
+_NO_MOUNTS: dict[str, object] = {"mount_height": None, "mount_tilt": 0.0}
+_MOUNTS = 0x6D6F756E74
+"""Distinguishes the random numbers of mounts from those of scans."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,9 @@ class Plan:
     seed:            all random numbers follow from it
     kind:            of the scenes, None for a mix
     formats:         some of `FORMATS`
+    mount_height:    range of the sensor's height above the ground, metres; a height is drawn for each scene. None for
+                     the preset's
+    mount_tilt:      most degrees that it leans
 
     Raises ValueError for invalid values.
     """
@@ -63,9 +72,12 @@ class Plan:
     seed: int = 0
     kind: str | None = None
     formats: tuple[str, ...] = ("semantic-kitti",)
+    mount_height: tuple[float, float] | None = None
+    mount_tilt: float = 0.0
 
     def __post_init__(self) -> None:
         sensor = find_sensor(self.sensor)
+        _ = self.mounts
         if self.kind is not None and self.kind not in KINDS:
             raise UserError(f"there is no street of kind {self.kind!r}, expected one of {', '.join(KINDS)}")
         unknown = [name for name in self.formats if name not in FORMATS]
@@ -82,6 +94,11 @@ class Plan:
                 f"the interval is {self.interval} s, but {self.sensor} turns once in {sensor.sweep} s; "
                 "expected that or more"
             )
+
+    @property
+    def mounts(self) -> MountRange:
+        """The mounts that the scenes are driven with."""
+        return MountRange(self.mount_height, self.mount_tilt)
 
 
 @dataclass(frozen=True)
@@ -138,17 +155,24 @@ def write_scene(plan: Plan, number: int, out: Path) -> Done:
     frame.
     """
     begin = process_time()
-    lidar = Lidar(_scene(plan, number), find_sensor(plan.sensor), np.random.default_rng((plan.seed, number)))
+    mount = _mount(plan, number)
+    scene = _scene(plan, number)
+    if mount is not None and on_sidewalk(mount, number) and scene.walk_pose:
+        scene = replace(scene, ego_pose=scene.walk_pose)
+    lidar = Lidar(scene, find_sensor(plan.sensor), np.random.default_rng((plan.seed, number)), mount)
     points = 0
     try:
+        if mount is not None:
+            write_mount(mount_path(out, number), mount)
         with ExitStack() as sinks:
-            writers = [sinks.enter_context(_SINKS[name](plan, number, out, lidar)) for name in plan.formats]
+            writers = [(name, sinks.enter_context(_SINKS[name](plan, number, out, lidar))) for name in plan.formats]
             for index in range(plan.scans_per_scene):
                 t = index * plan.interval
                 scan = lidar.scan(t, np.random.default_rng((plan.seed, number, index)))
                 points += len(scan)
-                for write in writers:
-                    write(t, scan)
+                level = lidar.levelled(scan)
+                for name, write in writers:
+                    write(t, scan if name == "bag" else level)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -157,6 +181,13 @@ def write_scene(plan: Plan, number: int, out: Path) -> Done:
             "stay"
         ) from error
     return Done(number, plan.scans_per_scene, points, process_time() - begin)
+
+
+def _mount(plan: Plan, number: int) -> Mount | None:
+    """Returns how the sensor stands in a scene, None for as its preset says."""
+    if not plan.mounts.moves:
+        return None
+    return plan.mounts.draw(find_sensor(plan.sensor), np.random.default_rng((plan.seed, number, _MOUNTS)))
 
 
 def _scene(plan: Plan, number: int) -> Scene:
@@ -221,29 +252,44 @@ def bag_path(out: Path, number: int) -> Path:
     return out / "bags" / f"{number:02d}"
 
 
+def mount_path(out: Path, number: int) -> Path:
+    """Returns the path of the file that says how the sensor stood in a scene."""
+    return out / "mounts" / f"{number:02d}.json"
+
+
 def _configuration(plan: Plan) -> str:
     version = _BOXES_VERSION if "boxes" in plan.formats else _VERSION
-    return json.dumps({"version": version, **asdict(plan)}, indent=2) + "\n"
+    settings = asdict(plan)
+    if not plan.mounts.moves:
+        # Folders without a range of mounts are as they were before there were any.
+        settings = {key: value for key, value in settings.items() if key not in _NO_MOUNTS}
+    return json.dumps({"version": version, **settings}, indent=2) + "\n"
 
 
-def check_folder(plan: Plan, out: Path) -> None:
-    """Raises SimulationError where `out` is not empty and does not belong to this plan."""
+def check_folder(plan: Plan, out: Path, *, mounts_only: bool = False) -> None:
+    """Raises SimulationError where `out` is not empty and does not belong to this plan.
+
+    mounts_only: whether only its mounts must be the plan's, as for drives that are finished and only read
+    """
     if not out.exists():
         return
     if not out.is_dir():
         raise SimulationError(f"{out} is a file, expected a folder for the scans")
     file = out / CONFIGURATION
     if not file.exists():
-        if any(not item.name.endswith(".part") for item in out.iterdir()):
+        if not mounts_only and any(not item.name.endswith(".part") for item in out.iterdir()):
             raise SimulationError(f"{out} is not empty and holds no {CONFIGURATION}; name another folder")
         return
     wanted = json.loads(_configuration(plan))
     try:
         found = json.loads(file.read_text())
+        found, wanted = ({**_NO_MOUNTS, **settings} for settings in (found, wanted))
         differ = [
-            f"{key} {found.get(key)!r}, now {value!r}" for key, value in wanted.items() if value != found.get(key)
+            f"{key} {found.get(key)!r}, now {value!r}"
+            for key, value in wanted.items()
+            if value != found.get(key) and (key in _NO_MOUNTS or not mounts_only)
         ]
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         raise SimulationError(f"{file} cannot be read ({error}); name another folder") from error
     if differ:
         raise SimulationError(

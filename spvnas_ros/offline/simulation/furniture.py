@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from spvnas_ros.offline.simulation.mesh import Floats, Mesh, labelled, merge, mesh
+from spvnas_ros.offline.simulation.mesh import Floats, Mesh, labelled, merge, mesh, scatter
 from spvnas_ros.offline.simulation.shapes import blob, boxes, disc, loft, polyline, quads, tubes
 
 FENCE, POLE, SIGN, OTHER, OTHER_STRUCTURE = 51, 80, 81, 99, 52
@@ -13,7 +13,7 @@ FENCE, POLE, SIGN, OTHER, OTHER_STRUCTURE = 51, 80, 81, 99, 52
 def lamp_post(rng: np.random.Generator) -> Mesh:
     """Builds a street lamp; its arm, if it has one, points to y."""
     height = float(rng.uniform(4.0, 9.5))
-    thick = 0.045 + 0.006 * height
+    thick = (0.045 + 0.006 * height) * float(rng.uniform(0.7, 1.5))
     reach = float(rng.choice([0.0, 0.6, 1.2, 2.0])) if height > 5 else 0.0
     stem = polyline(
         [[0, 0, -0.2], [0, 0, 1.0], [0, 0, height]], [thick * 1.3, thick, thick * 0.6], "bare metal", POLE, 8
@@ -50,9 +50,14 @@ def traffic_light(rng: np.random.Generator) -> Mesh:
 
 
 def bollard(rng: np.random.Generator) -> Mesh:
-    """Builds a short post."""
-    return tubes([[0, 0, 0]], [[0, 0, float(rng.uniform(0.6, 1.1))]], float(rng.uniform(0.04, 0.12)), "painted metal",
-                 POLE, 8)  # fmt: skip
+    """Builds a short post: a thin one, a thick one of stone, or one with a cap or a ring that reflects."""
+    height = float(rng.uniform(0.4, 1.2))
+    thick = float(rng.uniform(0.025, 0.06) if rng.random() < 0.5 else rng.uniform(0.06, 0.18))
+    post = tubes([[0, 0, 0]], [[0, 0, height]], thick, str(rng.choice(["painted metal", "concrete", "wood"])), POLE, 8)
+    if rng.random() < 0.6:
+        return merge([post, labelled(disc(thick, "painted metal", (0, 0, height), 8, "z"), POLE)])
+    ring = tubes([[0, 0, height - 0.16]], [[0, 0, height - 0.06]], thick + 0.005, "retroreflector", POLE, 8)
+    return merge([post, ring])
 
 
 def sign(rng: np.random.Generator) -> Mesh:
@@ -72,23 +77,28 @@ def sign(rng: np.random.Generator) -> Mesh:
 def _plate(rng: np.random.Generator, shape: str, size: float, height: float) -> Mesh:
     if shape == "disc":
         front, back = (
-            disc(size / 2, of, (x, 0, height), 14, "x") for of, x in (("retroreflector", -0.06), ("bare metal", -0.045))
+            disc(size / 2, of, (x, 0, height), 14, "x") for of, x in ((_face(rng), -0.06), ("bare metal", -0.045))
         )
         return labelled(merge([front, back]), SIGN)
     if shape == "rectangle":
         wide = size * float(rng.uniform(0.6, 1.3))
-        return _board(wide, size, height - size / 2)
+        return _board(rng, wide, size, height - size / 2)
     triangle, diamond = [(-1.0, -0.9), (1.0, -0.9), (0.0, 0.9)], [(-1.0, 0.0), (0.0, -1.0), (1.0, 0.0), (0.0, 1.0)]
     corners = triangle if shape == "triangle" else diamond
     flat = np.array([[-0.05, y * size * 0.58, height + z * size * 0.58] for y, z in corners])
     faces = [[0, 1, 2]] if len(flat) == 3 else [[0, 1, 2], [0, 2, 3]]
     back = mesh(flat + [0.01, 0, 0], faces, "bare metal", SIGN)
-    return merge([mesh(flat, faces, "retroreflector", SIGN), back])
+    return merge([mesh(flat, faces, _face(rng), SIGN), back])
 
 
-def _board(wide: float, high: float, low: float) -> Mesh:
-    """Builds a plate with a retroreflecting front that faces -x and a back of bare metal."""
-    front = boxes((0.01, wide, high), [-0.06, 0, low], "retroreflector", SIGN)
+def _face(rng: np.random.Generator) -> str:
+    """Draws what the front of a sign is made of; old ones hardly reflect."""
+    return "retroreflector" if rng.random() < 0.6 else "worn sign"
+
+
+def _board(rng: np.random.Generator, wide: float, high: float, low: float) -> Mesh:
+    """Builds a plate whose front faces -x, with a back of bare metal."""
+    front = boxes((0.01, wide, high), [-0.06, 0, low], _face(rng), SIGN)
     return merge([front, boxes((0.01, wide, high), [-0.045, 0, low], "bare metal", SIGN)])
 
 
@@ -99,7 +109,7 @@ def direction_sign(rng: np.random.Generator) -> Mesh:
     return merge(
         [
             tubes(posts, posts * [1, 1, 0] + [0, 0, low + high], 0.06, "bare metal", POLE),
-            _board(wide, high, low),
+            _board(rng, wide, high, low),
         ]
     )
 
@@ -170,6 +180,47 @@ def _guard_rail() -> Mesh:
     return merge([labelled(loft(ends, "bare metal", closed=False, capped=False), FENCE), post])
 
 
+def small_clutter(rng: np.random.Generator) -> Mesh:
+    """Builds something small that stands against a wall: a bin, a cabinet, a box, a pot with or without its plant."""
+    wide, deep, high = rng.uniform((0.25, 0.2, 0.3), (0.9, 0.6, 1.3))
+    if rng.random() < 0.4:
+        pot = boxes((wide, deep, 0.35), [0, 0, 0], "concrete", OTHER)
+        return merge([pot, labelled(blob((wide * 0.6, deep * 0.6, high * 0.5), "leaves", (0, 0, 0.6), 4, 6), 70)])
+    return boxes((wide, deep, high), [0, 0, 0], str(rng.choice(["painted metal", "plastic", "wood"])), OTHER)
+
+
+def trolleys(rng: np.random.Generator, count: int) -> Mesh:
+    """Builds shopping trolleys along x, pushed into each other where there are several."""
+    low = np.array([[-0.25, -0.2, 0.45], [0.4, -0.15, 0.5], [0.4, 0.15, 0.5], [-0.25, 0.2, 0.45]])
+    high = low * [1.1, 1.25, 1] + [-0.05, 0, 0.42]
+    loops = [
+        corner for ring in (low, high, (low + high) / 2) for corner in zip(ring, np.roll(ring, 1, axis=0), strict=True)
+    ]
+    uprights = [
+        (a, b)
+        for share in np.linspace(0, 1, 5)
+        for a, b in (
+            (low[0] + share * (low[1] - low[0]), high[0] + share * (high[1] - high[0])),
+            (low[3] + share * (low[2] - low[3]), high[3] + share * (high[2] - high[3])),
+            (low[1] + share * (low[2] - low[1]), high[1] + share * (high[2] - high[1])),
+        )
+    ]
+    legs = [(corner, np.array([corner[0], corner[1] * 1.3, 0.05])) for corner in low]
+    bars = np.array([*loops, *uprights, *legs])
+    handle = tubes([[-0.42, -0.27, 1.0]], [[-0.42, 0.27, 1.0]], 0.02, "plastic")
+    one = merge([tubes(bars[:, 0], bars[:, 1], 0.008, "chrome", sides=4), handle])
+    at = np.stack([0.22 * np.arange(count), np.zeros(count), np.zeros(count)], axis=1)
+    size = np.full((count, 3), float(rng.uniform(0.9, 1.1)))
+    return labelled(scatter(one, at, np.zeros(count), size), OTHER)
+
+
+def bench() -> Mesh:
+    """Builds a bench that faces -y."""
+    seat = boxes((1.7, 0.45, 0.06), [0, 0, 0.43], "wood", OTHER)
+    back = boxes((1.7, 0.05, 0.4), [0, 0.22, 0.5], "wood", OTHER)
+    return merge([seat, back, boxes((0.08, 0.42, 0.43), [[-0.7, 0, 0], [0.7, 0, 0]], "concrete", OTHER)])
+
+
 def clutter(rng: np.random.Generator) -> Mesh:
     """Builds an object without a class of its own: bins, cabinet, bench, container, mailbox, planter or advertising
     column.
@@ -183,9 +234,7 @@ def clutter(rng: np.random.Generator) -> Mesh:
         size = rng.uniform((0.6, 0.3, 0.9), (1.4, 0.5, 1.6))
         return boxes(size, [0, 0, 0], "painted metal", OTHER)
     if kind == 2:
-        seat = boxes((1.7, 0.45, 0.06), [0, 0, 0.43], "wood", OTHER)
-        back = boxes((1.7, 0.05, 0.4), [0, 0.22, 0.5], "wood", OTHER)
-        return merge([seat, back, boxes((0.08, 0.42, 0.43), [[-0.7, 0, 0], [0.7, 0, 0]], "concrete", OTHER)])
+        return bench()
     if kind == 3:
         return boxes(
             (float(rng.uniform(2.0, 4.0)), 1.8, float(rng.uniform(1.2, 1.8))), [0, 0, 0.1], "painted metal", OTHER

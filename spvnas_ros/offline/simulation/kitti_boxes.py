@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from spvnas_ros.offline.simulation.lidar import Lidar, SimulatedScan, moment_seen
+from spvnas_ros.offline.simulation.lidar import Lidar, Meeting, SimulatedScan
 from spvnas_ros.offline.simulation.scene import Actor
 from spvnas_ros.offline.simulation.semantic_kitti_writer import CALIBRATION, sensor_to_camera, write_calibration
 from spvnas_ros.recordings.files import replacing
@@ -69,9 +69,8 @@ def label_lines(lidar: Lidar, scan: SimulatedScan, t: float) -> list[str]:
     for actor in lidar.scene.actors:
         if counts[actor.instance] < _FEWEST or actor.raw_label not in TYPES:
             continue
-        moment = moment_seen(actor, lidar.unit.sensor, scan.pose, t)
-        pose = scan.pose if lidar.unit.sensor.deskew else lidar.pose(moment)
-        line = _line(actor, moment, pose, lidar.visible_share(actor, moment, pose))
+        met = lidar.meeting(actor, scan, t)
+        line = _line(actor, met, lidar.visible_share(actor, met.moment, met.sensor))
         if line:
             lines.append(line)
     return lines
@@ -82,10 +81,10 @@ def occlusion_of(visible: float) -> int:
     return 0 if visible >= _OCCLUDED[0] else 1 if visible >= _OCCLUDED[1] else 2
 
 
-def _line(actor: Actor, moment: float, sensor: npt.NDArray[np.float64], visible: float) -> str | None:
-    x, y, z, yaw = actor.pose(moment)
+def _line(actor: Actor, met: Meeting, visible: float) -> str | None:
+    x, y, z, yaw = actor.pose(met.moment)
     length, width, height = actor.size
-    to_camera = sensor_to_camera() @ np.linalg.inv(sensor)
+    to_camera = sensor_to_camera() @ np.linalg.inv(met.frame)
     place = (to_camera @ (x, y, z, 1.0))[:3]
     ahead = to_camera[:3, :3] @ (np.cos(yaw), np.sin(yaw), 0.0)
     turn = float(np.arctan2(-ahead[2], ahead[0]))

@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from spvnas_ros.clouds.mount import Mount
 from spvnas_ros.frame import Points
 from spvnas_ros.offline.simulation.cast import Mover, Target, as_labelled, cast, turn_of
+from spvnas_ros.offline.simulation.mounting import parts_of_vehicle, upright
 from spvnas_ros.offline.simulation.returns import Hits, bloom, mix_edges, receive
 from spvnas_ros.offline.simulation.scene import Actor, Mesh, Scene, merge
-from spvnas_ros.offline.simulation.sensors import Sensor
-from spvnas_ros.offline.simulation.sweep import Sweep, Unit, build_unit, mounted, sweep
+from spvnas_ros.offline.simulation.sensors import Box, Sensor
+from spvnas_ros.offline.simulation.sweep import Sweep, Unit, build_unit, sweep
 
 OUTLIER = 1
 """SemanticKITTI's raw label for echoes from the vehicle itself."""
@@ -37,7 +39,8 @@ class SimulatedScan:
     instances: uint16 `[N]`, 0 = none
     ring:      uint16 `[N]`
     time:      float32 `[N]`, seconds since the sweep began
-    pose:      float64 `[4, 4]`, sensor in world at the moment that the points are given for
+    pose:      float64 `[4, 4]`, the points' frame in the world at the moment that they are given for
+    level:     float64 `[4, 4]`, what moved the points out of the sensor's frame; None where they are in it
     """
 
     points: Points
@@ -46,25 +49,42 @@ class SimulatedScan:
     ring: npt.NDArray[np.uint16]
     time: Floats
     pose: npt.NDArray[np.float64]
+    level: npt.NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.points)
 
 
+@dataclass(frozen=True)
+class Meeting:
+    """When and from where a scan shows an actor.
+
+    moment: seconds
+    sensor: float64 `[4, 4]`, sensor in world
+    frame:  float64 `[4, 4]`, the frame of the scan's points in the world
+    """
+
+    moment: float
+    sensor: npt.NDArray[np.float64]
+    frame: npt.NDArray[np.float64]
+
+
 class Lidar:
     """One sensor on the vehicle of a scene. The still objects are prepared once, for all scans.
 
-    rng: draws the deviations of this unit of the sensor
+    rng:   draws the deviations of this unit of the sensor
+    mount: where it stands on the vehicle; None for the preset's place
     """
 
-    def __init__(self, scene: Scene, sensor: Sensor, rng: np.random.Generator) -> None:
+    def __init__(self, scene: Scene, sensor: Sensor, rng: np.random.Generator, mount: Mount | None = None) -> None:
         self.scene = scene
-        self.unit: Unit = build_unit(sensor, rng)
+        self.mount = mount
+        self.unit: Unit = build_unit(sensor, rng, mount)
         still = [_placed(actor, 0.0) for actor in scene.actors if not actor.moving]
         self._still = Target(merge([scene.static, *still]))
         self._movers = [actor for actor in scene.actors if actor.moving]
         self._targets: dict[int, Target] = {}
-        self._body = _body_distance(self.unit)
+        self._body = _body_distance(self.unit, parts_of_vehicle(sensor, mount))
 
     def scan(self, t: float, rng: np.random.Generator) -> SimulatedScan:
         """Simulates the revolution that begins at `t` seconds."""
@@ -94,7 +114,26 @@ class Lidar:
 
     def pose(self, t: float) -> npt.NDArray[np.float64]:
         """Returns the pose of the sensor in the world at `t` seconds, `[4, 4]`."""
-        return self.scene.ego_pose(t) @ mounted(self.unit.sensor)
+        return self.scene.ego_pose(t) @ self.unit.mount
+
+    def levelled(self, scan: SimulatedScan) -> SimulatedScan:
+        """Returns the scan as networks know scans: upright, with the ground as far below as SemanticKITTI's. It is the
+        same where the sensor stands as its preset does.
+        """
+        if self.mount is None:
+            return scan
+        placement = upright(self.mount)
+        points, matrix = scan.points.copy(), placement.matrix()
+        points[:, :3] = placement.apply(points[:, :3].astype(np.float64))
+        return replace(scan, points=points, pose=scan.pose @ np.linalg.inv(matrix), level=matrix)
+
+    def meeting(self, actor: Actor, scan: SimulatedScan, t: float) -> Meeting:
+        """Tells when and from where the scan, whose sweep begins at `t` seconds, shows an actor."""
+        sensor = scan.pose if scan.level is None else scan.pose @ scan.level
+        moment = moment_seen(actor, self.unit.sensor, sensor, t)
+        if not self.unit.sensor.deskew:
+            sensor = self.pose(moment)
+        return Meeting(moment, sensor, sensor if scan.level is None else sensor @ np.linalg.inv(scan.level))
 
     def visible_share(self, actor: Actor, moment: float, sensor: npt.NDArray[np.float64]) -> float:
         """Returns the share 0..1 of the actor that a sensor at the pose `[4, 4]` sees. Only still objects hide it."""
@@ -129,6 +168,9 @@ class Lidar:
         column = min(int(np.searchsorted(rays.time, moment - t)), sensor.columns - 1)
         x, y, z = (np.linalg.inv(rays.poses[column]) @ (*at[:3], 1.0))[:3]
         away, radius = float(np.hypot(x, y)), _radius(actor)
+        lean = float(np.sqrt(max(1 - self.unit.mount[2, 2] ** 2, 0.0)))
+        slack = _SLACK + radius * lean
+        radius += actor.size[2] * lean
         if away - radius > sensor.most:
             return None
         if actor.instance not in self._targets:
@@ -137,7 +179,7 @@ class Lidar:
         margin += np.arcsin(radius / away) if away > radius else np.pi
         beside = np.abs((rays.azimuth - np.arctan2(y, x) + np.pi) % (2 * np.pi) - np.pi)
         columns = np.flatnonzero(beside < margin)
-        bottom, top = z - _SLACK, z + actor.size[2] + _SLACK
+        bottom, top = z - slack, z + actor.size[2] + slack
         near, far = max(away - radius, 0.1), away + radius
         low, high = np.arctan2(bottom, near if bottom < 0 else far), np.arctan2(top, near if top > 0 else far)
         beams = np.flatnonzero((self.unit.elevations > low) & (self.unit.elevations < high))
@@ -192,18 +234,21 @@ def _ordered(kept: npt.NDArray[np.bool_], sensor: Sensor, rays: Sweep) -> tuple[
     return beam, turned[place]
 
 
-def _body_distance(unit: Unit) -> Floats:
+def _body_distance(unit: Unit, parts: tuple[Box, ...]) -> Floats:
     """Returns the distance `[B, 720]` at which the vehicle's parts block each beam, inf where none does."""
     azimuth = np.arange(_BODY_COLUMNS) / _BODY_COLUMNS * 2 * np.pi
     flat, up = np.cos(unit.elevations)[:, None], np.sin(unit.elevations)[:, None]
     direction = np.stack(np.broadcast_arrays(flat * np.cos(azimuth), flat * np.sin(azimuth), up), -1)
+    turn = unit.mount[:3, :3]
+    origins = np.array(unit.sensor.origins)[:, None] * turn[:, 2]
+    if turn[2, 2] < 1:
+        direction = direction @ turn.T
     direction[direction == 0] = 1e-9
-    height = np.array(unit.sensor.origins)[:, None]
     nearest = np.full(direction.shape[:2], np.inf)
-    for box in unit.sensor.body:
+    for box in parts:
         enter, leave = np.zeros(nearest.shape), np.full(nearest.shape, np.inf)
         for axis in range(3):
-            origin = height if axis == 2 else 0.0
+            origin = origins[:, axis, None]
             first = (box[axis] - origin) / direction[..., axis]
             second = (box[axis + 3] - origin) / direction[..., axis]
             enter = np.maximum(enter, np.minimum(first, second))

@@ -31,8 +31,8 @@ MATERIALS = (
     Material("grass", 0.40, grain=0.022),
     Material("tall grass", 0.40, grain=0.045),
     Material("soil", 0.28, grain=0.025),
-    Material("plaster", 0.42, grain=0.02),
-    Material("brick", 0.32, grain=0.02),
+    Material("plaster", 0.39, grain=0.026),
+    Material("brick", 0.30, grain=0.026),
     Material("concrete", 0.33, grain=0.003),
     Material("roof tiles", 0.26),
     Material("glass", 0.08, 0.75, 0.55),
@@ -56,6 +56,12 @@ MATERIALS = (
     Material("skin", 0.40),
     Material("tarpaulin", 0.38, 0.05),
     Material("door", 0.26, 0.1),
+    Material("fresh asphalt", 0.16, 0.05, grain=0.003),
+    Material("worn asphalt", 0.29, 0.03, grain=0.005),
+    Material("mown lawn", 0.38, grain=0.006),
+    Material("dry soil", 0.33, grain=0.009),
+    Material("clipped leaves", 0.27, grain=0.03),
+    Material("worn sign", 0.5, grain=0.008),
 )
 
 _INDEX = {material.name: index for index, material in enumerate(MATERIALS)}

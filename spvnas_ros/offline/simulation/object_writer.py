@@ -15,7 +15,7 @@ import numpy as np
 from spvnas_ros.boxes.conversions import moved
 from spvnas_ros.labels import SEMANTIC_KITTI
 from spvnas_ros.offline.simulation.kitti_boxes import occlusion_of
-from spvnas_ros.offline.simulation.lidar import Lidar, SimulatedScan, moment_seen
+from spvnas_ros.offline.simulation.lidar import Lidar, SimulatedScan
 from spvnas_ros.offline.simulation.semantic_kitti_writer import whole_folder
 from spvnas_ros.recordings.object_tables import Objects, write_objects
 
@@ -46,14 +46,13 @@ def objects_of(lidar: Lidar, scan: SimulatedScan, t: float) -> Objects:
         label = SEMANTIC_KITTI.to_class[actor.raw_label]
         if not counts[actor.instance]:
             continue
-        moment = moment_seen(actor, lidar.unit.sensor, scan.pose, t)
-        pose = scan.pose if lidar.unit.sensor.deskew else lidar.pose(moment)
-        x, y, z, yaw = actor.pose(moment)
+        met = lidar.meeting(actor, scan, t)
+        x, y, z, yaw = actor.pose(met.moment)
         box = np.array([[x, y, z + actor.size[2] / 2, *actor.size, yaw]])
         kinds.append(SEMANTIC_KITTI.classes[label])
-        boxes.append(moved(box, np.linalg.inv(pose))[0])
+        boxes.append(moved(box, np.linalg.inv(met.frame))[0])
         points.append(int(counts[actor.instance]))
-        occlusion.append(occlusion_of(lidar.visible_share(actor, moment, pose)))
+        occlusion.append(occlusion_of(lidar.visible_share(actor, met.moment, met.sensor)))
         ids.append(actor.instance)
     return Objects(
         tuple(kinds),

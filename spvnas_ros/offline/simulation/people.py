@@ -82,7 +82,35 @@ def walker(rng: np.random.Generator, height: float, stride: float) -> Mesh:
     if rng.random() < 0.15:
         hands = (np.array([0.12 * h, -0.07 * h, 0.78 * h]), hands[1])
     figure = body(Joints(hip, neck, (hands[0], hands[1]), (feet[0], feet[1])), h, rng)
-    return merge([figure, *_carried(rng, h, hands[0])])
+    parts = [figure, *_carried(rng, h, hands[0])]
+    if rng.random() < 0.35:
+        parts.append(_coat(rng, hip, h))
+    return merge(parts)
+
+
+def _coat(rng: np.random.Generator, hip: Floats, h: float) -> Mesh:
+    """Builds a coat or a skirt from the waist to the knees or the calves."""
+    drop = float(rng.uniform(0.15, 0.36)) * h
+    angle = 2 * np.pi * np.arange(8) / 8
+    ring = np.stack([0.085 * np.cos(angle), 0.105 * np.sin(angle), np.zeros(8)], axis=1) * h
+    wide = float(rng.uniform(1.0, 1.5))
+    return loft(
+        np.stack([hip + ring + [0, 0, 0.06 * h], hip + ring * [wide, wide, 1] - [0, 0, drop]]),
+        str(rng.choice(CLOTHES)),
+        capped=False,
+    )
+
+
+def sitting(rng: np.random.Generator) -> Mesh:
+    """Builds an adult who sits and faces x, without the seat."""
+    h = float(np.clip(rng.normal(1.72, 0.09), 1.5, 1.98))
+    low = float(rng.uniform(-0.1, 0.35))
+    hip = np.array([-0.2, 0, 0.5])
+    neck = hip + 0.31 * h * np.array([np.sin(low), 0, np.cos(low)])
+    reach = float(rng.uniform(0.2, 0.45))
+    feet = tuple(np.array([reach, side * float(rng.uniform(0.06, 0.14)), 0.06]) for side in (-1, 1))
+    hands = tuple(np.array([0.12, side * float(rng.uniform(0.05, 0.2)), 0.62]) for side in (-1, 1))
+    return body(Joints(hip, neck, (hands[0], hands[1]), (feet[0], feet[1]), 0.05, 0.13), h, rng)
 
 
 def _carried(rng: np.random.Generator, h: float, hand: npt.NDArray[np.float64]) -> list[Mesh]:

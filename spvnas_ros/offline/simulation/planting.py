@@ -17,8 +17,8 @@ _FAR = 17.0
 
 @dataclass
 class Nursery:
-    """Plants to copy, and the places of the copies. `plant` places all of them at once, except for hedges, which are
-    placed immediately.
+    """Plants to copy, and the places of the copies. `plant` places all of them at once, except for hedges and covers,
+    which are placed immediately.
     """
 
     site: Site
@@ -27,6 +27,7 @@ class Nursery:
     bushes: list[Mesh]
     far_bushes: list[Mesh]
     hedges: list[Mesh]
+    covers: list[Mesh]
     spots: dict[tuple[str, int], list[tuple[float, float, float, float]]] = field(default_factory=dict)
 
     @staticmethod
@@ -47,10 +48,14 @@ class Nursery:
         bushes = [vegetation.bush(rng, float(rng.uniform(0.9, 2.8)), float(rng.uniform(0.7, 3.2))) for _ in range(7)]
         far_bushes = [vegetation.bush(rng, float(rng.uniform(1.2, 3)), float(rng.uniform(1, 3)), 90) for _ in range(4)]
         hedges = [
-            vegetation.hedge(rng, HEDGE_PIECE, float(rng.uniform(0.5, 1.1)), float(rng.uniform(0.8, 2.3)))
+            vegetation.hedge(rng, HEDGE_PIECE, float(rng.uniform(0.4, 1.1)), float(rng.uniform(0.5, 2.5)))
             for _ in range(5)
         ]
-        return Nursery(site, trees, far, bushes, far_bushes, hedges)
+        covers = [
+            vegetation.cover(rng, HEDGE_PIECE, float(rng.uniform(0.6, 1.6)), float(rng.uniform(0.15, 0.8)))
+            for _ in range(4)
+        ]
+        return Nursery(site, trees, far, bushes, far_bushes, hedges, covers)
 
     def tree(self, s: float, d: float, which: int | None = None) -> None:
         """Adds a tree; far from the street it has fewer leaves."""
@@ -65,11 +70,24 @@ class Nursery:
 
     def bush(self, s: float, d: float) -> None:
         """Adds a shrub; far from the street it has fewer leaves."""
-        group = self.bushes if abs(d) < _FAR else self.far_bushes
-        self._note("bushes" if abs(d) < _FAR else "far_bushes", len(group), s, d, None)
+        if abs(d) < _FAR:
+            self._note("bushes", len(self.bushes), s, d, None)
+        else:
+            self.far_bush(s, d)
+
+    def far_bush(self, s: float, d: float) -> None:
+        """Adds a coarse shrub."""
+        self._note("far_bushes", len(self.far_bushes), s, d, None)
 
     def hedge(self, start: tuple[float, float], end: tuple[float, float], which: int) -> None:
         """Places a hedge between two points in street coordinates."""
+        self._row(self.hedges[which % len(self.hedges)], start, end)
+
+    def cover(self, start: tuple[float, float], end: tuple[float, float], which: int) -> None:
+        """Places low plants between two points in street coordinates."""
+        self._row(self.covers[which % len(self.covers)], start, end)
+
+    def _row(self, piece: Mesh, start: tuple[float, float], end: tuple[float, float]) -> None:
         ends = np.array([start, end])
         length = float(np.hypot(*(ends[1] - ends[0])))
         count = max(round(length / HEDGE_PIECE), 1)
@@ -77,7 +95,7 @@ class Nursery:
         yaw = np.arctan2(end[1] - start[1], end[0] - start[0])
         stretch = np.ones((count, 3)) * [length / count / HEDGE_PIECE, 1, 1]
         turns = np.full(count, yaw)
-        self.site.put_many(self.hedges[which % len(self.hedges)], at[:, 0], at[:, 1], turns, stretch)
+        self.site.put_many(piece, at[:, 0], at[:, 1], turns, stretch)
 
     def thicket(self, start: tuple[float, float], end: tuple[float, float], rows: int) -> None:
         """Adds shrubs close to each other, in rows between two points in street coordinates."""

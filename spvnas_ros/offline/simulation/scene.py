@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -25,13 +26,13 @@ from spvnas_ros.offline.simulation.paving import pave
 from spvnas_ros.offline.simulation.planting import Nursery
 from spvnas_ros.offline.simulation.roadside import furnish
 from spvnas_ros.offline.simulation.site import Actor, Fleet, Site
-from spvnas_ros.offline.simulation.street_plan import KINDS, draw_line, draw_plan, draw_relief
-from spvnas_ros.offline.simulation.traffic import RARE, draw_journey, park_vehicles, start_traffic
+from spvnas_ros.offline.simulation.street_plan import KINDS, MIX, draw_line, draw_plan, draw_relief
+from spvnas_ros.offline.simulation.traffic import RARE, draw_journey, find_walk, park_vehicles, start_traffic
 
 __all__ = ["KINDS", "MATERIALS", "Actor", "Material", "Mesh", "Scene", "build_scene", "merge", "place"]
 
 _SHORTEST = 40.0
-_CONIFERS = {"urban": 0.05, "residential": 0.2, "suburban": 0.3, "highway": 0.2, "rural": 0.3}
+_CONIFERS = {"urban": 0.05, "residential": 0.2, "suburban": 0.3, "highway": 0.2, "rural": 0.3, "parking": 0.1}
 _SHARE_OF_CLASSES = 0.85
 """Probability with which each of the rarer movable classes occurs in a scene."""
 
@@ -44,6 +45,7 @@ class Scene:
     actors:   everything that has an instance number
     ego_pose: function from seconds to the float64 `[4, 4]` pose of the vehicle that carries the sensor: on the ground,
               x forward
+    walk_pose: the same of a small robot on a sidewalk; None where there is no room for one
     """
 
     static: Mesh
@@ -51,6 +53,7 @@ class Scene:
     seed: int
     kind: str
     ego_pose: Callable[[float], npt.NDArray[np.float64]]
+    walk_pose: Callable[[float], npt.NDArray[np.float64]] | None = None
 
 
 def build_scene(seed: int, kind: str | None = None, length: float = 160.0) -> Scene:
@@ -67,7 +70,7 @@ def build_scene(seed: int, kind: str | None = None, length: float = 160.0) -> Sc
     if length < _SHORTEST:
         raise UserError(f"the street is {length} m long, expected at least {_SHORTEST:.0f} m")
     rng = np.random.default_rng(seed)
-    drawn = KINDS[int(rng.integers(len(KINDS)))]
+    drawn = KINDS[int(rng.choice(len(KINDS), p=MIX))]
     chosen = kind or drawn
     plan = draw_plan(chosen, length, rng)
     line = draw_line(chosen, length, rng)
@@ -81,4 +84,6 @@ def build_scene(seed: int, kind: str | None = None, length: float = 160.0) -> Sc
     furnish(site, plan, nursery, wanted)
     nursery.plant()
     start_traffic(site, plan, journey, wanted)
-    return Scene(site.static(land), tuple(site.actors), seed, chosen, lambda t: journey.pose(ground, t))
+    walk = find_walk(plan, journey)
+    walk_pose = partial(walk.pose, ground) if walk else None
+    return Scene(site.static(land), tuple(site.actors), seed, chosen, partial(journey.pose, ground), walk_pose)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from spvnas_ros.clouds.mount import Mount
 from spvnas_ros.offline.simulation.sensors import Sensor
 
 Poses = npt.NDArray[np.float64]
@@ -20,23 +21,28 @@ class Unit:
     """One individual sensor of a type; no two units are alike.
 
     elevations: radians `[B]`; gains: `[B]`; biases: of the ranges, metres `[B]`
+    mount:      float64 `[4, 4]`, sensor on the vehicle
     """
 
     sensor: Sensor
     elevations: npt.NDArray[np.float64]
     gains: npt.NDArray[np.float32]
     biases: npt.NDArray[np.float32]
+    mount: Poses
 
 
-def build_unit(sensor: Sensor, rng: np.random.Generator) -> Unit:
-    """Returns a unit with random deviations: each beam has its own error of elevation, gain and range bias."""
+def build_unit(sensor: Sensor, rng: np.random.Generator, mount: Mount | None = None) -> Unit:
+    """Returns a unit with random deviations: each beam has its own error of elevation, gain and range bias.
+
+    mount: where it stands on the vehicle; None for the preset's place
+    """
     receiver = sensor.receiver
     elevations = np.radians(np.array(sensor.elevations) + rng.normal(0, sensor.jitter, sensor.beams))
     gains = np.exp(rng.normal(0, receiver.gain_spread, sensor.beams))
     weak = rng.random(sensor.beams) < receiver.weak_beams
     gains[weak] *= rng.uniform(0.35, 0.7, int(weak.sum()))
     biases = rng.normal(0, sensor.bias, sensor.beams)
-    return Unit(sensor, elevations, gains.astype(np.float32), biases.astype(np.float32))
+    return Unit(sensor, elevations, gains.astype(np.float32), biases.astype(np.float32), mounted(sensor, mount))
 
 
 @dataclass(frozen=True)
@@ -101,15 +107,18 @@ def sweep(unit: Unit, vehicle: Callable[[float], Poses], start: float, rng: np.r
     direction = np.empty((sensor.beams, sensor.columns, 3), np.float32)
     direction[..., 0], direction[..., 1], direction[..., 2] = flat * np.cos(along), flat * np.sin(along), up
     offset = np.array(sensor.origins, np.float32)
-    poses, reference = _poses(sensor, vehicle, start, time)
+    poses, reference = _poses(unit, vehicle, start, time)
     return Sweep(azimuth, time, direction, offset, poses, reference)
 
 
-def mounted(sensor: Sensor) -> Poses:
-    """Returns the pose of the sensor on the vehicle, `[4, 4]`."""
-    mount = np.eye(4)
-    mount[2, 3] = sensor.height
-    return mount
+def mounted(sensor: Sensor, mount: Mount | None = None) -> Poses:
+    """Returns the pose of the sensor on the vehicle, `[4, 4]`; without a mount, that of its preset."""
+    pose = np.eye(4)
+    pose[2, 3] = sensor.height
+    if mount is not None:
+        pose[:3, :3] = mount.rotation()
+        pose[2, 3] = sensor.height if mount.z is None else mount.z
+    return pose
 
 
 def _columns(sensor: Sensor, rng: np.random.Generator) -> npt.NDArray[np.float64]:
@@ -120,9 +129,9 @@ def _columns(sensor: Sensor, rng: np.random.Generator) -> npt.NDArray[np.float64
 
 
 def _poses(
-    sensor: Sensor, vehicle: Callable[[float], Poses], start: float, time: npt.NDArray[np.float32]
+    unit: Unit, vehicle: Callable[[float], Poses], start: float, time: npt.NDArray[np.float32]
 ) -> tuple[Poses, Poses]:
-    mount = mounted(sensor)
+    sensor, mount = unit.sensor, unit.mount
     moments = np.linspace(0, sensor.sweep, _SAMPLES)
     known = np.stack([vehicle(start + moment) @ mount for moment in moments])
     place = time / sensor.sweep * (_SAMPLES - 1)

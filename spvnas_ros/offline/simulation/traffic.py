@@ -21,9 +21,15 @@ from spvnas_ros.offline.simulation.street_plan import Plan
 from spvnas_ros.offline.simulation.vehicles import car
 
 RARE = ("bicycle", "motorcycle", "truck", "other-vehicle", "person", "bicyclist", "motorcyclist")
-_SPEED = {"urban": 8.0, "residential": 6.5, "suburban": 9.0, "highway": 17.0, "rural": 12.0}
+_SPEED = {"urban": 8.0, "residential": 6.5, "suburban": 9.0, "highway": 17.0, "rural": 12.0, "parking": 3.5}
 _CAR_APART = 3.0
 """Metres between the middles of two cars that stand side by side."""
+_ROBOT = 1.5
+"""Speed of a robot on a sidewalk, m/s."""
+_WALKS = ((1.7, 2.7, None), (3.2, 3.9, 2.05), (3.9, 99.0, 2.95))
+"""Widths of sidewalks, from and to, and how far from their inner edge a robot drives; None for about their middle. The
+files of walkers are left to themselves.
+"""
 _MOVING_OTHER = {13: 257, 20: 259}
 
 
@@ -65,6 +71,19 @@ def draw_journey(plan: Plan, rng: np.random.Generator) -> Journey:
     return Journey(plan.length * float(rng.uniform(0.2, 0.45)), plan.length * 0.8, speed, lane)
 
 
+def find_walk(plan: Plan, journey: Journey) -> Journey | None:
+    """Returns the drive of a small robot past the same place on a sidewalk, between those who walk and what stands at
+    its outer edge; None where no sidewalk is wide enough.
+    """
+    for sign in (-1, 1):
+        side = plan.side(sign)
+        for least, most, place in _WALKS:
+            if least <= side.walk < most:
+                lane = sign * (side.inner + (place or 0.55 * side.walk))
+                return Journey(journey.start, journey.end, _ROBOT, lane)
+    return None
+
+
 def park_vehicles(site: Site, plan: Plan, wanted: frozenset[str]) -> None:
     """Parks vehicles in the parking strips, at the kerbs, in the side streets and on parcels; trucks, other vehicles
     and motorcycles only where `wanted` has them.
@@ -88,7 +107,8 @@ def _park_along(site: Site, plan: Plan, sign: int, wanted: frozenset[str]) -> No
         part, label, wide = _parked(site, wanted)
         long = float(np.ptp(part.vertices[:, 0]))
         taken = rng.random() < side.parked and wide < 2.2
-        if taken and all(plan.clear(s + share * long, sign, 1.0) for share in (0, 0.5, 1)):
+        free = all(plan.clear(s + share * long, sign, 1.0) for share in (0, 0.5, 1))
+        if taken and free and not any(side.interrupted(s + share * long, 0.3) for share in (0, 0.25, 0.5, 0.75, 1)):
             turn = 0.0 if (sign < 0) != (rng.random() < 0.15) else np.pi
             d = sign * (side.kerb + (max(side.parking, wide + 0.3) / 2 if side.parking else -0.85))
             site.park(part, label, s + long / 2, d + float(rng.normal(0, 0.05)), turn + float(rng.normal(0, 0.015)))
@@ -98,11 +118,11 @@ def _park_along(site: Site, plan: Plan, sign: int, wanted: frozenset[str]) -> No
 def _parked(site: Site, wanted: frozenset[str]) -> tuple[Mesh, int, float]:
     rng, draw = site.rng, site.rng.random()
     part, label = site.fleet.draw(car), 10
-    if draw < 0.05 and "truck" in wanted:
+    if draw < 0.04 and "truck" in wanted:
         part, label = truck(rng), 18
-    elif draw < 0.1 and "other-vehicle" in wanted:
+    elif draw < 0.08 and "other-vehicle" in wanted:
         part, label = other_vehicle(rng)
-    elif draw < 0.15 and "motorcycle" in wanted:
+    elif draw < 0.11 and "motorcycle" in wanted:
         part, label = site.fleet.draw(motorcycle), 15
     return part, label, float(np.ptp(part.vertices[:, 1]))
 
@@ -110,7 +130,11 @@ def _parked(site: Site, wanted: frozenset[str]) -> tuple[Mesh, int, float]:
 def _park_across(site: Site, plan: Plan, sign: int) -> None:
     rng, side = site.rng, plan.side(sign)
     for s in np.arange(-MARGIN + 3, plan.length + MARGIN - 3, BAY):
-        if rng.random() < max(side.parked, 0.3) and plan.clear(float(s), sign, 1.6):
+        if (
+            rng.random() < max(side.parked, 0.3)
+            and plan.clear(float(s), sign, 1.6)
+            and not side.interrupted(float(s), 1.3)
+        ):
             turn = float(rng.choice([-1, 1])) * np.pi / 2
             site.park(site.fleet.draw(car), 10, float(s), sign * (side.kerb + side.parking / 2 + 0.1), turn)
 
@@ -144,7 +168,7 @@ def _park_rare(site: Site, plan: Plan, wanted: frozenset[str]) -> None:
         depth = 5.6 if parcel.use != "house" else 2.2
         room = parcel.setback if parcel.use == "house" else 8.0
         if (
-            rng.random() > 0.3
+            rng.random() > 0.22
             or parcel.width < 12
             or room < 4.6
             or parcel.driveway
@@ -168,6 +192,8 @@ def start_traffic(site: Site, plan: Plan, journey: Journey, wanted: frozenset[st
 
 def _fill_lane(site: Site, plan: Plan, journey: Journey, sign: int, number: int, wanted: frozenset[str]) -> None:
     rng, d = site.rng, plan.lane(sign, number)
+    if plan.side(sign).shoulder:
+        wanted -= {"bicyclist"}
     own = sign < 0 and abs(d - journey.lane) < 0.1
     start, span = -MARGIN + 4.0, plan.length + 2 * MARGIN - 8.0
     speed = -sign * _SPEED[plan.kind] * float(rng.uniform(0.6, 1.3))
@@ -177,7 +203,7 @@ def _fill_lane(site: Site, plan: Plan, journey: Journey, sign: int, number: int,
             s = journey.start + float(rng.uniform(12, 22))
         # Riders are rare, so more of them are placed near the sensor, where they are seen well enough to learn from.
         close = own and abs(s - journey.start) < 32
-        part, label = _road_user(site, wanted, riders=0.85 if close else 0.45)
+        part, label = _road_user(site, wanted, riders=0.6 if close else 0.3)
         if np.ptp(part.vertices[:, 1]) > plan.lane_width(sign) - 0.2:
             part, label = site.fleet.draw(car), 252
         long = float(np.ptp(part.vertices[:, 0]))
@@ -190,7 +216,7 @@ def _fill_lane(site: Site, plan: Plan, journey: Journey, sign: int, number: int,
         else:
             track = _wrap(middle - start, speed, start, span, d)
         site.drive(part, label, track, 0.0 if sign < 0 else np.pi)
-        s += long + float(rng.uniform(3, 18) if label in (253, 255) else rng.uniform(10, 80))
+        s += long + float(rng.uniform(3, 18) if label in (253, 255) else rng.uniform(12, 110))
 
 
 def _follow(
@@ -211,9 +237,9 @@ def _road_user(site: Site, wanted: frozenset[str], riders: float = 0.45) -> tupl
         return site.fleet.draw(bicyclist), 253
     if bicycles < draw < riders and "motorcyclist" in wanted:
         return site.fleet.draw(motorcyclist), 255
-    if riders < draw < riders + 0.1 and "truck" in wanted:
+    if riders < draw < riders + 0.08 and "truck" in wanted:
         return truck(rng), 258
-    if riders + 0.1 < draw < riders + 0.2 and "other-vehicle" in wanted:
+    if riders + 0.08 < draw < riders + 0.16 and "other-vehicle" in wanted:
         part, label = other_vehicle(rng, moving=True)
         return part, _MOVING_OTHER[label]
     return site.fleet.draw(car), 252
@@ -232,4 +258,4 @@ def _fill_sidewalk(site: Site, plan: Plan, sign: int) -> None:
         while s < start + span - 3:
             turn = 0.0 if way > 0 else np.pi
             site.drive(site.fleet.draw(walking), 254, _wrap(s - start, pace, start, span, sign * d), turn)
-            s += float(rng.uniform(2.6, 5) if rng.random() < 0.25 else rng.uniform(8, 45))
+            s += float(rng.uniform(2.6, 5) if rng.random() < 0.25 else rng.uniform(12, 90))

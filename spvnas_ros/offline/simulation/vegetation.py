@@ -7,7 +7,7 @@ import numpy as np
 from spvnas_ros.offline.simulation.mesh import Floats, Mesh, labelled, merge, mesh
 from spvnas_ros.offline.simulation.shapes import blob, boxes, polyline, tubes
 
-VEGETATION, TRUNK, TERRAIN = 70, 71, 72
+VEGETATION, TRUNK, TERRAIN, OTHER = 70, 71, 72, 99
 
 
 def leaves(centres: Floats, size: float, rng: np.random.Generator, of: str = "leaves", label: int = VEGETATION) -> Mesh:
@@ -53,23 +53,58 @@ def tree(rng: np.random.Generator, kind: str, height: float, detail: int = 900) 
     """Builds a tree at the origin: `broad`, `slim`, `conifer` or `young`; `detail` is the number of its leaves."""
     if kind == "conifer":
         return _conifer(rng, height, detail)
-    thick = 0.014 * height + float(rng.uniform(0.03, 0.1))
-    bare = min(float(rng.uniform(0.14, 0.36)) * height, float(rng.uniform(1.4, 3.4)))
+    thick = (0.014 * height + float(rng.uniform(0.02, 0.1))) * float(rng.choice([0.7, 1.0, 1.0, 1.5]))
+    bare = min(float(rng.uniform(0.12, 0.36)) * height, float(rng.uniform(1.0, 3.8)))
     wide = {"broad": 0.66, "slim": 0.3, "young": 0.4}[kind] * height * float(rng.uniform(0.75, 1.2))
     shape = {"broad": ("round", "flat")[int(rng.integers(2))], "slim": "column", "young": "round"}[kind]
     lean = rng.normal(0, 0.02, 2) * height
-    stem = np.array([[0, 0, -0.4], [0, 0, 0.25], [*lean * 0.4, bare], [*lean, bare + 0.35 * (height - bare)]])
+    bend = rng.normal(0, 0.35 * thick, (2, 2))
+    stem = np.array(
+        [
+            [0, 0, -0.4],
+            [0, 0, 0.25],
+            [*(lean * 0.15 + bend[0]), 0.25 + 0.35 * (bare - 0.25)],
+            [*(lean * 0.3 + bend[1]), 0.25 + 0.7 * (bare - 0.25)],
+            [*lean * 0.4, bare],
+            [*lean, bare + 0.35 * (height - bare)],
+        ]
+    )
+    flare = float(rng.uniform(1.15, 1.7))
+    radii = np.array([thick * flare, thick * 1.05, thick, thick * 0.93, thick * 0.85, thick * 0.45])
+    stems = [polyline(stem, radii, "bark", TRUNK, sides=8)]
+    if rng.random() < 0.12:
+        apart = np.array([*rng.normal(0, 2.2 * thick, 2), 0.0])
+        stems.append(polyline(stem * [1.6, 1.6, 1.0] + apart, radii * 0.7, "bark", TRUNK, sides=6))
     cloud = crown(shape, wide, height - bare * 0.85, detail, rng) + [*lean * 0.6, bare * 0.85]
     size = 0.19 + 0.012 * wide
     roots = np.repeat([[*lean * 0.5, bare * 1.02]], 5, axis=0) + rng.uniform(0, 0.12, (5, 1)) * [[0, 0, height]]
     tips = cloud[rng.integers(0, len(cloud), 5)]
     return merge(
         [
-            polyline(stem, [thick * 1.35, thick, thick * 0.8, thick * 0.45], "bark", TRUNK, sides=8),
+            *stems,
+            *_around_foot(rng, kind, thick),
             tubes(roots, tips, thick * 0.4, "bark", VEGETATION, sides=4, end_radii=thick * 0.1),
             leaves(cloud, size, rng),
         ]
     )
+
+
+def _around_foot(rng: np.random.Generator, kind: str, thick: float) -> list[Mesh]:
+    """Builds what stands around a trunk: a young tree's stakes, or shoots and ivy; around most trunks nothing."""
+    draw = rng.random()
+    if kind == "young" and draw < 0.6:
+        count = int(rng.integers(2, 4))
+        angle = 2 * np.pi * np.arange(count) / count
+        foot = np.stack([np.cos(angle), np.sin(angle), np.zeros(count)], axis=1) * float(rng.uniform(0.3, 0.6))
+        top = foot * [0.9, 0.9, 1] + [0, 0, float(rng.uniform(1.3, 2.3))]
+        # SemanticKITTI calls stakes other objects.
+        return [tubes(foot, top, 0.04, "wood", OTHER), tubes(top[:1], top[1:2], 0.025, "wood", OTHER, 4)]
+    if draw < 0.2:
+        count = int(rng.integers(25, 70))
+        tall = float(rng.uniform(0.4, 2.2))
+        around = rng.normal(0, 1, (count, 3)) * [thick + 0.12, thick + 0.12, 0]
+        return [leaves(around + rng.uniform(0, tall, (count, 1)) * [0, 0, 1], 0.13, rng)]
+    return []
 
 
 def _conifer(rng: np.random.Generator, height: float, detail: int) -> Mesh:
@@ -108,28 +143,50 @@ def dead_tree(rng: np.random.Generator, height: float) -> Mesh:
 
 
 def hedge(rng: np.random.Generator, length: float, depth: float, height: float) -> Mesh:
-    """Builds a hedge along x around the origin: a dense core with leaves on it, evenly cut or wavy."""
+    """Builds a hedge along x around the origin: a dense core with leaves on it, evenly cut or wavy. A clipped one is as
+    even as a wall.
+    """
+    clipped = bool(rng.random() < 0.4)
+    loose = 0.35 if clipped else 1.0
     pieces = max(round(length / 0.9), 1)
     step = length / pieces
     x = (np.arange(pieces) + 0.5) * step - length / 2
-    wild = float(rng.choice([0.03, 0.05, 0.16]))
-    tall = height * (1 + rng.normal(0, wild, pieces)) - 0.25
-    deep = (depth - 0.16) * (1 + rng.normal(0, wild, pieces))
+    wild = 0.02 if clipped else float(rng.choice([0.03, 0.05, 0.16]))
+    tall = height * (1 + rng.normal(0, wild, pieces)) - 0.25 * loose
+    deep = (depth - 0.16 * loose) * (1 + rng.normal(0, wild, pieces)) - 0.2 * loose
+    wide = step * (1.0 if clipped else 0.8)
     core = boxes(
-        np.stack([np.full(pieces, step * 0.8), np.maximum(deep - 0.2, 0.12), np.maximum(tall, 0.2)], axis=1),
+        np.stack([np.full(pieces, wide), np.maximum(deep, 0.12), np.maximum(tall, 0.2)], axis=1),
         np.stack([x, rng.normal(0, wild * 0.3, pieces), np.full(pieces, -0.05)], axis=1),
-        "leaves",
+        "clipped leaves" if clipped else "leaves",
         VEGETATION,
     )
     count = int(55 * length * (2 * height + depth) * 0.5)
     points = rng.uniform(-0.5, 0.5, (count, 3)) * [length, depth, height] + [0, 0, height / 2]
     face = rng.uniform(0, 1, count)
     side = (face < 0.8) * np.sign(points[:, 1])
-    deeper = rng.uniform(-0.3, 0.06, count)
+    deeper = rng.uniform(-0.3 * loose, 0.06 * loose, count)
     points[:, 1] = np.where(
         side != 0, side * np.maximum(depth / 2 * rng.normal(1, wild, count) + deeper, 0.05), points[:, 1]
     )
     points[:, 2] = np.where(side == 0, height * rng.normal(1, wild, count) + deeper, points[:, 2])
+    return merge([core, leaves(points, 0.13 if not clipped else 0.08, rng)])
+
+
+def cover(rng: np.random.Generator, length: float, depth: float, height: float) -> Mesh:
+    """Builds low plants that cover the ground along x around the origin: a bed, a verge that nobody mows."""
+    cells = (max(round(length / 0.8), 1), max(round(depth / 0.7), 1))
+    x, y = np.meshgrid(*((np.arange(count) + 0.5) / count - 0.5 for count in cells), indexing="ij")
+    at = np.stack([x.ravel() * length, y.ravel() * depth, np.full(x.size, -0.1)], axis=1)
+    swell = rng.uniform(0.35, 0.85, x.size)
+    size = np.stack(
+        [np.full(x.size, length / cells[0]), np.full(x.size, depth / cells[1]), swell * height + 0.1], axis=1
+    )
+    core = boxes(size * rng.uniform(0.6, 1.0, (x.size, 1)) ** [1, 1, 0], at, "leaves", VEGETATION)
+    count = int(36 * length * depth)
+    points = rng.uniform(-0.5, 0.5, (count, 3)) * [length, depth, 0]
+    points[:, :2] += rng.normal(0, 0.06, (count, 2))
+    points[:, 2] = height * rng.uniform(0.25, 1.1, count)
     return merge([core, leaves(points, 0.13, rng)])
 
 

@@ -321,6 +321,8 @@ class SimulateConfig:
     scans:    number of scans of each street, `interval` seconds apart
     seed:     of the streets: those for training are made as by `spvnas simulate --seed` 2 x seed, those for validation
               as by 2 x seed + 1
+    mount_height, mount_tilt: heights of the sensor above the ground, metres, of which one is drawn for each street, and
+              how many degrees it leans at most; () = the sensor's preset
     """
 
     folder: str = "data/simulated"
@@ -330,6 +332,8 @@ class SimulateConfig:
     scans: AtLeastOne = 10
     interval: Positive = 1.0
     seed: Count = 0
+    mount_height: tuple[()] | tuple[Positive, Positive] = ()
+    mount_tilt: Annotated[float, Field(ge=0)] = 0.0
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spvnas_ros.offline.simulation.command import default_processes, run
-from spvnas_ros.offline.simulation.drive import Plan, is_finished
+from spvnas_ros.offline.simulation.drive import Plan, check_folder, is_finished
 from spvnas_ros.offline.training.config import SimulateConfig
 
 
@@ -42,7 +42,15 @@ def folders(config: SimulateConfig, *, boxes: bool = False) -> Iterator[Simulate
         ):
             seed = 2 * config.seed + validates
             if scenes:
-                plan = Plan(sensor, config.scans, config.interval, seed, formats=formats)
+                plan = Plan(
+                    sensor,
+                    config.scans,
+                    config.interval,
+                    seed,
+                    formats=formats,
+                    mount_height=config.mount_height or None,
+                    mount_tilt=config.mount_tilt,
+                )
                 yield SimulatedFolder(Path(config.folder) / sensor / name, plan, scenes, validates)
 
 
@@ -52,6 +60,8 @@ def make_missing(config: SimulateConfig, say: Callable[[str], None], *, boxes: b
     Raises SimulationError and OSError as `spvnas simulate` does.
     """
     for folder in folders(config, boxes=boxes):
-        if not folder.finished:
+        if folder.finished:
+            check_folder(folder.plan, folder.path, mounts_only=True)
+        else:
             say(f"simulating {folder.scenes * folder.plan.scans_per_scene} scans into {folder.path}")
             run(folder.plan, folder.scenes, folder.path, default_processes())

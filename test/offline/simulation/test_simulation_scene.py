@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spvnas_ros.labels import SEMANTIC_KITTI
+from spvnas_ros.offline.simulation import vegetation
 from spvnas_ros.offline.simulation.ground import MARGIN
 from spvnas_ros.offline.simulation.materials import material
 from spvnas_ros.offline.simulation.scene import KINDS, MATERIALS, Actor, Mesh, Scene, build_scene
+from spvnas_ros.offline.simulation.street_plan import draw_plan, draw_relief
 
 SIZES = {
     "car": ((3.4, 5.3), (1.6, 2.4), (1.2, 2.0)),
@@ -96,7 +98,7 @@ def test_other_seeds_give_other_streets() -> None:
     assert len(scene(0).static) != len(scene(5).static)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(6))
 def test_every_triangle_has_a_listed_label_a_material_and_finite_corners(seed: int) -> None:
     for part in meshes(scene(seed)):
         assert part.vertices.dtype == np.float32
@@ -109,7 +111,7 @@ def test_every_triangle_has_a_listed_label_a_material_and_finite_corners(seed: i
         assert set(np.unique(part.raw_label).tolist()) <= set(SEMANTIC_KITTI.to_class) - {0}
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(6))
 def test_a_street_is_small_enough_to_cast_rays_at(seed: int) -> None:
     assert 100_000 < len(scene(seed).static) < 420_000
 
@@ -125,12 +127,54 @@ def test_places_to_park_that_are_paved_like_the_road_have_lines() -> None:
     assert met > 2
 
 
+def test_sidewalks_are_high_low_and_level_with_the_road() -> None:
+    plans = [draw_plan(kind, 160.0, np.random.default_rng(seed)) for kind in KINDS for seed in range(8)]
+    rises = {plan.side(sign).rise for plan in plans for sign in (-1, 1)}
+    assert min(rises) == 0.0
+    assert max(rises) == 0.15
+    for plan in plans:
+        for sign in (-1, 1):
+            for start, end in plan.side(sign).noses:
+                assert plan.side(sign).parking
+                assert all(plan.clear(s, sign, 0) for s in np.linspace(start, end, 9))
+
+
+def test_banks_are_no_walls() -> None:
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        relief = draw_relief(draw_plan(KINDS[seed % len(KINDS)], 160.0, rng), rng)
+        assert max(map(abs, relief.bank)) / relief.width < 0.46
+
+
+@given(st.floats(0.6, 1.6), st.floats(0.15, 0.8), st.integers(0, 99))
+@settings(max_examples=10)
+def test_low_plants_are_vegetation_and_low(depth: float, height: float, seed: int) -> None:
+    part = vegetation.cover(np.random.default_rng(seed), 4.0, depth, height)
+    assert set(part.raw_label.tolist()) == {vegetation.VEGETATION}
+    assert part.vertices[:, 2].max() < 1.1 * height + 0.5
+    assert np.median(part.vertices[:, 2]) < height
+
+
+def test_a_parking_lot_is_rows_of_cars_on_places_for_them() -> None:
+    for seed in range(2):
+        of = build_scene(seed, "parking", 50.0)
+        assert sum(class_name(actor) == "car" for actor in of.actors) > 25
+        labels = of.static.raw_label
+        assert {40, PARKING} <= set(np.unique(labels).tolist())
+        names, boxes = footprints(of, 0.0)
+        cars = boxes[[name.startswith("car") for name in names]].mean(axis=1)
+        centre = of.static.vertices[of.static.faces].mean(axis=1)
+        places = centre[labels == PARKING, :2]
+        near = np.array([np.linalg.norm(places - car, axis=1).min() for car in cars])
+        assert (near < 2.0).mean() > 0.7, "the others drive"
+
+
 def test_a_handful_of_streets_has_every_class() -> None:
-    labels = {int(label) for seed in range(5) for part in meshes(scene(seed)) for label in np.unique(part.raw_label)}
+    labels = {int(label) for seed in range(6) for part in meshes(scene(seed)) for label in np.unique(part.raw_label)}
     assert {SEMANTIC_KITTI.to_class[label] for label in labels} >= set(range(len(SEMANTIC_KITTI.classes)))
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(6))
 def test_instances_are_numbered_and_labelled_as_their_actor(seed: int) -> None:
     actors = scene(seed).actors
     assert [actor.instance for actor in actors] == list(range(1, len(actors) + 1))
@@ -155,7 +199,7 @@ def test_nobody_collides(seed: int) -> None:
         assert collisions(scene(seed), t) == []
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(6))
 def test_the_vehicle_drives_on_the_road(seed: int) -> None:
     static = scene(seed).static
     centre = static.vertices[static.faces].mean(axis=1)
