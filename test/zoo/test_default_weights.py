@@ -12,7 +12,7 @@ from places import RECIPES
 from spvnas_ros.cli import app
 from spvnas_ros.offline.datasets import open_dataset
 from spvnas_ros.offline.evaluation.dataset_evaluation import evaluate
-from spvnas_ros.offline.training.config import load_recipe
+from spvnas_ros.offline.training.recipe_files import load_recipe
 from spvnas_ros.perception import Perception
 from spvnas_ros.zoo.cache import shipped_path
 from spvnas_ros.zoo.checkpoint import load_checkpoint

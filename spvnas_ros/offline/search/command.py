@@ -60,7 +60,8 @@ from spvnas_ros.offline.search.latency import (
 )
 from spvnas_ros.offline.search.search_config import SearchRecipe, load_search
 from spvnas_ros.offline.training import command as training
-from spvnas_ros.offline.training.config import ConfigError, load_recipe
+from spvnas_ros.offline.training.config import ConfigError
+from spvnas_ros.offline.training.recipe_files import load_recipe
 from spvnas_ros.offline.training.recorder import BEST
 from spvnas_ros.offline.training.simulated import make_missing
 from spvnas_ros.zoo.checkpoint import Facts

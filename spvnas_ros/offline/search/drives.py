@@ -18,8 +18,9 @@ from spvnas_ros.nets.layers import Sizes
 from spvnas_ros.offline.datasets import DatasetError, open_dataset
 from spvnas_ros.offline.datasets.file_pairs import FileDataset
 from spvnas_ros.offline.search.search_config import DataSplit
-from spvnas_ros.offline.training.config import ConfigError, Recipe, load_recipe
+from spvnas_ros.offline.training.config import ConfigError, Recipe
 from spvnas_ros.offline.training.data import Joined, open_training, open_validation
+from spvnas_ros.offline.training.recipe_files import load_recipe
 from spvnas_ros.offline.training.simulated import folders
 from spvnas_ros.sparse.coords import quantize
 from spvnas_ros.sparse.kernel_map import build_levels

@@ -9,16 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from spvnas_ros.offline.training.config import (
-    AtLeastOne,
-    ConfigError,
-    Count,
-    Names,
-    Sequences,
-    Share,
-    SimulateConfig,
-    read_settings,
-)
+from spvnas_ros.offline.training.config import AtLeastOne, ConfigError, Count, Names, Sequences, Share, SimulateConfig
+from spvnas_ros.offline.training.recipe_files import read_settings
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _NotNegative = Annotated[float, Field(ge=0)]

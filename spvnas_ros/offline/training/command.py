@@ -37,11 +37,12 @@ from spvnas_ros.offline.datasets import DatasetError
 from spvnas_ros.offline.evaluation.dataset_evaluation import prelabelled
 from spvnas_ros.offline.evaluation.report import skipped_line
 from spvnas_ros.offline.training.adapt_job import AdaptJob, check_before
-from spvnas_ros.offline.training.config import ConfigError, Recipe, load_recipe
+from spvnas_ros.offline.training.config import ConfigError, Recipe
 from spvnas_ros.offline.training.data import steps_of
 from spvnas_ros.offline.training.job import job_of
 from spvnas_ros.offline.training.precision import Precision, settle
 from spvnas_ros.offline.training.progress_line import ProgressLine
+from spvnas_ros.offline.training.recipe_files import load_recipe
 from spvnas_ros.offline.training.recorder import BEST, CHECKPOINT, LAST, LOG, BudgetSpent, Plan, Recorder
 from spvnas_ros.offline.training.simulated import folders, make_missing
 from spvnas_ros.offline.training.start import Start, begin

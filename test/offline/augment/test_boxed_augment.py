@@ -26,7 +26,7 @@ from spvnas_ros.offline.augment.mixing import STAYED, lasermix, polarmix
 from spvnas_ros.offline.augment.option_checks import AugmentationError
 from spvnas_ros.offline.augment.registry import BOXED, LABELLED, Boxes
 from spvnas_ros.offline.datasets.boxed import BoxedScan, open_boxed
-from spvnas_ros.offline.training.config import load_recipe
+from spvnas_ros.offline.training.recipe_files import load_recipe
 from spvnas_ros.recordings.object_tables import Objects
 
 KINDS = ("Car", "Pedestrian", "Cyclist")

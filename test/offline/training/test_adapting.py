@@ -29,7 +29,8 @@ from spvnas_ros.offline.datasets.unlabelled import open_unlabelled
 from spvnas_ros.offline.training.adapt_batch import Mixer, Pair
 from spvnas_ros.offline.training.batch import VoxelDataset
 from spvnas_ros.offline.training.command import UNFINISHED, run
-from spvnas_ros.offline.training.config import ConfigError, load_recipe
+from spvnas_ros.offline.training.config import ConfigError
+from spvnas_ros.offline.training.recipe_files import load_recipe
 from spvnas_ros.offline.training.task import averaged
 from spvnas_ros.recordings.scans import open_source
 from spvnas_ros.zoo.checkpoint import Facts, load_checkpoint, save_checkpoint

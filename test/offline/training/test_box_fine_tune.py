@@ -17,7 +17,8 @@ from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.offline.simulation.drive import Plan, simulate
 from spvnas_ros.offline.training.command import UNFINISHED, run
-from spvnas_ros.offline.training.config import ConfigError, load_recipe
+from spvnas_ros.offline.training.config import ConfigError
+from spvnas_ros.offline.training.recipe_files import load_recipe
 from spvnas_ros.offline.training.start import DetectorStart, begin
 from spvnas_ros.zoo.checkpoint import CheckpointError, Facts, save_checkpoint
 from spvnas_ros.zoo.detector_checkpoint import DetectorFacts, load_detector, save_detector

@@ -30,7 +30,8 @@ from spvnas_ros.offline.simulation.drive import Plan, simulate
 from spvnas_ros.offline.training.box_task import CRITERIA, SCORE, BoxTask, verdict_of
 from spvnas_ros.offline.training.boxed_batch import BoxedSamples, collate_boxed
 from spvnas_ros.offline.training.command import run
-from spvnas_ros.offline.training.config import ConfigError, Recipe, ScheduleConfig, load_recipe
+from spvnas_ros.offline.training.config import ConfigError, Recipe, ScheduleConfig
+from spvnas_ros.offline.training.recipe_files import load_recipe
 from spvnas_ros.offline.training.schedules import momentum, rate_factor
 from spvnas_ros.recordings.object_tables import Objects, write_objects
 from spvnas_ros.zoo.detector_checkpoint import load_detector

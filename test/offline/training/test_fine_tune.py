@@ -19,7 +19,8 @@ from spvnas_ros.labels import MIT_HAN_LAB, SEMANTIC_KITTI
 from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.offline.training.command import UNFINISHED, run
-from spvnas_ros.offline.training.config import ConfigError, load_recipe
+from spvnas_ros.offline.training.config import ConfigError
+from spvnas_ros.offline.training.recipe_files import load_recipe
 from spvnas_ros.offline.training.start import begin, spec_of
 from spvnas_ros.zoo.cache import FetchError
 from spvnas_ros.zoo.checkpoint import FORMAT, Facts, load_checkpoint, save_checkpoint

@@ -23,11 +23,12 @@ from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.offline.datasets import DatasetError
 from spvnas_ros.offline.simulation.drive import Plan, simulate
 from spvnas_ros.offline.training.command import run
-from spvnas_ros.offline.training.config import ConfigError, load_recipe
+from spvnas_ros.offline.training.config import ConfigError
 from spvnas_ros.offline.training.joint_batch import JointSample, collate_joint
 from spvnas_ros.offline.training.joint_job import JointJob
 from spvnas_ros.offline.training.joint_task import SCORE, JointTask
 from spvnas_ros.offline.training.label_job import LabelJob
+from spvnas_ros.offline.training.recipe_files import load_recipe
 from spvnas_ros.offline.training.start import begin
 from spvnas_ros.perception import Perception
 from spvnas_ros.recordings.object_tables import Objects, write_objects

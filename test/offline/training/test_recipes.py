@@ -19,7 +19,8 @@ from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.offline.augment import Augmentation
 from spvnas_ros.offline.augment.compose import BoxedAugmentation
 from spvnas_ros.offline.training.command import run
-from spvnas_ros.offline.training.config import ConfigError, load_recipe
+from spvnas_ros.offline.training.config import ConfigError
+from spvnas_ros.offline.training.recipe_files import load_recipe
 from spvnas_ros.offline.training.start import begin
 from spvnas_ros.zoo.checkpoint import Facts, load_checkpoint, save_checkpoint
 from spvnas_ros.zoo.supernet_checkpoint import save_supernet

@@ -14,7 +14,8 @@ import torch
 import yaml
 
 from spvnas_ros.offline.training.command import run
-from spvnas_ros.offline.training.config import ConfigError, load_recipe
+from spvnas_ros.offline.training.config import ConfigError
+from spvnas_ros.offline.training.recipe_files import load_recipe
 from spvnas_ros.offline.training.supernet_job import SupernetJob
 from spvnas_ros.zoo.supernet_checkpoint import load_supernet
 from training_runs import KILLED, STEPS
