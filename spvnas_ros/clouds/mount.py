@@ -44,9 +44,14 @@ _STEEPEST_DEGREES = 30.0
 _THICK = 0.15
 _TRIALS = 400
 _REFITS = 3
+_UNDERFOOT = 5.0
+"""Metres: nearer cells weigh as these do, for many of them are the vehicle's own roof."""
+_FALLOFF = 2.5
+"""Of a cell's weight with its distance: 2 makes every octave of distance count the same, more the near ones more."""
 _BELOW = 0.5
-_OTHER = 0.3
-DEBUG=False
+"""What a point under a plane takes from it, a point on it being 1: there is little to be seen under the ground."""
+_OTHER, _RIVAL = 0.3, 0.75
+"""Metres in height that make a plane another one, and its share, of the ground's own, that leaves both in doubt."""
 _SMOOTH: Final = (30.0, 20.0, 12.0, *(8.0,) * 8)
 """Metres: widths of the window that finds the densest place, wide ones first."""
 _SOME = 30_000
@@ -135,7 +140,8 @@ class Ground:
 
     height:      of the cloud's origin above it, metres
     roll, pitch: degrees, of the `Mount` that makes it level
-    share:       of the cells around the sensor whose lowest points lie on it, 0..1, see `GROUND_SHARE`
+    share:       of the cells around the sensor whose lowest points lie on it, the near ones counting more, 0..1, see
+                 `GROUND_SHARE`
     """
 
     height: float
@@ -162,15 +168,15 @@ def find_ground(positions: npt.NDArray[np.floating], upright: float = _STEEPEST_
 
     upright: degrees that it may be tilted
 
-    The ground is the plane near most of the low points of square cells 3 to 25 m from the origin (RANSAC with a fixed
-    seed, then least squares).
+    The ground is the plane near most of the low points of square cells 3 to 25 m from the origin, the near ones counting
+    more, and with few below it (RANSAC with a fixed seed, then least squares). None is seen, too, where a plane at
+    another height is almost as good: a guess would turn every cloud.
     """
     low = _low_points(positions)
     if len(low) < _FEWEST_CELLS:
         return None
-    # What is near counts most: a vehicle stands on it, and a ring has the more cells the wider it is. So every octave
-    # of distance counts the same, and a bank beside the road less than the road, however many points it has.
-    weights = (low[:, 0] ** 2 + low[:, 1] ** 2) ** -1.0
+    # A vehicle stands on what is near: the road counts more than a bank beside it that has more points.
+    weights = np.maximum(np.hypot(low[:, 0], low[:, 1]), _UNDERFOOT) ** -_FALLOFF
     weights /= weights.sum()
     normals, offsets = _planes(low, weights, upright)
     if not len(normals):
@@ -190,12 +196,11 @@ def find_ground(positions: npt.NDArray[np.floating], upright: float = _STEEPEST_
         normal, offset = _least_squares(low[near], np.sqrt(weights[near]))
     near = np.abs(low @ normal - offset) < _THICK
     share = float(weights[near].sum())
+    rest = np.einsum("i,ij->j", np.where(near, 0.0, weights), on_plane)
+    if float(rest[np.abs(offsets - offset) > _OTHER].max(initial=0.0)) > _RIVAL * share:
+        return None
     roll, pitch = _angles(normal)
-    rest = np.einsum("i,ij->j", np.where(near, 0, weights), on_plane)
-    other = np.abs(offsets - offset) > _OTHER
-    rival = float(rest[other].max(initial=0))
-    if DEBUG: print('share',share,'rival',rival,'score',scores[best])
-    return Ground(-float(offset), roll, pitch, share)
+    return Ground(-offset, roll, pitch, share)
 
 
 def _planes(low: Positions, weights: Positions, upright: float) -> tuple[Positions, Positions]:
