@@ -50,8 +50,10 @@ _FALLOFF = 2.5
 """Of a cell's weight with its distance: 2 makes every octave of distance count the same, more the near ones more."""
 _BELOW = 0.5
 """What a point under a plane takes from it, a point on it being 1: there is little to be seen under the ground."""
-_OTHER, _RIVAL = 0.3, 0.75
-"""Metres in height that make a plane another one, and its share, of the ground's own, that leaves both in doubt."""
+_OTHER, _OTHER_DEGREES = 0.3, 5.0
+"""Metres in height and degrees that make a plane another one."""
+_RIVAL = 0.75
+"""Of the ground's share: another plane through so many of the remaining cells leaves both in doubt."""
 _SMOOTH: Final = (30.0, 20.0, 12.0, *(8.0,) * 8)
 """Metres: widths of the window that finds the densest place, wide ones first."""
 _SOME = 30_000
@@ -196,8 +198,11 @@ def find_ground(positions: npt.NDArray[np.floating], upright: float = _STEEPEST_
         normal, offset = _least_squares(low[near], np.sqrt(weights[near]))
     near = np.abs(low @ normal - offset) < _THICK
     share = float(weights[near].sum())
-    rest = np.einsum("i,ij->j", np.where(near, 0.0, weights), on_plane)
-    if float(rest[np.abs(offsets - offset) > _OTHER].max(initial=0.0)) > _RIVAL * share:
+    # Not underfoot, where the vehicle's own roof is a plane.
+    around = ~near & (np.hypot(low[:, 0], low[:, 1]) > _UNDERFOOT)
+    rest = np.einsum("i,ij->j", np.where(around, weights, 0.0), on_plane)
+    turned = np.einsum("ij,j->i", normals, normal) < math.cos(math.radians(_OTHER_DEGREES))
+    if float(rest[(np.abs(offsets - offset) > _OTHER) | turned].max(initial=0.0)) > _RIVAL * share:
         return None
     roll, pitch = _angles(normal)
     return Ground(-offset, roll, pitch, share)
