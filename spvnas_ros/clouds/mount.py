@@ -52,7 +52,7 @@ _BELOW = 0.5
 """What a point under a plane takes from it, a point on it being 1: there is little to be seen under the ground."""
 _OTHER, _OTHER_DEGREES = 0.3, 5.0
 """Metres in height and degrees that make a plane another one."""
-_RIVAL = 0.75
+_RIVAL = 0.6
 """Of the ground's share: another plane through so many of the remaining cells leaves both in doubt."""
 _SMOOTH: Final = (30.0, 20.0, 12.0, *(8.0,) * 8)
 """Metres: widths of the window that finds the densest place, wide ones first."""
