@@ -170,9 +170,9 @@ def find_ground(positions: npt.NDArray[np.floating], upright: float = _STEEPEST_
 
     upright: degrees that it may be tilted
 
-    The ground is the plane near most of the low points of square cells 3 to 25 m from the origin, the near ones counting
-    more, and with few below it (RANSAC with a fixed seed, then least squares). None is seen, too, where a plane at
-    another height is almost as good: a guess would turn every cloud.
+    The ground is the plane near most of the low points of square cells 3 to 25 m from the origin, near ones counting
+    more, and with few below it (RANSAC with a fixed seed, then least squares). None is seen, too, where a plane of
+    another height or tilt is almost as good: a guess would turn every cloud.
     """
     low = _low_points(positions)
     if len(low) < _FEWEST_CELLS:
