@@ -40,6 +40,10 @@ _AWAY, _FAR_AWAY = 4.0, 9.5
 """Metres from the middle of the cloud to its origin: suspicious, and beyond what scenes do to it."""
 _COARSE = 0.02
 """Metres: a rounding that a network sees."""
+_ASKEW = 14.0
+"""Metres from the middle of the cloud to an origin that looks like a sensor's place, ground around it and none seen
+beneath: a house or a bank on one side does that much.
+"""
 _BENEATH = 1.5
 """Metres around the origin: no sensor on a vehicle sees the ground there."""
 _BENEATH_POINTS = 10
@@ -215,7 +219,8 @@ def _away(looks: Sequence[Look]) -> Vector3 | None:
     distance = float(np.median(distances))
     beneath = np.mean([look.beneath for look in looks]) > 0.5
     height = abs(float(np.median([z for _, _, z in places])))
-    if max(distance, height) > _FAR_AWAY or (distance > _AWAY and beneath):
+    like_a_sensor = not beneath and np.mean([look.ground is not None for look in looks]) > 0.5
+    if height > _FAR_AWAY or distance > (_ASKEW if like_a_sensor else _FAR_AWAY) or (distance > _AWAY and beneath):
         return places[int(np.argsort(distances)[len(distances) // 2])]
     return None
 

@@ -43,6 +43,17 @@ _FEWEST_CELLS = 30
 _STEEPEST_DEGREES = 30.0
 _THICK = 0.15
 _TRIALS = 400
+_REFITS = 3
+_UNDERFOOT = 5.0
+"""Metres: nearer cells weigh as these do, for many of them are the vehicle's own roof."""
+_FALLOFF = 2.5
+"""Of a cell's weight with its distance: 2 makes every octave of distance count the same, more the near ones more."""
+_BELOW = 0.5
+"""What a point under a plane takes from it, a point on it being 1: there is little to be seen under the ground."""
+_OTHER, _OTHER_DEGREES = 0.3, 5.0
+"""Metres in height and degrees that make a plane another one."""
+_RIVAL = 0.6
+"""Of the ground's share: another plane through so many of the remaining cells leaves both in doubt."""
 _SMOOTH: Final = (30.0, 20.0, 12.0, *(8.0,) * 8)
 """Metres: widths of the window that finds the densest place, wide ones first."""
 _SOME = 30_000
@@ -131,7 +142,8 @@ class Ground:
 
     height:      of the cloud's origin above it, metres
     roll, pitch: degrees, of the `Mount` that makes it level
-    share:       of the cells around the sensor whose lowest points lie on it, 0..1, see `GROUND_SHARE`
+    share:       of the cells around the sensor whose lowest points lie on it, the near ones counting more, 0..1, see
+                 `GROUND_SHARE`
     """
 
     height: float
@@ -158,38 +170,67 @@ def find_ground(positions: npt.NDArray[np.floating], upright: float = _STEEPEST_
 
     upright: degrees that it may be tilted
 
-    The ground is the plane near most of the low points of square cells 3 to 25 m from the origin (RANSAC with a fixed
-    seed, then least squares).
+    The ground is the plane near most of the low points of square cells 3 to 25 m from the origin, near ones counting
+    more, and with few below it (RANSAC with a fixed seed, then least squares). None is seen, too, where a plane of
+    another height or tilt is almost as good: a guess would turn every cloud.
     """
     low = _low_points(positions)
     if len(low) < _FEWEST_CELLS:
         return None
+    # A vehicle stands on what is near: the road counts more than a bank beside it that has more points.
+    weights = np.maximum(np.hypot(low[:, 0], low[:, 1]), _UNDERFOOT) ** -_FALLOFF
+    weights /= weights.sum()
+    normals, offsets = _planes(low, weights, upright)
+    if not len(normals):
+        return None
+    # By einsum, not by BLAS, whose threads keep a core busy long after so small a product.
+    above = np.einsum("ij,kj->ik", low, normals)
+    above -= offsets
+    on_plane = np.abs(above) < _THICK
+    scores = np.einsum("i,ij->j", weights, on_plane) - _BELOW * np.einsum("i,ij->j", weights, above < -2 * _THICK)
+    scores *= normals[:, 2] ** 2
+    best = int(scores.argmax())
+    normal, offset = normals[best], float(offsets[best])
+    for _ in range(_REFITS):
+        near = np.abs(low @ normal - offset) < _THICK
+        if near.sum() < 3:
+            return None
+        normal, offset = _least_squares(low[near], np.sqrt(weights[near]))
+    near = np.abs(low @ normal - offset) < _THICK
+    share = float(weights[near].sum())
+    # Not underfoot, where the vehicle's own roof is a plane.
+    around = ~near & (np.hypot(low[:, 0], low[:, 1]) > _UNDERFOOT)
+    rest = np.einsum("i,ij->j", np.where(around, weights, 0.0), on_plane)
+    turned = np.einsum("ij,j->i", normals, normal) < math.cos(math.radians(_OTHER_DEGREES))
+    if float(rest[(np.abs(offsets - offset) > _OTHER) | turned].max(initial=0.0)) > _RIVAL * share:
+        return None
+    roll, pitch = _angles(normal)
+    return Ground(-offset, roll, pitch, share)
+
+
+def _planes(low: Positions, weights: Positions, upright: float) -> tuple[Positions, Positions]:
+    """Returns planes through three of these points each: upward normals `[K, 3]` and offsets along them `[K]`."""
     rng = np.random.default_rng(0)
-    a, b, c = (low[rows] for rows in rng.integers(len(low), size=(3, _TRIALS)))
+    # The square roots draw near points and far ones: those near alone give no direction.
+    ladder = np.cumsum(np.sqrt(weights))
+    rows = np.searchsorted(ladder, rng.random((3, _TRIALS)) * ladder[-1])
+    a, b, c = low[np.minimum(rows, len(low) - 1)]
     normals = np.cross(b - a, c - a)
     lengths = np.linalg.norm(normals, axis=1)
     wide = lengths > 5 * _CELL**2
     normals = normals[wide] / lengths[wide, None]
     normals *= np.where(normals[:, 2:] < 0, -1, 1)
     level = normals[:, 2] > math.cos(math.radians(upright))
-    if not level.any():
-        return None
-    normals, offsets = normals[level], (normals * a[wide])[level].sum(axis=1)
-    # A ring has the more cells the wider it is, but the vehicle stands on what is near: every ring counts the same.
-    weights = 1 / np.hypot(low[:, 0], low[:, 1])
-    # By einsum, not by BLAS, whose threads keep a core busy long after so small a product.
-    near_plane = np.abs(np.einsum("ij,kj->ik", low, normals) - offsets) < _THICK
-    best = int(np.einsum("i,ij->j", weights, near_plane).argmax())
-    normal, offset = normals[best], offsets[best]
-    for _ in range(3):
-        near = low[np.abs(low @ normal - offset) < _THICK]
-        slope = np.linalg.lstsq(np.column_stack((near[:, :2], np.ones(len(near)))), near[:, 2], rcond=None)[0]
-        normal = np.array((-slope[0], -slope[1], 1.0))
-        length = float(np.linalg.norm(normal))
-        normal, offset = normal / length, slope[2] / length
-    share = float((np.abs(low @ normal - offset) < _THICK).mean())
-    roll, pitch = _angles(normal)
-    return Ground(-float(offset), roll, pitch, share)
+    return normals[level], (normals * a[wide])[level].sum(axis=1)
+
+
+def _least_squares(points: Positions, weights: Positions) -> tuple[Positions, float]:
+    """Returns the plane nearest to points `[N, 3]` in height: its upward normal, and the offset along it."""
+    rows = np.column_stack((points[:, :2], np.ones(len(points))))
+    slope = np.linalg.lstsq(rows * weights[:, None], points[:, 2] * weights, rcond=None)[0]
+    normal = np.array((-slope[0], -slope[1], 1.0))
+    length = float(np.linalg.norm(normal))
+    return normal / length, float(slope[2]) / length
 
 
 def typical_ground(grounds: Sequence[Ground]) -> Ground | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moved_clouds import real_scans, record_of, seen_by
@@ -156,6 +156,42 @@ def test_the_ground_is_found_however_the_sensor_stands(height: float, roll: floa
     assert again is not None
     assert again.tilt < 3.5
     assert again.height == pytest.approx(SENSOR_HEIGHT, abs=0.2)
+
+
+def between_banks(height: float, half: float, slope: float, seed: int) -> np.ndarray:
+    """A level road, banks of this slope, degrees, from `half` metres on both sides of it, the left one with twice the
+    points of the road and the right one together, as a sensor of this height sees it, float64 `[N, 3]`.
+    """
+    rng = np.random.default_rng(seed)
+    across = np.concatenate((rng.uniform(-30, 30, 15_000), rng.uniform(half, 30, 30_000)))
+    up = np.tan(np.radians(slope)) * np.maximum(np.abs(across) - half, 0) + rng.normal(0, 0.02, len(across))
+    return np.column_stack((rng.uniform(-30, 30, len(across)), across, up - height))
+
+
+@given(st.floats(0.4, 2.6), st.floats(5, 9), st.floats(10, 25), st.integers(0, 2**16))
+@settings(max_examples=20, deadline=None)
+def test_a_bank_beside_the_road_is_not_taken_for_the_ground(
+    height: float, half: float, slope: float, seed: int
+) -> None:
+    ground = find_ground(between_banks(height, half, slope, seed))
+    assert ground is not None
+    assert ground.height == pytest.approx(height, abs=0.15)
+    assert ground.tilt < 1.5
+
+
+@given(st.floats(0.4, 2.6), st.floats(3.5, 5), st.floats(10, 25), st.integers(0, 2**16))
+@settings(max_examples=20, deadline=None)
+def test_a_road_too_narrow_to_tell_is_unknown_rather_than_wrong(
+    height: float, half: float, slope: float, seed: int
+) -> None:
+    ground = find_ground(between_banks(height, half, slope, seed))
+    assert ground is None or (abs(ground.height - height) < 0.2 and ground.tilt < 3.5)
+
+
+def test_two_floors_that_compete_leave_the_ground_unknown() -> None:
+    level = plane(1.73, 0, 0)
+    level[:, 2] += np.where(level[:, 1] > 0, 0.8, 0)
+    assert find_ground(level) is None
 
 
 @pytest.mark.parametrize("points", [np.zeros((0, 3)), np.zeros((500, 3)), np.full((10, 3), 1e300), np.ones((1, 3))])
