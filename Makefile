@@ -61,7 +61,7 @@ lint: $(INSTALLED)
 	$(BIN)/lint-imports
 
 unit: $(MESSAGES)
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --durations=15
+	$(BIN)/python -m pytest --numprocesses=3 --dist=loadfile --durations=15
 
 soak: $(MESSAGES)
 	$(BIN)/python -m spvnas_ros.trials.soak --seconds $(SOAK_SECONDS)
