@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import warnings
@@ -199,6 +200,21 @@ def test_a_forked_process_labels_too() -> None:
         "os._exit(0) if child == 0 else exit(os.waitpid(child, 0)[1])"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=120, check=False).returncode == 0
+
+
+def test_a_forked_process_finds_boxes_too() -> None:
+    """Torch's threads, which the parent has used for the bird's-eye view, are not the child's."""
+    code = (
+        "import os; from spvnas_ros.perception import Perception;"
+        "from spvnas_ros.engine.sample_street import street_scan;"
+        "perception = Perception.load('default', device='cpu'); points = street_scan(1, beams=16)[0];"
+        "count = len(perception(points).boxes.scores); child = os.fork();"
+        "found = len(perception(points).boxes.scores);"
+        "os._exit(0 if found == count else 3) if child == 0 else exit(os.waitpid(child, 0)[1] // 256)"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, timeout=100, check=False)
+    assert done.returncode == 0
 
 
 def test_nowhere_to_keep_the_kernels_is_said() -> None:

@@ -126,6 +126,11 @@ class BoxFinder:
         self._logits = torch.empty((along * across, self._classes[0].shape[1]))
         self._best = np.empty(len(self._anchors), np.float32)
 
+    @staticmethod
+    def begin_forked() -> None:
+        """Has torch work on one thread in a forked process: it would wait for its others, which only the parent has."""
+        torch.set_num_threads(1)
+
     @torch.inference_mode()
     def __call__(self, feats: Array, cells: npt.NDArray[np.int32], corner: npt.NDArray[np.int64]) -> Boxes:
         """Returns the boxes of one scan, the best score first.

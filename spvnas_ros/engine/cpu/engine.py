@@ -113,8 +113,8 @@ class CpuEngine:
         self._memory, self._rehearsed = Buffers(later=_ARENA), 0
         self._lock = threading.Lock()
         if hasattr(os, "register_at_fork"):
-            renew = weakref.WeakMethod(self._renew_lock)
-            os.register_at_fork(after_in_child=lambda: (method := renew()) and method())
+            begin = weakref.WeakMethod(self._begin_forked)
+            os.register_at_fork(after_in_child=lambda: (method := begin()) and method())
         self._finder = None
         if net.boxes:
             self._finder = BoxFinder(net.boxes, self.team, narrow=self.precision != "fp32" and bfloat_is_fast())
@@ -122,9 +122,14 @@ class CpuEngine:
         self._for_boxes = self._plan.for_boxes()
         self._warm_up()
 
-    def _renew_lock(self) -> None:
-        """Unlocks the engine of a forked process, in which the thread that held the lock does not go on."""
+    def _begin_forked(self) -> None:
+        """Unlocks the engine of a forked process, in which the thread that held the lock does not go on.
+
+        Nor do torch's threads, on which the box branch would wait for ever: there it runs on one.
+        """
         self._lock = threading.Lock()
+        if self._finder is not None:
+            self._finder.begin_forked()
 
     def range_counts(self) -> dict[str, int]:
         """Returns what was beyond its range so far, by what to call it; nothing where float32 holds everything."""
@@ -140,7 +145,8 @@ class CpuEngine:
     def segment_in_two(self, points: Points, on_labels: Callable[[Segmentation], None]) -> Segmentation:
         """Labels a cloud and finds its boxes, and calls `on_labels` with the labels before it looks for the boxes.
 
-        What `on_labels` raises is raised.
+        What `on_labels` raises is raised. It gets the arrays that are returned: it may keep them, and must not change
+        them.
         """
         return self.segment_timed(points, boxes=True, on_labels=on_labels)[0]
 
