@@ -208,6 +208,18 @@ class Collector:
         with self.changed:
             assert self.changed.wait_for(lambda: enough(self.clouds), WAIT), f"{len(self.clouds)} messages came"
 
+    def ask(self, publish: Callable[[], None]) -> None:
+        """Publishes until the first message has come.
+
+        A writer may know of a reader that does not know of it yet; what it publishes then, at best effort, is lost.
+        """
+        deadline = monotonic() + WAIT
+        with self.changed:
+            while not self.clouds:
+                assert monotonic() < deadline, "no message came"
+                publish()
+                self.changed.wait(1)
+
     def newest(self, stamp: int) -> Any:
         """The message with this stamp, in seconds, once it is the last one that came."""
         self.wait_until(lambda came: bool(came) and came[-1].header.stamp.sec == stamp)

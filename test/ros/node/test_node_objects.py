@@ -199,7 +199,7 @@ def test_heads_that_nobody_wants_do_not_run_and_parameters_choose_while_the_node
         collector = collect(driver, f"{ros}/segmenter/output/{topic}", KEEP, kind)
         assert eventually(lambda: node.count_subscribers(f"~/output/{topic}") > 0)
         # Matched both ways once something comes.
-        collector.wait_until(lambda came: bool(came) or publisher.publish(cloud(50, stamp=next(stamps))) is not None)
+        collector.ask(lambda: publisher.publish(cloud(50, stamp=next(stamps))))
         return collector
 
     def sent(collector: Collector, **values: Any) -> Any:
@@ -285,8 +285,8 @@ def test_labels_are_published_before_boxes_are_looked_for(ros: str) -> None:
         for topic in ("labeled_points", "objects"):
             assert eventually(lambda topic=topic: node.count_subscribers(f"~/output/{topic}") > 0)  # type: ignore[misc]
         # Matched both ways once something comes.
-        labelled.wait_until(lambda came: bool(came) or publisher.publish(cloud(50, stamp=1)) is not None)
-        objects.wait_until(lambda came: bool(came) or publisher.publish(cloud(50, stamp=1)) is not None)
+        labelled.ask(lambda: publisher.publish(cloud(50, stamp=1)))
+        objects.ask(lambda: publisher.publish(cloud(50, stamp=1)))
         heard.clear()
         sent = cloud(50, stamp=7)
         publisher.publish(sent)
@@ -321,7 +321,7 @@ def test_objects_come_also_where_earlier_clouds_are_added(ros: str) -> None:
     objects = collect(driver, f"{ros}/segmenter/output/objects", KEEP, Detection3DArray)
     earlier, now = (np.array([(x, 3, 0, 0.5)], np.float32) for x in (8, 8.5))
     with spinning(driver), spinning(node):
-        objects.wait_until(lambda came: bool(came) or publisher.publish(stamped(earlier, 4)) is not None)
+        objects.ask(lambda: publisher.publish(stamped(earlier, 4)))
         publisher.publish(stamped(now, 5))
         (found,) = objects.newest(5).detections
     assert found.bbox.center.position.x == 8
@@ -412,7 +412,7 @@ def test_a_detector_runs_by_the_same_parameter_and_offers_no_labelled_clouds(ros
     given = {"intensity": "unit", "device": "cpu", "objects.min_score": 0.0}
     with segmenter(ros, weights=weights, **given) as process, spinning(listener):
         process.wait_for("finds objects in clouds of")
-        objects.wait_until(lambda came: bool(came) or publisher.publish(stamped(STREET, 3)) is not None)
+        objects.ask(lambda: publisher.publish(stamped(STREET, 3)))
         offered = {name for name, _ in listener.get_publisher_names_and_types_by_node("segmenter", ros)}
         assert process.stop() == 0
     detector = load(weights, "cpu")

@@ -76,7 +76,7 @@ def test_a_standing_scene_keeps_its_ids_until_time_jumps_back_and_the_diagnostic
     parameters = {"objects.track": True, "objects.track_frame": '""', "intensity": "unit", "device": "cpu"}
     with segmenter(ros, weights=weights, **parameters) as process, spinning(listener):
         process.wait_for("labels clouds of")
-        objects.wait_until(lambda came: bool(came) or publisher.publish(at(STREET, 1)) is not None)
+        objects.ask(lambda: publisher.publish(at(STREET, 1)))
         first = objects.clouds[0]
         assert set(ids(first)) == {""}
         assert len(first.detections) > 5
