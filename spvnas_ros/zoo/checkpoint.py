@@ -224,7 +224,9 @@ def reader_of(path: Path, facts: Facts) -> Callable[[], PointVoxelUNet]:
             net, found = load_checkpoint(kept if kept.is_file() else path)
         except CheckpointError as error:
             # The error's own words name a path that means nothing to others.
-            raise CheckpointError(f"{path} was damaged after it was loaded; put it back and start the program again") from error
+            raise CheckpointError(
+                f"{path} was damaged after it was loaded; put it back and start the program again"
+            ) from error
         if found.weights_sha256 != facts.weights_sha256:
             raise CheckpointError(f"{path} was overwritten after it was loaded; start the program again")
         return net
