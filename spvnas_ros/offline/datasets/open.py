@@ -81,6 +81,8 @@ def open_dataset(
         return open_bag(path, known, sensor, topic, field)
     if is_kitti(path):
         return open_kitti(path, known, sensor)
+    if path.is_file():
+        raise DatasetError(f"{path} is a single scan, expected its folder, or that of its data set")
     _refuse_unlabelled(path)
     sensor.place = replace(sensor.place, by_itself=sensor.place.origin is None)
     return open_folder(path, known, sensor)

@@ -199,7 +199,8 @@ def run(
 
     scans: of each drive, evenly spread; the other arguments are those of `dataset_evaluation.run`
 
-    Raises UserError where there is nothing to fit on, or the network cannot be fitted or written.
+    Raises UserError where there is nothing to fit on, where it does not help on the scans that were held out, or where
+    the network cannot be fitted or written.
     """
     if kind not in (*KINDS, BEST):
         raise UserError(f"--by is {kind!r}, expected one of {', '.join((*KINDS, BEST))}")
@@ -249,6 +250,13 @@ def run(
                 on_scan(result if isinstance(result, Skipped) else None)
             said.append(_Drive(name, tuple(found)))
     outcome = calibrate(said, kind)
+    before, after = outcome.before.nll, outcome.after[outcome.chosen].nll
+    if after >= before:
+        raise UserError(
+            f"nothing is written: on the scans that were held out, {outcome.chosen!r} is no better than leaving the "
+            f"network as it is (negative log-likelihood {after:.3f} after, {before:.3f} before); give more scans, from "
+            "more places"
+        )
     changed, told = written(net, facts, Path(weights).name, outcome)
     save_checkpoint(out, changed, told, half=half)
     if as_json:

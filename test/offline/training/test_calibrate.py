@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from drives import write_drive
 from spvnas_ros.cli import app
+from spvnas_ros.labels import SEMANTIC_KITTI
 from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.offline.training.calibration import CLASS, CLASS_BIAS, KINDS, ONE, Calibration, fit
@@ -193,3 +194,24 @@ def test_what_cannot_be_fitted_is_refused(drives: list[Path], network: Path, tmp
         assert result.exit_code == 1, arguments
         assert says in result.stderr.replace("\n", " "), result.stderr
     assert not out.exists()
+
+
+def test_what_does_not_help_on_other_scans_is_not_written(network: Path, tmp_path: Path) -> None:
+    """In the first scans the network is always right, in those that are held out never."""
+    drive, out, perception = tmp_path / "drive", tmp_path / "out.safetensors", Perception.load(network, engine="torch")
+    drive.mkdir()
+    write_drive(drive, 4)
+    for index in range(4):
+        found = perception(read_scan(drive / "velodyne" / f"{index:06d}.bin", "unit")).labels
+        truth = found if index < 2 else (found + 1) % 19
+        SEMANTIC_KITTI.decode(truth.astype(np.uint8)).tofile(drive / "labels" / f"{index:06d}.label")
+    result = calibrate(drive, "-w", network, "-o", out, "--quiet")
+    assert result.exit_code == 1
+    assert "nothing is written: on the scans that were held out, 'one' is no better" in result.stderr.replace("\n", " ")
+    assert not out.exists()
+
+
+def test_a_single_scan_is_refused(network: Path, drives: list[Path], tmp_path: Path) -> None:
+    result = calibrate(drives[0] / "velodyne" / "000000.bin", "-w", network, "-o", tmp_path / "out.safetensors")
+    assert result.exit_code == 1
+    assert "000000.bin is a single scan, expected its folder" in result.stderr.replace("\n", " ")
