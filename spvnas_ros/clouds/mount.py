@@ -178,7 +178,8 @@ def find_ground(positions: npt.NDArray[np.floating], upright: float = _STEEPEST_
     if len(low) < _FEWEST_CELLS:
         return None
     # A vehicle stands on what is near: the road counts more than a bank beside it that has more points.
-    weights = np.maximum(np.hypot(low[:, 0], low[:, 1]), _UNDERFOOT) ** -_FALLOFF
+    ranges = np.hypot(low[:, 0], low[:, 1])
+    weights = np.maximum(ranges, _UNDERFOOT) ** -_FALLOFF
     weights /= weights.sum()
     normals, offsets = _planes(low, weights, upright)
     if not len(normals):
@@ -199,7 +200,7 @@ def find_ground(positions: npt.NDArray[np.floating], upright: float = _STEEPEST_
     near = np.abs(low @ normal - offset) < _THICK
     share = float(weights[near].sum())
     # Not underfoot, where the vehicle's own roof is a plane.
-    around = ~near & (np.hypot(low[:, 0], low[:, 1]) > _UNDERFOOT)
+    around = ~near & (ranges > _UNDERFOOT)
     rest = np.einsum("i,ij->j", np.where(around, weights, 0.0), on_plane)
     turned = np.einsum("ij,j->i", normals, normal) < math.cos(math.radians(_OTHER_DEGREES))
     if float(rest[(np.abs(offsets - offset) > _OTHER) | turned].max(initial=0.0)) > _RIVAL * share:
