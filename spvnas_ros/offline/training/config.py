@@ -174,6 +174,8 @@ class BoxBranchConfig:
 
     classes:    with anchors and the data's words, as in `DetectorConfig`
     only:       the branch alone is learnt, and what labels stays that of the recipe's `start`, bit by bit
+    start:      the branch begins with that of this network, which learnt behind other features: a .safetensors file or
+                `default`; "" = that of the recipe's `start` where it has the same, else random weights
     min_points: objects with fewer points in their box are not learnt, and in validation neither right nor wrong
     label_weight, box_weight: of the losses of the two tasks; with `only` the first counts for nothing
     norm_momentum: of every BatchNorm of the branch
@@ -187,6 +189,7 @@ class BoxBranchConfig:
     level: Annotated[int, Field(ge=0, le=4)] = 2
     merged: AtLeastOne = 1
     only: bool = False
+    start: str = ""
     min_points: Count = 0
     label_weight: Annotated[float, Field(ge=0)] = 1.0
     box_weight: Annotated[float, Field(ge=0)] = 1.0

@@ -145,7 +145,7 @@ class JointJob:
         lack.
         """
         lines = remarks(self.scans, self.start.facts.sensor_height if self.start else None)
-        if self.start and (theirs := self.start.net.spec.boxes) != self.branch:
+        if self.start and not self.start.branch and (theirs := self.start.net.spec.boxes) != self.branch:
             why = (
                 "has no box branch"
                 if theirs is None
@@ -173,6 +173,9 @@ class JointJob:
             own, given = task.net.state_dict(), self.start.net.state_dict()
             same = self.start.net.spec.boxes == self.branch
             taken = {key: value for key, value in given.items() if same or not key.startswith("boxes.")}
+            if self.start.branch:
+                branch = self.start.branch.net.state_dict()
+                taken |= {key: value for key, value in branch.items() if key.startswith("boxes.")}
             task.net.load_state_dict(own | taken)
         return task
 

@@ -53,6 +53,11 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
                 f"{path}: with boxes.only what labels is not learnt, so the recipe needs a start: a network that "
                 "labels points, such as start=default"
             )
+        if recipe.boxes.start and not recipe.start:
+            raise ConfigError(
+                f"{path}: boxes.start is {recipe.boxes.start}, but the network before the branch begins at random; "
+                "give the recipe a start, or leave out boxes.start"
+            )
         if recipe.boxes.only and not recipe.boxes.box_weight:
             raise ConfigError(f"{path}: boxes.only learns boxes alone, and boxes.box_weight is 0")
         if recipe.data.origin or recipe.data.mount:

@@ -8,12 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from spvnas_ros.labels import LabelMap
-from spvnas_ros.nets.box_spec import BoxClass
+from spvnas_ros.nets.box_spec import BoxClass, branch_difference
 from spvnas_ros.nets.detector_spec import CONVENTIONS, DetectorSpec
 from spvnas_ros.nets.second import Second
 from spvnas_ros.nets.spec import NetSpec, summary
 from spvnas_ros.nets.unet import PointVoxelUNet
-from spvnas_ros.offline.training.config import BoxClassConfig, ConfigError, DetectorConfig, NetConfig, Recipe
+from spvnas_ros.offline.training.config import (
+    BoxBranchConfig,
+    BoxClassConfig,
+    ConfigError,
+    DetectorConfig,
+    NetConfig,
+    Recipe,
+)
 from spvnas_ros.zoo.cache import resolve_weights
 from spvnas_ros.zoo.checkpoint import Facts, load_checkpoint
 from spvnas_ros.zoo.detector_checkpoint import DetectorFacts, load_detector
@@ -44,10 +51,19 @@ class _Origin:
 
 @dataclass(frozen=True)
 class Start(_Origin):
-    """A network to begin from, with the blocks that the recipe asks for."""
+    """A network to begin from, with the blocks that the recipe asks for.
+
+    branch: another network, whose box branch is taken over
+    """
 
     facts: Facts
     net: PointVoxelUNet
+    branch: Start | None = None
+
+    @property
+    def story(self) -> str:
+        """The origin of the start, and of its branch where that is another's."""
+        return super().story + (f", its box branch {self.branch.story}" if self.branch else "")
 
 
 @dataclass(frozen=True)
@@ -105,9 +121,10 @@ def begin(recipe: Recipe) -> tuple[Recipe, Start | DetectorStart | None]:
         return recipe, None
     if recipe.detector:
         return _begin_detector(recipe, recipe.detector)
-    net, facts = load_checkpoint(resolve_weights(recipe.start))
-    assert facts.weights_sha256 is not None
-    start = Start(recipe.start, facts.weights_sha256, facts, net)
+    start = _open(recipe.start)
+    net, facts = start.net, start.facts
+    if recipe.boxes and recipe.boxes.start:
+        start = replace(start, branch=_branch(recipe.boxes, facts.voxel_size))
     settled = recipe.settled(facts.voxel_size, facts.label_map)
     _check(settled, start)
     if recipe.net != NetConfig():
@@ -116,6 +133,25 @@ def begin(recipe: Recipe) -> tuple[Recipe, Start | DetectorStart | None]:
         asked = replace(asked, boxes=net.spec.boxes, family=family or asked.family)
         start = replace(start, net=_shallower(net, asked, recipe.start))
     return replace(settled, start_sha256=start.sha256), start
+
+
+def _open(weights: str) -> Start:
+    net, facts = load_checkpoint(resolve_weights(weights))
+    assert facts.weights_sha256 is not None
+    return Start(weights, facts.weights_sha256, facts, net)
+
+
+def _branch(asked: BoxBranchConfig, voxel_size: float) -> Start:
+    """Returns the network whose box branch is taken over. Raises ConfigError where it has not the one asked for."""
+    branch, spec = _open(asked.start), asked.spec(voxel_size)
+    if (theirs := branch.net.spec.boxes) is None:
+        raise ConfigError(f"boxes.start: {asked.start} has no box branch; name a network that finds boxes")
+    if theirs != spec:
+        raise ConfigError(
+            f"boxes.start: the branch of {asked.start} is not the recipe's: {branch_difference(theirs, spec)}; change "
+            "the recipe's boxes, or leave out boxes.start"
+        )
+    return branch
 
 
 def _begin_detector(recipe: Recipe, asked: DetectorConfig) -> tuple[Recipe, DetectorStart]:

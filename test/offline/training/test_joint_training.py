@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -286,6 +287,24 @@ def test_a_branch_alone_is_learnt_and_the_labels_stay_bit_by_bit(path: Path, dri
     before, after = (Perception.from_net(n, f, device="cpu")(scan) for n, f in ((plain, theirs), (net, facts)))
     np.testing.assert_array_equal(after.labels, before.labels)
     np.testing.assert_array_equal(after.confidence, before.confidence)
+    # The branch of that network goes before other features: it begins as it is there, what labels as in the start.
+    torch.manual_seed(4)
+    other = PointVoxelUNet(plain.spec)
+    save_checkpoint(tmp_path / "other.safetensors", other, replace(theirs, weights_sha256=None))
+    moved = [f"start={tmp_path / 'other.safetensors'}", "net={}", "boxes.only=true"]
+    moved += [f"boxes.start={tmp_path / 'run' / 'last.safetensors'}"]
+    job = job_of(path, *moved)
+    assert not any("begins at random" in line for line in job.remarks())
+    state, labels = job.task(3).net.state_dict(), other.state_dict()
+    for name, value in own.items():
+        assert torch.equal(state[name], value if name.startswith("boxes.") else labels[name]), name
+    assert "its box branch from last.safetensors" in str(job.facts(job.task(3)).provenance)
+    with pytest.raises(ConfigError, match=r"boxes.start: the branch of .* level 1 and 2"):
+        job_of(path, *moved, "boxes.level=2")
+    with pytest.raises(ConfigError, match="has no box branch"):
+        job_of(path, *moved[:3], f"boxes.start={tmp_path / 'plain.safetensors'}")
+    with pytest.raises(ConfigError, match="the network before the branch begins at random"):
+        load_recipe(path, [moved[3]])
     with pytest.raises(ConfigError, match=r"boxes.only .* needs a start"):
         load_recipe(path, ["boxes.only=true"])
 
