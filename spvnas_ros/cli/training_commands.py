@@ -395,6 +395,9 @@ def simulate(
     mount_tilt: Annotated[
         float, typer.Option(metavar="DEGREES", help="How far the sensor leans at most, drawn for each street.")
     ] = 0.0,
+    mount_share: Annotated[
+        float, typer.Option(help="Share of the streets with such a mount; in the others it is 1.73 m, upright.")
+    ] = 1.0,
     processes: Annotated[int | None, typer.Option(help="Default: one for each processor.", show_default=False)] = None,
     compare: Annotated[
         Path | None, typer.Option(help="Measure realism against these real scans (SemanticKITTI's layout) instead.")
@@ -409,7 +412,7 @@ def simulate(
     """
     from spvnas_ros.offline.simulation.command import default_processes, make_plan, run
 
-    plan = make_plan(sensor, scans_per_scene, interval, seed, kind, formats, mount_height, mount_tilt)
+    plan = make_plan(sensor, scans_per_scene, interval, seed, kind, formats, mount_height, mount_tilt, mount_share)
     if compare:
         from spvnas_ros.offline.simulation.compare_command import run_comparison
 

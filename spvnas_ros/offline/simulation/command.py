@@ -29,12 +29,14 @@ def make_plan(
     formats: str,
     mount_height: str | None = None,
     mount_tilt: float = 0.0,
+    mount_share: float = 1.0,
 ) -> Plan:
     """Returns the plan that the options describe. Raises ValueError for invalid options."""
     chosen = tuple(dict.fromkeys(name.strip() for name in formats.split(",") if name.strip()))
     if interval is None:
         interval = find_sensor(sensor).sweep if "bag" in chosen else 1.0
-    return Plan(sensor, scans_per_scene, interval, seed, kind, chosen, parse_height(mount_height), mount_tilt)
+    height = parse_height(mount_height)
+    return Plan(sensor, scans_per_scene, interval, seed, kind, chosen, height, mount_tilt, mount_share)
 
 
 def run(plan: Plan, scenes: int, out: Path, processes: int) -> None:

@@ -44,7 +44,7 @@ _VERSION = 2
 """Version of the simulator. A folder is continued only by the version that began it."""
 _BOXES_VERSION = 3
 """Version of what it writes with boxes: since 2 these have ids, and 3 goes with version 2 of the simulator."""
-_NO_MOUNTS: dict[str, object] = {"mount_height": None, "mount_tilt": 0.0}
+_NO_MOUNTS: dict[str, object] = {"mount_height": None, "mount_tilt": 0.0, "mount_share": 1.0}
 _MOUNTS = 0x6D6F756E74
 """Distinguishes the random numbers of mounts from those of scans."""
 
@@ -62,6 +62,7 @@ class Plan:
     mount_height:    range of the sensor's height above the ground, metres; a height is drawn for each scene. None for
                      the preset's
     mount_tilt:      most degrees that it leans
+    mount_share:     of the scenes that have such a mount; the others have the preset's
 
     Raises ValueError for invalid values.
     """
@@ -74,6 +75,7 @@ class Plan:
     formats: tuple[str, ...] = ("semantic-kitti",)
     mount_height: tuple[float, float] | None = None
     mount_tilt: float = 0.0
+    mount_share: float = 1.0
 
     def __post_init__(self) -> None:
         sensor = find_sensor(self.sensor)
@@ -98,7 +100,7 @@ class Plan:
     @property
     def mounts(self) -> MountRange:
         """The mounts that the scenes are driven with."""
-        return MountRange(self.mount_height, self.mount_tilt)
+        return MountRange(self.mount_height, self.mount_tilt, self.mount_share)
 
 
 @dataclass(frozen=True)

@@ -33,12 +33,14 @@ class MountRange:
 
     height: least and greatest height of the sensor above the ground, metres; None for that of the sensor's preset
     tilt:   most degrees between the sensor's axis and the vehicle's upright
+    share:  of the streets where it stands so; in the others it stands as its preset says
 
     Raises UserError for what cannot be simulated.
     """
 
     height: tuple[float, float] | None = None
     tilt: float = 0.0
+    share: float = 1.0
 
     def __post_init__(self) -> None:
         if self.height is not None and not LOWEST <= self.height[0] <= self.height[1] <= HIGHEST:
@@ -48,6 +50,15 @@ class MountRange:
             )
         if not 0 <= self.tilt <= STEEPEST:
             raise UserError(f"found the mount tilt {self.tilt:g}, expected degrees from 0 to {STEEPEST:g}")
+        if not 0 < self.share <= 1:
+            raise UserError(
+                f"found the mount share {self.share:g}, expected a share of the streets, above 0 and up to 1"
+            )
+        if self.share < 1 and not self.moves:
+            raise UserError(
+                f"a share of {self.share:g} of the streets would get another mount, but neither a height nor a tilt is "
+                "given; give one (--mount-height 0.4:2.6), or leave the share out"
+            )
 
     @property
     def moves(self) -> bool:
@@ -55,7 +66,12 @@ class MountRange:
         return self.height is not None or self.tilt > 0
 
     def draw(self, sensor: Sensor, rng: np.random.Generator) -> Mount:
-        """Draws a mount: evenly between the heights, and evenly up to the tilt, to any side."""
+        """Draws a mount: evenly between the heights, and evenly up to the tilt, to any side.
+
+        Of the streets that are not of the share, it is the preset's.
+        """
+        if self.share < 1 and rng.uniform() >= self.share:
+            return Mount(sensor.height)
         low, high = self.height or (sensor.height, sensor.height)
         height, lean, side = float(rng.uniform(low, high)), float(rng.uniform(0, self.tilt)), rng.uniform(0, 2 * np.pi)
         return Mount(height, lean * float(np.cos(side)), lean * float(np.sin(side)))

@@ -318,6 +318,8 @@ class SimulateConfig:
               as by 2 x seed + 1
     mount_height, mount_tilt: heights of the sensor above the ground, metres, of which one is drawn for each street, and
               how many degrees it leans at most; () = the sensor's preset
+    mount_share: of the streets with such a mount; the others have the preset's
+    boxes:    whether the drives have boxes even where this recipe learns none, for another one of the same drives
     """
 
     folder: str = "data/simulated"
@@ -329,6 +331,8 @@ class SimulateConfig:
     seed: Count = 0
     mount_height: tuple[()] | tuple[Positive, Positive] = ()
     mount_tilt: Annotated[float, Field(ge=0)] = 0.0
+    mount_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    boxes: bool = False
 
 
 @dataclass(frozen=True, config=_STRICT)

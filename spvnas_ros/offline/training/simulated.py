@@ -34,7 +34,7 @@ def folders(config: SimulateConfig, *, boxes: bool = False) -> Iterator[Simulate
 
     Raises ValueError for an unknown sensor.
     """
-    formats = ("semantic-kitti", "boxes") if boxes else ("semantic-kitti",)
+    formats = ("semantic-kitti", "boxes") if boxes or config.boxes else ("semantic-kitti",)
     for sensor in config.sensors:
         for scenes, name, validates in (
             (config.scenes, "train", False),
@@ -50,6 +50,7 @@ def folders(config: SimulateConfig, *, boxes: bool = False) -> Iterator[Simulate
                     formats=formats,
                     mount_height=config.mount_height or None,
                     mount_tilt=config.mount_tilt,
+                    mount_share=config.mount_share,
                 )
                 yield SimulatedFolder(Path(config.folder) / sensor / name, plan, scenes, validates)
 

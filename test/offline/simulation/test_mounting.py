@@ -104,6 +104,18 @@ def test_a_tilt_that_makes_no_sense_is_refused() -> None:
             Plan(mount_tilt=tilt)
 
 
+def test_a_share_of_the_streets_has_another_mount() -> None:
+    mounts = MountRange((0.4, 0.5), 6, share=0.3)
+    drawn = [mounts.draw(VLP16, np.random.default_rng(number)) for number in range(200)]
+    usual = [mount for mount in drawn if mount == Mount(VLP16.height)]
+    assert 120 <= len(usual) <= 160
+    assert all(0.4 <= (mount.z or 0) <= 0.5 for mount in drawn if mount not in usual)
+    with pytest.raises(UserError, match="neither a height nor a tilt"):
+        Plan(mount_share=0.3)
+    with pytest.raises(UserError, match="found the mount share 0"):
+        Plan(mount_tilt=1, mount_share=0)
+
+
 SMALL = ("--sensor", "vlp16", "--scenes", "2", "--scans-per-scene", "1", "--seed", "5", "--kind", "highway")
 MOUNTED = (*SMALL, "--mount-height", "0.4:2.6", "--mount-tilt", "6")
 
@@ -171,6 +183,8 @@ def test_a_recipe_asks_for_mounts() -> None:
     config = SimulateConfig(scenes=2, validation_scenes=1, mount_height=(0.4, 2.6), mount_tilt=6.0)
     assert {(f.plan.mount_height, f.plan.mount_tilt) for f in folders(config)} == {((0.4, 2.6), 6.0)}
     assert not any(f.plan.mounts.moves for f in folders(SimulateConfig(scenes=2)))
+    (folder,) = folders(replace(config, validation_scenes=0, mount_share=0.5, boxes=True))
+    assert (folder.plan.mount_share, folder.plan.formats) == (0.5, ("semantic-kitti", "boxes"))
 
 
 def test_finished_drives_of_an_older_simulator_are_trained_on_but_not_those_of_other_mounts(
