@@ -21,6 +21,7 @@ from spvnas_ros.cli.options import (
     PaletteOption,
     PrecisionOption,
     QuietOption,
+    ReplaceOption,
     TopicOption,
     WeightsOption,
     label_field,
@@ -300,6 +301,7 @@ def calibrate(
     ] = "one",
     scans: Annotated[int, typer.Option(min=2, help="Of each drive, evenly spread.")] = 24,
     half: Annotated[bool, typer.Option("--half", help="Store in half precision: half the file.")] = False,
+    force: ReplaceOption = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print what was fitted as one JSON object, and only that.")
     ] = False,
@@ -339,6 +341,7 @@ def calibrate(
         kind=by,
         scans=scans,
         half=half,
+        force=force,
         as_json=as_json,
         label_map=label_map,
         sequences=sequences,

@@ -31,7 +31,7 @@ from spvnas_ros.perception import limits_of
 from spvnas_ros.segment.first_look import first_look, tell
 from spvnas_ros.segment.progress import INTERRUPTED, Skipped, progress_bar, stop_on_signal
 from spvnas_ros.zoo.cache import resolve_weights
-from spvnas_ros.zoo.checkpoint import CalibrationRecord, Facts, load_checkpoint, save_checkpoint
+from spvnas_ros.zoo.checkpoint import CalibrationRecord, Facts, check_writable, load_checkpoint, save_checkpoint
 
 BEST: Final = "best"
 """The kind with the smallest negative log-likelihood on the scans that it was not fitted on."""
@@ -182,6 +182,7 @@ def run(
     kind: str = ONE,
     scans: int = 24,
     half: bool = False,
+    force: bool = False,
     as_json: bool = False,
     label_map: str | None = None,
     sequences: str | None = None,
@@ -197,6 +198,7 @@ def run(
 
     Returns the exit status: 0; 1 where scans were left out; 130 after Ctrl-C, with nothing written.
 
+    force: replaces a file that is there
     scans: of each drive, evenly spread; the other arguments are those of `dataset_evaluation.run`
 
     Raises UserError where there is nothing to fit on, where it does not help on the scans that were held out, or where
@@ -204,8 +206,7 @@ def run(
     """
     if kind not in (*KINDS, BEST):
         raise UserError(f"--by is {kind!r}, expected one of {', '.join((*KINDS, BEST))}")
-    if out.is_dir() or not out.absolute().parent.is_dir():
-        raise UserError(f"{out} cannot be written, expected the name of a file in a folder that is there")
+    check_writable(out, force=force)
     net, facts = load_checkpoint(resolve_weights(weights))
     if not facts.trained:
         raise UserError(f"{weights} is untrained, so nothing can be learnt of when it is right")
