@@ -107,6 +107,10 @@ def import_(
 
 @readable_errors
 def inspect(
+    context: typer.Context,
+    named: Annotated[
+        str | None, typer.Argument(metavar="[WEIGHTS]", help="The same as --weights.", show_default=False)
+    ] = None,
     weights: WeightsOption = "default",
     scan: Annotated[Path | None, typer.Option(help="Count multiply-accumulates on this scan.")] = None,
 ) -> None:
@@ -117,7 +121,10 @@ def inspect(
     from spvnas_ros.zoo.checkpoint import LABELS, gives, load_checkpoint
     from spvnas_ros.zoo.inspect import describe
 
-    console, path = Console(), resolve_weights(weights)
+    source = context.get_parameter_source("weights")
+    if named is not None and source is not None and source.name == "COMMANDLINE":
+        raise typer.BadParameter(f"weights are named twice: {named} and --weights {weights}; leave one of them out")
+    console, path = Console(), resolve_weights(named or weights)
     for part in describe(path, scan):
         console.print(part)
     if gives(path) == LABELS:

@@ -54,6 +54,16 @@ def test_the_version_is_the_packages() -> None:
     assert spvnas("--version").stdout == f"spvnas {spvnas_ros.__version__}\n"
 
 
+def test_inspect_takes_weights_without_the_option_too() -> None:
+    named, asked = spvnas("inspect", "default"), spvnas("inspect", "-w", "default")
+    assert named.exit_code == 0, named.output
+    assert named.stdout == asked.stdout
+    twice = spvnas("inspect", "default", "-w", "default")
+    assert twice.exit_code == 2
+    assert "named twice" in twice.stderr
+    assert "spvnas: there is no file other" in spvnas("inspect", "other").stderr.replace("\n", " ")
+
+
 def test_every_command_takes_weights_by_the_same_option() -> None:
     for command in ("segment", "replay", "view", "evaluate", "calibrate", "doctor", "inspect", "blend"):
         text = spvnas(command, "--help").stdout
