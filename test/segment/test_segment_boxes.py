@@ -345,7 +345,10 @@ def test_a_calibration_that_is_none_ends_the_run_before_anything_is_labelled(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--boxes", "WEIGHTS"), "gives labels alone; Perception.load loads it, and `spvnas segment` takes it with --weights"),
+        (
+            ("--boxes", "WEIGHTS"),
+            "gives labels alone; Perception.load loads it, and `spvnas segment` takes it with --weights",
+        ),
         (("--boxes", "nowhere.safetensors"), "there is no file nowhere.safetensors"),
         (("-w", "DETECTOR"), "holds a network that gives boxes, expected one that gives labels"),
         (("--min-score", "0.5"), "finds no boxes, so there is no least score of them to choose"),
