@@ -50,6 +50,16 @@ def test_debug_shows_the_traceback_of_any_error(tmp_path: Path) -> None:
         assert "none.bin does not exist" in done.stderr
 
 
+def test_an_error_of_the_system_is_a_sentence_with_the_file_and_no_number(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    recipe = tmp_path / "file" / "recipe.yaml"
+    for arguments in (("train", recipe), ("search", recipe)):
+        done = spvnas(*arguments)
+        assert done.exit_code == 1
+        assert f"spvnas: {recipe}: Not a directory; name another file or folder" in done.stderr, done.stderr
+        assert "Errno" not in done.stderr
+
+
 def test_the_version_is_the_packages() -> None:
     assert spvnas("--version").stdout == f"spvnas {spvnas_ros.__version__}\n"
 
