@@ -25,7 +25,7 @@ from spvnas_ros.nets.heads import anchor_boxes
 from spvnas_ros.nets.second import Second
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.zoo.cache import resolve_weights
-from spvnas_ros.zoo.checkpoint import BOXES, LABELS, CheckpointError, Facts, gives, load_checkpoint, reader_of
+from spvnas_ros.zoo.checkpoint import BOXES, LABELS, CheckpointError, Facts, facts_in, gives, load_checkpoint, reader_of
 from spvnas_ros.zoo.detector_checkpoint import DetectorFacts, load_detector
 
 _UNSCALED = 100.0
@@ -217,10 +217,15 @@ class Detector:
         """
         path = resolve_weights(weights)
         if gives(path) == LABELS:
+            # Its boxes come from the features of its labels, so that what runs it is the engine behind Perception.
+            also = (
+                "and boxes: Perception.load loads it, its results have them as .boxes, and `spvnas segment` takes it "
+                "with --weights, without --boxes"
+                if facts_in(path).spec.boxes
+                else "alone; Perception.load loads it, and `spvnas segment` takes it with --weights"
+            )
             raise CheckpointError(
-                f"{path} holds a network that gives labels, expected one that gives boxes (SECOND or SPV-SECOND); "
-                "`spvnas inspect -w` shows what it is, and `spvnas segment` takes it with --weights, also one that "
-                "gives boxes beside its labels"
+                f"a Detector is a network that gives boxes alone (SECOND or SPV-SECOND); {path} gives labels {also}"
             )
         return cls(*load_detector(path), device=device, min_score=min_score)
 

@@ -81,8 +81,10 @@ def test_other_points_are_refused(detector: Detector, points: np.ndarray) -> Non
 
 
 def test_files_and_facts_of_other_networks_are_refused(weights: Path, detector_weights: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"gives labels, expected one that gives boxes .* with --weights"):
+    with pytest.raises(CheckpointError, match=r"gives labels alone; Perception.load loads it, .* with --weights"):
         Detector.load(weights)
+    with pytest.raises(CheckpointError, match=r"default.* gives labels and boxes: Perception.load .* as \.boxes"):
+        Detector.load("default")
     with pytest.raises(CheckpointError, match=r"gives boxes, expected one that gives labels; .* takes it with --boxes"):
         Perception.load(detector_weights)
     with pytest.raises(CheckpointError, match="facts describe another detector"):

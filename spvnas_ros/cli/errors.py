@@ -21,6 +21,14 @@ debugging: ContextVar[bool] = ContextVar("debugging", default=False)
 """Whether `spvnas --debug` was asked for; the command line sets it before a command runs."""
 
 
+def _said(error: Exception) -> str:
+    """Returns an error in words; of the system's with the file in front, and without its number."""
+    if not isinstance(error, OSError) or error.filename is None or not error.strerror:
+        return str(error)
+    places = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+    return f"{places}: {error.strerror}; name another file or folder, or see what keeps this one from being used"
+
+
 def readable_errors(command: Callable[Given, Result]) -> Callable[Given, Result]:
     """Ends a command with one sentence on stderr and status 1 where it meets an error that the user can mend.
 
@@ -41,7 +49,7 @@ def readable_errors(command: Callable[Given, Result]) -> Callable[Given, Result]
         except (UserError, OSError) as error:
             if debugging.get():
                 raise
-            typer.echo(f"spvnas: {error}", err=True)
+            typer.echo(f"spvnas: {_said(error)}", err=True)
             raise typer.Exit(1) from error
 
     return run

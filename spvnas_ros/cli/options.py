@@ -124,6 +124,7 @@ NetworkLabelsOption = Annotated[
     ),
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Start again, and replace the results of an earlier run.")]
+ReplaceOption = Annotated[bool, typer.Option("--force", help="Replace a file of that name.")]
 ProcessesOption = Annotated[
     int | None, typer.Option("--processes", min=1, help="Worker processes.", show_default="one for each processor")
 ]

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import numpy as np
 from rich.console import Console
@@ -110,7 +110,8 @@ def run(options: ReplayOptions, *, force: bool = False) -> int:
                 raise RosMissingError(str(error)) from error
             found = _score(source, truth, labels, facts) if truth else None
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    console.print(table(figures))
+    for part in (counts(figures), "", table(figures), ""):
+        console.print(part)
     for line in lines(figures, found, facts):
         console.print(line)
     document = _document(figures, options, source, facts, truth, found)
@@ -162,31 +163,74 @@ def _play(
         )
 
 
+_STAGES: Final = {
+    "decode": "From the message to points.",
+    "preprocess": "The points made ready for the network.",
+    "inference": "The network.",
+    "box_head": "Of inference, what finds boxes.",
+    "postprocess": "From the network's answer to messages.",
+    "publish": "Sending the messages.",
+    "total": "From the cloud's arrival at the node to its last message, waiting included.",
+}
+"""What the node's times are, by the names of its timing topics."""
+
+
 def table(figures: Replay) -> Table:
-    """The milliseconds."""
+    """Returns the table of times, milliseconds."""
     result = Table(box=None, padding=(0, 2, 0, 0))
-    result.add_column("ms", no_wrap=True)
-    for title in ("p50", "p95", "p99", "max"):
+    result.add_column("time", no_wrap=True)
+    for title in ("median", "95 %", "99 %", "longest"):
         result.add_column(title, justify="right", no_wrap=True)
-    rows: dict[str, Spread | None] = {
-        "latency, publish to labels": figures.latency_ms,
-        **({"latency, publish to objects": figures.boxes_ms} if figures.boxes_ms else {}),
-        "age of the newest labels": figures.age_ms,
-        **{f"node: {name}": spread for name, spread in figures.stages_ms.items()},
-    }
-    for name, spread in rows.items():
+    for name, (spread, _) in _times(figures).items():
         values = (spread.p50, spread.p95, spread.p99, spread.max) if spread else ()
-        result.add_row(name, *(f"{value:.1f}" for value in values))
+        result.add_row(name, *(f"{value:.1f} ms" for value in values) if values else ("-",) * 4)
+    return result
+
+
+def _times(figures: Replay) -> dict[str, tuple[Spread | None, str]]:
+    """Returns the rows of the table of times, each with a sentence that says what it is."""
+    objects = figures.boxes_ms is not None
+    rows = {
+        "labels": (figures.latency_ms, "From sending a cloud until its labels were back."),
+        **({"objects": (figures.boxes_ms, "From sending a cloud until its objects were back.")} if objects else {}),
+        "age": (figures.age_ms, "How old the cloud of the newest labels was, at all moments of the drive."),
+    }
+    early = " Labels are sent before objects are sought, so they may be back sooner." if objects else ""
+    names = sorted(figures.stages_ms, key=list(_STAGES).index)
+    for name, spread in ((name, figures.stages_ms[name]) for name in names):
+        words = _STAGES[name] + (early if name == "total" else "")
+        rows[f"node {name}"] = spread, words
+    return rows
+
+
+def counts(figures: Replay) -> Table:
+    """Returns the table of clouds: how many were sent, and what became of each; each row ends in a sentence."""
+    result = Table(box=None, padding=(0, 2, 0, 0))
+    result.add_column("clouds", no_wrap=True)
+    result.add_column("count", justify="right", no_wrap=True)
+    result.add_column("", no_wrap=True)
+    rate = f" at {figures.hertz:.1f} Hz" if figures.hertz else ""
+    others = figures.sent - figures.answered - figures.dropped - figures.lost - figures.bad
+    rows = {
+        "sent": (figures.sent, f"Sent to the node{rate}; the rows below add up to these."),
+        "answered": (figures.answered, "Their labels came back."),
+        "dropped": (figures.dropped, "The node was busy, and took a newer cloud instead."),
+        "lost": (figures.lost, "They did not reach the node."),
+        "bad": (figures.bad, "The node could not label them; its log says why."),
+        **({"unanswered": (others, "They reached the node, and no labels came back.")} if others > 0 else {}),
+    }
+    for name, (count, words) in rows.items():
+        result.add_row(name, f"{count:,}", words)
     return result
 
 
 def lines(figures: Replay, found: Score | None, facts: Facts) -> Iterator[str]:
-    """What is not milliseconds."""
-    rate = f"{figures.hertz:.1f} Hz" if figures.hertz else "no rate"
-    yield (
-        f"{figures.sent} clouds sent at {rate}, {figures.answered} answered; {figures.dropped} dropped by the node for "
-        f"newer ones, {figures.lost} lost on the way, {figures.bad} that could not be labelled"
-    )
+    """Yields what is in no table: a sentence for each row of times, and what else there is to say."""
+    rows = _times(figures)
+    width = max(map(len, rows))
+    for name, (_, words) in rows.items():
+        yield f"{name:<{width}}  {words}"
+    yield "Half of the values are the median or less; 95 % of them are what is under 95 %, or less."
     if figures.hertz and figures.late_ms > 1e3 / figures.hertz:
         yield f"The player was up to {figures.late_ms:.0f} ms late: this machine does not keep the rate by itself."
     if found and found.miou is not None:

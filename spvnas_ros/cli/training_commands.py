@@ -21,6 +21,7 @@ from spvnas_ros.cli.options import (
     PaletteOption,
     PrecisionOption,
     QuietOption,
+    ReplaceOption,
     TopicOption,
     WeightsOption,
     label_field,
@@ -298,8 +299,11 @@ def calibrate(
             "bias; both may change labels. best: what holds best on scans that it was not fitted on.",
         ),
     ] = "one",
-    scans: Annotated[int, typer.Option(min=2, help="Of each drive, evenly spread.")] = 24,
+    scans: Annotated[
+        int | None, typer.Option(min=2, help="Of each drive, evenly spread.", show_default="24, or all there are")
+    ] = None,
     half: Annotated[bool, typer.Option("--half", help="Store in half precision: half the file.")] = False,
+    force: ReplaceOption = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print what was fitted as one JSON object, and only that.")
     ] = False,
@@ -339,6 +343,7 @@ def calibrate(
         kind=by,
         scans=scans,
         half=half,
+        force=force,
         as_json=as_json,
         label_map=label_map,
         sequences=sequences,
@@ -365,6 +370,7 @@ def _own_recipe(name: str) -> Path:
 
 @readable_errors
 def simulate(
+    context: typer.Context,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the scans, or for the report of --compare.")],
     sensor: Annotated[str, typer.Option(help="hdl64, vlp16, vlp32c, os1-64 or os1-128.")] = "hdl64",
     scenes: Annotated[int, typer.Option(help="How many streets; each is a sequence.")] = 10,
@@ -412,11 +418,16 @@ def simulate(
     """
     from spvnas_ros.offline.simulation.command import default_processes, make_plan, run
 
+    if sim and compare:
+        for parameter in context.command.params:
+            source = context.get_parameter_source(parameter.name or "")
+            if parameter.name not in ("out", "compare", "sim") and source is not None and source.name == "COMMANDLINE":
+                raise typer.BadParameter(f"{parameter.opts[-1]} makes scans, and --sim names some that are there")
     plan = make_plan(sensor, scans_per_scene, interval, seed, kind, formats, mount_height, mount_tilt, mount_share)
     if compare:
         from spvnas_ros.offline.simulation.compare_command import run_comparison
 
-        run_comparison(compare, sim, plan, scenes, out, processes or default_processes())
+        run_comparison(compare, sim, plan, scenes, out, default_processes() if processes is None else processes)
     elif sim:
         raise typer.BadParameter("--sim goes with --compare")
     else:

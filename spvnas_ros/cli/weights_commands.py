@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from spvnas_ros.cli.errors import readable_errors
-from spvnas_ros.cli.options import WEIGHTS, CacheOption, WeightsOption
+from spvnas_ros.cli.options import WEIGHTS, CacheOption, ReplaceOption, WeightsOption
 
 zoo = typer.Typer(help="Published models: list them, fetch them into the cache.", no_args_is_help=True)
 
@@ -72,6 +72,7 @@ def import_(
         str | None,
         typer.Option(help="spvcnn or minkunet, for mit-han-lab files that cannot be told apart by their weights."),
     ] = None,
+    force: ReplaceOption = False,
 ) -> None:
     """Convert a checkpoint of one of these projects, published or your own. Nothing that the file has pickled is run.
 
@@ -79,11 +80,12 @@ def import_(
     supernet is kept whole, or with --config one of its networks is cut out. What a trainer has wrapped around the
     network (entries, prefixes, losses) is looked through and named.
     """
-    from spvnas_ros.zoo.checkpoint import save_checkpoint
+    from spvnas_ros.zoo.checkpoint import check_writable, save_checkpoint
     from spvnas_ros.zoo.detector_checkpoint import save_detector
     from spvnas_ros.zoo.importers.detectors import Detector, WholeSupernet, import_either
     from spvnas_ros.zoo.supernet_checkpoint import save_supernet
 
+    check_writable(out, force=force)
     notes: list[str] = []
     found = import_either(source, config=config, kind=kind, say=notes.append)
     count = sum(parameter.numel() for parameter in found[0].parameters())
@@ -105,6 +107,10 @@ def import_(
 
 @readable_errors
 def inspect(
+    context: typer.Context,
+    named: Annotated[
+        str | None, typer.Argument(metavar="[WEIGHTS]", help="The same as --weights.", show_default=False)
+    ] = None,
     weights: WeightsOption = "default",
     scan: Annotated[Path | None, typer.Option(help="Count multiply-accumulates on this scan.")] = None,
 ) -> None:
@@ -115,7 +121,10 @@ def inspect(
     from spvnas_ros.zoo.checkpoint import LABELS, gives, load_checkpoint
     from spvnas_ros.zoo.inspect import describe
 
-    console, path = Console(), resolve_weights(weights)
+    source = context.get_parameter_source("weights")
+    if named is not None and source is not None and source.name == "COMMANDLINE":
+        raise typer.BadParameter(f"weights are named twice: {named} and --weights {weights}; leave one of them out")
+    console, path = Console(), resolve_weights(named or weights)
     for part in describe(path, scan):
         console.print(part)
     if gives(path) == LABELS:
@@ -131,12 +140,14 @@ def blend(
     weights: Annotated[str, typer.Option("-w", "--weights", help="The network it was fine-tuned from.")] = "default",
     share: Annotated[float, typer.Option(help="Of the fine-tuned network, 0..1; 0 is the other one.")] = 0.5,
     half: Annotated[bool, typer.Option("--half", help="Store in half precision: half the file.")] = False,
+    force: ReplaceOption = False,
 ) -> None:
     """Mix the weights of a network with those it was fine-tuned to, which keeps most of what either knows."""
     from spvnas_ros.zoo.blend import blend as mix
     from spvnas_ros.zoo.cache import resolve_weights
-    from spvnas_ros.zoo.checkpoint import load_checkpoint, save_checkpoint
+    from spvnas_ros.zoo.checkpoint import check_writable, load_checkpoint, save_checkpoint
 
+    check_writable(out, force=force)
     both = [load_checkpoint(resolve_weights(each)) for each in (weights, tuned)]
     net, facts = mix(both[0], both[1], share)
     save_checkpoint(out, net, facts, half=half)

@@ -13,14 +13,24 @@ class Wording:
     """The words for one listener.
 
     command: whether options of a command are spoken of; else parameters of the node
+    both:    of a mount, the command's option goes before the node's parameters
     """
 
     command: bool = False
+    both: bool = False
 
     def mount(self, mount: Mount) -> str:
-        """Returns how to set a mount; "" for none needed."""
+        """Returns how to set a mount, as it can be copied to a command line; "" for none needed."""
         value = str(mount)
-        return f"set {'--mount ' if self.command else 'mount: '}{value}" if value else ""
+        if not value:
+            return ""
+        option, parameters = (
+            f"--mount {value}",
+            " ".join(f"-p mount.{each.replace('=', ':=')}" for each in value.split(",")),
+        )
+        if self.both:
+            return f"set {option} (of the node: {parameters})"
+        return f"set {option if self.command else parameters}"
 
     @property
     def no_mount(self) -> str:
@@ -32,7 +42,7 @@ class Wording:
         if self.command:
             return "give its place with --origin x,y,z or --origin auto, and the height with --mount auto"
         return (
-            "give its place with origin (x,y,z or auto; mount auto for the height), or the sensor's frame with "
+            "give its place with origin (x,y,z or auto) and the height with mount.z, or the sensor's frame with "
             "target_frame"
         )
 
@@ -48,3 +58,4 @@ class Wording:
 
 TO_COMMAND: Final = Wording(command=True)
 TO_NODE: Final = Wording()
+TO_BOTH: Final = Wording(both=True)

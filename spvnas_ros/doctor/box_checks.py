@@ -83,7 +83,7 @@ def _anchors(clouds: Clouds, boxes: BoxKnowledge) -> Findings:
         how = "above" if sunk < 0 else "below"
         advice = (
             f"anchors stand {abs(sunk):.1f} m {how} the ground, so boxes will be missed or wrong; --mount auto (the "
-            "node's parameter mount) moves the clouds to where the network knows them"
+            "node's parameters mount.*) moves the clouds to where the network knows them"
         )
         yield Finding(WARN, "anchors", found, advice)
     else:

@@ -10,7 +10,7 @@ from spvnas_ros.clouds.cleaning import measured
 from spvnas_ros.clouds.fit import Known, concerns
 from spvnas_ros.clouds.intensity import reference
 from spvnas_ros.clouds.mount import GROUND_SHARE, typical_ground
-from spvnas_ros.clouds.wording import TO_COMMAND, TO_NODE
+from spvnas_ros.clouds.wording import TO_BOTH, TO_COMMAND
 from spvnas_ros.doctor import sensor_guess
 from spvnas_ros.doctor.finding import BAD, OK, WARN, Finding, Findings
 from spvnas_ros.doctor.observe import Clouds
@@ -65,7 +65,7 @@ def check_fit(clouds: Clouds, facts: Facts | DetectorFacts | None) -> Findings:
             known = known_of(facts)
         else:
             known = Known(reference(None), facts.intensity != "none", facts.sensor_height)
-    to = TO_NODE if clouds.topic else TO_COMMAND  # what is recorded or live is for the node, scans are for commands
+    to = TO_BOTH if clouds.topic else TO_COMMAND  # what is recorded or live is for the node, too
     for concern in concerns([sample.look for sample in clouds.samples], clouds.sensor, known, to):
         level = BAD if concern.about == "range" and "millimetres" in concern.advice else WARN
         yield Finding(level, concern.about, concern.found, concern.advice)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spvnas_ros.boxes.choice import SURE
 from spvnas_ros.errors import UserError
 from spvnas_ros.frame import NONE_UNUSABLE, Segmentation
 from spvnas_ros.recordings.scans import Cloud, Frame, Record, Source
@@ -105,7 +106,7 @@ def segment(
         skipped = label_frames(source, perception, options, predictions, views, on_frame, on_step, stopped)
         summary = Summary(
             run, perception.facts.name, options.weights, perception.facts.label_map, perception.facts.trained,
-            skipped=skipped, boxes=dict.fromkeys(names, 0),
+            skipped=skipped, boxes=dict.fromkeys(names, 0), sure_boxes=dict.fromkeys(names, 0),
         )  # fmt: skip
         if names:
             summary.detector = _detector_name(perception, options)
@@ -143,8 +144,9 @@ def segment(
                 if boxes is not None:
                     sought = True
                     summary.kitti_frames += frame.name in kitti
-                    for kind in boxes.kinds:
+                    for kind, score in zip(boxes.kinds, boxes.scores, strict=True):
                         summary.boxes[kind] += 1
+                        summary.sure_boxes[kind] += int(score >= SURE)
                 if prediction.boxes_ms:
                     summary.boxes_ms.append(prediction.boxes_ms)
                 if isinstance(result, StoredSegmentation):
@@ -153,7 +155,7 @@ def segment(
                     counts += np.bincount(part.labels, minlength=256)
                 on_written(None)
         if not sought:  # nobody may take "not looked for" for "none there"
-            summary.detector, summary.boxes = "", {}
+            summary.detector, summary.boxes, summary.sure_boxes = "", {}, {}
         summary.unusable, summary.unusable_words = unusable.counts(), str(unusable)
         summary.pictures = choose(values, ACCURACY if options.judge else CONFIDENCE)
         save_chosen(source, perception.facts, predictions, views, summary, out)

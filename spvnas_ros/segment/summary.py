@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from spvnas_ros.boxes.choice import SURE
 from spvnas_ros.palettes import SPVNAS
 from spvnas_ros.recordings.files import replacing
 from spvnas_ros.segment.gallery import FIRST, Pictured
@@ -102,7 +103,8 @@ class Summary:
     truth_place:        where the truth lies: `folder`, or `field` of the frames and `ids`, "raw" or "class"
     detector:           name of what the boxes come from; "" where nothing looked for any
     detector_trained:   False for random weights
-    boxes:              how many there are, by class name; {} where nothing looked for any
+    boxes:              how many were written, by class name; {} where nothing looked for any
+    sure_boxes:         of these those of score `SURE` or more, which pictures, viewer and node show, likewise
     boxes_ms:           milliseconds for the boxes of each frame: of the detector beside `ms`, or of the network's box
                         branch as a part of `ms`; [] where nothing looked for any, or its engine does not measure it
     kitti_frames:       how many frames have their boxes as KITTI's results, too
@@ -131,6 +133,7 @@ class Summary:
     detector: str = ""
     detector_trained: bool = True
     boxes: dict[str, int] = field(default_factory=dict)
+    sure_boxes: dict[str, int] = field(default_factory=dict)
     boxes_ms: list[float] = field(default_factory=list)
     kitti_frames: int = 0
     tiled: dict[str, int] = field(default_factory=dict)
@@ -199,7 +202,7 @@ def _lines(summary: Summary, out: Path, kind: str) -> Iterator[str]:
     if summary.unusable_words:
         yield f"Without a label: {summary.unusable_words}."
     if summary.detector:
-        yield _boxes(summary)
+        yield _boxes(summary, kind)
     labels = {"bag": BAG, "dataset": SEQUENCES}.get(kind, LABELS)
     places = [name for name in (labels, ARRAYS, SCANS) if (out / name).is_dir()] or [labels]
     scored = (REPORT, CONFUSION) if facts.truth else ()
@@ -219,13 +222,18 @@ def _lines(summary: Summary, out: Path, kind: str) -> Iterator[str]:
         )
 
 
-def _boxes(summary: Summary) -> str:
-    found = ", ".join(f"{count:,} {name}" for name, count in summary.boxes.items() if count) or "none"
+def _boxes(summary: Summary, kind: str) -> str:
+    least, all_of_them = summary.run.min_score or 0.0, sum(summary.boxes.values())
+    counts = summary.boxes if least >= SURE else summary.sure_boxes
+    classes = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+    found = f"{sum(counts.values()):,} of score {max(least, SURE):g} or more" + (f" ({classes})" if classes else "")
+    if least < SURE:
+        place = "the bag" if kind == "bag" else BOXES
+        found += f", as pictures, viewer and node show them; {all_of_them:,} from {least:g} on, in {place}"
     took = f": {np.percentile(summary.boxes_ms, 50):.1f} ms a frame (p50)" if summary.boxes_ms else ""
     without = summary.frames - summary.kitti_frames if summary.kitti_frames else 0
     lacking = f"; {without} frame(s) have no calibration, so no results of KITTI" if without else ""
-    least = "" if summary.run.min_score is None else f" of score {summary.run.min_score:g} or more"
-    return f"Boxes{least} by {summary.detector}{took}: {found}{lacking}"
+    return f"Boxes by {summary.detector}{took}: {found}{lacking}"
 
 
 def _nothing(summary: Summary) -> str:

@@ -30,6 +30,8 @@ from spvnas_ros.nets.spec_error import SpecError
 from spvnas_ros.nets.unet import PointVoxelUNet
 from spvnas_ros.recordings.files import replacing
 
+SUFFIX = ".safetensors"
+"""How the names of files with weights end."""
 FORMAT = "spvnas_ros"
 """The metadata key that marks a `.safetensors` file as ours. `save_checkpoint` writes the JSON document there."""
 
@@ -179,6 +181,20 @@ def save_checkpoint(path: str | Path, net: PointVoxelUNet, facts: Facts, *, half
     version = _WITH_BOXES if facts.spec.boxes else 2 if half else 1
     document = {"version": version} | asdict(facts) | {"spec": facts.spec.to_dict()}
     write_checkpoint(path, net, document, half=half)
+
+
+def check_writable(path: Path, *, force: bool = False) -> None:
+    """Checks that a command may write weights to `path`, before it works for them.
+
+    Raises CheckpointError for a name that does not end in .safetensors, which is how weights are told apart; where
+    there is no such folder; and for a file that is there already, which only `force` replaces.
+    """
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise CheckpointError(f"{path} cannot be written, expected the name of a file in a folder that is there")
+    if path.suffix != SUFFIX:
+        raise CheckpointError(f"weights are a {SUFFIX} file, found the name {path.name!r}; name one that ends in it")
+    if path.exists() and not force:
+        raise CheckpointError(f"{path} would be replaced; name another file, or replace it with --force")
 
 
 def write_checkpoint(path: Path, net: torch.nn.Module, facts: Mapping[str, Any], *, half: bool) -> None:

@@ -50,8 +50,28 @@ def test_debug_shows_the_traceback_of_any_error(tmp_path: Path) -> None:
         assert "none.bin does not exist" in done.stderr
 
 
+def test_an_error_of_the_system_is_a_sentence_with_the_file_and_no_number(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    recipe = tmp_path / "file" / "recipe.yaml"
+    for arguments in (("train", recipe), ("search", recipe)):
+        done = spvnas(*arguments)
+        assert done.exit_code == 1
+        assert f"spvnas: {recipe}: Not a directory; name another file or folder" in done.stderr, done.stderr
+        assert "Errno" not in done.stderr
+
+
 def test_the_version_is_the_packages() -> None:
     assert spvnas("--version").stdout == f"spvnas {spvnas_ros.__version__}\n"
+
+
+def test_inspect_takes_weights_without_the_option_too() -> None:
+    named, asked = spvnas("inspect", "default"), spvnas("inspect", "-w", "default")
+    assert named.exit_code == 0, named.output
+    assert named.stdout == asked.stdout
+    twice = spvnas("inspect", "default", "-w", "default")
+    assert twice.exit_code == 2
+    assert "named twice" in twice.stderr
+    assert "spvnas: there is no file other" in spvnas("inspect", "other").stderr.replace("\n", " ")
 
 
 def test_every_command_takes_weights_by_the_same_option() -> None:

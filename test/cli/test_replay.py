@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from click.testing import Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from typer.testing import CliRunner
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed; pip install 'spvnas_ros[ros]' brings it")
@@ -23,10 +25,14 @@ from message_builds import need_packages
 from ros_harness import Process, private_domain
 from spvnas_ros import Perception
 from spvnas_ros.cli import app
+from spvnas_ros.cli.replay import counts, lines, table
 from spvnas_ros.engine.sample_street import street_scan
+from spvnas_ros.nets.spec import NetSpec
 from spvnas_ros.recordings.bags import BagReader, BagWriter, PointCloud2, cloud_message, encode
-from spvnas_ros.ros.replay.replay_statistics import NodeCounts, Passage, age_ms, evaluate, latencies_ms
+from spvnas_ros.ros.node.statistics import HEAD, STAGES
+from spvnas_ros.ros.replay.replay_statistics import NodeCounts, Passage, Replay, age_ms, evaluate, latencies_ms
 from spvnas_ros.ros.replay.through_node import restamped, sent_as
+from spvnas_ros.zoo.checkpoint import Facts
 
 CLOUDS, PERIOD = 8, 150_000_000
 START = 1_700_000_000 * 10**9
@@ -94,8 +100,13 @@ def test_a_bag_plays_through_the_live_node_and_every_cloud_is_accounted_for(
     assert node["total"]["p50"] <= latency["max"]
     assert report["node"]["engine"] == "cpu"
     assert [file.name for file in out.iterdir()] == ["report.json"]
-    assert f"{CLOUDS} clouds sent" in run.output
-    assert "latency, publish to labels" in run.output
+    told = [line.split() for line in run.stdout.splitlines()]
+    for name in ("sent", "answered", "dropped", "lost", "bad"):
+        assert [name, str(report[name])] in [line[:2] for line in told], run.stdout
+    times = {name: f"{report[f'{key}_ms']['p50']:.1f}" for name, key in (("labels", "latency"), ("age", "age"))}
+    for name, value in times.items():
+        assert [name, value, "ms"] in [line[:3] for line in told], run.stdout
+    assert "From sending a cloud until its labels were back." in run.stdout
 
     again = invoke(bag, "-w", weights, "-o", out)
     assert again.exit_code == 1
@@ -205,6 +216,34 @@ def test_the_figures_of_a_short_drive() -> None:
     assert found.age_ms.max == 240
     assert found.age_ms.p50 == pytest.approx(107.5)
     assert found.stages_ms["total"].max == 20
+
+
+def printed(figures: Replay) -> str:
+    console = Console(width=200, file=io.StringIO(), soft_wrap=True)
+    for part in (counts(figures), table(figures), *lines(figures, None, Facts(NetSpec.spvcnn(16)))):
+        console.print(part)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_every_figure_has_a_unit_and_a_sentence_and_the_counts_add_up() -> None:
+    way = passages((0, 30), (100, None), (200, 240), (300, None), (400, 430))
+    stages = {name: [10.0, 20.0] for name in (*STAGES, HEAD)}
+    figures = evaluate(way, NodeCounts(received=4, labelled=3, unwatched=1), 0, stages, {})
+    text = printed(figures)
+    rows = {" ".join(line.split()[:2]): line for line in text.splitlines() if "ms" in line}
+    assert [row.count(" ms") for row in rows.values()] == [4] * (2 + len(stages)), text
+    for name in ("labels", "age", *(f"node {stage}" for stage in stages)):
+        assert sum(line.startswith(name) for line in text.splitlines()) == 2, text
+    assert "lost            1  They did not reach the node." in text
+    assert "unanswered      1  They reached the node, and no labels came back." in text
+    # With objects the node's total is longer than the way of the labels, which newcomers take for a fault.
+    assert "before objects" not in text
+    boxed = replace(figures, boxes_ms=figures.latency_ms)
+    assert "Labels are sent before objects are sought, so they may be back sooner." in printed(boxed)
+    nothing = printed(evaluate(passages((0, None), (100, None)), NodeCounts(), 0, {}, {}))
+    assert "answered      0" in nothing
+    assert ["labels", "-", "-", "-", "-"] in [line.split() for line in nothing.splitlines()]
 
 
 def test_nothing_answered_has_no_figures() -> None:

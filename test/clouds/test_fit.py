@@ -67,10 +67,10 @@ CASES: dict[str, tuple[Change, str, str]] = {
     "300 m": (lambda p: moved(p, (300, 0, 0)), "place: the sensor seems to be at ", "not at the origin"),
     "30 km": (lambda p: moved(p, (0, -30_000, 0)), "place: the sensor seems to be at ", "not at the origin"),
     "10 m": (lambda p: moved(p, (10, 0, 0)), "place: the sensor seems to be at ", "not at the origin"),
-    "up": (lambda p: moved(p, (0, 0, 1.2)), "ground: it lies 0.", "set mount: z=0."),
+    "up": (lambda p: moved(p, (0, 0, 1.2)), "ground: it lies 0.", "set -p mount.z:=0."),
     "on the ground": (lambda p: moved(p, (0, 0, 1.73)), "ground: it lies ", "the network knows it 1.73 m below"),
-    "tilted": (lambda p: moved(p, mount=Mount(pitch=8)), ", tilted by ", "pitch=8"),
-    "rolled": (lambda p: moved(p, mount=Mount(roll=-6)), "tilted by 6.", "roll=-6"),
+    "tilted": (lambda p: moved(p, mount=Mount(pitch=8)), ", tilted by ", "-p mount.pitch:=8"),
+    "rolled": (lambda p: moved(p, mount=Mount(roll=-6)), "tilted by 6.", "-p mount.roll:=-6"),
     "no intensities": (lambda p: alternately(p, (1, 1, 1, np.nan)), "intensity: 50% of the points have none", "none"),
     "all in one place": (lambda p: alternately(p, (0.5, 0, 0.1)), "points of a cloud lie at 0.5, 0, 0.1", "0, 0, 0"),
     "dead": (lambda p: scaled(p, 1, 0), "intensity: all of them are 0", "intensity_field"),
@@ -117,7 +117,9 @@ def test_a_given_place_mends_it_and_a_wrong_one_is_told(street: np.ndarray) -> N
     assert said_of(down, mount="z=0.53,pitch=8") == []
     (line,) = said_of(down, mount="z=0.53,pitch=-8")
     assert "tilted by 1" in line
-    assert re.search(r"set mount: z=0\.(4[5-9]|5\d*),pitch=8$", line), "of the cloud as it is, not as it was turned"
+    assert re.search(r"set -p mount.z:=0\.(4[5-9]|5\d*) -p mount.pitch:=8$", line), (
+        "of the cloud as it is, not as it was turned"
+    )
 
 
 def test_no_intensity_field_is_told_with_those_there_are(street: np.ndarray) -> None:
@@ -241,7 +243,7 @@ def test_a_command_is_told_of_its_options_and_the_node_of_its_parameters(street:
     command, node = (" ".join(map(str, concerns(looks, sensor, Known(), to))) for to in (TO_COMMAND, TO_NODE))
     assert "set --mount z=0." in command
     assert "choose another field with --intensity-field" in command
-    assert "set mount: z=0." in node
+    assert "set -p mount.z:=0." in node
     assert "choose another field with intensity_field" in node
     assert "give --intensity u8" in TO_COMMAND.scale("u8") != TO_NODE.scale("u8")
     assert "--origin" in TO_COMMAND.place

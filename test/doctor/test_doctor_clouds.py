@@ -162,7 +162,8 @@ def test_the_values_of_mount_that_the_doctor_prints_mend_it(street: np.ndarray, 
     path = record(tmp_path / "bag", three(lambda stamp: message(moved, stamp)))
     finding = about(examine(observe(path)), "ground")
     assert finding.level == "warn"
-    named = re.fullmatch(r"set mount: (z=0\.(?:4[5-9]|5\d*),pitch=8(?:\.\d)?)", finding.advice)
+    option = r"z=(0\.(?:4[5-9]|5\d*)),pitch=(8(?:\.\d)?)"
+    named = re.fullmatch(rf"set --mount ({option}) \(of the node: -p mount.z:=\2 -p mount.pitch:=\3\)", finding.advice)
     assert named, finding.advice
     for mount in (named[1], "auto"):
         assert about(examine(observe(path, place=PlaceRule.parse(None, mount))), "ground").level == "ok"

@@ -78,7 +78,6 @@ def test_boxes_in_scans_of_kitti_are_json_and_results_that_evaluate_scores(
     assert status == 0
     names = [f"{place}/{n:06d}.{kind}" for place, kind in (("boxes", "json"), ("kitti", "txt")) for n in range(2)]
     assert files_in(out)[:4] == names
-    assert "Boxes of score 0 or more by tiny-second: " in said
     assert f"{out}/boxes, {out}/kitti, " in said
     assert "This detector is untrained: the boxes mean nothing." in said
     points = read_scan(kitti / "velodyne/000001.bin")
@@ -92,6 +91,12 @@ def test_boxes_in_scans_of_kitti_are_json_and_results_that_evaluate_scores(
     counts = [sum(box["class"] == name for n in range(2) for box in document_in(out, f"boxes/{n:06d}.json")["boxes"])
               for name in NAMES]  # fmt: skip
     assert summary["boxes"] == dict(zip(NAMES, counts, strict=True))
+    written = [box for n in range(2) for box in document_in(out, f"boxes/{n:06d}.json")["boxes"]]
+    sure = {name: sum(box["class"] == name and box["score"] >= 0.3 for box in written) for name in NAMES}
+    assert summary["sure_boxes"] == sure
+    shown = ", ".join(f"{count} {name}" for name, count in sure.items() if count)
+    counted = f"{sum(sure.values())} of score 0.3 or more" + (f" ({shown})" if shown else "")
+    assert f"{counted}, as pictures, viewer and node show them; {len(written)} from 0 on, in boxes" in said
     assert (summary["detector"], summary["detector_sha256"]) == ("tiny-second", detector.facts.weights_sha256)
     assert (summary["kitti_frames"], len(summary["boxes_ms"]), summary["min_score"]) == (2, 2, 0)
     results = read_objects(out / "kitti/000001.txt", scored=True)
@@ -231,7 +236,7 @@ def test_sequences_of_a_root_stay_apart(scans: Path, weights: Path, detector_wei
     arguments = (tmp_path / "root", "-w", weights, "--boxes", detector_weights, "--min-score", 1, "--device", "cpu")
     status, said, _ = segmented(*arguments, "-o", tmp_path / "out")
     assert status == 0
-    assert "a frame (p50): none" in said
+    assert "a frame (p50): 0 of score 1 or more\n" in said
     assert files_in(tmp_path / "out")[:6] == [f"boxes/{s}/{n:06d}.json" for s in ("00", "08") for n in range(3)]
     assert document_in(tmp_path / "out", "boxes/08/000002.json")["frame"] == "08/000002"
 
@@ -340,7 +345,10 @@ def test_a_calibration_that_is_none_ends_the_run_before_anything_is_labelled(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--boxes", "WEIGHTS"), "gives labels, expected one that gives boxes (SECOND or SPV-SECOND)"),
+        (
+            ("--boxes", "WEIGHTS"),
+            "gives labels alone; Perception.load loads it, and `spvnas segment` takes it with --weights",
+        ),
         (("--boxes", "nowhere.safetensors"), "there is no file nowhere.safetensors"),
         (("-w", "DETECTOR"), "holds a network that gives boxes, expected one that gives labels"),
         (("--min-score", "0.5"), "finds no boxes, so there is no least score of them to choose"),

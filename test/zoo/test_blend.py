@@ -80,6 +80,33 @@ def test_the_command_writes_a_checkpoint_that_says_what_it_is(tmp_path: Path) ->
     assert out.stat().st_size < 0.7 * paths[0].stat().st_size
 
 
+@pytest.mark.parametrize("command", ["blend", "import", "calibrate"])
+def test_what_writes_weights_replaces_none_unasked_and_takes_no_name_that_is_not_theirs(
+    command: str, tmp_path: Path
+) -> None:
+    there, before = tmp_path / "net.safetensors", b"the work of a night"
+    there.write_bytes(before)
+    for name, said in (
+        (there, f"spvnas: {there} would be replaced; name another file, or replace it with --force"),
+        (tmp_path / "net.txt", "spvnas: weights are a .safetensors file, found the name 'net.txt'"),
+        (tmp_path, "expected the name of a file in a folder that is there"),
+        (tmp_path / "none" / "net.safetensors", "expected the name of a file in a folder that is there"),
+    ):
+        done = CliRunner().invoke(app, [command, "default", "-o", str(name)])
+        assert done.exit_code == 1, done.output
+        assert said in done.stderr.replace("\n", " "), done.stderr
+    assert there.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["net.safetensors"]
+
+
+def test_with_force_a_file_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    save_checkpoint(path, *trained(1))
+    done = CliRunner().invoke(app, ["blend", str(path), "-w", str(path), "-o", str(path), "--force"])
+    assert done.exit_code == 0, done.output
+    assert load_checkpoint(path)[1].name == "net1+net1"
+
+
 @pytest.mark.parametrize(
     ("facts", "share", "said"),
     [

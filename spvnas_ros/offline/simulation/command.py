@@ -10,9 +10,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from spvnas_ros.errors import UserError
+from spvnas_ros.offline.simulation.cast import SimulationError, check_embree
 from spvnas_ros.offline.simulation.drive import Done, Plan, bag_path, check_folder, simulate
 from spvnas_ros.offline.simulation.mounting import parse_height
 from spvnas_ros.offline.simulation.sensors import find_sensor
+
+_LONGEST = 3600.0
+"""Seconds between two scans."""
+_MOST_SCENES = 100_000
+_MOST_SCANS = 10_000
+"""Of a scene: at 10 Hz a quarter of an hour in one street."""
 
 
 def default_processes() -> int:
@@ -31,8 +38,19 @@ def make_plan(
     mount_tilt: float = 0.0,
     mount_share: float = 1.0,
 ) -> Plan:
-    """Returns the plan that the options describe. Raises ValueError for invalid options."""
-    chosen = tuple(dict.fromkeys(name.strip() for name in formats.split(",") if name.strip()))
+    """Returns the plan that the options describe. Raises UserError for invalid options."""
+    chosen = tuple(name.strip() for name in formats.split(","))
+    if "" in chosen or len(set(chosen)) < len(chosen):
+        raise UserError(
+            f"--format is {formats!r}, expected names with one comma between two, each once, such as semantic-kitti,bag"
+        )
+    if interval is not None and not interval <= _LONGEST:
+        raise UserError(f"the interval is {interval} s, expected {_LONGEST:g} s at most")
+    if scans_per_scene > _MOST_SCANS:
+        raise UserError(
+            f"found {scans_per_scene} scans a scene, expected {_MOST_SCANS} at most: a street ends; for more scans "
+            "give more --scenes"
+        )
     if interval is None:
         interval = find_sensor(sensor).sweep if "bag" in chosen else 1.0
     height = parse_height(mount_height)
@@ -46,7 +64,11 @@ def run(plan: Plan, scenes: int, out: Path, processes: int) -> None:
     """
     if scenes < 1 or processes < 1:
         raise UserError(f"found {scenes} scenes and {processes} processes, expected 1 or more of each")
+    if scenes > _MOST_SCENES:
+        raise UserError(f"found {scenes} scenes, expected {_MOST_SCENES} at most")
     check_folder(plan, out)
+    check_embree()
+    _make(out)
     begin = perf_counter()
     console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     rate = TextColumn("{task.fields[rate]}")
@@ -63,6 +85,16 @@ def run(plan: Plan, scenes: int, out: Path, processes: int) -> None:
             words = f"{len(finished)} of {scenes} scenes are finished; the same command goes on there"
             raise KeyboardInterrupt(words) from None
     _report(plan, finished, out, perf_counter() - begin)
+
+
+def _make(out: Path) -> None:
+    """Makes the folder before work is spent. Raises SimulationError where it cannot be made or written to."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SimulationError(
+            f"{out} cannot be made a folder for the scans ({error.strerror}); name another one with --out"
+        ) from error
 
 
 def _report(plan: Plan, finished: list[Done], out: Path, seconds: float) -> None:

@@ -31,11 +31,13 @@ from spvnas_ros.perception import limits_of
 from spvnas_ros.segment.first_look import first_look, tell
 from spvnas_ros.segment.progress import INTERRUPTED, Skipped, progress_bar, stop_on_signal
 from spvnas_ros.zoo.cache import resolve_weights
-from spvnas_ros.zoo.checkpoint import CalibrationRecord, Facts, load_checkpoint, save_checkpoint
+from spvnas_ros.zoo.checkpoint import CalibrationRecord, Facts, check_writable, load_checkpoint, save_checkpoint
 
 BEST: Final = "best"
 """The kind with the smallest negative log-likelihood on the scans that it was not fitted on."""
 
+SCANS: Final = 24
+"""Scans of each drive where nobody says otherwise."""
 _PER_SCAN = 10_000
 """Labelled points of a scan that are looked at, drawn at random."""
 
@@ -180,8 +182,9 @@ def run(
     out: Path,
     *,
     kind: str = ONE,
-    scans: int = 24,
+    scans: int | None = None,
     half: bool = False,
+    force: bool = False,
     as_json: bool = False,
     label_map: str | None = None,
     sequences: str | None = None,
@@ -197,15 +200,21 @@ def run(
 
     Returns the exit status: 0; 1 where scans were left out; 130 after Ctrl-C, with nothing written.
 
-    scans: of each drive, evenly spread; the other arguments are those of `dataset_evaluation.run`
+    force: replaces a file that is there
+    scans: of each drive, evenly spread; None for `SCANS`, or as many as there are
+    The other arguments are those of `dataset_evaluation.run`
 
     Raises UserError where there is nothing to fit on, where it does not help on the scans that were held out, or where
     the network cannot be fitted or written.
     """
     if kind not in (*KINDS, BEST):
         raise UserError(f"--by is {kind!r}, expected one of {', '.join((*KINDS, BEST))}")
-    if out.is_dir() or not out.absolute().parent.is_dir():
-        raise UserError(f"{out} cannot be written, expected the name of a file in a folder that is there")
+    check_writable(out, force=force)
+    if (topic is not None or field is not None) and not any(map(is_bag, drives)):
+        raise UserError(
+            "none of the drives is a bag, so that there is no topic and no field of labels to choose: leave --topic, "
+            "--truth, --label-ids and --network-labels out"
+        )
     net, facts = load_checkpoint(resolve_weights(weights))
     if not facts.trained:
         raise UserError(f"{weights} is untrained, so nothing can be learnt of when it is right")
@@ -229,7 +238,11 @@ def run(
         for looked in dataset.look():
             tell([*looked.remarks, *first_look(looked.clouds, looked.sensor, facts)], quiet=quiet)
         opened.append(dataset)
-    rows = [np.unique(np.linspace(0, len(each) - 1, min(scans, len(each))).round().astype(int)) for each in opened]
+    if scans is not None and scans > (most := max(map(len, opened))):
+        raise UserError(f"--scans is {scans}, but no drive has more than {most}; give that or less, or leave it out")
+    rows = [
+        np.unique(np.linspace(0, len(each) - 1, min(scans or SCANS, len(each))).round().astype(int)) for each in opened
+    ]
     skipped: list[Skipped] = []
     said = []
     with progress_bar(sum(map(len, rows))) as on_scan, stop_on_signal() as stopped:

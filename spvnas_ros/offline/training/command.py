@@ -152,6 +152,8 @@ def _run(
         progress.say(f"{recipe.name}: {len(scans)} scans, {steps} steps of {recipe.trainer.batch_size}, into {out}")
         if precision.remark:
             progress.say(precision.remark)
+        if cold := recipe.schedule.never_warm(steps):
+            progress.say(cold)
         facts = job.facts(task)
         recorder = Recorder(
             out,

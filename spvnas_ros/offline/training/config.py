@@ -408,6 +408,24 @@ class ScheduleConfig:
     rise: Annotated[float, Field(gt=0, lt=1)] = 0.4
     low_momentum: Share = 0.85
 
+    def never_warm(self, steps: int) -> str:
+        """Returns what is wrong where a training of so many steps ends within its warm-up; "" where it does not."""
+        if self.kind == "one-cycle" or self.warmup_steps <= steps:
+            return ""
+        return (
+            f"schedule.warmup_steps is {self.warmup_steps}, but the training has {steps} steps, so the learning rate "
+            f"would never be reached; schedule.warmup_steps={steps // 10} is a tenth of them"
+        )
+
+    def without_effect(self) -> list[str]:
+        """Returns the keys that are set and that this kind of schedule does not read."""
+        read = {"floor": ("cosine", "one-cycle"), "milestones": ("steps",), "gamma": ("steps",)}
+        read |= {"rise": ("one-cycle",), "low_momentum": ("one-cycle",)}
+        plain = ScheduleConfig()
+        return [
+            key for key, kinds in read.items() if self.kind not in kinds and getattr(self, key) != getattr(plain, key)
+        ]
+
 
 @dataclass(frozen=True, config=_STRICT)
 class LossConfig:

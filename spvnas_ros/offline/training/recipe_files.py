@@ -37,6 +37,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     `net.like` leaves open are that network's.
     """
     recipe = read_settings(Recipe, path, overrides)
+    _check_schedule(path, recipe)
     recipe, voxel_size = _with_form(path, recipe)
     if recipe.detector:
         _check_detector(path, recipe, recipe.detector)
@@ -98,13 +99,42 @@ def _with_form(path: Path, recipe: Recipe) -> tuple[Recipe, float]:
     return replace(recipe, net=NetConfig(like=json.loads(json.dumps(content)))), form.voxel_size
 
 
+class _OtherNumber(Exception):
+    """Raised for what looks like a number and is another one in YAML 1.1: 010 is 8 there, and 1:30 is 90."""
+
+    def __init__(self, node: yaml.ScalarNode, value: float) -> None:
+        super().__init__(
+            f"{node.value} would be read as {value:g}, as YAML has it; write {value:g} if that is meant, or "
+            f"'{node.value}' in quotes for a name"
+        )
+        self.line = node.start_mark.line + 1
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
+    """Reads YAML, and refuses numbers that are others than they look."""
+
+    def number(self, node: yaml.ScalarNode) -> float:
+        """Returns the number that a node says. Raises _OtherNumber."""
+        whole = node.tag.endswith(":int")
+        value: float = self.construct_yaml_int(node) if whole else self.construct_yaml_float(node)
+        digits = node.value.lstrip("+-").replace("_", "")
+        if ":" in digits or (whole and digits.isdecimal() and int(digits) != abs(value)):
+            raise _OtherNumber(node, value)
+        return value
+
+
+for _tag in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _Loader.number)
+
 Settings = TypeVar("Settings")
 
 
 def read_settings(kind: type[Settings], path: Path, overrides: Sequence[str] = ()) -> Settings:
     """Reads a file of settings of any kind, as `load_recipe` reads recipes. Raises ConfigError and OSError like it."""
     try:
-        document = yaml.safe_load(path.read_text())
+        document = yaml.load(path.read_text(), _Loader)
+    except _OtherNumber as error:
+        raise ConfigError(f"{path}, line {error.line}: {error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {error}") from error
     if not isinstance(document, dict):
@@ -116,6 +146,18 @@ def read_settings(kind: type[Settings], path: Path, overrides: Sequence[str] = (
     except ValidationError as error:
         raise ConfigError(f"{path} cannot be used:{_lines(error)}") from error
     return settings
+
+
+def _check_schedule(path: Path, recipe: Recipe) -> None:
+    """Raises ConfigError where the schedule ends within its warm-up, or sets what its kind does not read."""
+    schedule, steps = recipe.schedule, recipe.trainer.steps
+    if steps and (wrong := schedule.never_warm(steps)):
+        raise ConfigError(f"{path}: {wrong}")
+    if ignored := schedule.without_effect():
+        raise ConfigError(
+            f"{path}: schedule.{' and schedule.'.join(ignored)} would change nothing: schedule.kind is "
+            f"{schedule.kind!r}; leave that out, or choose another kind"
+        )
 
 
 def _check_detector(path: Path, recipe: Recipe, detector: DetectorConfig) -> None:
@@ -150,6 +192,11 @@ def _check_supernet(path: Path, recipe: Recipe, supernet: SupernetConfig) -> Non
             f"{path}: supernet.whole_until is {supernet.whole_until:g} and supernet.widths_until "
             f"{supernet.widths_until:g}; widths vary from the one share of the steps on, depths from the other, so the "
             "first must not be larger"
+        )
+    if supernet.sampling == "uniform" and supernet.drawn != SupernetConfig().drawn:
+        raise ConfigError(
+            f"{path}: supernet.drawn is {supernet.drawn} and would change nothing: with sampling 'uniform' one network "
+            "learns at a step; leave it out, or set supernet.sampling=sandwich"
         )
     widths, shares = [
         [key for key in keys if getattr(supernet, key) != getattr(SupernetConfig(), key)]
@@ -203,7 +250,9 @@ def _apply(document: dict[str, Any], override: str) -> None:
     if not equals or not all(key.split(".")):
         raise ConfigError(f"{override!r} is no key=value, such as trainer.epochs=3")
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _Loader)
+    except _OtherNumber as error:
+        raise ConfigError(f"{override!r}: {error}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"the value of {override!r} is not YAML: {error}") from error
     *parents, last = key.split(".")

@@ -30,6 +30,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "name": "supernet",
         "supernet": {"lowest": TINY.lowest, "highest": TINY.highest, "validated": 0, "calibration": 1},
         "data": {"voxel_size": 0.5, "workers": 0},
+        "schedule": {"warmup_steps": 0},
         "trainer": {"steps": 2, "batch_size": 1, "device": "cpu"},
     }
     (folder / "supernet.yaml").write_text(json.dumps(training))
@@ -162,7 +163,7 @@ def test_what_it_advises_in_the_end_can_be_done(
     assert [command[3] for command in commands] == [
         f"start={out / name}.safetensors" for name in ("found_1", "found_2")
     ]
-    quick = ["trainer.steps=1", "data.workers=0", "trainer.device=cpu"]
+    quick = ["trainer.steps=1", "schedule.warmup_steps=0", "data.workers=0", "trainer.device=cpu"]
     result = spvnas(*commands[1][1:], *quick, "--out", tmp_path / "tuned")
     assert result.exit_code == 0, result.output
     assert "tiny_found_2: 6 scans, 1 steps" in result.stderr

@@ -190,6 +190,11 @@ def test_real_roads_are_measured_smoother_than_real_terrain(shared: Path) -> Non
         (("--format", "las"), "found formats las, expected some of semantic-kitti, kitti, bag"),
         (("--scenes", "0"), "found 0 scenes"),
         (("--scans-per-scene", "0"), "found 0 scans a scene"),
+        (("--format", "bag,,bag"), "--format is 'bag,,bag', expected names with one comma between two, each once"),
+        (("--format", "bag,bag"), "each once, such as semantic-kitti,bag"),
+        (("--scenes", "1000000000"), "found 1000000000 scenes, expected 100000 at most"),
+        (("--interval", "inf"), "the interval is inf s, expected 3600 s at most"),
+        (("--scans-per-scene", "1000000000"), "scans a scene, expected 10000 at most: a street ends"),
         (("--interval", "0.01"), "the interval is 0.01 s, but hdl64 turns once in 0.1 s"),
     ],
 )
@@ -198,6 +203,18 @@ def test_options_that_make_no_sense_are_refused(arguments: tuple[str, ...], said
     assert done.exit_code == 1
     assert said in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_said_before_anything_is_simulated(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = spvnas(*_SMALL, "--out", tmp_path / "file" / "out")
+    assert done.exit_code == 1
+    assert "cannot be made a folder for the scans (Not a directory); name another one with --out" in done.stderr
+    there = spvnas("--out", tmp_path / "report", "--compare", tmp_path, "--sim", tmp_path, "--scenes", 3)
+    assert there.exit_code == 2
+    assert "--scenes makes scans, and --sim names some that are there" in " ".join(
+        there.stderr.replace("│", " ").split()
+    )
 
 
 def test_a_folder_of_something_else_is_left_alone(drives: Path, tmp_path: Path) -> None:

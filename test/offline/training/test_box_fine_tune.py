@@ -69,6 +69,7 @@ def recipe_of(folder: Path, drive: Path, start: Path, **detector: object) -> Pat
         "detector": detector,
         "data": {"train": str(drive), "validation": str(drive), "workers": 0},
         "optimiser": {"kind": "sgd", "learning_rate": 1e-12, "weight_decay": 0},
+        "schedule": {"warmup_steps": 0},
         "trainer": {"steps": 1, "batch_size": 2, "log_every": 1, "device": "cpu"},
     }
     path.write_text(yaml.safe_dump(document))

@@ -187,7 +187,12 @@ def test_what_cannot_be_fitted_is_refused(drives: list[Path], network: Path, tmp
         ((single,), "single has 1 scan(s) with labels, expected two at least"),
         ((tmp_path / "nothing",), "does not exist"),
         ((drives[0], "-o", tmp_path), "expected the name of a file"),
+        ((drives[0], "-o", tmp_path / "out.txt"), "weights are a .safetensors file, found the name 'out.txt'"),
+        ((drives[0], "-o", untrained), "untrained.safetensors would be replaced; name another file, or"),
         ((drives[0], "-w", untrained), "is untrained"),
+        ((drives[0], "--scans", 10**9), "--scans is 1000000000, but no drive has more than 4; give that or less"),
+        ((drives[0], "--topic", "/points"), "none of the drives is a bag, so that there is no topic"),
+        ((drives[0], "--truth", "label"), "none of the drives is a bag, so that there is no topic"),
         ((drives[0], "--label-map", "nuscenes"), "the network has car, bicycle"),
     ):
         result = calibrate("-w", network, "-o", out, *arguments)

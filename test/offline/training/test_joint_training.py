@@ -103,6 +103,7 @@ def path(drive: Path, tmp_path: Path) -> Path:
                 | {"flip": {"x": 0.5}, "rotate": None, "scale": None},
                 "loss": {"class_weights": "inverse-sqrt", "lovasz": 1.0},
                 "optimiser": {"kind": "adamw", "learning_rate": 0.01, "momentum": 0.95, "clip": 10},
+                "schedule": {"warmup_steps": STEPS},
                 "trainer": {"steps": STEPS, "batch_size": 2, "log_every": 1, "validate_every": 3, "ema": 0.5}
                 | {"save_every": 2, "device": "cpu"},
             },
@@ -246,7 +247,14 @@ def test_a_branch_is_added_to_a_network_for_labels(path: Path, tmp_path: Path) -
     plain = PointVoxelUNet(NetSpec.of(WIDTHS, [1] * 8))
     save_checkpoint(tmp_path / "plain.safetensors", plain, Facts(spec=plain.spec, voxel_size=0.4, name="plain"))
     overrides = [f"start={tmp_path / 'plain.safetensors'}", "net={}"]
-    assert run(path, [*overrides, "trainer.steps=1", "optimiser.learning_rate=1e-12"], tmp_path / "run") == 0
+    assert (
+        run(
+            path,
+            [*overrides, "trainer.steps=1", "schedule.warmup_steps=0", "optimiser.learning_rate=1e-12"],
+            tmp_path / "run",
+        )
+        == 0
+    )
     net, facts = load_checkpoint(tmp_path / "run" / "last.safetensors")
     assert facts.training is not None
     assert facts.training.start == "plain.safetensors"
@@ -273,7 +281,7 @@ def test_a_branch_alone_is_learnt_and_the_labels_stay_bit_by_bit(path: Path, dri
     save_checkpoint(tmp_path / "plain.safetensors", plain, theirs, half=True)
     plain, theirs = load_checkpoint(tmp_path / "plain.safetensors")
     overrides = [f"start={tmp_path / 'plain.safetensors'}", "net={}", "boxes.only=true", "trainer.half=true"]
-    overrides += ["trainer.steps=3", "trainer.validate_every=1"]
+    overrides += ["trainer.steps=3", "schedule.warmup_steps=3", "trainer.validate_every=1"]
     assert run(path, overrides, tmp_path / "run") == 0
     net, facts = load_checkpoint(tmp_path / "run" / "last.safetensors")
     own = net.state_dict()

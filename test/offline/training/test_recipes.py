@@ -98,6 +98,53 @@ def test_values_of_the_command_line_replace_those_of_the_file(recipe: Path) -> N
             load_recipe(recipe, [wrong])
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("data.sequences=[010]", "010 would be read as 8, as YAML has it; write 8 if that is meant, or '010' in"),
+        ("trainer.max_minutes=1:30", "1:30 would be read as 90"),
+        ("trainer.max_minutes=1:30.5", "1:30.5 would be read as 90.5"),
+        ("trainer.steps=1", "warmup_steps is 2, but the training has 1 steps.*schedule.warmup_steps=0 is a tenth"),
+        ("schedule.milestones=[0.5]", "schedule.milestones would change nothing: schedule.kind is 'cosine'"),
+        (
+            "schedule={kind: steps, warmup_steps: 0, rise: 0.2, low_momentum: 0.5}",
+            r"schedule.rise and schedule.low_momentum would",
+        ),
+        ("supernet={drawn: 3}", "supernet.drawn is 3 and would change nothing: with sampling 'uniform' one"),
+    ],
+)
+def test_what_would_be_read_otherwise_or_not_at_all_is_refused(
+    recipe: Path, tmp_path: Path, override: str, said: str
+) -> None:
+    plain = [] if not override.startswith("supernet") else ["net={}"]
+    with pytest.raises(ConfigError, match=said):
+        load_recipe(recipe, [*plain, override])
+    if "would be read" in said:
+        key, _, value = override.partition("=")
+        parent, last = key.split(".")
+        path = tmp_path / "own.yaml"
+        path.write_text(f"name: own\n{parent}:\n  {last}: {value}\n")
+        with pytest.raises(ConfigError, match=rf"own\.yaml, line 3: {said}"):
+            load_recipe(path)
+
+
+def test_numbers_that_are_what_they_look_like_are_read(recipe: Path) -> None:
+    assert load_recipe(recipe, ["data.sequences=[00, 07, 08, '010', 10]"]).data.sequences == (
+        "0", "7", "08", "010", "10",
+    )  # fmt: skip
+    assert load_recipe(recipe, ["trainer.steps=1_000", "seed=0x10"]).seed == 16
+    sandwich = "supernet={drawn: 3, sampling: sandwich, around: [16, 16, 16, 16, 16, 16, 16, 16, 16]}"
+    assert load_recipe(recipe, ["net={}", sandwich]).supernet is not None
+
+
+def test_a_warm_up_that_takes_longer_than_the_passes_over_few_scans_is_said(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["trainer.steps=0", "trainer.epochs=0.4", "data.validation=[]"]
+    assert run(recipe, given, tmp_path / "run") == 0
+    assert "schedule.warmup_steps is 2, but the training has 1 steps" in "".join(capsys.readouterr())
+
+
 def test_what_a_run_writes_down_is_the_same_recipe(recipe: Path, tmp_path: Path) -> None:
     found = load_recipe(recipe)
     copy = tmp_path / "copy.yaml"
@@ -197,7 +244,7 @@ def test_a_file_that_describes_no_network_is_said(
 def test_a_network_begins_with_random_weights_in_the_form_of_a_file(recipe: Path, tmp_path: Path) -> None:
     candidate, out = SPACE.sample(np.random.default_rng(1)), tmp_path / "run"
     path = written(tmp_path, candidate)["found_1.json"]
-    changes = [f"net={{like: {path}}}", "trainer.steps=1"]
+    changes = [f"net={{like: {path}}}", "trainer.steps=1", "schedule.warmup_steps=0"]
     assert run(recipe, changes, out) == 0
     net, facts = load_checkpoint(out / "last.safetensors")
     assert (net.spec, facts.voxel_size) == (candidate.spec, 0.3)

@@ -62,7 +62,7 @@ def test_a_mount_that_does_not_fit_is_told_once_with_the_parameter_that_mends_it
     with spinning(listener), segmenter_with(ros, "counting") as process, exchange(ros) as asking:
         for number in range(LOOKED_AT + 3):
             asking.ask(street(number, up=1.2))
-        process.wait_for(r"ground: it lies 0\.\d+ m below the origin; .*; set mount: z=0\.")
+        process.wait_for(r"ground: it lies 0\.\d+ m below the origin; .*; set -p mount\.z:=0\.")
         assert eventually(lambda: "ground: it lies" in listener.message)
         assert process.stop() == 0
     assert process.output.count("ground: it lies") == 1

@@ -169,8 +169,8 @@ def test_the_import_command_writes_a_checkpoint_or_one_line(golden: Path, tmp_pa
     assert good.exit_code == 0, good.stderr
     assert load_checkpoint(out)[1].name == "spvnas"
     assert "label map mit-han-lab" in good.stdout
-    bad = CliRunner().invoke(app, ["import", str(config), "-o", str(tmp_path / "other")])
+    bad = CliRunner().invoke(app, ["import", str(config), "-o", str(tmp_path / "other.safetensors")])
     assert bad.exit_code == 1
     assert isinstance(bad.exception, SystemExit), bad.exception
     assert "expected a file written by torch.save" in bad.stderr
-    assert not (tmp_path / "other").exists()
+    assert not (tmp_path / "other.safetensors").exists()
