@@ -151,7 +151,7 @@ def _house(site: Site, plan: Plan, nursery: Nursery, parcel: Parcel) -> None:
     d = side.lot + parcel.setback + depth / 2 + (0 if row else 0.6)
     turn = 0.0 if parcel.side > 0 else np.pi
     site.put(house, s, parcel.side * d, turn + (0 if row else float(rng.normal(0, 0.03))))
-    if rng.random() < 0.2:
+    if rng.random() < 0.1:
         leaves = vegetation.ivy(rng, min(width, 3.0), float(rng.uniform(2, 5)))
         site.put(leaves, s, parcel.side * (d - depth / 2 - (0 if row else 0.05)), turn)
     _at_wall(site, parcel, s, width, d - depth / 2)

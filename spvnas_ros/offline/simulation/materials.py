@@ -47,7 +47,7 @@ MATERIALS = (
     Material("wood", 0.35, grain=0.02),
     Material("bare metal", 0.42, 0.3),
     Material("painted metal", 0.38, 0.12),
-    Material("leaves", 0.26),
+    Material("leaves", 0.26, grain=0.03),
     Material("needles", 0.20),
     Material("bark", 0.28, grain=0.012),
     Material("retroreflector", 0.75),

@@ -48,7 +48,7 @@ class Nursery:
         bushes = [vegetation.bush(rng, float(rng.uniform(0.9, 2.8)), float(rng.uniform(0.6, 2.7))) for _ in range(7)]
         far_bushes = [vegetation.bush(rng, float(rng.uniform(1.2, 3)), float(rng.uniform(1, 3)), 90) for _ in range(4)]
         hedges = [
-            vegetation.hedge(rng, HEDGE_PIECE, float(rng.uniform(0.4, 1.1)), float(rng.uniform(0.5, 2.1)))
+            vegetation.hedge(rng, HEDGE_PIECE, float(rng.uniform(0.4, 1.1)), float(rng.uniform(0.5, 1.8)))
             for _ in range(5)
         ]
         covers = [

@@ -172,7 +172,8 @@ def hedge(rng: np.random.Generator, length: float, depth: float, height: float) 
     x = (np.arange(pieces) + 0.5) * step - length / 2
     wild = 0.02 if clipped else float(rng.choice([0.03, 0.05, 0.16]))
     tall = height * (1 + rng.normal(0, wild, pieces)) - 0.25 * loose
-    deep = (depth - 0.16 * loose) * (1 + rng.normal(0, wild, pieces)) - 0.2 * loose
+    # The core of an unclipped one is thin, so that most beams end in its leaves: real hedges are rougher than walls.
+    deep = (depth - 0.16 * loose) * (1 + rng.normal(0, wild, pieces)) * (1.0 if clipped else 0.6) - 0.2 * loose
     wide = step * (1.0 if clipped else 0.8)
     core = boxes(
         np.stack([np.full(pieces, wide), np.maximum(deep, 0.12), np.maximum(tall, 0.2)], axis=1),
