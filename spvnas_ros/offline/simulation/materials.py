@@ -63,6 +63,7 @@ MATERIALS = (
     Material("clipped leaves", 0.27, grain=0.055),
     Material("worn sign", 0.5, grain=0.008),
     Material("rough stone", 0.30, grain=0.04),
+    Material("dark plaster", 0.27, grain=0.026),
     Material("pale bark", 0.42, grain=0.012),
     Material("dark bark", 0.17, grain=0.015),
 )
