@@ -41,7 +41,9 @@ def style(rng: np.random.Generator, floors: int, flat: float, detail: bool = Tru
     """Draws a random style; `flat` is the probability of a flat roof."""
     roof = "flat" if rng.random() < flat else str(rng.choice(["gable", "gable", "cross", "hip"]))
     return Style(
-        wall=str(rng.choice(["plaster", "plaster", "dark plaster", "dark plaster", "brick", "concrete", "rough stone"])),
+        wall=str(
+            rng.choice(["plaster", "plaster", "dark plaster", "dark plaster", "brick", "concrete", "rough stone"])
+        ),
         roof=roof,
         floors=floors,
         floor=float(rng.uniform(2.6, 3.3)),
@@ -248,5 +250,6 @@ def shed(rng: np.random.Generator) -> Mesh:
 
 def wooden(part: Mesh) -> Mesh:
     """Returns the building with wooden walls, like a barn."""
-    plain = np.isin(part.material, [material(name) for name in ("plaster", "dark plaster", "brick", "concrete", "rough stone")])
+    walls = ("plaster", "dark plaster", "brick", "concrete", "rough stone")
+    plain = np.isin(part.material, [material(name) for name in walls])
     return replace(part, material=np.where(plain, np.uint8(material("wood")), part.material).astype(np.uint8))
