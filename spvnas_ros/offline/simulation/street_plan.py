@@ -12,7 +12,7 @@ from spvnas_ros.offline.simulation.mesh import Floats
 
 KINDS = ("urban", "residential", "suburban", "highway", "rural", "parking")
 """The kinds of streets; `parking` is a parking lot with many rows of cars."""
-MIX = (0.2, 0.23, 0.21, 0.15, 0.14, 0.07)
+MIX = (0.17, 0.22, 0.22, 0.16, 0.16, 0.07)
 """Shares of the kinds where none is asked for."""
 
 
@@ -211,11 +211,11 @@ _MOTORWAY = _Flavour(
 )  # fmt: skip
 """Half of the highways: little but road, rails, plants and bridges of signs, as in SemanticKITTI's sequence 01."""
 _TOWN = _Flavour(
-    (2.7, 3.6), (1,), 0.3, 0.05, (1.2, 3.0), 1.0, (0.0, 0.3), (8, 19), (0.0, 0.9),
+    (2.7, 3.6), (1,), 0.3, 0.05, (1.2, 3.0), 1.0, (0.0, 0.25), (8, 19), (0.0, 0.9),
     {"row": 0.68, "house": 0.1, "parking": 0.03, "garden": 0.14, "works": 0.05},
     {"none": 0.5, "hedge": 0.14, "low wall": 0.14, "bars": 0.1, "wall": 0.04, "cover": 0.08}, 0.05, 0.12, 0.0,
 )  # fmt: skip
-_TOWNS = {"urban": 0.65, "residential": 0.45}
+_TOWNS = {"urban": 0.6, "residential": 0.4}
 """Shares of streets whose fronts stand 3 to 8 m from the vehicle, where a LiDAR sees their lowest 2 m only."""
 
 
