@@ -212,7 +212,7 @@ _MOTORWAY = _Flavour(
 """Half of the highways: little but road, rails, plants and bridges of signs, as in SemanticKITTI's sequence 01."""
 _TOWN = _Flavour(
     (2.7, 3.6), (1,), 0.3, 0.05, (1.2, 3.0), 1.0, (0.0, 0.25), (8, 19), (0.0, 0.9),
-    {"row": 0.68, "house": 0.1, "parking": 0.03, "garden": 0.14, "works": 0.05},
+    {"row": 0.58, "house": 0.1, "parking": 0.03, "garden": 0.24, "works": 0.05},
     {"none": 0.5, "hedge": 0.14, "low wall": 0.14, "bars": 0.1, "wall": 0.04, "cover": 0.08}, 0.05, 0.12, 0.0,
 )  # fmt: skip
 _TOWNS = {"urban": 0.6, "residential": 0.4}
