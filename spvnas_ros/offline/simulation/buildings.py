@@ -12,6 +12,7 @@ from spvnas_ros.offline.simulation.mesh import Floats, Mesh, labelled, merge, me
 from spvnas_ros.offline.simulation.shapes import boxes, quads
 
 BUILDING = 50
+_WALLS = ("plaster", "dark plaster", "brick", "concrete", "rough stone")
 
 Grid = tuple[Floats, Floats]
 """x and z of the lower or of the upper corners of a wall's panels."""
@@ -41,7 +42,7 @@ def style(rng: np.random.Generator, floors: int, flat: float, detail: bool = Tru
     """Draws a random style; `flat` is the probability of a flat roof."""
     roof = "flat" if rng.random() < flat else str(rng.choice(["gable", "gable", "cross", "hip"]))
     return Style(
-        wall=str(rng.choice(["plaster", "plaster", "plaster", "brick", "concrete"])),
+        wall=str(rng.choice([*_WALLS, "plaster", "dark plaster"])),
         roof=roof,
         floors=floors,
         floor=float(rng.uniform(2.6, 3.3)),
@@ -248,5 +249,5 @@ def shed(rng: np.random.Generator) -> Mesh:
 
 def wooden(part: Mesh) -> Mesh:
     """Returns the building with wooden walls, like a barn."""
-    plain = np.isin(part.material, [material("plaster"), material("brick"), material("concrete")])
+    plain = np.isin(part.material, [material(name) for name in _WALLS])
     return replace(part, material=np.where(plain, np.uint8(material("wood")), part.material).astype(np.uint8))

@@ -40,10 +40,10 @@ from spvnas_ros.workers import begin_worker
 
 FORMATS = ("semantic-kitti", "kitti", "bag", "boxes")
 CONFIGURATION = "simulation.json"
-_VERSION = 2
+_VERSION = 3
 """Version of the simulator. A folder is continued only by the version that began it."""
-_BOXES_VERSION = 3
-"""Version of what it writes with boxes: since 2 these have ids, and 3 goes with version 2 of the simulator."""
+_BOXES_VERSION = 4
+"""Version of what it writes with boxes: since 2 these have ids; 3 goes with version 2 of the simulator, 4 with 3."""
 _NO_MOUNTS: dict[str, object] = {"mount_height": None, "mount_tilt": 0.0, "mount_share": 1.0}
 _MOUNTS = 0x6D6F756E74
 """Distinguishes the random numbers of mounts from those of scans."""

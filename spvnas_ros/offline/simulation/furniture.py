@@ -140,7 +140,9 @@ def fence_piece(rng: np.random.Generator, kind: str, height: float) -> Mesh:
         bars = boxes((0.09, 0.02, height - 0.05), _spread(x, 0.05), "wood", FENCE)
         return merge([posts, bars, boxes((2, 0.04, 0.08), [[0, 0.03, 0.25], [0, 0.03, height - 0.3]], "wood", FENCE)])
     if kind == "panel":
-        return merge([posts, boxes((1.92, 0.04, height - 0.1), [0, 0, 0.08], "wood", FENCE)])
+        x = np.arange(-0.9, 1.0, 0.15)
+        at = _spread(x, 0.08) + np.array([0, 1, 0]) * (0.05 * (np.arange(len(x)) % 2))[:, None]
+        return merge([posts, boxes((0.155, 0.03, height - 0.1), at, "wood", FENCE)])
     if kind == "boards":
         z = np.arange(0.15, height - 0.1, 0.32)
         at = np.stack([np.zeros_like(z), np.zeros_like(z), z], axis=1)
@@ -155,7 +157,13 @@ def fence_piece(rng: np.random.Generator, kind: str, height: float) -> Mesh:
     if kind == "rail":
         return _guard_rail()
     deep = float(rng.uniform(0.2, 0.4))
-    return boxes((2.02, deep, height + 0.4), [0, 0, -0.4], str(rng.choice(["concrete", "brick", "plaster"])), FENCE)
+    of = str(rng.choice(["concrete", "brick", "plaster", "rough stone", "rough stone"]))
+    parts = [boxes((2.02, deep, height + 0.4), [0, 0, -0.4], of, FENCE)]
+    if rng.random() < 0.5:
+        parts.append(boxes((0.4, deep + 0.14, height + 0.5), [-0.8, 0, -0.4], of, FENCE))
+    if rng.random() < 0.5:
+        parts.append(boxes((2.02, deep + 0.12, 0.06), [0, 0, height], "concrete", FENCE))
+    return merge(parts)
 
 
 def _spread(x: Floats, z: float) -> Floats:

@@ -21,7 +21,16 @@ _FLOORS = {
     "rural": (1, 3),
     "parking": (1, 3),
 }
-_FENCE_HEIGHT = {"low wall": (0.3, 0.9), "wall": (1.3, 2.2), "picket": (0.7, 1.2), "rail": (0.8, 0.81)}
+# What is as dense as a facade ends below the sensor, so that beams pass above it: near the road, only facades fill the
+# whole view upwards. Real fences have a median of 1 m, and one in ten is higher than 1.6 m.
+_FENCE_HEIGHT = {
+    "low wall": (0.3, 1.0),
+    "wall": (0.9, 1.6),
+    "panel": (0.9, 1.65),
+    "boards": (0.8, 1.5),
+    "picket": (0.7, 1.2),
+    "rail": (0.8, 0.81),
+}
 
 
 def fill_parcels(site: Site, plan: Plan, nursery: Nursery) -> None:
@@ -142,7 +151,7 @@ def _house(site: Site, plan: Plan, nursery: Nursery, parcel: Parcel) -> None:
     d = side.lot + parcel.setback + depth / 2 + (0 if row else 0.6)
     turn = 0.0 if parcel.side > 0 else np.pi
     site.put(house, s, parcel.side * d, turn + (0 if row else float(rng.normal(0, 0.03))))
-    if rng.random() < 0.2:
+    if rng.random() < 0.1:
         leaves = vegetation.ivy(rng, min(width, 3.0), float(rng.uniform(2, 5)))
         site.put(leaves, s, parcel.side * (d - depth / 2 - (0 if row else 0.05)), turn)
     _at_wall(site, parcel, s, width, d - depth / 2)

@@ -47,9 +47,9 @@ MATERIALS = (
     Material("wood", 0.35, grain=0.02),
     Material("bare metal", 0.42, 0.3),
     Material("painted metal", 0.38, 0.12),
-    Material("leaves", 0.26),
+    Material("leaves", 0.26, grain=0.03),
     Material("needles", 0.20),
-    Material("bark", 0.28),
+    Material("bark", 0.28, grain=0.012),
     Material("retroreflector", 0.75),
     Material("clothes, dark", 0.24),
     Material("clothes, light", 0.55),
@@ -60,8 +60,12 @@ MATERIALS = (
     Material("worn asphalt", 0.29, 0.03, grain=0.005),
     Material("mown lawn", 0.38, grain=0.006),
     Material("dry soil", 0.33, grain=0.009),
-    Material("clipped leaves", 0.27, grain=0.03),
+    Material("clipped leaves", 0.27, grain=0.055),
     Material("worn sign", 0.5, grain=0.008),
+    Material("rough stone", 0.30, grain=0.04),
+    Material("dark plaster", 0.27, grain=0.026),
+    Material("pale bark", 0.42, grain=0.012),
+    Material("dark bark", 0.17, grain=0.015),
 )
 
 _INDEX = {material.name: index for index, material in enumerate(MATERIALS)}

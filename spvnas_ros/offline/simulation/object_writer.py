@@ -50,7 +50,10 @@ def objects_of(lidar: Lidar, scan: SimulatedScan, t: float) -> Objects:
         x, y, z, yaw = actor.pose(met.moment)
         box = np.array([[x, y, z + actor.size[2] / 2, *actor.size, yaw]])
         kinds.append(SEMANTIC_KITTI.classes[label])
-        boxes.append(moved(box, np.linalg.inv(met.frame))[0])
+        shown = moved(box, np.linalg.inv(met.frame))[0]
+        # Tables have four decimals, and 3.1416 would lie beyond half a turn.
+        shown[6] = np.clip(shown[6], -3.1415, 3.1415)
+        boxes.append(shown)
         points.append(int(counts[actor.instance]))
         occlusion.append(occlusion_of(lidar.visible_share(actor, met.moment, met.sensor)))
         ids.append(actor.instance)

@@ -45,10 +45,10 @@ class Nursery:
         if rng.random() < 0.35:
             trees[0] = vegetation.dead_tree(rng, heights[0])
         far = [vegetation.tree(rng, kind, float(rng.uniform(7, 16)), 360) for kind in kinds[:4]]
-        bushes = [vegetation.bush(rng, float(rng.uniform(0.9, 2.8)), float(rng.uniform(0.7, 3.2))) for _ in range(7)]
+        bushes = [vegetation.bush(rng, float(rng.uniform(0.9, 2.8)), float(rng.uniform(0.6, 2.7))) for _ in range(7)]
         far_bushes = [vegetation.bush(rng, float(rng.uniform(1.2, 3)), float(rng.uniform(1, 3)), 90) for _ in range(4)]
         hedges = [
-            vegetation.hedge(rng, HEDGE_PIECE, float(rng.uniform(0.4, 1.1)), float(rng.uniform(0.5, 2.5)))
+            vegetation.hedge(rng, HEDGE_PIECE, float(rng.uniform(0.4, 1.1)), float(rng.uniform(0.5, 1.8)))
             for _ in range(5)
         ]
         covers = [

@@ -12,7 +12,7 @@ from spvnas_ros.offline.simulation.mesh import Floats
 
 KINDS = ("urban", "residential", "suburban", "highway", "rural", "parking")
 """The kinds of streets; `parking` is a parking lot with many rows of cars."""
-MIX = (0.16, 0.21, 0.22, 0.17, 0.17, 0.07)
+MIX = (0.17, 0.22, 0.22, 0.16, 0.16, 0.07)
 """Shares of the kinds where none is asked for."""
 
 
@@ -168,26 +168,26 @@ _FLAVOURS = {
     "urban": _Flavour(
         (3.1, 3.9), (1, 1, 2), 0.45, 0.2, (1.4, 6.0), 1.0, (0.05, 0.5), (11, 22), (0.0, 1.2),
         {"row": 0.58, "house": 0.12, "parking": 0.05, "garden": 0.19, "works": 0.06},
-        {"none": 0.44, "hedge": 0.21, "low wall": 0.1, "bars": 0.1, "wall": 0.08, "cover": 0.07}, 0.45, 0.1, 0.0,
+        {"none": 0.44, "hedge": 0.21, "low wall": 0.14, "bars": 0.1, "wall": 0.04, "cover": 0.07}, 0.45, 0.1, 0.0,
     ),
     "residential": _Flavour(
         (3.1, 4.4), (1,), 0.25, 0.3, (1.2, 5.2), 1.0, (0.0, 0.42), (9, 18), (0.8, 7.0),
         {"row": 0.2, "house": 0.54, "parking": 0.04, "garden": 0.18, "works": 0.04},
-        {"hedge": 0.46, "low wall": 0.16, "picket": 0.07, "bars": 0.07, "mesh": 0.05, "panel": 0.04,
+        {"hedge": 0.4, "low wall": 0.18, "picket": 0.07, "bars": 0.07, "mesh": 0.05, "panel": 0.04,
          "thicket": 0.05, "cover": 0.12, "none": 0.12},
         0.2, 0.5, 0.4,
     ),
     "suburban": _Flavour(
         (3.2, 4.8), (1,), 0.15, 0.5, (1.3, 5.2), 0.95, (0.0, 0.35), (13, 24), (2.5, 11.0),
         {"house": 0.57, "parking": 0.03, "garden": 0.18, "meadow": 0.07, "wood": 0.11, "works": 0.04},
-        {"hedge": 0.42, "picket": 0.08, "panel": 0.06, "mesh": 0.08, "boards": 0.05, "wall": 0.05,
+        {"hedge": 0.38, "picket": 0.1, "panel": 0.06, "mesh": 0.1, "boards": 0.05, "wall": 0.03,
          "thicket": 0.08, "cover": 0.12, "none": 0.16},
         0.2, 0.65, 0.8,
     ),
     "highway": _Flavour(
         (3.4, 3.8), (1, 2, 2, 3), 0.0, 0.4, (2.0, 6.0), 0.5, (0.0, 0.02), (20, 45), (10.0, 25.0),
         {"meadow": 0.35, "wood": 0.39, "works": 0.1, "field": 0.16},
-        {"none": 0.22, "rail": 0.12, "hedge": 0.15, "wall": 0.06, "mesh": 0.09, "thicket": 0.19, "cover": 0.12},
+        {"none": 0.22, "rail": 0.12, "hedge": 0.15, "wall": 0.03, "mesh": 0.12, "thicket": 0.19, "cover": 0.12},
         0.6, 0.0, 1.0,
     ),
     "rural": _Flavour(
@@ -207,9 +207,16 @@ _NARROWEST = 2.5
 _MOTORWAY = _Flavour(
     (3.4, 3.8), (2, 2, 3), 0.0, 0.0, (1.0, 2.0), 0.0, (0.0, 0.0), (25, 60), (20.0, 30.0),
     {"meadow": 0.4, "wood": 0.4, "field": 0.2},
-    {"none": 0.48, "thicket": 0.2, "cover": 0.12, "wall": 0.12, "mesh": 0.08}, 1.0, 0.0, 1.0,
+    {"none": 0.48, "thicket": 0.2, "cover": 0.12, "wall": 0.04, "mesh": 0.16}, 1.0, 0.0, 1.0,
 )  # fmt: skip
 """Half of the highways: little but road, rails, plants and bridges of signs, as in SemanticKITTI's sequence 01."""
+_TOWN = _Flavour(
+    (2.7, 3.6), (1,), 0.3, 0.05, (1.2, 3.0), 1.0, (0.0, 0.25), (8, 19), (0.0, 0.9),
+    {"row": 0.58, "house": 0.1, "parking": 0.03, "garden": 0.24, "works": 0.05},
+    {"none": 0.5, "hedge": 0.14, "low wall": 0.14, "bars": 0.1, "wall": 0.04, "cover": 0.08}, 0.05, 0.12, 0.0,
+)  # fmt: skip
+_TOWNS = {"urban": 0.6, "residential": 0.4}
+"""Shares of streets whose fronts stand 3 to 8 m from the vehicle, where a LiDAR sees their lowest 2 m only."""
 
 
 def draw_plan(kind: str, length: float, rng: np.random.Generator) -> Plan:
@@ -217,6 +224,8 @@ def draw_plan(kind: str, length: float, rng: np.random.Generator) -> Plan:
     flavour = _FLAVOURS[kind]
     if kind == "highway" and rng.random() < 0.5:
         flavour = _MOTORWAY
+    elif rng.random() < _TOWNS.get(kind, 0.0):
+        flavour = _TOWN
     lanes = int(rng.choice(flavour.lanes))
     median = float(rng.uniform(0.6, 6.5)) if rng.random() < flavour.median else 0.0
     road = lanes * float(rng.uniform(*flavour.road))

@@ -54,7 +54,7 @@ def tree(rng: np.random.Generator, kind: str, height: float, detail: int = 900) 
     if kind == "conifer":
         return _conifer(rng, height, detail)
     thick = (0.014 * height + float(rng.uniform(0.02, 0.1))) * float(rng.choice([0.7, 1.0, 1.0, 1.5]))
-    bare = min(float(rng.uniform(0.12, 0.36)) * height, float(rng.uniform(1.0, 3.8)))
+    bare = min(float(rng.uniform(0.1, 0.32)) * height, float(rng.uniform(1.0, 3.0)))
     wide = {"broad": 0.66, "slim": 0.3, "young": 0.4}[kind] * height * float(rng.uniform(0.75, 1.2))
     shape = {"broad": ("round", "flat")[int(rng.integers(2))], "slim": "column", "young": "round"}[kind]
     lean = rng.normal(0, 0.02, 2) * height
@@ -71,10 +71,10 @@ def tree(rng: np.random.Generator, kind: str, height: float, detail: int = 900) 
     )
     flare = float(rng.uniform(1.15, 1.7))
     radii = np.array([thick * flare, thick * 1.05, thick, thick * 0.93, thick * 0.85, thick * 0.45])
-    stems = [polyline(stem, radii, "bark", TRUNK, sides=8)]
+    stems = _stem(rng, stem, radii, 8)
     if rng.random() < 0.12:
         apart = np.array([*rng.normal(0, 2.2 * thick, 2), 0.0])
-        stems.append(polyline(stem * [1.6, 1.6, 1.0] + apart, radii * 0.7, "bark", TRUNK, sides=6))
+        stems += _stem(rng, stem * [1.6, 1.6, 1.0] + apart, radii * 0.7, 6)
     cloud = crown(shape, wide, height - bare * 0.85, detail, rng) + [*lean * 0.6, bare * 0.85]
     size = 0.19 + 0.012 * wide
     roots = np.repeat([[*lean * 0.5, bare * 1.02]], 5, axis=0) + rng.uniform(0, 0.12, (5, 1)) * [[0, 0, height]]
@@ -87,6 +87,24 @@ def tree(rng: np.random.Generator, kind: str, height: float, detail: int = 900) 
             leaves(cloud, size, rng),
         ]
     )
+
+
+def _stem(rng: np.random.Generator, line: Floats, radii: Floats, sides: int) -> list[Mesh]:
+    """Builds a trunk along a line `[N, 3]`, of one bark or of pale and dark pieces, as where it peels."""
+    barks = ["bark", "pale bark", "dark bark"]
+    if rng.random() < 0.5:
+        return [polyline(line, radii, str(rng.choice(barks)), TRUNK, sides)]
+    steps = np.linspace(0, 1, 4 * (len(line) - 1) + 1)
+    at = np.linspace(0, 1, len(line))
+    fine = np.stack([np.interp(steps, at, column) for column in line.T], axis=1)
+    thick = np.interp(steps, at, radii)
+    names = rng.choice(barks, len(fine) - 1, p=[0.5, 0.25, 0.25])
+    return [
+        tubes(fine[:-1][names == bark], fine[1:][names == bark], thick[:-1][names == bark], bark, TRUNK, sides,
+              thick[1:][names == bark])
+        for bark in barks
+        if (names == bark).any()
+    ]  # fmt: skip
 
 
 def _around_foot(rng: np.random.Generator, kind: str, thick: float) -> list[Mesh]:
@@ -143,17 +161,19 @@ def dead_tree(rng: np.random.Generator, height: float) -> Mesh:
 
 
 def hedge(rng: np.random.Generator, length: float, depth: float, height: float) -> Mesh:
-    """Builds a hedge along x around the origin: a dense core with leaves on it, evenly cut or wavy. A clipped one is as
-    even as a wall.
+    """Builds a hedge along x around the origin: a dense core with leaves on it, evenly cut or wavy. A clipped one is
+    nearly as even as a wall, but low: beams pass above it.
     """
     clipped = bool(rng.random() < 0.4)
+    height = min(height, 1.6) if clipped else height
     loose = 0.35 if clipped else 1.0
     pieces = max(round(length / 0.9), 1)
     step = length / pieces
     x = (np.arange(pieces) + 0.5) * step - length / 2
     wild = 0.02 if clipped else float(rng.choice([0.03, 0.05, 0.16]))
     tall = height * (1 + rng.normal(0, wild, pieces)) - 0.25 * loose
-    deep = (depth - 0.16 * loose) * (1 + rng.normal(0, wild, pieces)) - 0.2 * loose
+    # The core of an unclipped one is thin, so that most beams end in its leaves: real hedges are rougher than walls.
+    deep = (depth - 0.16 * loose) * (1 + rng.normal(0, wild, pieces)) * (1.0 if clipped else 0.6) - 0.2 * loose
     wide = step * (1.0 if clipped else 0.8)
     core = boxes(
         np.stack([np.full(pieces, wide), np.maximum(deep, 0.12), np.maximum(tall, 0.2)], axis=1),

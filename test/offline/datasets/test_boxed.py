@@ -24,7 +24,7 @@ from spvnas_ros.recordings.object_tables import HEADER, Objects, read_objects_of
 def drive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A street in three formats, seen by a small sensor that does not deskew."""
     out = tmp_path_factory.mktemp("boxed") / "drive"
-    plan = Plan("vlp16", 2, seed=5, kind="urban", formats=("semantic-kitti", "kitti", "boxes"))
+    plan = Plan("vlp16", 2, seed=6, kind="urban", formats=("semantic-kitti", "kitti", "boxes"))
     assert [done.scans for done in simulate(plan, 1, out)] == [2]
     return out
 

@@ -32,7 +32,7 @@ RANGE = (-25.6, -25.6, -3.0, 25.6, 25.6, 1.0)
 @pytest.fixture(scope="module")
 def drive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("boxed") / "drive"
-    plan = Plan("vlp16", 3, seed=5, kind="urban", formats=("semantic-kitti", "boxes"))
+    plan = Plan("vlp16", 3, seed=6, kind="urban", formats=("semantic-kitti", "boxes"))
     assert [done.scans for done in simulate(plan, 1, out)] == [3]
     return out
 

@@ -38,7 +38,7 @@ def ground(height: float = 0.0, of: str = "painted metal", label: int = 40) -> M
     return mesh(corners, [(0, 1, 2), (0, 2, 3)], of, label)
 
 
-def wall(x: float, of: str = "bark", label: int = 50) -> Mesh:
+def wall(x: float, of: str = "roof tiles", label: int = 50) -> Mesh:
     corners = [(x, -50, -5), (x, 50, -5), (x, 50, 50), (x, -50, 50)]
     return mesh(corners, [(0, 1, 2), (0, 2, 3)], of, label)
 
@@ -187,7 +187,7 @@ def test_what_moves_stands_where_the_beams_pass_it(bearing: float, speed: float,
 
 
 def test_glass_lets_its_share_of_the_rays_through() -> None:
-    scan = take(scene(merge([wall(10, "glass", 50), wall(15, "bark", 51)])), exact(VLP16))
+    scan = take(scene(merge([wall(10, "glass", 50), wall(15, "roof tiles", 51)])), exact(VLP16))
     ahead = np.abs(np.arctan2(scan.points[:, 1], scan.points[:, 0])) < 0.8
     behind = scan.labels[ahead] == 51
     np.testing.assert_allclose(scan.points[ahead, 0], np.where(behind, 15, 10), atol=_FINE)
