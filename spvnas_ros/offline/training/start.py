@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from spvnas_ros.labels import LabelMap
-from spvnas_ros.nets.box_spec import BoxClass, branch_difference
+from spvnas_ros.nets.box_spec import BoxBranchSpec, BoxClass, branch_difference
 from spvnas_ros.nets.detector_spec import CONVENTIONS, DetectorSpec
 from spvnas_ros.nets.second import Second
 from spvnas_ros.nets.spec import NetSpec, summary
@@ -146,12 +146,21 @@ def _branch(asked: BoxBranchConfig, voxel_size: float) -> Start:
     branch, spec = _open(asked.start), asked.spec(voxel_size)
     if (theirs := branch.net.spec.boxes) is None:
         raise ConfigError(f"boxes.start: {asked.start} has no box branch; name a network that finds boxes")
-    if theirs != spec:
+    if _with_overlaps(theirs, spec) != spec:
         raise ConfigError(
             f"boxes.start: the branch of {asked.start} is not the recipe's: {branch_difference(theirs, spec)}; change "
             "the recipe's boxes, or leave out boxes.start"
         )
     return branch
+
+
+def _with_overlaps(branch: BoxBranchSpec, other: BoxBranchSpec) -> BoxBranchSpec:
+    """Returns a branch with the overlaps of another one, which are of training alone."""
+    pairs = zip(branch.head.classes, other.head.classes, strict=False)
+    classes = tuple(replace(a, positive=b.positive, negative=b.negative) for a, b in pairs)
+    if len(classes) < len(branch.head.classes):
+        return branch
+    return replace(branch, head=replace(branch.head, classes=classes))
 
 
 def _begin_detector(recipe: Recipe, asked: DetectorConfig) -> tuple[Recipe, DetectorStart]:

@@ -301,7 +301,9 @@ def test_a_branch_alone_is_learnt_and_the_labels_stay_bit_by_bit(path: Path, dri
     save_checkpoint(tmp_path / "other.safetensors", other, replace(theirs, weights_sha256=None))
     moved = [f"start={tmp_path / 'other.safetensors'}", "net={}", "boxes.only=true"]
     moved += [f"boxes.start={tmp_path / 'run' / 'last.safetensors'}"]
-    job = job_of(path, *moved)
+    boxes = yaml.safe_load(path.read_text())["boxes"]["classes"]
+    boxes[0] |= {"positive": 0.45, "negative": 0.3}  # of training alone
+    job = job_of(path, *moved, f"boxes.classes={json.dumps(boxes)}")
     assert not any("begins at random" in line for line in job.remarks())
     state, labels = job.task(3).net.state_dict(), other.state_dict()
     for name, value in own.items():
