@@ -70,7 +70,7 @@ kernels: $(INSTALLED)
 	$(BIN)/python test/helpers/compiled_kernels.py
 
 unit: $(MESSAGES) kernels
-	$(BIN)/python -m pytest --numprocesses=3 --dist=loadfile --durations=15
+	$(BIN)/python -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder --durations=15
 
 soak: $(MESSAGES)
 	$(BIN)/python -m spvnas_ros.trials.soak --seconds $(SOAK_SECONDS)
