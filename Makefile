@@ -65,7 +65,7 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The CPU kernels of each precision, compiled once: processes that start together would each compile all of them.
+# The CPU kernels of each precision, of frames and of training, compiled once: processes that start together would each compile all of them.
 kernels: $(INSTALLED)
 	$(BIN)/python test/helpers/compiled_kernels.py
 
