@@ -12,6 +12,8 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 SPVNAS_SHARED ?= ../shared
 export SPVNAS_SHARED
+# Every process of a test would compile the package's sources anew.
+export PYTHONDONTWRITEBYTECODE :=
 # Tests call colcon and the project's own commands by name.
 export PATH := $(abspath $(BIN)):$(PATH)
 
@@ -31,7 +33,7 @@ MESSAGE_SOURCES := $(wildcard $(addprefix spvnas_ros/ros/build_messages/,*.py de
 BENCH_SCAN ?= $(wildcard $(SPVNAS_SHARED)/golden/full_scan.bin)
 SOAK_SECONDS ?= 600
 
-.PHONY: install messages demo test lint unit soak bench bench-gpu clean
+.PHONY: install messages demo test lint kernels unit soak bench bench-gpu clean
 
 install: $(INSTALLED)
 
@@ -52,7 +54,10 @@ $(MESSAGES): $(INSTALLED) $(MESSAGE_SOURCES)
 demo: $(MESSAGES)
 	$(BIN)/python -m spvnas_ros.demo $(BAG) $(if $(WEIGHTS),--weights $(WEIGHTS)) --out runs/demo
 
-test: lint unit
+# mypy has one core at a time: the kernels are compiled on another.
+test:
+	$(MAKE) --jobs=2 lint kernels
+	$(MAKE) unit
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -60,8 +65,12 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-unit: $(MESSAGES)
-	$(BIN)/python -m pytest --numprocesses=3 --dist=loadfile --durations=15
+# The CPU kernels of each precision, of frames and of training, compiled once: processes that start together would each compile all of them.
+kernels: $(INSTALLED)
+	$(BIN)/python test/helpers/compiled_kernels.py
+
+unit: $(MESSAGES) kernels
+	$(BIN)/python -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder --durations=15
 
 soak: $(MESSAGES)
 	$(BIN)/python -m spvnas_ros.trials.soak --seconds $(SOAK_SECONDS)

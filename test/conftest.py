@@ -20,6 +20,19 @@ from tiny_detectors import write_detector
 settings.register_profile("untimed", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
+LONG = ("kernels/cuda", "offline/training", "trials", "demo", "engine", "cli", "offline/search", "viewer", "ros")
+"""Rooms with files that take long, the longest first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the long files first: at the end several processes share short ones, and none waits for another."""
+
+    def rank(item: pytest.Item) -> int:
+        room = item.path.parent.relative_to(Path(__file__).parent).as_posix()
+        return next((number for number, name in enumerate(LONG) if room.startswith(name)), len(LONG))
+
+    items.sort(key=rank)
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:

@@ -1,6 +1,6 @@
 """Hold the node under load and mishaps, and watch its memory and threads from outside.
 
-    python -m spvnas_ros.trials.soak [--seconds 600] [--points 120000] [--rate 10] [--leak 0]
+    python -m spvnas_ros.trials.soak [--seconds 600] [--points 120000] [--rate 10] [--least 100] [--leak 0]
 
 A driver in a process of its own sends clouds, garbage between them, and now and then a stamp of an hour ago.
 Twice it is killed and comes back. The node is the real one, in a process of its own, with a network that answers at
@@ -47,9 +47,6 @@ _JUMP_EVERY, _JUMP_NS = 25, 3_600_000_000_000
 _LIVES = 3
 """Of the driver: it is killed at the end of all but the last."""
 
-_LEAST_CLOUDS = 100
-"""Answered in each life, however long that takes: a busy machine gets the time it needs."""
-
 _WARM_UP_CLOUDS = 60
 _SAMPLE_SECONDS = 0.1
 _START_SECONDS = 60.0
@@ -70,12 +67,14 @@ class Load:
     seconds: how long, at least
     points:  of a cloud
     rate:    clouds a second; twice as much garbage comes between
+    least:   clouds answered in each life of the driver, however long that takes: a busy machine gets the time it needs
     leak:    bytes that the node is to leak with each cloud, to see that it is found
     """
 
     seconds: float
     points: int
     rate: float
+    least: int
     leak: int
 
 
@@ -260,8 +259,8 @@ class _Watch:
 
     def _lived(self, seconds: float, answered: int) -> bool:
         if seconds > self._load.seconds / _LIVES + _START_SECONDS:
-            raise ExchangeError(f"{answered} clouds were answered in {seconds:.0f} s, expected {_LEAST_CLOUDS}")
-        return seconds > self._load.seconds / _LIVES and answered >= _LEAST_CLOUDS
+            raise ExchangeError(f"{answered} clouds were answered in {seconds:.0f} s, expected {self._load.least}")
+        return seconds > self._load.seconds / _LIVES and answered >= self._load.least
 
     def _count(self, driver: subprocess.Popen[bytes], begun: Event) -> None:
         assert driver.stdout is not None
@@ -357,6 +356,7 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=600.0, help="how long (default 600)")
     parser.add_argument("--points", type=int, default=120_000, help="points of a cloud (default 120000)")
     parser.add_argument("--rate", type=float, default=10.0, help="clouds a second (default 10)")
+    parser.add_argument("--least", type=int, default=100, help="clouds answered a driver's life (default 100)")
     parser.add_argument("--leak", type=int, default=0, help="bytes the node is to leak with each cloud (default 0)")
     parser.add_argument("--node", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--driver", help=argparse.SUPPRESS)
@@ -366,7 +366,7 @@ def main(args: list[str] | None = None) -> int:
         return run(lambda: _CountingNode(options.node, options.leak), [sys.argv[0], *ros_args])
     if options.driver:
         return _drive(options.driver, options.points, options.rate, options.seed)
-    report = soak(Load(options.seconds, options.points, options.rate, options.leak))
+    report = soak(Load(options.seconds, options.points, options.rate, options.least, options.leak))
     print(report)
     problems = report.problems()
     for problem in problems:

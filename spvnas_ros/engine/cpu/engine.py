@@ -112,17 +112,15 @@ class CpuEngine:
         self._voxel_size = voxel_size
         self._memory, self._rehearsed = Buffers(later=_ARENA), 0
         self._lock = threading.Lock()
-        if hasattr(os, "register_at_fork"):
-            begin = weakref.WeakMethod(self._begin_forked)
-            os.register_at_fork(after_in_child=lambda: (method := begin()) and method())
         self._finder = None
         if net.boxes:
             self._finder = BoxFinder(net.boxes, self.team, narrow=self.precision != "fp32" and bfloat_is_fast())
         self._all: Sequence[int] = range(len(self._plan.steps))
         self._for_boxes = self._plan.for_boxes()
+        _ENGINES.add(self)
         self._warm_up()
 
-    def _begin_forked(self) -> None:
+    def begin_forked(self) -> None:
         """Unlocks the engine of a forked process, in which the thread that held the lock does not go on.
 
         Nor do torch's threads, on which the box branch would wait for ever: there it runs on one.
@@ -410,6 +408,19 @@ class CpuEngine:
         points[1, :3] = 1
         self.rehearse(points)
         logger.info("CPU engine: %s (%s), %d thread(s)", self.precision, self.precision_reason, self.team.threads)
+
+
+_ENGINES: weakref.WeakSet[CpuEngine] = weakref.WeakSet()
+"""Those of this process that are in use, for the one handler below: handlers cannot be taken back."""
+
+
+def _begin_forked() -> None:
+    for engine in tuple(_ENGINES):
+        engine.begin_forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_forked)
 
 
 def precision_of(net: PointVoxelUNet) -> tuple[Precision, str]:

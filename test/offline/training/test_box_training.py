@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,7 +31,7 @@ from spvnas_ros.offline.training.recipe_files import load_recipe
 from spvnas_ros.offline.training.schedules import momentum, rate_factor
 from spvnas_ros.recordings.object_tables import Objects, write_objects
 from spvnas_ros.zoo.detector_checkpoint import load_detector
-from training_runs import KILLED
+from training_runs import killed, train_in_two
 
 STEPS = 6
 
@@ -103,8 +99,7 @@ def test_a_killed_training_of_boxes_goes_on_as_if_nothing_had_happened(path: Pat
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert run(path, [], whole) == 0
     # The last checkpoint is of step 4; what follows it must be forgotten and done again.
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(path), str(broken)], capture_output=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    killed(path, broken)
     assert log_of(broken)[-1]["step"] == 5
     with pytest.raises(ConfigError, match=r"detector.width 2, now 4"):
         run(path, ["detector.width=4"], broken, resume=True)
@@ -324,9 +319,7 @@ def test_two_processes_train_the_detector_that_one_trains(path: Path, tmp_path: 
         "detector.convention=mmdet3d",
     ]
     assert run(path, overrides, tmp_path / "one") == 0
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
-    command += ["spvnas_ros.cli", "train", str(path), *overrides, "--out", str(tmp_path / "two")]
-    subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, timeout=300)
+    train_in_two(path, overrides, tmp_path / "two")
     one, two = (log_of(tmp_path / name) for name in ("one", "two"))
     assert len(one) == len(two) == 3
     for ours, theirs in zip(one[:2], two[:2], strict=True):

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +32,7 @@ from spvnas_ros.perception import Perception
 from spvnas_ros.recordings.object_tables import Objects, write_objects
 from spvnas_ros.recordings.scans import read_scan
 from spvnas_ros.zoo.checkpoint import Facts, load_checkpoint, save_checkpoint
-from training_runs import KILLED
+from training_runs import killed
 
 STEPS = 6
 WIDTHS = [4, 4, 4, 6, 6, 6, 6, 4, 4]
@@ -136,8 +133,7 @@ def log_of(folder: Path) -> list[dict[str, Any]]:
 def test_a_killed_training_goes_on_as_if_nothing_had_happened(path: Path, drive: Path, tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert run(path, [], whole) == 0
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(path), str(broken)], capture_output=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    killed(path, broken)
     with pytest.raises(ConfigError, match=r"boxes.width 4, now 8"):
         run(path, ["boxes.width=8"], broken, resume=True)
     assert run(path, [], broken, resume=True) == 0

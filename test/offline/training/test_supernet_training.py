@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,7 @@ from spvnas_ros.offline.training.config import ConfigError
 from spvnas_ros.offline.training.recipe_files import load_recipe
 from spvnas_ros.offline.training.supernet_job import SupernetJob
 from spvnas_ros.zoo.supernet_checkpoint import load_supernet
-from training_runs import KILLED, STEPS
+from training_runs import STEPS, killed
 
 SUPERNET = {
     "around": [4, 8, 8, 8, 8, 8, 8, 8, 8],
@@ -56,9 +53,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(supernet_recipe: Path, 
     """The kill is after step 5, the checkpoint of step 3, and channels are put into order before step 5."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert run(supernet_recipe, [], whole) == 0
-    command = [sys.executable, "-c", KILLED, str(supernet_recipe), str(broken)]
-    killed = subprocess.run(command, capture_output=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    killed(supernet_recipe, broken)
     assert run(supernet_recipe, [], broken, resume=True) == 0
     assert log_of(broken) == log_of(whole)
     (one, facts), (other, others) = (load_supernet(folder / "last.safetensors") for folder in (whole, broken))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from spvnas_ros.offline.training.config import ConfigError
 from spvnas_ros.offline.training.task import TrainingError
 from spvnas_ros.perception import Perception
 from spvnas_ros.zoo.checkpoint import load_checkpoint
-from training_runs import KILLED, STEPS
+from training_runs import STEPS, killed
 
 REACH = 8.0
 """Metres: what is learned by heart is small enough for a test, and still holds 11 classes."""
@@ -52,8 +51,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(recipe: Path, tmp_path:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert run(recipe, [], whole) == 0
     # The last checkpoint is of step 3; what follows it must be forgotten and done again.
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(recipe), str(broken)], capture_output=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    killed(recipe, broken)
     assert losses_of(broken)[-1][0] == 5
     with (broken / "log.jsonl").open("a") as file:
         file.write('{"step": 4, "lo')  # a line that was being written
