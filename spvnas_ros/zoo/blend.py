@@ -52,8 +52,8 @@ def blend(
         for key, value in first.state_dict().items()
     })  # fmt: skip
     parts = ", ".join(
-        f"{part:.0%} of {facts.name} (weights sha256 {facts.weights_sha256}; {facts.provenance or 'of unknown origin'})"
-        for part, facts in ((1 - share, before), (share, after))
+        f"{part:.0%} of {facts.name} (weights sha256 {facts.weights_sha256}{origin})"
+        for part, facts, origin in ((1 - share, before, _origin(before, after)), (share, after, _origin(after)))
     )
     training = replace(after.training, scores={}) if after.training else None
     facts = replace(
@@ -68,6 +68,13 @@ def blend(
         calibration=None,
     )
     return net, facts
+
+
+def _origin(facts: Facts, descendant: Facts | None = None) -> str:
+    """Returns where a network comes from, unless that of its descendant tells it."""
+    if descendant and facts.weights_sha256 and facts.weights_sha256 in (descendant.provenance or ""):
+        return ""
+    return f"; {facts.provenance or 'of unknown origin'}"
 
 
 def _without_boxes(net: PointVoxelUNet, facts: Facts) -> tuple[PointVoxelUNet, Facts]:

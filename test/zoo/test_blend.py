@@ -63,6 +63,17 @@ def test_a_box_branch_of_only_one_is_left_out() -> None:
     assert net.spec == spec
 
 
+def test_the_origin_of_a_start_that_the_further_training_tells_is_told_once() -> None:
+    (first, before), (second, after) = trained(1), trained(2)
+    before, after = (replace(each, weights_sha256=sha) for each, sha in ((before, "a" * 64), (after, "b" * 64)))
+    further = replace(after, provenance=f"from net1 (weights sha256 {'a' * 64}; origin 1)")
+    _, facts = blend((first, before), (second, further), 0.5)
+    assert facts.provenance == (
+        f"blended: 50% of net1 (weights sha256 {'a' * 64}), 50% of net2 (weights sha256 {'b' * 64}; "
+        f"from net1 (weights sha256 {'a' * 64}; origin 1))"
+    )
+
+
 def test_the_command_writes_a_checkpoint_that_says_what_it_is(tmp_path: Path) -> None:
     paths = [tmp_path / f"{seed}.safetensors" for seed in (1, 2)]
     for seed, path in enumerate(paths, 1):
