@@ -299,6 +299,10 @@ def calibrate(
             "bias; both may change labels. best: what holds best on scans that it was not fitted on.",
         ),
     ] = "one",
+    margin: Annotated[
+        float,
+        typer.Option(help="Temperatures are so many times what fits these scans: for scans that are less well known."),
+    ] = 1.0,
     scans: Annotated[
         int | None, typer.Option(min=2, help="Of each drive, evenly spread.", show_default="24, or all there are")
     ] = None,
@@ -341,6 +345,7 @@ def calibrate(
         weights,
         out,
         kind=by,
+        margin=margin,
         scans=scans,
         half=half,
         force=force,

@@ -38,6 +38,8 @@ BEST: Final = "best"
 
 SCANS: Final = 24
 """Scans of each drive where nobody says otherwise."""
+_WIDEST = 3.0
+"""The largest margin of temperatures."""
 _PER_SCAN = 10_000
 """Labelled points of a scan that are looked at, drawn at random."""
 
@@ -70,6 +72,7 @@ class Outcome:
     before: figures on the scans that were held out, of the network as it was
     after:  by kind; fitted on the other half of the scans
     chosen: the kind that was written; its values are fitted on all scans
+    margin: of the temperatures over those that were fitted
     """
 
     before: Figures
@@ -77,6 +80,7 @@ class Outcome:
     chosen: str
     calibration: Calibration
     drives: Mapping[str, int]
+    margin: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -93,10 +97,11 @@ class _Drive:
         return replace(self, scans=self.scans[:middle]), replace(self, scans=self.scans[middle:])
 
 
-def calibrate(drives: Sequence[_Drive], kind: str = ONE) -> Outcome:
+def calibrate(drives: Sequence[_Drive], kind: str = ONE, margin: float = 1.0) -> Outcome:
     """Fits each kind on one half of each drive's scans and judges it on the other; then the chosen one on all.
 
-    kind: one of `KINDS`, or BEST
+    kind:   one of `KINDS`, or BEST
+    margin: temperatures are so many times what was fitted: scans to come are less well known than these
 
     Raises DatasetError for a drive with a single scan.
     """
@@ -107,10 +112,11 @@ def calibrate(drives: Sequence[_Drive], kind: str = ONE) -> Outcome:
                 "on, the other one judges"
             )
     firsts, lasts = zip(*(drive.halves for drive in drives), strict=True)
-    after = {each: _figures(lasts, fit(*_together(firsts), each)) for each in KINDS}
+    after = {each: _figures(lasts, fit(*_together(firsts), each).flatter(margin)) for each in KINDS}
     chosen = min(after, key=lambda each: after[each].nll) if kind == BEST else kind
     names = {drive.name: len(drive.scans) for drive in drives}
-    return Outcome(_figures(lasts, Calibration()), after, chosen, fit(*_together(drives), chosen), names)
+    found = fit(*_together(drives), chosen).flatter(margin)
+    return Outcome(_figures(lasts, Calibration()), after, chosen, found, names, margin)
 
 
 def _together(drives: Sequence[_Drive]) -> tuple[Tensor, Tensor, Tensor]:
@@ -165,9 +171,10 @@ def written(net: PointVoxelUNet, facts: Facts, source: str, outcome: Outcome) ->
     same = outcome.chosen == ONE
     training = replace(facts.training, scores={}) if facts.training and not same else facts.training
     told = facts.provenance or "of unknown origin"
+    wider = "" if outcome.margin == 1 else f" with a margin of {outcome.margin:g}"
     return outcome.calibration.of_net(net), replace(
         facts,
-        provenance=f"confidences fitted on {sum(outcome.drives.values())} labelled scans, {told}",
+        provenance=f"confidences fitted on {sum(outcome.drives.values())} labelled scans{wider}, {told}",
         published_miou=facts.published_miou if same else None,
         source_sha256=None,
         weights_sha256=None,
@@ -182,6 +189,7 @@ def run(
     out: Path,
     *,
     kind: str = ONE,
+    margin: float = 1.0,
     scans: int | None = None,
     half: bool = False,
     force: bool = False,
@@ -201,6 +209,7 @@ def run(
     Returns the exit status: 0; 1 where scans were left out; 130 after Ctrl-C, with nothing written.
 
     force: replaces a file that is there
+    margin: temperatures are so many times what was fitted; with one above 1 they need not help on the held-out scans
     scans: of each drive, evenly spread; None for `SCANS`, or as many as there are
     The other arguments are those of `dataset_evaluation.run`
 
@@ -209,6 +218,8 @@ def run(
     """
     if kind not in (*KINDS, BEST):
         raise UserError(f"--by is {kind!r}, expected one of {', '.join((*KINDS, BEST))}")
+    if not 1 <= margin <= _WIDEST:
+        raise UserError(f"--margin is {margin:g}, expected 1 (what fits the scans) to {_WIDEST:g} (much less sure)")
     check_writable(out, force=force)
     if (topic is not None or field is not None) and not any(map(is_bag, drives)):
         raise UserError(
@@ -262,9 +273,9 @@ def run(
                     found.append(result)
                 on_scan(result if isinstance(result, Skipped) else None)
             said.append(_Drive(name, tuple(found)))
-    outcome = calibrate(said, kind)
+    outcome = calibrate(said, kind, margin)
     before, after = outcome.before.nll, outcome.after[outcome.chosen].nll
-    if after >= before:
+    if after >= before and margin == 1:  # with a margin it is not meant to fit these scans
         raise UserError(
             f"nothing is written: on the scans that were held out, {outcome.chosen!r} is no better than leaving the "
             f"network as it is (negative log-likelihood {after:.3f} after, {before:.3f} before); give more scans, from "
@@ -335,7 +346,8 @@ def _print(outcome: Outcome, facts: Facts, out: Path, skipped: Sequence[Skipped]
     console.print(f"half of the scans fitted, half held out; * was fitted on all and written: {drives}")
     found = outcome.calibration
     if len(found.temperatures) == 1:
-        console.print(f"temperature {found.temperatures[0]:.3f}; labels stay")
+        wider = "" if outcome.margin == 1 else f", {outcome.margin:g} times what was fitted"
+        console.print(f"temperature {found.temperatures[0]:.3f}{wider}; labels stay")
     else:
         for number, name in enumerate(facts.classes):
             bias = f", bias {found.biases[number]:+.3f}" if found.biases else ""

@@ -40,6 +40,12 @@ class Calibration:
     temperatures: tuple[float, ...] = (1.0,)
     biases: tuple[float, ...] = ()
 
+    def flatter(self, margin: float) -> Calibration:
+        """Returns the calibration after which all logits are divided by `margin`, too."""
+        return Calibration(
+            tuple(margin * each for each in self.temperatures), tuple(each / margin for each in self.biases)
+        )
+
     def of_logits(self, logits: Tensor) -> Tensor:
         """Returns logits `[M, C]`, put right."""
         changed = logits / torch.tensor(self.temperatures, dtype=logits.dtype)

@@ -216,6 +216,25 @@ def test_what_does_not_help_on_other_scans_is_not_written(network: Path, tmp_pat
     assert not out.exists()
 
 
+def test_a_margin_makes_a_network_less_sure_than_the_scans_ask_for(
+    after: dict[str, Any], network: Path, drives: list[Path], tmp_path: Path
+) -> None:
+    _, plain = after[ONE]
+    out = tmp_path / "out.safetensors"
+    result = calibrate(*drives, "-w", network, "-o", out, "--margin", "1.5", "--json", "--quiet")
+    assert result.exit_code == 0, result.output
+    said = json.loads(result.stdout)
+    (temperature,), (fitted,) = (each["calibration"]["temperatures"] for each in (said, plain))
+    assert temperature == pytest.approx(1.5 * fitted)
+    assert said["after"][ONE]["nll"] != plain["after"][ONE]["nll"]
+    assert said["after"][ONE]["changed"] == 0
+    assert "with a margin of 1.5, from a friend" in str(load_checkpoint(out)[1].provenance)
+    for margin in ("0.9", "5", "nan"):
+        result = calibrate(*drives, "-w", network, "-o", tmp_path / "no.safetensors", "--margin", margin)
+        assert result.exit_code == 1
+        assert f"--margin is {margin}, expected 1" in result.stderr
+
+
 def test_a_single_scan_is_refused(network: Path, drives: list[Path], tmp_path: Path) -> None:
     result = calibrate(drives[0] / "velodyne" / "000000.bin", "-w", network, "-o", tmp_path / "out.safetensors")
     assert result.exit_code == 1
