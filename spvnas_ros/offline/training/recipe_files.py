@@ -103,8 +103,9 @@ class _OtherNumber(Exception):
     """Raised for what looks like a number and is another one in YAML 1.1: 010 is 8 there, and 1:30 is 90."""
 
     def __init__(self, node: yaml.ScalarNode, value: float) -> None:
+        said = repr(value).removesuffix(".0")
         super().__init__(
-            f"{node.value} would be read as {value:g}, as YAML has it; write {value:g} if that is meant, or "
+            f"{node.value} would be read as {said}, as YAML has it; write {said} if that is meant, or "
             f"'{node.value}' in quotes for a name"
         )
         self.line = node.start_mark.line + 1
@@ -135,14 +136,18 @@ def read_settings(kind: type[Settings], path: Path, overrides: Sequence[str] = (
         document = yaml.load(path.read_text(), _Loader)
     except _OtherNumber as error:
         raise ConfigError(f"{path}, line {error.line}: {error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueErrors come of dates and numbers that are none: 2024-13-01
         raise ConfigError(f"{path} is not YAML: {error}") from error
     if not isinstance(document, dict):
         raise ConfigError(f"{path} holds {type(document).__name__}, expected keys and values")
     for override in overrides:
         _apply(document, override)
     try:
-        settings = TypeAdapter(kind).validate_json(json.dumps(document, default=str))
+        text = json.dumps(document, default=str)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{path} holds what no key can have ({error}); write plain values and lists") from error
+    try:
+        settings = TypeAdapter(kind).validate_json(text)
     except ValidationError as error:
         raise ConfigError(f"{path} cannot be used:{_lines(error)}") from error
     return settings
@@ -253,7 +258,7 @@ def _apply(document: dict[str, Any], override: str) -> None:
         value = yaml.load(text, _Loader)
     except _OtherNumber as error:
         raise ConfigError(f"{override!r}: {error}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"the value of {override!r} is not YAML: {error}") from error
     *parents, last = key.split(".")
     for parent in parents:

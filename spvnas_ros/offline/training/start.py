@@ -124,7 +124,7 @@ def begin(recipe: Recipe) -> tuple[Recipe, Start | DetectorStart | None]:
     start = _open(recipe.start)
     net, facts = start.net, start.facts
     if recipe.boxes and recipe.boxes.start:
-        start = replace(start, branch=_branch(recipe.boxes, facts.voxel_size))
+        start = replace(start, branch=_branch(recipe.boxes, start))
     settled = recipe.settled(facts.voxel_size, facts.label_map)
     _check(settled, start)
     if recipe.net != NetConfig():
@@ -141,15 +141,23 @@ def _open(weights: str) -> Start:
     return Start(weights, facts.weights_sha256, facts, net)
 
 
-def _branch(asked: BoxBranchConfig, voxel_size: float) -> Start:
-    """Returns the network whose box branch is taken over. Raises ConfigError where it has not the one asked for."""
-    branch, spec = _open(asked.start), asked.spec(voxel_size)
+def _branch(asked: BoxBranchConfig, start: Start) -> Start:
+    """Returns the network whose box branch is taken over. Raises ConfigError where it has not the one asked for, or
+    where it reads features of another width than the start has.
+    """
+    branch, spec = _open(asked.start), asked.spec(start.facts.voxel_size)
     if (theirs := branch.net.spec.boxes) is None:
         raise ConfigError(f"boxes.start: {asked.start} has no box branch; name a network that finds boxes")
     if _with_overlaps(theirs, spec) != spec:
         raise ConfigError(
             f"boxes.start: the branch of {asked.start} is not the recipe's: {branch_difference(theirs, spec)}; change "
             "the recipe's boxes, or leave out boxes.start"
+        )
+    given, wanted = (each.net.spec.level_width(spec.level) for each in (branch, start))
+    if given != wanted:
+        raise ConfigError(
+            f"boxes.start: the branch of {asked.start} reads {given} features of a voxel, and {start.weights} has "
+            f"{wanted} there (level {spec.level}); name a network as wide as the start, or leave out boxes.start"
         )
     return branch
 

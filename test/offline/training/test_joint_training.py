@@ -307,6 +307,10 @@ def test_a_branch_alone_is_learnt_and_the_labels_stay_bit_by_bit(path: Path, dri
     assert "its box branch from last.safetensors" in str(job.facts(job.task(3)).provenance)
     with pytest.raises(ConfigError, match=r"boxes.start: the branch of .* level 1 and 2"):
         job_of(path, *moved, "boxes.level=2")
+    thin = PointVoxelUNet(NetSpec.of([max(width // 2, 1) for width in WIDTHS], [1] * 8))
+    save_checkpoint(tmp_path / "thin.safetensors", thin, Facts(spec=thin.spec, voxel_size=0.4, name="thin"))
+    with pytest.raises(ConfigError, match=r"boxes.start: .* reads \d+ features of a voxel, and .*thin.* has \d+ there"):
+        job_of(path, f"start={tmp_path / 'thin.safetensors'}", *moved[1:])
     with pytest.raises(ConfigError, match="has no box branch"):
         job_of(path, *moved[:3], f"boxes.start={tmp_path / 'plain.safetensors'}")
     with pytest.raises(ConfigError, match="the network before the branch begins at random"):

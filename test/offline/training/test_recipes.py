@@ -104,6 +104,7 @@ def test_values_of_the_command_line_replace_those_of_the_file(recipe: Path) -> N
         ("data.sequences=[010]", "010 would be read as 8, as YAML has it; write 8 if that is meant, or '010' in"),
         ("trainer.max_minutes=1:30", "1:30 would be read as 90"),
         ("trainer.max_minutes=1:30.5", "1:30.5 would be read as 90.5"),
+        ("data.max_voxels=012345670", "012345670 would be read as 2739128, as YAML has it; write 2739128 if"),
         ("trainer.steps=1", "warmup_steps is 2, but the training has 1 steps.*schedule.warmup_steps=0 is a tenth"),
         ("schedule.milestones=[0.5]", "schedule.milestones would change nothing: schedule.kind is 'cosine'"),
         (
@@ -126,6 +127,16 @@ def test_what_would_be_read_otherwise_or_not_at_all_is_refused(
         path.write_text(f"name: own\n{parent}:\n  {last}: {value}\n")
         with pytest.raises(ConfigError, match=rf"own\.yaml, line 3: {said}"):
             load_recipe(path)
+
+
+@pytest.mark.parametrize("value", ["2024-13-01", "0x_", "!!int foo", "&a [*a]", "{[1, 2]: 3}", "{? !!python/none : 1}"])
+def test_values_that_yaml_cannot_read_are_said(recipe: Path, tmp_path: Path, value: str) -> None:
+    with pytest.raises(ConfigError):
+        load_recipe(recipe, [f"seed={value}"])
+    path = tmp_path / "own.yaml"
+    path.write_text(f"name: own\nseed: {value}\n")
+    with pytest.raises(ConfigError, match=r"own\.yaml"):
+        load_recipe(path)
 
 
 def test_numbers_that_are_what_they_look_like_are_read(recipe: Path) -> None:
