@@ -301,7 +301,7 @@ def calibrate(
     ] = "one",
     margin: Annotated[
         float,
-        typer.Option(help="Temperatures are so many times what fits these scans: for scans that are less well known."),
+        typer.Option(help="Temperatures are so many times, 1 to 3, what fits these scans: for less well known ones."),
     ] = 1.0,
     scans: Annotated[
         int | None, typer.Option(min=2, help="Of each drive, evenly spread.", show_default="24, or all there are")

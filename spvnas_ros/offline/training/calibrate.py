@@ -342,6 +342,8 @@ def _print(outcome: Outcome, facts: Facts, out: Path, skipped: Sequence[Skipped]
     console.print(
         f"sure: confidence over {SURE:g}; wrong: of these; mistakes: both, of all points; ECE: calibration error"
     )
+    if outcome.margin != 1:
+        console.print(f"figures are with the margin of {outcome.margin:g}, which is not meant to fit these scans")
     drives = ", ".join(f"{name} ({scans} scans)" for name, scans in outcome.drives.items())
     console.print(f"half of the scans fitted, half held out; * was fitted on all and written: {drives}")
     found = outcome.calibration
