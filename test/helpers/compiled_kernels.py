@@ -36,7 +36,9 @@ def _train(folder: Path) -> None:
     net = {"widths": [4, 4, 8, 8, 8, 8, 8, 8, 8], "depths": [1] * 8}
     data = {"train": str(drive), "validation": str(drive), "voxel_size": 0.3, "workers": 0}
     trainer = {"steps": 1, "batch_size": 2, "validate_every": 1, "device": "cpu"}
-    recipe.write_text(yaml.safe_dump({"name": "kernels", "net": net, "data": data, "trainer": trainer}))
+    schedule = {"warmup_steps": 0}
+    document = {"name": "kernels", "net": net, "data": data, "schedule": schedule, "trainer": trainer}
+    recipe.write_text(yaml.safe_dump(document))
     for precision in ("auto", "fp32"):
         run(recipe, [f"trainer.precision={precision}"], folder / precision, quiet=True)
 
