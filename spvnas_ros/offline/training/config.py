@@ -311,7 +311,7 @@ class SimulateConfig:
     """The simulated drives. They are made where they do not exist yet; `scenes` 0 = none.
 
     folder:   folder of the drives, with a subfolder for each sensor
-    sensors:  presets of `spvnas simulate`; each sensor drives through its own streets
+    sensors:  presets of `spvnas simulate`; all of them drive through the same streets
     scenes:   streets for training; `validation_scenes` are other streets, which are never trained on
     scans:    number of scans of each street, `interval` seconds apart
     seed:     of the streets: those for training are made as by `spvnas simulate --seed` 2 x seed, those for validation
