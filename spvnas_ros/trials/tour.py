@@ -47,6 +47,10 @@ _CONFIGURE_SECONDS = 900.0
 
 _ANSWER_SECONDS = 60.0
 _GLANCE_SECONDS = 0.5
+_AGAIN_SECONDS = 5.0
+"""Without an answer for so long, the state is asked again: an answer is lost where the node's writer has not met this
+reader yet (rmw_fastrtps).
+"""
 _LAST_SECONDS = 20.0
 """At most, for what comes behind the last labelled cloud; diagnostics come once a second, from a busy machine later."""
 
@@ -57,6 +61,8 @@ _TRANSITIONS = {
     "deactivate": Transition.TRANSITION_DEACTIVATE,
     "cleanup": Transition.TRANSITION_CLEANUP,
 }
+_STATES = {"configure": "inactive", "activate": "active", "deactivate": "inactive", "cleanup": "unconfigured"}
+"""Of the node after each transition."""
 
 OnAnswer = Callable[[RecordedCloud, RecordedCloud, float, RecordedBoxes | None], None]
 """Called with a recorded cloud, the labelled one (under the same stamps), the milliseconds between, and the objects in
@@ -147,8 +153,15 @@ class _Guide(CloudExchange):
         if not self._states:
             self._states.append(self._state())
         request = ChangeState.Request(transition=Transition(id=_TRANSITIONS[transition]))
-        if not self._call(self._ask_change, request).success:
-            raise ExchangeError(f"the node cannot {transition}: {self._complaint()}")
+        deadline = time.monotonic() + _CONFIGURE_SECONDS
+        answer = self._ask(self._ask_change, request)
+        while not self._wait(answer.done, _AGAIN_SECONDS):
+            if self._state() == _STATES[transition]:
+                break
+            self._check(self._ask_change, deadline)
+        else:
+            if not answer.result().success:
+                raise ExchangeError(f"the node cannot {transition}: {self._complaint()}")
         self._states.append(self._state())
 
     def wait_until_heard(self, *, boxed: bool) -> None:
@@ -233,7 +246,13 @@ class _Guide(CloudExchange):
             )
 
     def _state(self) -> str:
-        return str(self._call(self._ask_state, GetState.Request()).current_state.label)
+        deadline = time.monotonic() + _CONFIGURE_SECONDS
+        answer = self._ask(self._ask_state, GetState.Request())
+        while not self._wait(answer.done, _AGAIN_SECONDS):
+            self._check(self._ask_state, deadline)
+            self._ask_state.remove_pending_request(answer)
+            answer = self._ask(self._ask_state, GetState.Request())
+        return str(answer.result().current_state.label)
 
     def _complaint(self) -> str:
         """Why the last transition failed, as the diagnostics have it."""
@@ -241,7 +260,11 @@ class _Guide(CloudExchange):
         self._wait(lambda: len(self._reports) > reports, _LAST_SECONDS)
         return self._reports[-1]["node"][0] if self._reports else "it does not say why"
 
-    def _call(self, client: Any, request: Any) -> Any:
+    def _check(self, client: Any, deadline: float) -> None:
+        if time.monotonic() > deadline:
+            raise ExchangeError(f"{client.srv_name} gave no answer in {_CONFIGURE_SECONDS:.0f} s")
+
+    def _ask(self, client: Any, request: Any) -> Any:
         deadline = time.monotonic() + _ANSWER_SECONDS
         while not client.wait_for_service(_GLANCE_SECONDS):
             self._wait(lambda: False, 0.0)
@@ -249,9 +272,7 @@ class _Guide(CloudExchange):
                 raise ExchangeError(f"nobody offers {client.srv_name} after {_ANSWER_SECONDS:.0f} s")
         future = client.call_async(request)
         future.add_done_callback(lambda _: self._notify())
-        if not self._wait(future.done, _CONFIGURE_SECONDS):
-            raise ExchangeError(f"{client.srv_name} gave no answer in {_CONFIGURE_SECONDS:.0f} s")
-        return future.result()
+        return future
 
     def _wait(self, condition: Callable[[], bool], seconds: float) -> bool:
         """Whether the condition came true within so long. Raises ExchangeError where the node ended."""

@@ -299,7 +299,7 @@ def test_boxes_that_are_named_and_not_there_are_told(tmp_path: Path, weights: Pa
         (tmp_path / "empty", "holds no boxes of `spvnas segment`"),
         ("/topic", "has no boxes on /topic; found none"),
         (tmp_path / "gone.safetensors", "there is no file"),
-        (weights, "holds a network that gives labels"),
+        (weights, "gives labels alone"),
     ):
         result = spvnas("view", tmp_path / "set", "--boxes", named, "--port", "0")
         assert result.exit_code == 1
