@@ -32,6 +32,8 @@ MESSAGE_SOURCES := $(wildcard $(addprefix spvnas_ros/ros/build_messages/,*.py de
 
 BENCH_SCAN ?= $(wildcard $(SPVNAS_SHARED)/golden/full_scan.bin)
 SOAK_SECONDS ?= 600
+# Of `unit`; `test` has them already.
+KERNELS := kernels
 
 .PHONY: install messages demo test lint kernels unit soak bench bench-gpu clean
 
@@ -57,7 +59,7 @@ demo: $(MESSAGES)
 # mypy has one core at a time: the kernels are compiled on another.
 test:
 	$(MAKE) --jobs=2 lint kernels
-	$(MAKE) unit
+	$(MAKE) unit KERNELS=
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -69,7 +71,7 @@ lint: $(INSTALLED)
 kernels: $(INSTALLED)
 	$(BIN)/python test/helpers/compiled_kernels.py
 
-unit: $(MESSAGES) kernels
+unit: $(MESSAGES) $(KERNELS)
 	$(BIN)/python -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder --durations=15
 
 soak: $(MESSAGES)

@@ -74,7 +74,8 @@ def test_the_automatic_place_keeps_the_score_and_without_it_there_is_a_warning(
     move, about = MOVES[name]
     found, said = miou(network, chosen, move, tmp_path, "auto", "auto")
     assert said == [[]] * len(chosen)
-    assert found > unmoved - 2.5 * POINT  # voxels fall otherwise: rare classes of three scans move by more than a point
+    # Where the cloud is levelled, so is the slope of the place, which the network has learnt to see (docs/sensors.md).
+    assert found > unmoved - (2.5 if name == "8 degrees down" else 1) * POINT
     for scan in chosen:
         points = np.fromfile(scan, np.float32).reshape(-1, 4).astype(np.float64)
         np.save(tmp_path / "scan.npy", np.column_stack((move(points[:, :3]), points[:, 3])))
@@ -82,6 +83,13 @@ def test_the_automatic_place_keeps_the_score_and_without_it_there_is_a_warning(
             said_of_it = [concern.about for concern in first_look(source.look(), source.sensor, network.facts)]
             assert said_of_it == ([about] if about else [])
             assert [remark[:7] for remark in source.remarks] == ([] if about else ["place: "])
+
+
+def test_with_the_exact_mount_the_score_stays(
+    network: Perception, chosen: list[Path], unmoved: float, tmp_path: Path
+) -> None:
+    found, _ = miou(network, chosen, MOVES["8 degrees down"][0], tmp_path, None, "pitch=8")
+    assert found == pytest.approx(unmoved, abs=POINT / 10)
 
 
 def test_without_it_the_score_falls(network: Perception, chosen: list[Path], unmoved: float, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ class MountRange:
         if self.share < 1 and not self.moves:
             raise UserError(
                 f"a share of {self.share:g} of the streets would get another mount, but neither a height nor a tilt is "
-                "given; give one (--mount-height 0.4:2.6), or leave the share out"
+                "given; give one (--mount-height 0.4:2.6, mount_height of a recipe), or leave the share out"
             )
 
     @property
